@@ -1,1 +1,55 @@
+"""invgen: samples from p(x | y), for measurements y = A(x) + noise and a learned generative prior p(x).
+
+Names load on first use, so that `import invgen` costs nothing and the command line answers at once.
+"""
+
+import importlib
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "Operator": "forward",
+    "LinearOperator": "forward",
+    "SVDOperator": "forward",
+    "Noise": "noise",
+    "Gaussian": "noise",
+    "Noiseless": "noise",
+    "Poisson": "noise",
+    "TransmissionPoisson": "noise_ct",
+    "log_transform": "noise_ct",
+    "Prior": "diffusion",
+    "Denoiser": "diffusion",
+    "Generator": "diffusion",
+    "noise_levels": "diffusion",
+    "step": "diffusion",
+    "Posterior": "posterior",
+    "Sampler": "sampler",
+    "Cost": "sampler",
+    "solve": "solve",
+    "Result": "solve",
+    "check_operator": "checks",
+    "InvgenError": "errors",
+    "ShapeError": "errors",
+    "OptionError": "errors",
+    "UnsupportedError": "errors",
+    "DivergedError": "errors",
+    "WeightsError": "errors",
+    "FileError": "errors",
+    "MissingExtraError": "errors",
+    "CheckError": "errors",
+}
+_MODULES = ("operators", "priors", "samplers", "metrics", "benchmarks", "linalg", "plots")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"invgen.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"invgen.{name}")
+    raise AttributeError(f"module 'invgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,27 @@
+"""The posterior samplers, one file per paper. `catalogue()` maps lower-case names to classes, `get` looks one up."""
+
+from invgen.errors import OptionError
+from invgen.sampler import Sampler
+
+__all__ = ["catalogue", "get"]
+
+
+def catalogue() -> dict[str, type[Sampler]]:
+    """All samplers by their lower-case name."""
+    return {name.lower(): globals()[name] for name in __all__ if name not in ("catalogue", "get")}
+
+
+def get(name: str) -> type[Sampler]:
+    """The sampler class of a name, in any case.
+
+    Raises:
+        OptionError: no such sampler; the sentence lists the names.
+    """
+    known = catalogue()
+    if name.lower() not in known:
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"did you mean {known[close[0]].__name__!r}? " if close else ""
+        raise OptionError(f"unknown sampler {name!r}; {hint}there are {', '.join(c.__name__ for c in known.values())}")
+    return known[name.lower()]

@@ -1,0 +1,191 @@
+"""`check_operator`: tells the author of an operator, in words, what breaks the contract."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from invgen.errors import CheckError
+from invgen.forward import LinearOperator, Operator, SVDOperator
+from invgen.linalg import dot, norm
+from invgen.random import Streams
+
+DENSE = 4096  # up to this many inputs and outputs the whole matrix is compared, above it random probes
+
+
+@dataclass
+class Report:
+    """What was checked: name -> relative error (0 for a yes-or-no check)."""
+
+    operator: str
+    passed: dict[str, float] = field(default_factory=dict)
+    breaches: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.operator}: {len(self.passed)} checks passed"]
+        return "\n".join(lines + [f"  {name:<28} {error:.1e}" for name, error in self.passed.items()])
+
+
+def check_operator(A: Operator, *, dtype: torch.dtype = torch.float64, seed: int = 0, tol: float | None = None) -> Report:
+    """Checks the contract of an operator and, if it is linear, compares it with its own dense matrix.
+
+    Checked: shapes, batch axes, independence of the batch, inputs left unchanged, determinism, precision kept, gradients;
+    for a linear operator linearity, the adjoint, `solve`, `prox` and `pinv`; for an SVDOperator also U, V and s.
+
+    Args:
+        A: the operator; small shapes (up to 4096 values in and out) are compared as whole matrices.
+        dtype: the precision to check in; torch.float32 for an operator that has no double precision.
+        tol: largest relative error, by default 1e-9 in double and 1e-4 in single precision; iterative solves get 100 times.
+
+    Returns:
+        A Report; print it.
+
+    Raises:
+        CheckError: lists every breach.
+    """
+    checks = _Checks(A, dtype, seed, tol or (1e-9 if dtype == torch.float64 else 1e-4))
+    checks.contract()
+    if isinstance(A, LinearOperator) and not checks.report.breaches:
+        checks.linear()
+        if isinstance(A, SVDOperator):
+            checks.svd()
+        checks.solves()
+    report = checks.report
+    if report.breaches:
+        raise CheckError(f"{report.operator} breaks its contract:\n  - " + "\n  - ".join(report.breaches))
+    return report
+
+
+class _Checks:
+    def __init__(self, A: Operator, dtype: torch.dtype, seed: int, tol: float) -> None:
+        self.A, self.seed, self.tol = A, seed, tol
+        self.dtype = dtype.to_complex() if A.in_dtype.is_complex else dtype
+        self.report = Report(repr(A).split("\n")[0])
+        self.draws = 0
+
+    def random(self, batch: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        self.draws += 1
+        empty = torch.empty(batch, *shape, dtype=dtype or self.dtype, device=self.A.device)
+        return Streams(self.seed + self.draws, list(range(batch)))(empty)
+
+    def yes(self, name: str, ok: bool, breach: str) -> bool:
+        if ok:
+            self.report.passed[name] = 0.0
+        else:
+            self.report.breaches.append(breach)
+        return ok
+
+    def close(self, name: str, got: Tensor, want: Tensor, breach: str, tol: float | None = None) -> None:
+        if got.shape != want.shape:
+            self.report.breaches.append(f"{name}: shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+            return
+        error = (torch.linalg.vector_norm(got - want) / torch.linalg.vector_norm(want).clamp(min=1e-300)).item()
+        tol = tol or self.tol
+        if error <= tol:
+            self.report.passed[name] = error
+        else:
+            self.report.breaches.append(f"{breach} (relative error {error:.1e}, allowed {tol:.0e})")
+
+    def contract(self) -> None:
+        A, x = self.A, self.random(3, self.A.in_shape)
+        before = x.clone()
+        try:
+            y = A(x)
+        except Exception as error:  # an author's mistake of any kind is what this function reports
+            self.report.breaches.append(f"forward fails on a batch of shape {tuple(x.shape)}: {error}")
+            return
+        self.yes(
+            "out_shape",
+            y.shape == (3, *A.out_shape),
+            f"forward gives {tuple(y.shape)} for a batch of 3, but out_shape says {tuple(A.out_shape)}",
+        )
+        self.yes("input unchanged", torch.equal(x, before), "forward modifies its input in place")
+        precise = y.dtype in (self.dtype, self.dtype.to_real(), self.dtype.to_complex())
+        self.yes("precision kept", precise, f"forward turns {self.dtype} into {y.dtype}; cast the tables, not the signal")
+        self.yes(
+            "finite", bool(torch.isfinite(y).all()), "forward gives values that are not finite on standard normal input"
+        )
+        if self.report.breaches:
+            return
+        self.yes("deterministic", torch.equal(A(x), y), "two calls with the same input differ; draw randomness in __init__")
+        single = torch.cat([A(x[i : i + 1]) for i in range(3)])
+        self.close("batch independence", single, y, "a batch gives other values than its members one by one")
+        nested = A(x.reshape(3, 1, *A.in_shape))
+        self.close("batch axes", nested.reshape(y.shape), y, "two batch axes give other values than one")
+        x = x.requires_grad_()
+        z = A(x)
+        if self.yes("differentiable", z.requires_grad, "the output has no gradient with respect to the input"):
+            (grad,) = torch.autograd.grad(z, x, torch.ones_like(z))
+            self.yes("gradient finite", bool(torch.isfinite(grad).all()), "the gradient has values that are not finite")
+
+    def linear(self) -> None:
+        A, x, z = self.A, self.random(2, self.A.in_shape), self.random(2, self.A.in_shape)
+        y = A(x)
+        self.close(
+            "linearity",
+            A(2 * x - 3 * z),
+            2 * y - 3 * A(z),
+            "forward is not linear; subclass Operator instead of LinearOperator, or remove the constant",
+        )
+        v = self.random(2, A.out_shape, y.dtype)
+        scale = (norm(y) * norm(v)).max()
+        gap = (dot(v, y) - dot(A.adjoint(v), x)).abs().max() / scale
+        self.yes("adjoint (inner product)", gap.item() <= self.tol, f"<A x, y> and <x, A^T y> differ by {gap:.1e}")
+        n, m = math.prod(A.in_shape), math.prod(A.out_shape)
+        if max(n, m) <= DENSE:
+            # one inner product does not see an adjoint that is a few per cent wrong: compare the matrices
+            self.M = A(torch.eye(n, dtype=self.dtype, device=A.device).reshape(n, *A.in_shape)).reshape(n, m).T
+            eye = torch.eye(m, dtype=y.dtype, device=A.device).reshape(m, *A.out_shape)
+            got = A.adjoint(eye).reshape(m, n).T
+            if not self.dtype.is_complex and self.M.is_complex():
+                got_i = A.adjoint(1j * eye).reshape(m, n).T
+                got = got - 1j * got_i  # A^T takes the real part: <y, A x> is read off two real products
+                want = self.M.conj().resolve_conj()
+                self.close("adjoint (matrix)", got.T, want, "adjoint is not the transpose of forward")
+            else:
+                self.close("adjoint (matrix)", got, self.M.mH.resolve_conj(), "adjoint is not the transpose of forward")
+
+    def svd(self) -> None:
+        A, x = self.A, self.random(2, self.A.in_shape)
+        y = self.random(2, A.out_shape, A(x).dtype)
+        self.yes("s >= 0", bool((A.s >= 0).all()), "a singular value is negative")
+        c = A.Vt(x)
+        self.close("V V^T = I", A.V(c), x, "V(Vt(x)) is not x")
+        self.close("Vt is an isometry", norm(c), norm(x), "Vt changes the norm of signals")
+        u = A.Ut(y)
+        self.close("U is an isometry", norm(A.U(u)), norm(u), "U changes the norm of the coordinates with s > 0")
+        reached = torch.where(A.s > 0, u, 0)
+        self.close("Ut is zero where s is", u, reached, "Ut gives values where s = 0")
+        self.close("Ut U = I", A.Ut(A.U(reached)), reached, "Ut(U(z)) is not z on the coordinates with s > 0")
+        s = A.s.to(c.real.dtype if c.is_complex() else c.dtype)
+        self.close("A = U s V^T", A.U(s * c), A(x), "forward is not U diag(s) V^T")
+
+    def solves(self) -> None:
+        A, tol = self.A, self.tol if isinstance(self.A, SVDOperator) else 100 * self.tol
+        x = self.random(2, A.in_shape)
+        y = self.random(2, A.out_shape, A(x).dtype)
+        size = A.norm() ** 2 or 1.0
+        vx, vy = 1.0 / size, 0.1
+        u = A.solve(y, vx, vy)
+        back = vx * A(A.adjoint(u)) + vy * u
+        self.close("solve", back, y, "solve(b) does not solve (var_x A A^T + var_y I) u = b", tol)
+        vx = torch.tensor([0.5 / size, 2.0 / size], dtype=self.dtype.to_real(), device=A.device)
+        u = A.solve(y, vx, vy)
+        column = vx.reshape(-1, *[1] * len(A.out_shape))
+        back = column * A(A.adjoint(u)) + vy * u
+        self.close("solve, one variance a sample", back, y, "solve fails with var_x of shape (B,)", tol)
+        vx = 1.0 / size
+        p = A.prox(x, y, vx, vy)
+        gradient = A.adjoint(A(p) - y) / vy + (p - x) / vx
+        scale = norm(A.adjoint(y)) / vy + norm(x) / vx
+        worst = (norm(gradient) / scale).max().item()
+        self.yes("prox", worst <= tol, f"prox is not the minimiser: the gradient there is {worst:.1e} of its terms")
+        clean = A(x)
+        again = A(A.pinv(clean))
+        # A A^+ A = A is all that an iterative pseudo-inverse can promise where A is ill-conditioned
+        self.close("pinv", again, clean, "A(pinv(y)) is not y for a y in the range of A", max(tol, 1e-3))
+        if hasattr(self, "M"):
+            exact = torch.linalg.matrix_norm(self.M, 2).item()
+            gap = abs(A.norm() - exact) / max(exact, 1e-300)
+            self.yes("norm", gap < 0.01, f"norm() is {A.norm():.4g}, the largest singular value is {exact:.4g}")

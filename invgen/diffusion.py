@@ -1,0 +1,214 @@
+"""Priors, the one noise coordinate and the one step.
+
+x_sigma = x_0 + sigma * eps. A diffusion prior is its denoiser D(x, sigma) = E[x_0 | x_sigma = x]; variance-preserving,
+velocity and EDM networks are brought to this form by their loader, once. Tweedie: score = (D - x) / sigma^2 and
+Cov[x_0 | x_sigma] = sigma^2 dD/dx.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invgen.errors import OptionError
+from invgen.noise import RandnLike
+
+Sigma = float | Tensor
+
+
+class Prior(nn.Module):
+    """p(x) over signals of one shape.
+
+    Attributes:
+        shape: the shape of one signal, without batch axes.
+        value_range: (low, high) of the values, for display and as the data range of metrics.
+        data_mean, data_std: mean and standard deviation over all values of typical signals.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        data_mean: float = 0.0,
+        data_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        self.value_range = (float(value_range[0]), float(value_range[1]))
+        self.data_mean, self.data_std = float(data_mean), float(data_std)
+        if not self.data_std > 0 or not self.value_range[1] > self.value_range[0]:
+            raise OptionError(
+                f"a prior needs data_std > 0 and value_range = (low, high) with low < high, got data_std={data_std!r} and "
+                f"value_range={value_range!r}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie, the CPU for a prior without any."""
+        table = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if table is None else table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which samplers keep their state: float64 for a float64 prior, else float32."""
+        table = next(self.parameters(), next(self.buffers(), None))
+        return torch.float64 if table is not None and table.dtype == torch.float64 else torch.float32
+
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.shape)}, value_range={self.value_range}"
+
+
+class Denoiser(Prior):
+    """A diffusion prior, known by its denoiser. A subclass writes `forward(x, sigma)`.
+
+    Attributes:
+        sigma_min, sigma_max: the noise levels between which the denoiser is to be trusted, in units of x.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        data_mean: float = 0.0,
+        data_std: float = 0.5,
+    ) -> None:
+        super().__init__(shape, value_range=value_range, data_mean=data_mean, data_std=data_std)
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise OptionError(f"noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}")
+
+    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
+        """E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per sample, (B,)."""
+        raise TypeError(f"{type(self).__name__} must define forward(self, x, sigma)")
+
+    def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            x0 = self(x, sigma)
+
+        def pullback(v: Tensor) -> Tensor:
+            return torch.autograd.grad(x0, x, v, retain_graph=True)[0]
+
+        return x0.detach(), pullback
+
+    def score(self, x: Tensor, sigma: Sigma) -> Tensor:
+        """The gradient of log p_sigma at x, (B, *shape)."""
+        return (self(x, sigma) - x) / per_sample_sigma(sigma, x) ** 2
+
+    def start(self, z: Tensor, sigma: float) -> Tensor:
+        """A draw from p_sigma for a sigma far above the signal's size, from a standard normal z."""
+        return self.data_mean + math.sqrt(sigma**2 + self.data_std**2) * z
+
+    def rescaled(self, scale: float, shift: float = 0.0) -> "Rescaled":
+        """The same prior for scale * x + shift: other units, noise levels rescaled with them."""
+        return Rescaled(self, scale, shift)
+
+
+def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma:
+    """A sigma given per sample, (B,), in the rank of x; a number unchanged."""
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        return sigma.to(x.device, x.real.dtype if x.is_complex() else x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return sigma
+
+
+class Rescaled(Denoiser):
+    """`prior` in other units: signals are scale * x + shift, for a positive scale."""
+
+    def __init__(self, prior: Denoiser, scale: float, shift: float = 0.0) -> None:
+        if not (scale > 0 and math.isfinite(scale) and math.isfinite(shift)):
+            raise OptionError(f"a prior is rescaled by a positive scale and a finite shift, got {scale!r} and {shift!r}")
+        low, high = prior.value_range
+        super().__init__(
+            prior.shape,
+            sigma_min=scale * prior.sigma_min,
+            sigma_max=scale * prior.sigma_max,
+            value_range=(scale * low + shift, scale * high + shift),
+            data_mean=scale * prior.data_mean + shift,
+            data_std=scale * prior.data_std,
+        )
+        self.prior, self.scale, self.shift = prior, float(scale), float(shift)
+
+    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
+        return self.prior((x - self.shift) / self.scale, sigma / self.scale) * self.scale + self.shift
+
+
+class Generator(Prior):
+    """A pushforward prior: x = forward(z), z ~ N(0, I) of shape `latent_shape` (GAN, VAE, normalising flow, renderer)."""
+
+    def __init__(self, shape: Sequence[int], latent_shape: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(shape, **kwargs)
+        self.latent_shape = torch.Size(latent_shape)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
+        raise TypeError(f"{type(self).__name__} must define forward(self, z)")
+
+
+def noise_levels(
+    steps: int, sigma_min: float, sigma_max: float, schedule: str | Sequence[float] = "edm"
+) -> list[tuple[float, float]]:
+    """The pairs (sigma, next sigma) of a sampler, `steps` of them, the last one ending at 0.
+
+    Schedules:
+        "edm": Karras et al. (2022), equation 5, with rho = 7.
+        "log": evenly spaced in log sigma.
+        "vp": evenly spaced in the time of DDPM's linear schedule (1000 steps, beta from 1e-4 to 0.02), within the range.
+        a decreasing sequence of positive numbers: these levels, as they are.
+    """
+    if not isinstance(schedule, str):
+        levels = [float(s) for s in schedule]
+        if not levels or any(not 0 < b < a for a, b in zip([math.inf, *levels], levels, strict=False)):
+            raise OptionError("a noise schedule must be a decreasing sequence of positive numbers")
+        return list(zip(levels, [*levels[1:], 0.0], strict=True))
+    if steps < 1:
+        raise OptionError(f"a sampler needs at least one step, got steps={steps}")
+    u = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+    if schedule == "edm":
+        levels = (sigma_max ** (1 / 7) + u * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7
+    elif schedule == "log":
+        levels = sigma_max * (sigma_min / sigma_max) ** u
+    elif schedule == "vp":
+        alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+        table = ((1 - alpha_bar) / alpha_bar).sqrt()
+        log = table.log()
+        grid = torch.arange(1000, dtype=torch.float64)
+        first, last = (_interpolate(log, grid, math.log(s)) for s in (sigma_max, sigma_min))
+        time = first + u * (last - first)
+        low = time.floor().clamp(0, 998).long()
+        levels = (log[low] + (time - low) * (log[low + 1] - log[low])).exp()
+    else:
+        raise OptionError(f"unknown noise schedule {schedule!r}; there are 'edm', 'log', 'vp', or a decreasing sequence")
+    levels = levels.tolist()
+    return list(zip(levels, [*levels[1:], 0.0], strict=True))
+
+
+def _interpolate(x: Tensor, y: Tensor, at: float) -> float:
+    k = int(torch.searchsorted(x, at).clamp(1, len(x) - 1))
+    weight = min(max((at - x[k - 1].item()) / (x[k] - x[k - 1]).item(), 0.0), 1.0)
+    return y[k - 1].item() + weight * (y[k] - y[k - 1]).item()
+
+
+def step_kernel(
+    x: Tensor, x0: Tensor, s: float, s_next: float, eta: float = 1.0, eps: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of the Gaussian step from noise level s to s_next.
+
+    eta = 1 is the ancestral step of DDPM, the exact reverse of the forward process given x0; eta = 0 is DDIM, the
+    probability-flow ODE. `eps` is the direction of the noise, (x - x0) / s unless a sampler keeps another.
+    """
+    tau = eta * s_next * math.sqrt(max(1 - (s_next / s) ** 2, 0.0))
+    eps = (x - x0) / s if eps is None else eps
+    return x0 + math.sqrt(max(s_next**2 - tau**2, 0.0)) * eps, tau
+
+
+def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: RandnLike, eps: Tensor | None = None) -> Tensor:
+    """One draw from `step_kernel`: the step that all diffusion samplers share. Shapes (B, *shape)."""
+    mean, std = step_kernel(x, x0, s, s_next, eta, eps)
+    return mean + std * randn(x) if std > 0 else mean

@@ -1,0 +1,41 @@
+"""Every error that invgen raises on purpose: one sentence that says what was wrong, what was expected and what to do."""
+
+
+class InvgenError(Exception):
+    """The base of all errors of invgen: `except invgen.InvgenError` catches each of them."""
+
+
+class ShapeError(InvgenError, ValueError):
+    """A tensor has the wrong shape, dtype or device."""
+
+
+class OptionError(InvgenError, ValueError):
+    """An option has a value that cannot be used, or a name is not known."""
+
+
+class UnsupportedError(InvgenError, TypeError):
+    """A combination that the mathematics does not allow, such as a linear sampler on a nonlinear operator."""
+
+
+class DivergedError(InvgenError, ArithmeticError):
+    """A computation produced infinite or undefined values."""
+
+
+class WeightsError(InvgenError, ValueError):
+    """A weights file is missing, damaged, not what it says it is, or would run code."""
+
+
+class FileError(InvgenError, OSError):
+    """A data file cannot be read or written."""
+
+
+class MissingExtraError(InvgenError, ImportError):
+    """An optional package is not installed; the sentence names the extra that brings it."""
+
+
+class CheckError(InvgenError, AssertionError):
+    """An operator or a prior breaks its contract; the message lists every breach in words."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative solve stopped before it reached its tolerance."""

@@ -1,0 +1,307 @@
+"""Forward operators: what a measurement does to a signal.
+
+A subclass of `Operator` or `LinearOperator` writes `forward` for tensors with exactly one batch axis. Users may call every
+method with any number of batch axes, none too: `__init_subclass__` wraps the methods once, checks the shapes there, and so
+no operator has to. Signals are (*batch, *in_shape), measurements (*batch, *out_shape).
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from invgen.errors import OptionError, ShapeError
+from invgen.linalg import cg
+from invgen.random import Streams
+
+Variance = float | Tensor
+
+# which tensors of a method carry a batch, and the attribute that names their shape
+_BATCHED = {
+    "forward": ("in_shape",),
+    "adjoint": ("out_shape",),
+    "pinv": ("out_shape",),
+    "solve": ("out_shape",),
+    "prox": ("in_shape", "out_shape"),
+    "fbp": ("out_shape",),
+    "U": ("spectral_shape",),
+    "V": ("spectral_shape",),
+    "Ut": ("out_shape",),
+    "Vt": ("in_shape",),
+}
+
+
+def _any_batch(method: Callable, shapes: tuple[str, ...]) -> Callable:
+    """Lets a method written for one batch axis take any number of them, and checks the shapes."""
+    count = len(shapes)
+    names = [p for p in inspect.signature(method).parameters if p != "self"][:count]
+
+    @functools.wraps(method)
+    def wrapped(self: "Operator", *args: Any, **kwargs: Any) -> Tensor:
+        if len(args) < count:
+            args += tuple(kwargs.pop(name) for name in names[len(args) :] if name in kwargs)
+        tensors, rest = args[:count], args[count:]
+        wanted = [getattr(self, name) for name in shapes]
+        if all(
+            isinstance(t, Tensor) and t.shape[1:] == w and t.ndim > len(w) for t, w in zip(tensors, wanted, strict=False)
+        ):
+            return method(self, *tensors, *rest, **kwargs)
+        batches = [_batch_of(self, method.__name__, t, w) for t, w in zip(tensors, wanted, strict=True)]
+        batch = torch.broadcast_shapes(*batches)
+        flat = [t.expand(*batch, *w).reshape(-1, *w) for t, w in zip(tensors, wanted, strict=True)]
+        out = method(self, *flat, *rest, **kwargs)
+        return out.reshape(*batch, *out.shape[1:])
+
+    wrapped._any_batch = True
+    return wrapped
+
+
+def _batch_of(operator: "Operator", method: str, t: Tensor, shape: tuple[int, ...]) -> torch.Size:
+    name = type(operator).__name__ + ("" if method == "forward" else f".{method}")
+    if not isinstance(t, Tensor):
+        raise ShapeError(f"{name} takes a torch.Tensor, got {type(t).__name__}; use torch.as_tensor")
+    k = len(shape)
+    if t.ndim < k or t.shape[t.ndim - k :] != shape:
+        raise ShapeError(f"{name} takes a tensor of shape (*batch, {', '.join(map(str, shape))}), got {tuple(t.shape)}")
+    return t.shape[: t.ndim - k]
+
+
+def per_sample(variance: Variance, like: Tensor) -> Variance:
+    """A variance given per sample, (B,) or (B, 1, ..., 1), in the rank of `like`; anything else unchanged."""
+    if isinstance(variance, Tensor) and variance.ndim and variance.numel() == len(like) == variance.shape[0]:
+        return variance.reshape(-1, *[1] * (like.ndim - 1))
+    return variance
+
+
+class Operator(nn.Module):
+    """A map from signals to measurements, any that torch can evaluate on a batch.
+
+    Args:
+        in_shape: the shape of one signal, without batch axes.
+        dtype: torch.float32 (any real precision) or torch.complex64 (any complex one): what signals are made of.
+
+    A subclass writes `forward(x)` with x of shape (B, *in_shape). It may set `self.out_shape`; otherwise the shape is
+    found by one evaluation on zeros. Tables (kernels, masks) belong in buffers, so that `.to(device)` moves them.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        shape = (in_shape,) if isinstance(in_shape, int) else tuple(int(n) for n in in_shape)
+        if any(n < 1 for n in shape):
+            raise OptionError(f"in_shape must be positive sizes without a batch axis, got {shape}")
+        self.in_shape = torch.Size(shape)
+        self.in_dtype = dtype
+        self._out_shape: torch.Size | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, shapes in _BATCHED.items():
+            method = cls.__dict__.get(name)
+            if inspect.isfunction(method) and not hasattr(method, "_any_batch"):
+                setattr(cls, name, _any_batch(method, shapes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The measurement of x without noise: (*batch, *in_shape) -> (*batch, *out_shape)."""
+        raise TypeError(f"{type(self).__name__} must define forward(self, x)")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables of the operator lie, the CPU for one without tables."""
+        table = next(self.buffers(), next(self.parameters(), None))
+        return torch.device("cpu") if table is None else table.device
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """The shape of one measurement, without batch axes."""
+        if self._out_shape is None:
+            with torch.no_grad():
+                zeros = torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device)
+                self._out_shape = self(zeros).shape[1:]
+        return self._out_shape
+
+    @out_shape.setter
+    def out_shape(self, shape: tuple[int, ...]) -> None:
+        self._out_shape = torch.Size(shape)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.in_shape)} -> {tuple(self.out_shape)}"
+
+    # -- composition ---------------------------------------------------------------------------------------------
+
+    def fused(self, inner: "Operator") -> "Operator | None":
+        """`self @ inner` as one operator that keeps more structure than a chain, or None where none is known."""
+        return None
+
+    def __matmul__(self, inner: "Operator") -> "Operator":
+        """`(A @ B)(x) = A(B(x))`, linear where both are, with an exact SVD where the mathematics gives one."""
+        from invgen.compose import compose
+
+        return compose(self, inner)
+
+    def __add__(self, other: "Operator") -> "Operator":
+        from invgen.compose import add
+
+        return add(self, other)
+
+    def __mul__(self, factor: float) -> "Operator":
+        from invgen.compose import scale
+
+        return scale(self, factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Operator":
+        return self * -1.0
+
+    def __sub__(self, other: "Operator") -> "Operator":
+        return self + (-other)
+
+
+class LinearOperator(Operator):
+    """A linear map. A subclass writes only `forward`; the rest is derived, and overridden where something is faster.
+
+    The one linear system of posterior sampling is `solve`; `prox` and exact Gaussian posteriors follow from it.
+    """
+
+    tolerance: ClassVar[float | None] = None  # relative residual of iterative solves; None: what the precision allows
+    max_iter: ClassVar[int] = 500
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y (A^H for complex signals): (*batch, *out_shape) -> (*batch, *in_shape), here as the vjp of forward."""
+        complex_in = self.in_dtype.is_complex
+        dtype = y.dtype if y.is_complex() == complex_in else y.to(torch.complex64).dtype if complex_in else y.real.dtype
+        with torch.enable_grad():
+            x = torch.zeros(len(y), *self.in_shape, dtype=dtype, device=y.device, requires_grad=True)
+            (grad,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
+        return grad
+
+    @property
+    def T(self) -> "LinearOperator":
+        """The adjoint as an operator of its own."""
+        from invgen.compose import Transpose
+
+        return Transpose(self)
+
+    def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        """(var_x A A^T + var_y I)^-1 b, here by conjugate gradients to a relative residual of `self.tolerance`.
+
+        Args:
+            b: (*batch, *out_shape).
+            var_x: variance of the signal: a number, or one per sample, (B,) or (B, 1, ..., 1).
+            var_y: variance of the noise, likewise, or one per measured value, broadcastable to b.
+        """
+        var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
+        return cg(lambda v: var_x * self(self.adjoint(v)) + var_y * v, b, tol=self.tolerance, max_iter=self.max_iter)
+
+    def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
+        """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x: the mean of N(u; x, var_x I) N(y; A u, var_y I).
+
+        With var_y = 0 it projects x on the solutions of A u = y. Shapes: x (*batch, *in_shape), y (*batch, *out_shape).
+        """
+        return x + per_sample(var_x, x) * self.adjoint(self.solve(y - self(x), var_x, var_y))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A^+ y, the least-squares solution of least norm, here by conjugate gradients on A^T A from zero."""
+        b = self.adjoint(y)
+        return cg(lambda x: self.adjoint(self(x)), b, tol=self.tolerance, max_iter=self.max_iter)
+
+    def norm(self, iterations: int = 100) -> float:
+        """The largest singular value, here by the power method from a fixed start (a lower bound that converges)."""
+        x = torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device)
+        x = Streams(0, [0])(x)
+        with torch.no_grad():
+            for _ in range(iterations):
+                x = self.adjoint(self(x / torch.linalg.vector_norm(x)))
+        return math.sqrt(torch.linalg.vector_norm(x).item())
+
+
+class SVDOperator(LinearOperator):
+    """A = U diag(s) V^T with fast U and V, so that every solve is exact.
+
+    A subclass sets `s` (a real buffer >= 0 in the shape of the spectral coordinates) and writes the four maps:
+        Vt(x): (B, *in_shape) -> (B, *s.shape), an isometry, and V(z), its inverse on the range of Vt;
+        U(z): (B, *s.shape) -> (B, *out_shape), an isometry on the coordinates where s > 0 that ignores the others, and
+        Ut(y), its adjoint.
+    Coordinates may be complex where the signal is real (a Fourier basis): V then returns the real part.
+    """
+
+    s: Tensor
+
+    @property
+    def spectral_shape(self) -> torch.Size:
+        return self.s.shape
+
+    @functools.cached_property
+    def rank(self) -> int:
+        """The number of singular values above zero."""
+        return int((self.s > 0).sum())
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether A^T A = A A^T = I, so that composing with A costs no structure."""
+        return self.rank == self.s.numel() == math.prod(self.out_shape) and bool((self.s - 1).abs().max() < 1e-6)
+
+    def U(self, z: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define U(self, z)")
+
+    def Ut(self, y: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define Ut(self, y)")
+
+    def V(self, z: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define V(self, z)")
+
+    def Vt(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define Vt(self, x)")
+
+    def _singular_values(self, like: Tensor) -> Tensor:
+        return self.s.to(like.real.dtype if like.is_complex() else like.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.U(self._singular_values(x) * self.Vt(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.V(self._singular_values(y) * self.Ut(y))
+
+    def _gain(self, s: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
+        """1 / (var_x s^2 + var_y) where s > 0, else zero."""
+        return torch.where(s > 0, 1 / (var_x * s**2 + var_y).where(s > 0, 1), 0)
+
+    def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        """(var_x A A^T + var_y I)^-1 b, exactly; for var_y = 0 the pseudo-inverse of var_x A A^T."""
+        if _per_entry(var_y, b):
+            return super().solve(b, var_x, var_y)
+        c = self.Ut(b)
+        u = self.U(self._gain(self._singular_values(b), per_sample(var_x, c), per_sample(var_y, c)) * c)
+        if self.rank < math.prod(self.out_shape) and (isinstance(var_y, Tensor) or var_y > 0):
+            # the part of b that A cannot reach sees only the noise
+            var_y = per_sample(torch.as_tensor(var_y, dtype=u.real.dtype, device=u.device), b)
+            u = u + torch.where(var_y > 0, (b - self.U(c)) / var_y.where(var_y > 0, 1), 0)
+        return u
+
+    def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
+        if _per_entry(var_y, y):
+            return super().prox(x, y, var_x, var_y)
+        s, v = self._singular_values(x), self.Vt(x)
+        var_x, var_y = per_sample(var_x, v), per_sample(var_y, v)
+        return x + self.V(var_x * s * self._gain(s, var_x, var_y) * (self.Ut(y) - s * v))
+
+    def pinv(self, y: Tensor, rtol: float | None = None) -> Tensor:
+        """A^+ y, where singular values below rtol times the largest count as zero (rtol: 10 machine epsilons)."""
+        s = self._singular_values(y)
+        rtol = 10 * torch.finfo(s.dtype).eps if rtol is None else rtol
+        keep = s > rtol * s.max()
+        return self.V(torch.where(keep, 1 / s.where(keep, 1), 0) * self.Ut(y))
+
+    def norm(self, iterations: int = 0) -> float:
+        return self.s.max().item()
+
+
+def _per_entry(variance: Variance, like: Tensor) -> bool:
+    """Whether a variance differs between the values of one measurement, which a spectral formula cannot express."""
+    return (
+        isinstance(variance, Tensor) and variance.numel() > 1 and not (variance.shape[0] == len(like) == variance.numel())
+    )

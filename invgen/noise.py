@@ -1,0 +1,155 @@
+"""Noise: the law of the measurement y given its clean value A(x). Parameters are in the units of y."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError, UnsupportedError
+
+RandnLike = Callable[[Tensor], Tensor]
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+class Noise:
+    """p(y | clean). A subclass writes `sample` and `log_prob`; it is stateless and compares by its repr."""
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A measurement, of the shape of `clean`; the global random state is used only if no generator is given."""
+        raise TypeError(f"{type(self).__name__} must define sample(self, clean, generator=None)")
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """log p(y | clean), (B,), for y and clean of shape (B, *out_shape), differentiable in clean."""
+        raise TypeError(f"{type(self).__name__} must define log_prob(self, y, clean)")
+
+    def std(self, clean: Tensor) -> Tensor | float:
+        """The standard deviation of y given clean: what a residual is measured against."""
+        raise TypeError(f"{type(self).__name__} must define std(self, clean)")
+
+    def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Noise":
+        """This noise for the rows `index` of the flattened batch: itself, unless a parameter carries batch axes."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> "Noise":
+        """This noise with its tensors on another device or in another dtype."""
+        return self
+
+
+class Gaussian(Noise):
+    """y = clean + sigma * eps, eps standard normal (real and imaginary part each, for complex measurements).
+
+    Args:
+        sigma: standard deviation in the units of y, a positive number, or a tensor broadcastable to one measurement (a
+            different level for each detector element), or with batch axes, (*batch, *broadcastable to out_shape).
+    """
+
+    def __init__(self, sigma: float | Tensor) -> None:
+        positive = bool((sigma > 0).all()) if isinstance(sigma, Tensor) else isinstance(sigma, int | float) and sigma > 0
+        if not positive or (not isinstance(sigma, Tensor) and not math.isfinite(sigma)):
+            shown = "a tensor with entries that are not" if isinstance(sigma, Tensor) else repr(sigma)
+            raise OptionError(
+                f"the noise level must be a positive number, got {shown}; for exact measurements use invgen.Noiseless()"
+            )
+        self.sigma = sigma if isinstance(sigma, Tensor) and sigma.ndim else float(sigma)
+
+    def __repr__(self) -> str:
+        shown = f"tensor of shape {tuple(self.sigma.shape)}" if isinstance(self.sigma, Tensor) else f"{self.sigma:g}"
+        return f"{type(self).__name__}(sigma={shown})"
+
+    @property
+    def var(self) -> float | Tensor:
+        return self.sigma**2
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if clean.is_complex():
+            return torch.view_as_complex(self._add(torch.view_as_real(clean), generator))
+        return self._add(clean, generator)
+
+    def _add(self, clean: Tensor, generator: torch.Generator | None) -> Tensor:
+        return clean + self.sigma * _normal(clean, generator)
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        r = (y - clean) / self.sigma
+        square = torch.view_as_real(r).square() if r.is_complex() else r.square()
+        values = square[0].numel() if len(square) else 0
+        level = torch.as_tensor(self.sigma, dtype=square.dtype, device=y.device).log()
+        per_value = (
+            level.expand_as(r).flatten(1).sum(1) * (values / max(r[0].numel(), 1)) if level.ndim else (values * level)
+        )
+        return -0.5 * square.flatten(1).sum(1) - per_value - 0.5 * values * math.log(2 * math.pi)
+
+    def std(self, clean: Tensor) -> Tensor | float:
+        return self.sigma
+
+    def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Gaussian":
+        if not isinstance(self.sigma, Tensor) or self.sigma.ndim <= len(out_shape):
+            return self
+        flat = self.sigma.expand(*batch, *self.sigma.shape[len(batch) :])
+        return Gaussian(flat.reshape(-1, *flat.shape[len(batch) :])[index.to(flat.device)])
+
+    def to(self, *args: Any, **kwargs: Any) -> "Gaussian":
+        return Gaussian(self.sigma.to(*args, **kwargs)) if isinstance(self.sigma, Tensor) else self
+
+
+class Noiseless(Gaussian):
+    """y = clean, exactly. For samplers that project on the measurement; there is no density, so no log_prob."""
+
+    def __init__(self) -> None:
+        self.sigma = 0.0
+
+    def __repr__(self) -> str:
+        return "Noiseless()"
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return clean.clone()
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        raise UnsupportedError(
+            "a noiseless measurement has no density; state a small noise level, such as Gaussian(0.01), or use a sampler "
+            "that projects, such as DDNM"
+        )
+
+
+class Poisson(Noise):
+    """y = gain * N, N ~ Poisson(clean / gain): photon counting, with `gain` in units of y per photon.
+
+    The mean of y is clean, its variance gain * clean: a larger gain is fewer photons. Negative clean values count as zero.
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        if not (isinstance(gain, int | float) and gain > 0 and math.isfinite(gain)):
+            raise OptionError(f"the gain of Poisson noise must be a positive number (units of y per photon), got {gain!r}")
+        self.gain = float(gain)
+
+    def __repr__(self) -> str:
+        return f"Poisson(gain={self.gain:g})"
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.gain * torch.poisson(clean.clamp(min=0) / self.gain, generator=generator)
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        if y.shape != clean.shape:
+            raise ShapeError(f"y has shape {tuple(y.shape)} but the clean measurement {tuple(clean.shape)}")
+        count, rate = y / self.gain, (clean / self.gain).clamp(min=1e-6)
+        log = torch.xlogy(count, rate) - rate - torch.lgamma(count + 1) - math.log(self.gain)
+        return log.flatten(1).sum(1)
+
+    def std(self, clean: Tensor) -> Tensor:
+        # never below one photon's worth, so that an empty detector element does not divide by zero
+        return (self.gain * clean.clamp(min=self.gain)).sqrt()
+
+
+def as_noise(noise: Noise | float) -> Noise:
+    """A Noise from what users write: a Noise, or a number that means Gaussian noise of that standard deviation."""
+    if isinstance(noise, Noise):
+        return noise
+    if isinstance(noise, bool) or not isinstance(noise, int | float):
+        raise OptionError(
+            f"noise must be a number (the standard deviation in units of y) or an invgen.Noise, got {noise!r}"
+        )
+    return Gaussian(noise)

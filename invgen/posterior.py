@@ -1,0 +1,116 @@
+"""The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from invgen.diffusion import Prior
+from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.forward import LinearOperator, Operator
+from invgen.linalg import dot
+from invgen.noise import Gaussian, Noise, RandnLike, as_noise
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """p(x | y) ~ p(x) p(y | A(x)).
+
+    Args:
+        prior: over signals of shape `prior.shape`.
+        A: an operator with in_shape = prior.shape.
+        noise: a Noise, or a number, the standard deviation of Gaussian noise in units of y.
+        y: the measurement, (*batch, *A.out_shape), finite.
+    """
+
+    prior: Prior
+    A: Operator
+    noise: Noise
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        prior, A, y = self.prior, self.A, self.y
+        if not isinstance(prior, Prior):
+            raise OptionError(f"the prior must be an invgen Prior, got {type(prior).__name__}; see invgen.priors")
+        if not isinstance(A, Operator):
+            raise OptionError(
+                f"the operator must be an invgen Operator, got {type(A).__name__}; wrap a function with "
+                "operators.from_function(f, in_shape)"
+            )
+        object.__setattr__(self, "noise", as_noise(self.noise))
+        if not isinstance(y, Tensor):
+            raise OptionError(f"the measurement must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor")
+        if A.in_shape != prior.shape:
+            raise ShapeError(
+                f"the operator takes signals of shape {tuple(A.in_shape)} but the prior is over {tuple(prior.shape)}"
+            )
+        k = len(A.out_shape)
+        if y.ndim < k or y.shape[y.ndim - k :] != A.out_shape:
+            raise ShapeError(
+                f"the measurement has shape {tuple(y.shape)}, expected (*batch, {', '.join(map(str, A.out_shape))}) as "
+                f"{type(A).__name__} gives"
+            )
+        if not (y.is_floating_point() or y.is_complex()):
+            raise ShapeError(f"the measurement has dtype {y.dtype}, expected floating point; convert it with y.float()")
+        if y.device != prior.device:
+            raise ShapeError(f"the measurement is on {y.device} but the prior on {prior.device}; move one with .to()")
+        if not torch.isfinite(y).all():
+            bad = (~torch.isfinite(y)).sum().item()
+            raise OptionError(
+                f"the measurement has {bad} values that are not finite, of {y.numel()}; mask them out with operators.Mask "
+                "or replace them before solving"
+            )
+
+    @property
+    def batch(self) -> torch.Size:
+        """The batch axes of the measurement."""
+        return self.y.shape[: self.y.ndim - len(self.A.out_shape)]
+
+    def rows(self, index: Tensor) -> "Posterior":
+        """The posterior whose row i is measurement index[i] of the flattened batch."""
+        y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
+        return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)))
+
+    # The methods below take x of shape (B, *shape) for a y of shape (B, *out_shape).
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A(x), (B, *out_shape)."""
+        return self.y - self.A(x)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """log p(y | x), (B,), differentiable in x."""
+        return self.noise.log_prob(self.y, self.A(x))
+
+    def likelihood_score(self, x: Tensor) -> Tensor:
+        """The gradient of log p(y | x) at x, exactly that, (B, *shape), in closed form for linear-Gaussian problems."""
+        if isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian) and self.noise.sigma is not None:
+            if not isinstance(self.noise.sigma, Tensor) and self.noise.sigma == 0:
+                self.noise.log_prob(self.y, self.y)  # raises the sentence about noiseless measurements
+            return self.A.adjoint(self.residual(x) / self.noise.var)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.log_likelihood(x).sum(), x)[0]
+
+    def draw(self, x: Tensor, var_x: float | Tensor, randn: RandnLike = torch.randn_like) -> Tensor:
+        """An exact sample of N(u; x, var_x I) p(y | u), (B, *shape), for a linear operator and Gaussian noise.
+
+        Perturb and solve (Papandreou & Yuille, NIPS 2010; Orieux et al., 2012): the minimiser of the quadratic whose
+        two data, x and y, are perturbed by their own noise has the law of the posterior.
+        """
+        if not (isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian)):
+            raise UnsupportedError(
+                f"an exact Gaussian draw needs a linear operator and Gaussian noise, got {type(self.A).__name__} and "
+                f"{type(self.noise).__name__}; use a Langevin step"
+            )
+        std = var_x.sqrt() if isinstance(var_x, Tensor) else var_x**0.5
+        u = x + std * randn(x)
+        return self.A.prox(u, self.y + self.noise.sigma * randn(self.y), var_x, self.noise.var)
+
+    def residual_over_noise(self, x: Tensor) -> Tensor:
+        """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less."""
+        clean = self.A(x)
+        std = self.noise.std(clean)
+        r = self.y - clean
+        scaled = r / std if isinstance(std, Tensor) or std > 0 else r
+        count = r[0].numel() * (2 if r.is_complex() else 1)
+        return (dot(scaled, scaled).flatten() / count).sqrt()

@@ -1,0 +1,81 @@
+"""Noise streams: what a sample draws depends on the seed and on its own index, never on its batch.
+
+A counter-based generator (SplitMix64: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014)
+turned into normals by Box and Muller's transform. The bits of row i at draw k depend on (seed, index of row i, k) alone, so
+that a batch may be split, reordered or moved to another device without changing what a sample sees. One draw costs some
+twenty elementwise operations and never touches the global state of torch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest 2^64 / golden ratio, as a signed 64-bit integer
+_MIX1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX2 = 0x94D049BB133111EB - 2**64
+
+
+def _shift_xor(z: Tensor, bits: int) -> Tensor:
+    # torch shifts arithmetically, the generator logically: the mask removes the copies of the sign bit
+    return z ^ ((z >> bits) & (2 ** (64 - bits) - 1))
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = _shift_xor(z, 30) * _MIX1
+    z = _shift_xor(z, 27) * _MIX2
+    return _shift_xor(z, 31)
+
+
+class Streams:
+    """One stream of random numbers per row of a batch.
+
+    Args:
+        seed: any integer.
+        index: what identifies each row, integers of shape (N,) or (N, k), such as (sample, measurement).
+
+    Called with a tensor of shape (N, *shape), it returns standard normals of its shape, dtype and device (for a complex
+    tensor, real and imaginary part are standard normals each); every call is a new, independent draw.
+    """
+
+    def __init__(self, seed: int, index: Tensor | Sequence[int]) -> None:
+        index = torch.as_tensor(index, dtype=torch.int64)
+        index = index[:, None] if index.ndim == 1 else index
+        key = torch.full((len(index),), (int(seed) + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=index.device)
+        for column in index.unbind(1):
+            key = _mix(_mix(key + _GOLDEN) + column)
+        self._key = key
+        self._draws = 0
+
+    def _bits(self, count: int, device: torch.device) -> Tensor:
+        self._key = self._key.to(device)
+        self._draws += 1
+        key = _mix(self._key ^ _mix(torch.tensor(self._draws, device=device) * _GOLDEN))
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=device) * _GOLDEN
+        return _mix(key[:, None] + counter)
+
+    def _uniforms(self, count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Two tensors of shape (N, count), uniform on (0, 1), from the upper and the lower half of each word."""
+        dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        bits = self._bits(count, device)
+        low, high = bits & 0xFFFFFFFF, (bits >> 32) & 0xFFFFFFFF
+        # 24 bits are what float32 can hold exactly; the half keeps the ends of the interval out
+        return tuple(((half >> 8).to(dtype) + 0.5) * 2.0**-24 for half in (high, low))
+
+    def __call__(self, like: Tensor) -> Tensor:
+        if like.is_complex():
+            real = torch.view_as_real(like)
+            return torch.view_as_complex(self(real))
+        count = like[0].numel() if len(like) else 0
+        half = (count + 1) // 2
+        u, v = self._uniforms(half, like.device, like.dtype)
+        radius = u.log_().mul_(-2.0).sqrt_()
+        angle = v.mul_(2.0 * torch.pi)
+        z = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
+        return z.reshape(like.shape).to(like.dtype)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Numbers uniform on (0, 1), one for each entry of `like`, of shape (N, *shape)."""
+        count = like[0].numel() if len(like) else 0
+        u, v = self._uniforms((count + 1) // 2, like.device, like.dtype)
+        return torch.cat([u, v], 1)[:, :count].reshape(like.shape).to(like.dtype)

@@ -1,0 +1,93 @@
+"""The front door: from a measurement to posterior samples in one call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from invgen.diffusion import Prior
+from invgen.forward import Operator
+from invgen.noise import Noise
+from invgen.posterior import Posterior
+from invgen.sampler import Cost, Sampler
+
+
+@dataclass(frozen=True)
+class Result:
+    """Samples of a posterior and what they cost.
+
+    Attributes:
+        samples: (num_samples, *batch, *shape).
+        posterior: the problem that was solved.
+        sampler: with which hyper-parameters.
+        seed, nfe (network evaluations per sample), seconds.
+    """
+
+    samples: Tensor
+    posterior: Posterior = field(repr=False)
+    sampler: Sampler
+    seed: int
+    nfe: float
+    seconds: float
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The posterior mean, (*batch, *shape): the estimate of least squared error."""
+        return self.samples.mean(0)
+
+    @cached_property
+    def std(self) -> Tensor:
+        """The posterior standard deviation of each value, (*batch, *shape); zero for a single sample."""
+        return self.samples.std(0, correction=min(1, len(self.samples) - 1))
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """Each sample's data residual over the noise level, (num_samples, *batch): about 1 for a posterior sample."""
+        flat = self.samples.reshape(len(self.samples), -1, *self.posterior.prior.shape)
+        y = self.posterior.y.reshape(-1, *self.posterior.A.out_shape)
+        rows = self.posterior.rows(torch.arange(len(y)))
+        values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
+        return values.reshape(len(self.samples), *self.posterior.batch)
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
+            f"nfe={self.nfe:g}, seconds={self.seconds:.1f})"
+        )
+
+
+def solve(
+    y: Tensor,
+    A: Operator,
+    prior: Prior,
+    noise: Noise | float,
+    sampler: Sampler | str = "daps",
+    *,
+    num_samples: int = 1,
+    seed: int = 0,
+    max_batch: int | None = None,
+    progress: bool = False,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Result:
+    """Draws samples from p(x | y) for y = A(x) + noise.
+
+    Args:
+        y: the measurement, (*batch, *A.out_shape).
+        A: the forward operator.
+        prior: what signals look like.
+        noise: a Noise, or the standard deviation of Gaussian noise in units of y.
+        sampler: a Sampler, or its name with default hyper-parameters ("dps", "pigdm", "daps", ...).
+        num_samples, seed, max_batch, progress, callback: as in `Sampler.__call__`.
+
+    Raises:
+        InvgenError: one sentence about what does not fit and what would.
+    """
+    from invgen import samplers
+
+    sampler = samplers.get(sampler)() if isinstance(sampler, str) else sampler
+    post = Posterior(prior, A, noise, y)
+    cost = Cost()
+    samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
+    return Result(samples, post, sampler, seed, cost.nfe, cost.seconds)
