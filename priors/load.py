@@ -1,0 +1,111 @@
+"""Loading of trained priors from safetensors files, whose metadata say how to rebuild the network; no code is run."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invgen.errors import OptionError, WeightsError
+from invgen.priors.network import EDMDenoiser, UNet
+
+WEIGHTS = Path(__file__).parent / "weights"
+FORMAT = 1  # of the metadata; a file of another format is refused
+FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
+
+
+def names() -> list[str]:
+    """The shipped priors."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDenoiser:
+    """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
+
+    shape: (C, H, W) of the signals if not what it was trained on; the network is fully convolutional, so any H, W will do.
+    Raises WeightsError for a file that is missing, truncated, of another kind or of another architecture, and for one that
+    could run code (a pickle, which a .pt file is); OptionError for a shape with another number of channels.
+    """
+    path = _find(name_or_path)
+    tensors, about = read(path)
+    try:
+        with torch.device("meta"):  # so that a wrong description cannot ask for memory
+            net = UNet(**about["options"])
+        facts = {key: about[key] for key in FACTS}
+        trained_shape = tuple(int(n) for n in about["shape"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"the description of the network in {path} cannot be used ({error!r}): train it again"
+        ) from error
+    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        raise WeightsError(
+            f"the weights in {path} do not fit the network that its metadata describe: {len(wrong)} tensors are "
+            f"missing, extra or of another shape, '{wrong[0]}' first (expected {expected.get(wrong[0])}, found {found.get(wrong[0])})"
+        )
+    bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise WeightsError(
+            f"the weights in {path} are not finite ('{bad[0]}'): the training diverged or the file is damaged"
+        )
+    net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+    shape = trained_shape if shape is None else tuple(shape)
+    if len(shape) != 3 or shape[0] != trained_shape[0]:
+        raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, H, W), got {shape}")
+    return EDMDenoiser(net, shape, **facts).eval().requires_grad_(False)
+
+
+def metadata(name_or_path: str | Path) -> dict[str, Any]:
+    """What the file says of itself: network options, shape, units, and how and on what it was trained."""
+    return read(_find(name_or_path))[1]
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the description in a weights file; WeightsError if it is anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head[:1] == b"\x80" or zipfile.is_zipfile(path):
+        raise WeightsError(
+            f"{path} is a pickle or a torch .pt file, which can run code when opened, so invgen does not open it: "
+            "convert it to safetensors where you trust it"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("invgen")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): fetch or export it again") from error
+    try:
+        about = json.loads(text) if text else None
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise WeightsError(
+            f"{path} holds tensors but no description of an invgen prior: load() reads the files of `invgen train`"
+        )
+    if about.get("format") != FORMAT or about.get("network") != "UNet":
+        raise WeightsError(
+            f"{path} describes network {about.get('network')!r} in format {about.get('format')!r}, this version "
+            f"reads 'UNet' in format {FORMAT}"
+        )
+    return tensors, about
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix or path.parent != Path("."):
+        raise WeightsError(f"there is no weights file {path}; shipped priors, by name: {', '.join(names()) or 'none'}")
+    shipped = WEIGHTS / f"{name_or_path}.safetensors"
+    if not shipped.is_file():
+        raise WeightsError(
+            f"unknown prior '{name_or_path}'; shipped are: {', '.join(names()) or 'none'}; or pass a .safetensors file"
+        )
+    return shipped
