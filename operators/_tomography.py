@@ -1,0 +1,162 @@
+"""What the geometries of tomography share: one sparse projector for every slice of a batch, and its solvers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError
+from invgen.forward import LinearOperator, Variance, per_sample
+from invgen.linalg import cg
+from invgen.operators._sparse import SparseMatrix
+
+Angles = Sequence[float] | np.ndarray | Tensor
+
+
+class Tomography(LinearOperator):
+    """Base of the CT operators. A subclass sets `matrix` (rays of one slice x pixels of one slice) and `spacing`."""
+
+    max_bytes: ClassVar[int] = 4 * 2**30  # what the matrix and its transpose may take in single precision
+
+    matrix: SparseMatrix
+    spacing: float  # distance of neighbouring rays of a view at the rotation axis, mm
+
+    def __init__(
+        self, image_shape: Sequence[int], angles: np.ndarray, det_count: int, det_spacing: float, det_offset: float,
+        pixel_size: float,
+    ) -> None:  # fmt: skip
+        super().__init__(tuple(image_shape))
+        self.angles, self.det_count, self.pixel_size = angles, det_count, pixel_size
+        self.det_spacing, self.det_offset = det_spacing, det_offset
+        self.size = (self.in_shape[-2], self.in_shape[-1])
+        self.out_shape = (*self.in_shape[:-2], len(angles), det_count)
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)  # tells on which device the operator lies
+        self._norm: float | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Line integrals (B, [C,] num_angles, det_count) of images (B, [C,] H, W), in the unit of the image times mm."""
+        return self._project(x, self.out_shape, turned=False)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The exact transpose: (B, [C,] num_angles, det_count) -> (B, [C,] H, W)."""
+        return self._project(y, self.in_shape, turned=True)
+
+    def _project(self, t: Tensor, shape: torch.Size, turned: bool) -> Tensor:
+        if not t.is_floating_point():
+            raise ShapeError(f"{type(self).__name__} takes real floating-point tensors, got {t.dtype}; use x.float()")
+        return self.matrix(t.reshape(-1, self.matrix.shape[0 if turned else 1]), turned).reshape(len(t), *shape)
+
+    def norm(self, iterations: int = 200) -> float:
+        """The largest singular value, in mm, by the power method from the constant image (the matrix is non-negative,
+        so its
+        first singular vector is as well), to a relative change of 1e-7. About sqrt(0.97 num_angles N) pixel_size."""
+        if self._norm is None:
+            x = torch.ones(1, self.matrix.shape[1], device=self.device)
+            square = 0.0
+            for _ in range(iterations):
+                x = self.matrix.apply(self.matrix.apply(x / torch.linalg.vector_norm(x), False), True)
+                before, square = square, torch.linalg.vector_norm(x).item()
+                if square - before <= 1e-7 * square:
+                    break
+            self._norm = math.sqrt(square)
+        return self._norm
+
+    def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
+        """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x.
+
+        Conjugate gradients on (A^T A / var_y + I / var_x) d = A^T (y - A x) / var_y for the update d = u - x,
+        preconditioned by the
+        ramp: A^T A of a beam from all sides divides by the frequency. To a relative residual of `tolerance`, from d =
+            0. Where var_y = 0 (a projection on A u = y) the system is solved among the measurements instead.
+        """
+        var_x, var_y = per_sample(var_x, x), per_sample(var_y, y)
+        if bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any()):
+            return super().prox(x, y, var_x, var_y)
+        weight = torch.as_tensor(1 / var_y, dtype=y.dtype, device=y.device)
+        level = weight.flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1)) if weight.ndim == y.ndim else weight.mean()
+        d = cg(
+            lambda v: self.adjoint(weight * self(v)) + v / var_x,
+            self.adjoint(weight * (y - self(x))),
+            tol=self.tolerance,
+            max_iter=self.max_iter,
+            precondition=self._ramp(x, level, 1 / var_x),
+        )
+        return x + d
+
+    def _ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:
+        """(weight A^T A + ridge)^-1, A^T A replaced by its symbol for dense views, num_angles p^2 / (pi spacing |f|)."""
+        height, width = self.size
+        f = torch.hypot(
+            torch.fft.fftfreq(2 * height, self.pixel_size, dtype=torch.float64)[:, None],
+            torch.fft.rfftfreq(2 * width, self.pixel_size, dtype=torch.float64),
+        )
+        square = self.norm() ** 2
+        symbol = len(self.angles) * self.pixel_size**2 / self.spacing / (math.pi * f.clamp(min=1e-12))
+        gain = 1 / (weight * symbol.clamp(max=square).to(like) + ridge)
+
+        def precondition(r: Tensor) -> Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(r, s=(2 * height, 2 * width)) * gain)[..., :height, :width]
+
+        return precondition
+
+
+def choose_angles(num_angles: int | None, angles: Angles | None, period: float) -> np.ndarray:
+    """The view angles in radians, (A,) float64, from exactly one of a count (uniform over the period) and a list."""
+    if (num_angles is None) == (angles is None):
+        given = "neither" if angles is None else "both"
+        raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
+    if angles is None:
+        return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
+    listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
+    if listed.ndim != 1 or not len(listed) or not np.isfinite(listed).all():
+        shown = (
+            "an empty list" if listed.size == 0 else f"shape {listed.shape}" if listed.ndim != 1 else "non-finite values"
+        )
+        raise OptionError(f"angles must be a list of at least one finite number in radians, got {shown}")
+    return listed
+
+
+def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """(H, W) or (C, H, W) as positive integers."""
+    try:
+        shape = tuple(int(n) for n in image_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise OptionError(f"image_shape must be (H, W) or (C, H, W) with positive sizes, got {image_shape!r}")
+    return shape
+
+
+def integer(name: str, value: int) -> int:
+    """A positive whole number, or an OptionError that names the option."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise OptionError(f"{name} must be a positive whole number, got {value!r}")
+    return int(value)
+
+
+def length(name: str, value: float, signed: bool = False) -> float:
+    """A finite length in mm, positive unless `signed`, or an OptionError that names the option."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (value <= 0 and not signed):
+        raise OptionError(f"{name} must be a {'finite' if signed else 'positive'} number in mm, got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def check_memory(operator: Tomography, entries: int) -> None:
+    """Refuses a matrix that would not fit, with the numbers."""
+    need = 16 * entries
+    if need > operator.max_bytes or entries >= 2**31:
+        raise OptionError(
+            f"the sparse matrix of {operator.size[0]} x {operator.size[1]} pixels and {len(operator.angles)} angles needs "
+            f"about {need / 2**30:.1f} GiB, above the limit of {operator.max_bytes / 2**30:.1f} GiB; take fewer angles or "
+            f"pixels, raise {type(operator).__name__}.max_bytes, or use backend='astra'"
+        )

@@ -1,0 +1,221 @@
+"""X-ray computed tomography in two dimensions: parallel and fan beam, in physical units.
+
+Lengths are in mm, images in any unit per mm (attenuation mu in 1/mm makes line integrals that are pure numbers). The
+origin is the middle of the image, row 0 is on top, y points up; the ray at angle t and distance s is the line x cos t
++ y sin t = s. These are the conventions of the ASTRA toolbox; skimage.transform.radon returns the transpose and
+rotates about pixel N // 2.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, UnsupportedError
+from invgen.operators import _fbp, _projector
+from invgen.operators._sparse import SparseMatrix
+from invgen.operators._tomography import (
+    Angles,
+    Tomography,
+    check_memory,
+    choice,
+    choose_angles,
+    choose_shape,
+    integer,
+    length,
+)
+
+
+class ParallelBeamCT(Tomography):
+    """Line integrals along parallel rays: y[k, d] = integral of x over the line  X cos t_k + Y sin t_k = s_d.
+
+    s_d = (d - (det_count - 1) / 2) det_spacing - det_offset.
+
+    Args:
+        image_shape: (H, W), or (C, H, W) for C slices that are projected alike.
+        num_angles: that many views, uniform on [0, pi), the end excluded.
+        angles: or the views themselves, in radians, any (sparse view, limited angle, repeated).
+        det_count: detector pixels; by default enough to see the diagonal of the square around the image.
+        det_spacing: size of a detector pixel in mm; by default the pixel size.
+        det_offset: where the rotation axis projects, in mm from the middle of the detector, towards higher pixel
+            numbers. An axis at detector pixel 296 of 640 is det_offset = (296 - 319.5) * det_spacing.
+        pixel_size: of the image, in mm.
+        projector: "linear" (Joseph 1982: line integrals, linear interpolation) or "strip" (averages over the width of
+            a detector pixel, exact areas: conserves mass pixel by pixel; twice the entries).
+        backend: "sparse" (an explicit matrix with its exact transpose; "auto" means it) or "astra" (the ASTRA
+            toolbox: its CPU projector slice by slice, matched but slow, or on CUDA tensors its GPU kernels, whose
+            adjoint is not exactly the transpose: `matched` is then False).
+
+    The image is (*batch, *image_shape), the sinogram (*batch, [C,] num_angles, det_count), in the unit of the image
+    times mm. The matrix is computed in float64 at first use and kept in the precision of the input (16 bytes an entry
+    in single precision, about 1.8 N^2 entries a view); one above `max_bytes` is refused.
+
+    Raises:
+        OptionError: an option has no usable value, or the matrix would not fit.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_angles: int | None = None,
+        *,
+        angles: Angles | None = None,
+        det_count: int | None = None,
+        det_spacing: float | None = None,
+        det_offset: float = 0.0,
+        pixel_size: float = 1.0,
+        projector: str = "linear",
+        backend: str = "auto",
+    ) -> None:
+        shape = choose_shape(image_shape)
+        views = choose_angles(num_angles, angles, math.pi)
+        pixel_size = length("pixel_size", pixel_size)
+        det_spacing = pixel_size if det_spacing is None else length("det_spacing", det_spacing)
+        if det_count is None:
+            det_count = math.ceil(math.sqrt(2) * max(shape[-2:]) * pixel_size / det_spacing - 1e-9)
+        det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
+        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size)
+        self.projector = choice("projector", projector, ("linear", "strip"))
+        self.spacing = det_spacing
+        s = (np.arange(det_count) - (det_count - 1) / 2) * det_spacing - det_offset
+        normals = np.repeat(np.stack([np.cos(views), np.sin(views)], axis=1), det_count, axis=0)
+        entries = _projector.linear_nnz(normals, self.size)
+        if projector == "linear":
+            build = partial(_projector.linear, normals, np.tile(s, len(views)), self.size, pixel_size)
+        else:
+            entries = int(entries * (1 + 1.3 * pixel_size / det_spacing) / 1.3)
+            build = partial(_projector.strip, views, s, det_spacing, self.size, pixel_size)
+        choice("backend", backend, ("auto", "sparse", "astra"))
+        check_memory(self, entries)
+        self.matrix = SparseMatrix(build, (len(views) * det_count, math.prod(self.size)))
+
+    def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
+        """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the unit of
+        the image.
+
+        Args:
+            filter_name: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann": the window on the ramp, from sharp
+                to smooth.
+
+        Each view counts for half the gaps to its neighbours, so that any list of angles is weighted as it should; a
+        missing wedge stays missing.
+        """
+        q = _fbp.ramp_filter(y.reshape(-1, len(self.angles), self.det_count), self.det_spacing, filter_name)
+        weight = torch.from_numpy(_fbp.angle_weights(self.angles, math.pi))[:, None]
+        if self.det_spacing <= self.pixel_size * (
+            1 + 1e-9
+        ):  # every pixel meets a ray of every view: A^T is a backprojector
+            q = q * weight.to(q) * (self.det_spacing / self.pixel_size**2)
+            return self.adjoint(q.reshape(y.shape))
+        x, up = _pixel_centres(self.size, self.pixel_size)
+        t = torch.from_numpy(self.angles)[:, None]
+        position = (x * t.cos() + up * t.sin() + self.det_offset) / self.det_spacing + (self.det_count - 1) / 2
+        return _fbp.backproject(q, position.to(q.device), weight.to(q.device)).reshape(len(y), *self.in_shape)
+
+
+class FanBeamCT(Tomography):
+    """Line integrals along the rays from a point source to a flat detector, both turning about the origin.
+
+    At angle t the source is at source_origin * (sin t, -cos t), the middle of the detector at origin_det * (-sin t,
+    cos t), detector pixel d is (d - (det_count - 1) / 2) det_spacing - det_offset along (cos t, sin t) (ASTRA's
+    "fanflat"). One ray per detector pixel, to its middle, by Joseph's method.
+
+    Args:
+        image_shape: (H, W), or (C, H, W) for C slices that are projected alike.
+        num_angles: that many views, uniform on [0, 2 pi), the end excluded.
+        angles: or the views themselves, in radians.
+        det_count: detector pixels; by default enough to see the circle around the image.
+        det_spacing: size of a detector pixel in mm, on the detector; by default the pixel size times the magnification.
+        source_origin: distance from the source to the rotation axis, mm; the source must stay outside the image.
+        origin_det: distance from the rotation axis to the detector, mm (0: a virtual detector on the axis).
+        pixel_size: of the image, in mm.
+        det_offset: where the ray through the rotation axis meets the detector, in mm from its middle, towards higher
+            pixel numbers.
+
+    Shapes, units and errors as in :class:`ParallelBeamCT`.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_angles: int | None = None,
+        *,
+        source_origin: float,
+        origin_det: float,
+        angles: Angles | None = None,
+        det_count: int | None = None,
+        det_spacing: float | None = None,
+        pixel_size: float = 1.0,
+        det_offset: float = 0.0,
+    ) -> None:
+        shape = choose_shape(image_shape)
+        views = choose_angles(num_angles, angles, 2 * math.pi)
+        pixel_size, source_origin = length("pixel_size", pixel_size), length("source_origin", source_origin)
+        origin_det = length("origin_det", origin_det, signed=True)
+        radius = math.hypot(*shape[-2:]) * pixel_size / 2
+        if source_origin <= radius or origin_det < 0:
+            raise OptionError(
+                f"source_origin must be above {radius:g} mm (half the diagonal of the image) and origin_det at least 0, "
+                f"got {source_origin:g} and {origin_det:g}"
+            )
+        magnification = (source_origin + origin_det) / source_origin
+        det_spacing = pixel_size * magnification if det_spacing is None else length("det_spacing", det_spacing)
+        if det_count is None:
+            shadow = (source_origin + origin_det) * radius / math.sqrt(source_origin**2 - radius**2)
+            det_count = math.ceil(2 * shadow / det_spacing)
+        det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
+        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size)
+        self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
+        normals, s = self._rays()
+        check_memory(self, _projector.linear_nnz(normals, self.size))
+        build = partial(_projector.linear, normals, s, self.size, pixel_size)
+        self.matrix = SparseMatrix(build, (len(s), math.prod(self.size)))
+
+    def _along(self) -> np.ndarray:
+        """Detector coordinates from the central ray, (D,), in mm."""
+        return (np.arange(self.det_count) - (self.det_count - 1) / 2) * self.det_spacing - self.det_offset
+
+    def _rays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Unit normals (A D, 2) and distances (A D,) from the origin, in mm, of the rays."""
+        t, u = self.angles[:, None], self._along()
+        # the ray from the source to detector coordinate u is the central one turned by gamma = atan(u / distance)
+        gamma = np.arctan2(u, self.source_origin + self.origin_det)
+        normals = np.stack([np.cos(t - gamma), np.sin(t - gamma)], axis=-1).reshape(-1, 2)
+        return normals, np.tile(self.source_origin * np.sin(gamma), len(self.angles))
+
+    def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
+        """Filtered backprojection for a flat detector and a full turn (Kak & Slaney 1988, section 3.4.2).
+
+        Shapes, units and filters as in :meth:`ParallelBeamCT.fbp`; the weighted rays are filtered on the virtual
+        detector through the rotation axis and backprojected with 1 / U^2.
+
+        Raises:
+            UnsupportedError: the views leave a part of the circle out (a short scan): use `pinv`, `prox` or a sampler.
+        """
+        weight = _fbp.angle_weights(self.angles, 2 * math.pi)
+        if abs(weight.sum() - 2 * math.pi) > 1e-6:
+            raise UnsupportedError(
+                f"FanBeamCT.fbp needs views around the full circle, these cover {math.degrees(weight.sum()):.0f} of 360 "
+                "degrees; use pinv(y) or prox(x, y) for a short scan"
+            )
+        distance = self.source_origin + self.origin_det
+        virtual = torch.from_numpy(self._along() * self.source_origin / distance)
+        cosine = self.source_origin / torch.hypot(virtual, torch.tensor(self.source_origin, dtype=virtual.dtype))
+        q = _fbp.ramp_filter(y.reshape(-1, len(self.angles), self.det_count) * cosine.to(y), self.spacing, filter_name)
+        x, up = _pixel_centres(self.size, self.pixel_size)
+        t = torch.from_numpy(self.angles)[:, None]
+        depth = self.source_origin - x * t.sin() + up * t.cos()  # from the source, along the central ray
+        position = (distance * (x * t.cos() + up * t.sin()) / depth + self.det_offset) / self.det_spacing
+        position = position + (self.det_count - 1) / 2
+        scale = torch.from_numpy(weight)[:, None] / 2 * (self.source_origin / depth) ** 2  # a full turn sees each ray twice
+        return _fbp.backproject(q, position.to(q.device), scale.to(q.device)).reshape(len(y), *self.in_shape)
+
+
+def _pixel_centres(size: tuple[int, int], pixel_size: float) -> tuple[Tensor, Tensor]:
+    """x and y of the pixel centres in mm, each (H W,) float64."""
+    x = (torch.arange(size[1], dtype=torch.float64) - (size[1] - 1) / 2) * pixel_size
+    up = ((size[0] - 1) / 2 - torch.arange(size[0], dtype=torch.float64)) * pixel_size
+    return x.repeat(size[0]), up.repeat_interleave(size[1])
