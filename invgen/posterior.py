@@ -83,7 +83,7 @@ class Posterior:
 
     def likelihood_score(self, x: Tensor) -> Tensor:
         """The gradient of log p(y | x) at x, exactly that, (B, *shape), in closed form for linear-Gaussian problems."""
-        if isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian) and self.noise.sigma is not None:
+        if isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian):
             if not isinstance(self.noise.sigma, Tensor) and self.noise.sigma == 0:
                 self.noise.log_prob(self.y, self.y)  # raises the sentence about noiseless measurements
             return self.A.adjoint(self.residual(x) / self.noise.var)

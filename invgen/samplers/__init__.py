@@ -2,8 +2,37 @@
 
 from invgen.errors import OptionError
 from invgen.sampler import Sampler
+from invgen.samplers.daps import DAPS
+from invgen.samplers.ddnm import DDNM
+from invgen.samplers.ddrm import DDRM
+from invgen.samplers.dds import DDS
+from invgen.samplers.diffpir import DiffPIR
+from invgen.samplers.dps import DPS
+from invgen.samplers.mmps import MMPS
+from invgen.samplers.pigdm import PiGDM
+from invgen.samplers.pnpdm import PnPDM
+from invgen.samplers.reddiff import REDdiff
+from invgen.samplers.tmpd import TMPD
+from invgen.samplers.unconditional import DDIM, Ancestral, Heun
 
-__all__ = ["catalogue", "get"]
+__all__ = [
+    "DAPS",
+    "DDIM",
+    "DDNM",
+    "DDRM",
+    "DDS",
+    "DPS",
+    "MMPS",
+    "TMPD",
+    "Ancestral",
+    "DiffPIR",
+    "Heun",
+    "PiGDM",
+    "PnPDM",
+    "REDdiff",
+    "catalogue",
+    "get",
+]
 
 
 def catalogue() -> dict[str, type[Sampler]]:

@@ -1,0 +1,47 @@
+"""The step that DDRM and DDNM+ share: in the basis V of A = U diag(s) V^T every coordinate is a scalar problem."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from invgen.forward import SVDOperator
+from invgen.random import Streams
+
+
+class SpectralStep:
+    """Equations 7 and 8 of DDRM (Kawar et al., 2022) in x_sigma = x_0 + sigma eps.
+
+    Noise is drawn in the space of signals and transformed, so that any unitary V works, complex ones too.
+    """
+
+    def __init__(self, A: SVDOperator, y: Tensor, sigma_y: float, eta: float, eta_b: float, randn: Streams) -> None:
+        self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
+        s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
+        # a singular value at rounding level carries no data, only the noise of its inverse
+        self.seen = s > 1e-6 * s.max()
+        inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
+        self.y = inverse * A.Ut(y)
+        self.s_y = sigma_y * inverse  # the noise level of each coordinate of the measurement, in units of the signal
+
+    def start(self, x: Tensor, sigma: float) -> Tensor:
+        """Equation 7: start from the measurement, topped up to the highest noise level; x is pure noise at that level."""
+        A, s_y = self.A, self.s_y
+        v = A.Vt(x)
+        known = self.seen & (s_y < sigma)
+        z = A.Vt(self.randn(x))
+        return A.V(torch.where(known, self.y + (sigma**2 - s_y**2).clamp(min=0).sqrt() * z, v))
+
+    def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float) -> Tensor:
+        """Equation 8, from level s to s_next, given the denoised x0."""
+        A, eta, eta_b, s_y = self.A, self.eta, self.eta_b, self.s_y
+        c = math.sqrt(1 - eta**2)
+        v, v0 = A.Vt(x), A.Vt(x0)
+        blind = v0 + c * s_next / s * (v - v0)
+        noisy = v0 + c * s_next / s_y.clamp(min=1e-30) * (self.y - v0)  # s_next < sigma_y / s_i
+        clean = (1 - eta_b) * v0 + eta_b * self.y  # s_next >= sigma_y / s_i
+        below = s_next < s_y
+        mean = torch.where(self.seen, torch.where(below, noisy, clean), blind)
+        fresh = (s_next**2 - (eta_b * s_y) ** 2).clamp(min=0).sqrt()
+        std = torch.where(self.seen & ~below, fresh, torch.full_like(fresh, eta * s_next))
+        return A.V(mean + std * A.Vt(self.randn(x)))

@@ -1,0 +1,54 @@
+"""Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models" (NeurIPS 2022), equations 7 and 8."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.forward import SVDOperator
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+from invgen.samplers._spectral import SpectralStep
+
+
+@dataclass(frozen=True)
+class DDRM(Sampler):
+    """Denoising diffusion restoration, coordinate by coordinate in the basis of the operator's SVD.
+
+    Operators with an SVD, Gaussian noise of one level, or none.
+
+    Args:
+        eta: share of fresh noise where nothing, or little, was measured (0.85).
+        eta_b: trust in the measurement where it is cleaner than the current level (1).
+    """
+
+    steps: int = 20
+    eta: float = 0.85
+    eta_b: float = 1.0
+
+    A: ClassVar[type] = SVDOperator
+    noise: ClassVar[type] = Gaussian
+    noiseless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
+            raise OptionError(f"DDRM needs eta and eta_b in [0, 1], got {self.eta!r} and {self.eta_b!r}")
+
+    def refuses(self, post: Posterior) -> str | None:
+        why = super().refuses(post)
+        if why is None and isinstance(post.noise.sigma, Tensor):
+            why = "needs one noise level, got a tensor of levels"
+        return why
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        spectral = SpectralStep(post.A, post.y, post.noise.sigma, self.eta, self.eta_b, randn)
+        levels = self.levels(post.prior)
+        x = spectral.start(x, levels[0][0])
+        for s, s_next in levels:
+            x = spectral(x, post.prior(x, s), s, s_next)
+            yield x

@@ -1,0 +1,51 @@
+"""Zhu, Zhang, Liang, Cao, Wen, Timofte & Van Gool, "Denoising diffusion models for plug-and-play image restoration"
+(CVPR Workshops 2023), Algorithm 1."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class DiffPIR(Sampler):
+    """Half-quadratic splitting along the diffusion: denoise, solve the data problem, put noise back. No gradient of the
+    network.
+
+    Linear operators, Gaussian noise; noise level and prior in the same units (the released code mixes [0, 1] and [-1, 1]).
+
+    Args:
+        lam: weight of the prior, the paper's lambda (1 to 8).
+        zeta: share of the noise that is fresh (0.1 deblurring, 0.3 to 1 elsewhere).
+    """
+
+    lam: float = 7.0
+    zeta: float = 0.3
+
+    A: ClassVar[type] = LinearOperator
+    noise: ClassVar[type] = Gaussian
+    noiseless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.lam > 0 and 0 <= self.zeta <= 1):
+            raise OptionError(f"DiffPIR needs lam > 0 and 0 <= zeta <= 1, got lam={self.lam!r} and zeta={self.zeta!r}")
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        for s, s_next in self.levels(post.prior):
+            x0 = post.prior(x, s)
+            x0 = post.A.prox(
+                x0, post.y, s**2 / self.lam, post.noise.var
+            )  # argmin |y - A u|^2 + lam sigma_y^2/s^2 |u - x0|^2
+            eps = (x - x0) / s
+            x = x0 + s_next * (math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * randn(x))
+            yield x

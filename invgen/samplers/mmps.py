@@ -1,0 +1,36 @@
+"""Rozet, Andry, Lanusse & Louppe, "Learning diffusion priors from observations by expectation maximization" (NeurIPS 2024),
+Section 4.2: moment matching posterior sampling."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from invgen.forward import LinearOperator
+from invgen.guidance import GuidedSampler
+from invgen.linalg import gmres
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class MMPS(GuidedSampler):
+    """Moment matching: p(x_0 | x_sigma) taken as N(D, C) with the true covariance C = sigma^2 dD/dx.
+
+    Linear operators, Gaussian noise. Exact for Gaussian priors as the solve converges. The Jacobian of a network is not
+    quite symmetric, hence GMRES.
+
+    Args:
+        iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5.
+    """
+
+    iterations: int = 5
+
+    A: ClassVar[type] = LinearOperator
+    noise: ClassVar[type] = Gaussian
+
+    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+        A, var_y = post.A, post.noise.var
+        x0, vjp = post.prior.vjp(x, s)
+        u = gmres(lambda v: var_y * v + s**2 * A(vjp(A.adjoint(v))), post.residual(x0), max_iter=self.iterations)
+        return x0 + s**2 * vjp(A.adjoint(u))

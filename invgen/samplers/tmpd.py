@@ -1,0 +1,32 @@
+"""Boys, Girolami, Pidstrigach, Reich, Mosca & Akyildiz, "Tweedie moment projected diffusions for inverse problems"
+(TMLR 2024), Algorithm 1 with the row-sum approximation of the covariance, equation 17."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invgen.forward import LinearOperator
+from invgen.guidance import GuidedSampler
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class TMPD(GuidedSampler):
+    """Moment projection: the covariance A Cov[x_0 | x_sigma] A^T replaced by the diagonal of its row sums.
+
+    Linear operators, Gaussian noise. Exact where A C A^T is diagonal. Two products with the Jacobian a step.
+    """
+
+    A: ClassVar[type] = LinearOperator
+    noise: ClassVar[type] = Gaussian
+
+    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+        A, y = post.A, post.y
+        x0, vjp = post.prior.vjp(x, s)
+        rows = s**2 * A(vjp(A.adjoint(torch.ones_like(y))))
+        # row sums of a covariance may be negative; below zero the noise alone is the variance
+        u = (y - A(x0)) / (post.noise.var + rows.clamp(min=0))
+        return x0 + s**2 * vjp(A.adjoint(u))
