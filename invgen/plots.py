@@ -1,0 +1,157 @@
+"""Pictures of a posterior, with matplotlib (loaded when a picture is drawn, and without touching its global state)."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from invgen.solve import Result
+
+
+def show_posterior(
+    result: "Result",
+    truth: Tensor | None = None,
+    baseline: Tensor | tuple[str, Tensor] | None = None,
+    path: str | Path | None = None,
+    *,
+    num_samples: int = 3,
+    index: int = 0,
+    title: str | None = None,
+) -> "Figure":
+    """One row: measurement, classical baseline, samples, mean, standard deviation, truth.
+
+    Args:
+        result: of `invgen.solve`.
+        truth: (*batch, *shape), for the last picture and for the PSNR above mean and baseline.
+        baseline: a reconstruction by a classical method, (*batch, *shape), or (its name, it).
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+        num_samples: how many samples to show.
+        index: which measurement of a batch, by its place in the flattened batch.
+        title: above the row.
+
+    Returns:
+        The matplotlib Figure.
+    """
+    from matplotlib.figure import Figure
+
+    post = result.posterior
+    shape, batch = post.prior.shape, max(int(torch.tensor(post.batch).prod()), 1)
+    if not 0 <= index < batch:
+        raise OptionError(f"index must be in 0 to {batch - 1}, the measurements of the batch, got {index}")
+    name, baseline = baseline if isinstance(baseline, tuple) else ("baseline", baseline)
+    samples = result.samples.reshape(len(result.samples), batch, *shape)[:, index].detach().cpu()
+
+    def of_batch(x: Tensor) -> Tensor:
+        return x.detach().cpu().reshape(batch, *shape)[index]
+
+    truth = None if truth is None else of_batch(truth.expand(*post.batch, *shape))
+    panels: list[tuple[str, Tensor, str]] = [_measurement(result, index)]
+    if baseline is not None:
+        baseline = of_batch(baseline.expand(*post.batch, *shape))
+        panels.append((_scored(name, baseline, truth, post.prior.value_range), baseline, "signal"))
+    panels += [(f"sample {k + 1}", x, "signal") for k, x in enumerate(samples[:num_samples])]
+    mean = samples.mean(0)
+    panels.append((_scored(f"mean of {len(samples)}", mean, truth, post.prior.value_range), mean, "signal"))
+    if len(samples) > 1:
+        panels.append(("standard deviation", samples.std(0), "std"))
+    if truth is not None:
+        panels.append(("truth", truth, "signal"))
+
+    figure = Figure(figsize=(2.3 * len(panels), 2.75 + 0.2 * bool(title)), layout="constrained")
+    for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(figure, axes, x, kind, post.prior.value_range)
+        axes.set_title(label, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Writes a figure under a temporary name and renames it; the suffix says the format."""
+    path = Path(path)
+    work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix or '.png'}")
+    try:
+        figure.savefig(work, dpi=130)
+        os.replace(work, path)
+    finally:
+        if work.exists():
+            work.unlink()
+    return path
+
+
+def as_picture(x: Tensor) -> Tensor:
+    """A signal as (H, W), (H, W, 3) or, for one-dimensional signals, (N,): what can be drawn of it.
+
+    Complex values, and two channels (real and imaginary part), become magnitudes; of volumes the middle slice is taken.
+    """
+    x = x.detach().cpu()
+    if x.is_complex():
+        x = x.abs()
+    x = x.squeeze() if x.ndim > 3 else x
+    while x.ndim > 3:
+        x = x[len(x) // 2]
+    if x.ndim == 3 and len(x) == 3:
+        return x.movedim(0, -1)
+    if x.ndim == 3:
+        x = torch.linalg.vector_norm(x, dim=0) if len(x) == 2 else x[len(x) // 2]
+    return x[0] if x.ndim == 2 and len(x) == 1 else x
+
+
+def _measurement(result: "Result", index: int) -> tuple[str, Tensor, str]:
+    """The measurement where it is a picture, else its image under the adjoint."""
+    post = result.posterior
+    A = post.A
+    y = post.y.reshape(-1, *A.out_shape)[index]
+    if y.ndim >= 2 and not y.is_complex():
+        alike = y.ndim == len(post.prior.shape) and y.shape[0] == post.prior.shape[0] and not _transforms(result)
+        return "measurement", y, "signal" if alike else "own"
+    if isinstance(A, LinearOperator) and len(post.prior.shape) >= 2:
+        with torch.no_grad():
+            return "measurement ($A^T y$)", A.adjoint(y), "own"
+    return "measurement", y, "own"
+
+
+def _transforms(result: "Result") -> bool:
+    """Whether the measurement has other units than the signal, judged by its values."""
+    low, high = result.posterior.prior.value_range
+    y, margin = result.posterior.y, 0.5 * (high - low)
+    return bool(y.min() < low - margin) or bool(y.max() > high + margin)
+
+
+def _scored(name: str, x: Tensor, truth: Tensor | None, value_range: tuple[float, float]) -> str:
+    if truth is None:
+        return name
+    mse = (x - truth).abs().square().mean()
+    return f"{name}, {10 * torch.log10((value_range[1] - value_range[0]) ** 2 / mse):.1f} dB"
+
+
+def _draw(figure: "Figure", axes: "Axes", x: Tensor, kind: str, value_range: tuple[float, float]) -> None:
+    picture = as_picture(x).float()
+    if picture.ndim < 2:
+        axes.plot(picture.reshape(-1), linewidth=0.7)
+        if kind == "signal":
+            axes.set_ylim(*value_range)
+        axes.tick_params(labelsize=6)
+        return
+    axes.set_axis_off()
+    if kind == "std":
+        picture = picture.mean(-1) if picture.ndim == 3 else picture
+        drawn = axes.imshow(picture, cmap="magma", vmin=0, interpolation="nearest")
+        figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
+        return
+    low, high = value_range if kind == "signal" else (picture.min().item(), picture.max().item())
+    unit = ((picture - low) / max(high - low, 1e-12)).clamp(0, 1)
+    # a sinogram of few views is a thin strip: let it fill the panel
+    wide = kind == "own" and max(picture.shape[:2]) > 2 * min(picture.shape[:2])
+    axes.imshow(unit, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if wide else "equal")
