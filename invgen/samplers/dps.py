@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.guidance import GuidedSampler
+from invgen.guidance import GuidedSampler, bounded_variance
 from invgen.linalg import dot, norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -21,9 +21,9 @@ from invgen.random import Streams
 class DPS(GuidedSampler):
     """Diffusion posterior sampling, for any differentiable operator.
 
-    form="score" (default): D_y = D + zeta sigma^2 grad_x log N(y; A(D), v), where v is the noise variance or, while the
-    estimate is still far from the data, the mean square of its residual. The guidance is then in the units of the score and
-    does not depend on the number of steps, the size of the image or the units.
+    form="score" (default): D_y = D + zeta sigma^2 grad_x log N(y; A(D), v), where v is the noise variance plus what the
+    uncertainty of D adds along the residual, r^2 |J^T r|^2 / |r|^2 for the Jacobian J of A. It is then in the units
+    of the score and does not depend on the number of steps, the size of the image or the units; for A A^T ~ I it is PiGDM.
 
     form="paper": after each ancestral step x' - zeta grad_x |y - A(D)|, one norm per sample, in the paper's
     variance-preserving coordinates, for 1000 steps of DDPM's schedule and data in [-1, 1]: use DPS.paper(). The released
@@ -54,13 +54,14 @@ class DPS(GuidedSampler):
         with torch.enable_grad():
             u = x0.requires_grad_()
             clean = post.A(u)
-        r = post.y - clean.detach()
-        std = post.noise.std(clean.detach())
-        if not isinstance(std, Tensor) and std == 0:
-            std = 1e-6 * norm(post.y).clamp(min=1e-12) / math.sqrt(r[0].numel())
-        excess = (dot(r / std, r / std) / r[0].numel()).clamp(min=1)
-        (pull,) = torch.autograd.grad(clean, u, r / (std**2 * excess))
-        return x0.detach() + self.zeta * s**2 * vjp(pull)
+        clean, outputs = clean.detach(), clean
+        r, std = post.y - clean, post.noise.std(clean)
+        if not isinstance(std, Tensor) and std == 0:  # noiseless: a level far below the data
+            std = 1e-4 * norm(post.y) / math.sqrt(r[0].numel())
+        (pull,) = torch.autograd.grad(outputs, u, r / std**2)
+        # variance of the residual along itself, in units of the noise: 1 + r^2 |J^T r|^2 / |r|^2
+        spread = bounded_variance(s, post.prior) * dot(pull, pull) / dot(r / std, r / std).clamp(min=1e-30)
+        return x0.detach() + self.zeta * s**2 * vjp(pull / (1 + spread))
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         if self.form == "score":
