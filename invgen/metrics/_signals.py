@@ -1,0 +1,54 @@
+"""What the metrics share: two tensors of signals, checked once, and the mean over one signal."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError
+
+
+def check_pair(name: str, a: Tensor, b: Tensor, dims: int, names: tuple[str, str] = ("estimate", "truth")) -> None:
+    """Two tensors whose last `dims` axes are one signal and agree, and whose batch axes broadcast."""
+    for tensor, role in zip((a, b), names, strict=True):
+        if not isinstance(tensor, Tensor):
+            raise ShapeError(f"{name}: the {role} must be a torch.Tensor, got {type(tensor).__name__}; use torch.as_tensor")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise ShapeError(f"{name}: the {role} has dtype {tensor.dtype}, expected floating point; convert it first")
+        if tensor.ndim < dims:
+            raise ShapeError(
+                f"{name}: the {role} has shape {tuple(tensor.shape)}, but one signal has dims={dims} axes; pass dims="
+            )
+    if a.device != b.device:
+        raise ShapeError(f"{name}: the {names[0]} is on {a.device} but the {names[1]} on {b.device}; move one with .to()")
+    batches = [t.shape[: t.ndim - dims] for t in (a, b)]
+    try:
+        torch.broadcast_shapes(*batches)
+        fits = a.shape[a.ndim - dims :] == b.shape[b.ndim - dims :]
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"{name}: the {names[0]} has shape {tuple(a.shape)} but the {names[1]} {tuple(b.shape)}; the last {dims} axes "
+            "must be equal and the others must broadcast"
+        )
+
+
+def check_range(name: str, data_range: float) -> None:
+    """A data range is a positive number: it is never guessed from the data, because guesses differ between libraries."""
+    good = isinstance(data_range, int | float) and not isinstance(data_range, bool) and 0 < data_range < math.inf
+    if not good:
+        raise OptionError(
+            f"{name}: data_range must be a positive number (highest minus lowest possible value, such as 2.0 for images in "
+            f"[-1, 1]), got {data_range!r}"
+        )
+
+
+def mean_over(x: Tensor, dims: int) -> Tensor:
+    """The mean over the last `dims` axes, x itself for dims = 0."""
+    return x.mean(tuple(range(-dims, 0))) if dims else x
+
+
+def square(x: Tensor) -> Tensor:
+    """|x|^2, real for complex x too."""
+    return x.real.square() + x.imag.square() if x.is_complex() else x.square()
