@@ -61,6 +61,14 @@ def ct_slices(folder: Path | str, split: str = "train") -> dict[str, np.ndarray]
     return {patient: np.concatenate(parts) for patient, parts in slices.items()}
 
 
+def read_picture(path: Path | str) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return np.array(file.convert("RGB"))
+
+
 class PhotoViews:
     """Random crops of photographs at full, 0.7 and 0.5 scale, in one of eight orientations; RGB in [-1, 1]."""
 

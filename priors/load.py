@@ -45,7 +45,8 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDen
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise WeightsError(
             f"the weights in {path} do not fit the network that its metadata describe: {len(wrong)} tensors are "
-            f"missing, extra or of another shape, '{wrong[0]}' first (expected {expected.get(wrong[0])}, found {found.get(wrong[0])})"
+            f"missing, extra or of another shape, '{wrong[0]}' first "
+            f"(expected {expected.get(wrong[0])}, found {found.get(wrong[0])})"
         )
     bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:

@@ -180,7 +180,7 @@ def open_views(recipe: Recipe, folders: Sequence[Path | str]) -> tuple[PhotoView
     """The training data of a recipe and a record of it: names, counts, SHA-256 of the files or of the HU values."""
     if not folders:
         raise OptionError(
-            f"recipe '{recipe.name}' needs data: pass folders of photographs ('photo') or CT slices ('ct'); see docs/data.md"
+            f"recipe '{recipe.name}' needs data: pass folders of photographs or of CT slices; see docs/data.md"
         )
     if recipe.shape[0] == 3:
         paths = {Path(folder): photographs(folder) for folder in folders}
