@@ -158,7 +158,7 @@ def build(make: Callable[..., Any], options: Mapping[str, Any], shape: Sequence[
 
 def classes(package: Any, base: type) -> dict[str, type]:
     """The public classes of a package that derive from `base`, by name."""
-    public = {name: getattr(package, name) for name in package.__all__}
+    public = {name: getattr(package, name) for name in getattr(package, "__all__", ())}
     return {name: value for name, value in public.items() if inspect.isclass(value) and issubclass(value, base)}
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from invgen.solve import Result
+    from invgen.inference import Result
 
 
 def show_posterior(
@@ -83,6 +83,23 @@ def save(figure: "Figure", path: str | Path) -> Path:
     work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix or '.png'}")
     try:
         figure.savefig(work, dpi=130)
+        os.replace(work, path)
+    finally:
+        if work.exists():
+            work.unlink()
+    return path
+
+
+def save_picture(x: Tensor, value_range: tuple[float, float], path: str | Path) -> Path:
+    """Writes one signal as an 8-bit picture, `value_range` from black to white."""
+    from PIL import Image
+
+    low, high = value_range
+    levels = ((as_picture(x) - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    path = Path(path)
+    work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix or '.png'}")
+    try:
+        Image.fromarray(levels.numpy()).save(work)
         os.replace(work, path)
     finally:
         if work.exists():

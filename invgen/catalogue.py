@@ -1,0 +1,149 @@
+"""What there is: rows about operators, priors and samplers, read off the classes, for `invgen list` and the README."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from invgen.errors import FileError
+from invgen.names import SHAPE_NAMES, classes
+
+Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # headings, and the rows under them
+
+
+def operators() -> Rows:
+    """Name, options, kind and first sentence of each operator."""
+    from invgen import operators as package
+    from invgen.forward import LinearOperator, Operator, SVDOperator
+
+    def kind(cls: type) -> str:
+        if issubclass(cls, SVDOperator):
+            return "linear, SVD"
+        if not issubclass(cls, LinearOperator):
+            return "nonlinear"
+        return "linear" if cls.solve is LinearOperator.solve else "linear, own solve"
+
+    found = classes(package, Operator)
+    rows = [(name, kind(cls), _sentence(cls), _options(cls)) for name, cls in sorted(found.items(), key=_by_name)]
+    return ("operator", "kind", "what it measures", "options"), rows
+
+
+def priors() -> Rows:
+    """Name, signals and a sentence for each prior, the shipped ones first."""
+    from invgen import priors as package
+    from invgen.diffusion import Prior
+    from invgen.priors.load import load, metadata, names
+
+    rows = []
+    for name in names():
+        about, net = metadata(name), load(name)
+        recipe = about.get("training", {}).get("recipe", {})
+        size = sum(p.numel() for p in net.parameters()) / 1e6
+        units = recipe.get("units") or "values of {:g} to {:g}".format(*net.value_range)
+        rows.append((name, _shape(net.shape), f"trained, {size:.1f}M parameters; {units}"))
+    rows += [(name, "any", _sentence(cls)) for name, cls in sorted(classes(package, Prior).items(), key=_by_name)]
+    return ("prior", "signals", "what it is"), rows
+
+
+def samplers() -> Rows:
+    """Name, needs, a sentence and the paper of each sampler."""
+    from invgen import samplers as package
+    from invgen.forward import LinearOperator, Operator, SVDOperator
+    from invgen.noise import Noise
+    from invgen.samplers.unconditional import Unconditional
+
+    kinds = {Operator: "any operator", LinearOperator: "linear operator", SVDOperator: "operator with SVD"}
+    rows = []
+    for cls in sorted(package.catalogue().values(), key=lambda c: c.__name__.lower()):
+        noise = "any noise" if cls.noise is Noise else f"{cls.noise.__name__} noise"
+        needs = f"{kinds.get(cls.A, cls.A.__name__)}, {noise}{' or none' if cls.noiseless else ''}"
+        needs = "a prior alone, no measurement" if issubclass(cls, Unconditional) else needs
+        rows.append((cls.__name__, needs, _sentence(cls), _sentence(inspect.getmodule(cls))))
+    return ("sampler", "needs", "what it does", "source"), rows
+
+
+TABLES: dict[str, Callable[[], Rows]] = {"operators": operators, "priors": priors, "samplers": samplers}
+
+
+def text(kind: str, width: int = 100) -> str:
+    """The table of a kind for a terminal: two lines an entry."""
+    import textwrap
+
+    headings, rows = TABLES[kind]()
+    lines = [f"{kind.capitalize()} ({len(rows)})"]
+    for name, second, third, *rest in rows:
+        lines.append(f"  {name}  [{second}]")
+        for part in (third, *rest):
+            heading = "options: " if part in rest and headings[-1] == "options" else ""
+            lines += textwrap.wrap(heading + part, width, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def markdown(kind: str) -> str:
+    """The table of a kind for the README, without the options."""
+    headings, rows = TABLES[kind]()
+    keep = [k for k, heading in enumerate(headings) if heading != "options"]
+    lines = ["| " + " | ".join(headings[k] for k in keep) + " |", "|" + " --- |" * len(keep)]
+    for row in rows:
+        cells = [row[k].replace("|", "\\|") for k in keep]
+        lines.append("| " + " | ".join([f"`{cells[0]}`", *cells[1:]]) + " |")
+    return "\n".join(lines)
+
+
+def refreshed(page: str) -> str:
+    """A page whose tables between `<!-- KIND:begin -->` and `<!-- KIND:end -->` are generated anew.
+
+    Raises:
+        FileError: the page lacks a pair of markers.
+    """
+    for kind in TABLES:
+        begin, end = f"<!-- {kind}:begin -->", f"<!-- {kind}:end -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(page):
+            raise FileError(f"the page lacks the markers {begin} and {end}, between which the table of {kind} goes")
+        table = f"{begin}\n{markdown(kind)}\n{end}"
+        page = pattern.sub(lambda _, table=table: table, page)
+    return page
+
+
+def write(path: str | Path) -> bool:
+    """Brings the tables of a page up to date; whether anything changed.
+
+    Raises:
+        FileError: the page cannot be read or written, or lacks the markers.
+    """
+    from invgen.writing import write_text
+
+    path = Path(path)
+    try:
+        page = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    new = refreshed(page)
+    if new != page:
+        write_text(path, new)
+    return new != page
+
+
+def _by_name(item: tuple[str, type]) -> str:
+    return item[0].lower()
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _sentence(thing: object) -> str:
+    """The first sentence of a docstring, on one line and without its full stop."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[\w)\]'\"`*])\.(?=\s+[A-Z`]|$)", paragraph)[0]
+
+
+def _options(cls: type) -> str:
+    """The constructor's options with their defaults, without the shape of the signal, which the prior gives."""
+    options = []
+    for p in inspect.signature(cls).parameters.values():
+        if p.name in SHAPE_NAMES[:2] or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            continue
+        options.append(p.name if p.default is p.empty else f"{p.name}={p.default!r}")
+    return ", ".join(options) or "none"

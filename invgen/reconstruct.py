@@ -1,0 +1,195 @@
+"""The job of `invgen reconstruct`: a file in, posterior samples, pictures and a summary out."""
+
+import json
+import re
+from collections.abc import Container
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from invgen import __version__, files, names
+from invgen.diffusion import Prior
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator
+from invgen.inference import Result, solve
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+from invgen.writing import atomic_folder
+
+if TYPE_CHECKING:
+    pass
+
+
+def parse_size(text: str | None, ranks: Container[int] = (1, 2)) -> tuple[int, ...] | None:
+    """ "256" or "240x320" as a tuple of sizes.
+
+    Raises:
+        OptionError: something else.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) or text.count("x") + 1 not in ranks:
+        raise OptionError(f"cannot read the size {text!r}; expected positive whole numbers joined by x, such as 240x320")
+    return tuple(int(n) for n in text.split("x"))
+
+
+def reconstruct(
+    file: str | Path,
+    *,
+    operator: str,
+    prior: str,
+    noise: str,
+    sampler: str = "DAPS",
+    num_samples: int = 8,
+    seed: int = 0,
+    out: str | Path = "out",
+    measured: bool = False,
+    size: tuple[int, ...] | None = None,
+    resize: bool = True,
+    window: tuple[float, float] = (-1000.0, 1000.0),
+    max_batch: int | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Draws posterior samples for one file and writes, all or nothing, into `out`:
+
+    samples.npy (num_samples, *shape), mean.npy, std.npy, measurement.npy, truth.npy and baseline.npy where there are such,
+    in the units of the prior; posterior.png, mean.png; summary.json, which is what this function returns.
+
+    operator, prior, noise, sampler: names with options, as `invgen.names` reads them. The rest: `invgen reconstruct -h`.
+
+    Raises:
+        InvgenError: one sentence about what does not fit.
+    """
+    law, method = names.noise(noise), names.sampler(sampler)
+    p = _on_device(_sized(prior, size), device)
+    A = names.operator(operator, p.shape).to(p.device)
+    truth, notes, spacing = None, (), None
+    if measured:
+        y = files.read_npy(file)
+        y = y.to(p.device, torch.complex64 if y.is_complex() else p.dtype)
+    else:
+        truth, signal = files.fit(files.read(file), p, resize=resize, window=window)
+        notes, spacing = signal.notes, signal.spacing
+        with torch.no_grad():
+            y = law.sample(A(truth).cpu(), torch.Generator().manual_seed(seed)).to(p.device)
+    with atomic_folder(out) as folder:  # before the work, so that a folder that cannot be written is known at once
+        result = solve(y, A, p, law, method, num_samples=num_samples, seed=seed, max_batch=max_batch, progress=progress)
+        baseline = classical(result.posterior)
+        summary = {
+            "file": str(file),
+            "operator": operator,
+            "prior": prior,
+            "noise": repr(law),
+            "sampler": repr(method),
+            "num_samples": num_samples,
+            "seed": seed,
+            "shape": list(p.shape),
+            "measurement_shape": list(A.out_shape),
+            "value_range": list(p.value_range),
+            "notes": list(notes),
+            "pixel_spacing_mm": spacing and [round(s, 6) for s in spacing],
+            "nfe_per_sample": result.nfe,
+            "seconds": round(result.seconds, 3),
+            "rows": _rows(result, truth, baseline),
+            "invgen": __version__,
+            "torch": torch.__version__,
+        }
+        _write(folder, result, truth, baseline, summary)
+    return summary
+
+
+def _sized(spec: str, size: tuple[int, ...] | None) -> Prior:
+    prior = names.prior(spec)
+    if size is None:
+        return prior
+    if len(prior.shape) != 3:
+        raise OptionError(f"prior {spec!r} is over signals of shape {tuple(prior.shape)}: leave out --size")
+    shape = (prior.shape[0], *(size * 2)[:2])
+    other = names.prior(spec, shape)
+    if tuple(other.shape) != shape:
+        raise OptionError(f"prior {spec!r} has the one shape {tuple(prior.shape)}: leave out --size")
+    return other
+
+
+def _on_device(prior: Prior, device: str) -> Prior:
+    try:
+        return prior.to(torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise OptionError(
+            f"cannot work on device {device!r} ({reason}); expected cpu, or cuda where there is one"
+        ) from error
+
+
+def classical(post: Posterior) -> tuple[str, Tensor] | None:
+    """A reconstruction without a learned prior: filtered backprojection for CT, for other linear operators the posterior
+    mean under a Gaussian prior of the same mean and variance (Tikhonov), none otherwise. (its name, (*batch, *shape))."""
+    A, prior = post.A, post.prior
+    with torch.no_grad():
+        if hasattr(A, "fbp"):
+            return "FBP", A.fbp(post.y)
+        if isinstance(A, LinearOperator) and isinstance(post.noise, Gaussian):
+            start = torch.full((*post.batch, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
+            return "Tikhonov", A.prox(start, post.y, prior.data_std**2, post.noise.var)
+    return None
+
+
+def _rows(result: Result, truth: Tensor | None, baseline: tuple[str, Tensor] | None) -> list[dict[str, Any]]:
+    """A row of numbers for the baseline, the mean and the average sample."""
+    images = [("mean of samples", result.mean[None]), ("each sample, average", result.samples)]
+    if baseline is not None:
+        images.insert(0, (baseline[0], baseline[1][None]))
+    return [{"estimate": name, **_scores(x, result.posterior, truth)} for name, x in images]
+
+
+def _scores(x: Tensor, post: Posterior, truth: Tensor | None) -> dict[str, float | None]:
+    from invgen.metrics import psnr, ssim
+
+    residual = torch.stack([post.rows(torch.zeros(1, dtype=torch.long)).residual_over_noise(one[None]) for one in x])
+    scores: dict[str, float | None] = {"psnr": None, "ssim": None, "residual_over_noise": round(residual.mean().item(), 4)}
+    if truth is not None:
+        low, high = post.prior.value_range
+        scores["psnr"] = round(psnr(x, truth, data_range=high - low, dims=truth.ndim).mean().item(), 3)
+        if truth.ndim == 3 and min(truth.shape[1:]) >= 11 and not truth.is_complex():
+            scores["ssim"] = round(ssim(x, truth, data_range=high - low).mean().item(), 4)
+    return scores
+
+
+def _write(
+    folder: Path, result: Result, truth: Tensor | None, baseline: tuple[str, Tensor] | None, summary: dict[str, Any]
+) -> None:
+    import numpy as np
+
+    from invgen.plots import save_picture, show_posterior
+
+    arrays = {"samples": result.samples, "mean": result.mean, "std": result.std, "measurement": result.posterior.y}
+    arrays |= {} if truth is None else {"truth": truth}
+    arrays |= {} if baseline is None else {"baseline": baseline[1]}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array.detach().cpu().numpy())
+    title = f"{summary['operator']}, {summary['noise']}, {summary['sampler']}"
+    show_posterior(result, truth, baseline, folder / "posterior.png", title=title)
+    if len(result.posterior.prior.shape) >= 2:
+        save_picture(result.mean, result.posterior.prior.value_range, folder / "mean.png")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary for a terminal."""
+    lines = [f"{note[0].upper()}{note[1:]}." for note in summary["notes"]]
+    if summary["pixel_spacing_mm"]:
+        row, column = summary["pixel_spacing_mm"]
+        lines.append(f"A pixel is {row:g} x {column:g} mm: pass pixel_size to the operator for lengths in mm.")
+    lines.append(f"{'':<22}{'PSNR / dB':>10}{'SSIM':>8}{'residual / noise':>18}")
+    for row in summary["rows"]:
+        psnr = "-" if row["psnr"] is None else f"{row['psnr']:.2f}"
+        ssim = "-" if row["ssim"] is None else f"{row['ssim']:.3f}"
+        lines.append(f"{row['estimate']:<22}{psnr:>10}{ssim:>8}{row['residual_over_noise']:>18.3f}")
+    lines.append(
+        f"{summary['num_samples']} samples by {summary['sampler']}: {summary['nfe_per_sample']:g} network evaluations a "
+        f"sample, {summary['seconds']:.1f} s"
+    )
+    return "\n".join(lines)
