@@ -9,6 +9,7 @@ rotates about pixel N // 2.
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ class ParallelBeamCT(Tomography):
         pixel_size: of the image, in mm.
         projector: "linear" (Joseph 1982: line integrals, linear interpolation) or "strip" (averages over the width of
             a detector pixel, exact areas: conserves mass pixel by pixel; twice the entries).
+        solver: of `solve`, `prox` and `pinv`: "exact", "cg" (conjugate gradients), or "auto": exact where the geometry's
+            symmetry makes that a matter of seconds or an earlier run left it on disk ($INVGEN_CACHE, ~/.cache/invgen).
         backend: "sparse" (an explicit matrix with its exact transpose; "auto" means it) or "astra" (the ASTRA
             toolbox: its CPU projector slice by slice, matched but slow, or on CUDA tensors its GPU kernels, whose
             adjoint is not exactly the transpose: `matched` is then False).
@@ -69,6 +72,7 @@ class ParallelBeamCT(Tomography):
         pixel_size: float = 1.0,
         projector: str = "linear",
         backend: str = "auto",
+        solver: str = "auto",
     ) -> None:
         shape = choose_shape(image_shape)
         views = choose_angles(num_angles, angles, math.pi)
@@ -77,7 +81,7 @@ class ParallelBeamCT(Tomography):
         if det_count is None:
             det_count = math.ceil(math.sqrt(2) * max(shape[-2:]) * pixel_size / det_spacing - 1e-9)
         det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
-        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size)
+        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.projector = choice("projector", projector, ("linear", "strip"))
         self.spacing = det_spacing
         s = (np.arange(det_count) - (det_count - 1) / 2) * det_spacing - det_offset
@@ -91,6 +95,9 @@ class ParallelBeamCT(Tomography):
         choice("backend", backend, ("auto", "sparse", "astra"))
         check_memory(self, entries)
         self.matrix = SparseMatrix(build, (len(views) * det_count, math.prod(self.size)))
+
+    def geometry(self) -> tuple:
+        return *super().geometry(), self.projector
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
         """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the unit of
@@ -138,6 +145,8 @@ class FanBeamCT(Tomography):
     Shapes, units and errors as in :class:`ParallelBeamCT`.
     """
 
+    fan: ClassVar[bool] = True
+
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -150,6 +159,7 @@ class FanBeamCT(Tomography):
         det_spacing: float | None = None,
         pixel_size: float = 1.0,
         det_offset: float = 0.0,
+        solver: str = "auto",
     ) -> None:
         shape = choose_shape(image_shape)
         views = choose_angles(num_angles, angles, 2 * math.pi)
@@ -167,12 +177,15 @@ class FanBeamCT(Tomography):
             shadow = (source_origin + origin_det) * radius / math.sqrt(source_origin**2 - radius**2)
             det_count = math.ceil(2 * shadow / det_spacing)
         det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
-        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size)
+        super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
         normals, s = self._rays()
         check_memory(self, _projector.linear_nnz(normals, self.size))
         build = partial(_projector.linear, normals, s, self.size, pixel_size)
         self.matrix = SparseMatrix(build, (len(s), math.prod(self.size)))
+
+    def geometry(self) -> tuple:
+        return *super().geometry(), self.source_origin, self.origin_det
 
     def _along(self) -> np.ndarray:
         """Detector coordinates from the central ray, (D,), in mm."""
