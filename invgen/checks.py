@@ -130,7 +130,7 @@ class _Checks:
         )
         v = self.random(2, A.out_shape, y.dtype)
         scale = (norm(y) * norm(v)).max()
-        gap = (dot(v, y) - dot(A.adjoint(v), x)).abs().max() / scale
+        gap = (dot(v, y).flatten() - dot(A.adjoint(v), x).flatten()).abs().max() / scale
         self.yes("adjoint (inner product)", gap.item() <= self.tol, f"<A x, y> and <x, A^T y> differ by {gap:.1e}")
         n, m = math.prod(A.in_shape), math.prod(A.out_shape)
         if max(n, m) <= DENSE:
@@ -152,9 +152,14 @@ class _Checks:
         self.yes("s >= 0", bool((A.s >= 0).all()), "a singular value is negative")
         c = A.Vt(x)
         self.close("V V^T = I", A.V(c), x, "V(Vt(x)) is not x")
-        self.close("Vt is an isometry", norm(c), norm(x), "Vt changes the norm of signals")
+        self.close("Vt is an isometry", norm(c).flatten(), norm(x).flatten(), "Vt changes the norm of signals")
         u = A.Ut(y)
-        self.close("U is an isometry", norm(A.U(u)), norm(u), "U changes the norm of the coordinates with s > 0")
+        self.close(
+            "U is an isometry",
+            norm(A.U(u)).flatten(),
+            norm(u).flatten(),
+            "U changes the norm of the coordinates with s > 0",
+        )
         reached = torch.where(A.s > 0, u, 0)
         self.close("Ut is zero where s is", u, reached, "Ut gives values where s = 0")
         self.close("Ut U = I", A.Ut(A.U(reached)), reached, "Ut(U(z)) is not z on the coordinates with s > 0")

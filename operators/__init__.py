@@ -1,0 +1,40 @@
+"""The catalogue of operators (installed as invgen.operators)."""
+
+from invgen.compose import stack
+from invgen.operators.blur import Blur
+from invgen.operators.coils import birdcage_maps, normalise_maps, rss, sensitivity_maps
+from invgen.operators.downsample import Decimate, Downsample
+from invgen.operators.fourier import Fourier, fftc, ifftc
+from invgen.operators.grey import Grey
+from invgen.operators.identity import Identity
+from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
+from invgen.operators.kspace_masks import equispaced_mask, radial_mask, random_mask
+from invgen.operators.mask import Mask
+from invgen.operators.mri import MRI, MultiCoilMRI
+from invgen.operators.resize import Resize
+
+__all__ = [
+    "MRI",
+    "Blur",
+    "Decimate",
+    "Downsample",
+    "Fourier",
+    "Grey",
+    "Identity",
+    "Mask",
+    "MultiCoilMRI",
+    "Resize",
+    "birdcage_maps",
+    "disk_kernel",
+    "equispaced_mask",
+    "fftc",
+    "gaussian_kernel",
+    "ifftc",
+    "motion_kernel",
+    "normalise_maps",
+    "radial_mask",
+    "random_mask",
+    "rss",
+    "sensitivity_maps",
+    "stack",
+]

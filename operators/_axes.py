@@ -1,0 +1,36 @@
+"""Which axes of a signal are space, and products with one small matrix for each of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError
+
+
+def spatial(in_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The spatial sizes of a signal: (n,) and (H, W) have no channels, with three axes or more the first is channels."""
+    return tuple(in_shape[1:]) if len(in_shape) > 2 else tuple(in_shape)
+
+
+def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One integer for each spatial axis; a sequence says by its length which of the last axes are meant."""
+    values = (value,) * len(spatial(in_shape)) if isinstance(value, int) else tuple(value)
+    if not 1 <= len(values) <= len(in_shape) or any(not isinstance(v, int) or v < 1 for v in values):
+        raise OptionError(
+            f"{name} must be a positive integer, or one for each spatial axis of {tuple(in_shape)}, got {value}"
+        )
+    return values
+
+
+def along(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Each matrix (m, n) applied along its axis of x, the last matrix along the last axis."""
+    for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
+        M = matrix.to(x.dtype)
+        if axis == -1:
+            x = x @ M.T
+        elif axis == -2:
+            x = M @ x
+        else:
+            x = torch.tensordot(x, M, dims=([axis], [1])).movedim(-1, axis)
+    return x

@@ -1,0 +1,176 @@
+"""Inpainting: some values are measured, the others are not."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError
+from invgen.operators._axes import spatial
+from invgen.operators._rows import OrthogonalRows
+
+
+class Mask(OrthogonalRows):
+    """y = the values of x where the mask is true, in the order of the array: in_shape -> (count,).
+
+    A measurement holds nothing that was not measured; `image(y)` puts it back in an image. V = I, s is the mask itself.
+
+    Args:
+        in_shape: the shape of one signal, usually (C, *spatial).
+        mask: true (or non-zero) where a value is kept; broadcast to in_shape, so that (H, W) masks every channel alike.
+
+    Raises:
+        OptionError: the mask does not broadcast to in_shape, or keeps nothing.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], mask: Tensor) -> None:
+        super().__init__(in_shape)
+        mask = torch.as_tensor(mask) != 0
+        try:
+            mask = mask.expand(self.in_shape).clone()
+        except RuntimeError:
+            raise OptionError(
+                f"a mask of shape {tuple(mask.shape)} does not broadcast to in_shape {tuple(self.in_shape)}"
+            ) from None
+        index = mask.flatten().nonzero().flatten()
+        if not len(index):
+            raise OptionError("the mask keeps no value of the signal; at least one must be true")
+        self.out_shape = (len(index),)
+        self.register_buffer("mask", mask)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("s", mask.to(torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).index_select(1, self.index)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y), self.s.numel()).index_copy(1, self.index, y).reshape(-1, *self.in_shape)
+
+    U, Ut = forward, adjoint
+
+    def V(self, z: Tensor) -> Tensor:
+        return z
+
+    def Vt(self, x: Tensor) -> Tensor:
+        return x
+
+    def fused(self, inner: torch.nn.Module) -> "Mask | None":
+        if not isinstance(inner, Mask):
+            return None
+        kept = torch.zeros(inner.s.numel(), dtype=torch.bool, device=inner.index.device)
+        kept[inner.index[self.index]] = True
+        return Mask(inner.in_shape, kept.reshape(inner.in_shape))
+
+    def image(self, y: Tensor, fill: float = 0.0) -> Tensor:
+        """The measured values at their places and `fill` elsewhere: (*batch, count) -> (*batch, *in_shape)."""
+        if y.shape[-1:] != self.out_shape:
+            raise ShapeError(f"Mask.image takes shape (*batch, {self.out_shape[0]}), got {tuple(y.shape)}")
+        return self.adjoint(y) + fill * (~self.mask).to(y.dtype)
+
+    # -- usual masks ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def random(cls, in_shape: tuple[int, ...], keep: float = 0.3, seed: int = 0, *, per_channel: bool = False) -> "Mask":
+        """Keeps round(keep * pixels) pixels drawn without replacement; `per_channel` draws in each channel on its own."""
+        _check_fraction("keep", keep, upper=True)
+        in_shape = tuple(in_shape)
+        shape = in_shape if per_channel else spatial(in_shape)
+        rows = shape[0] if per_channel and len(shape) > 1 else 1
+        pixels = math.prod(shape) // rows
+        count = round(keep * pixels)
+        if not count:
+            raise OptionError(f"keep={keep} of {pixels} pixels rounds to none; raise keep")
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.zeros(rows, pixels, dtype=torch.bool)
+        for row in mask:
+            row[torch.randperm(pixels, generator=generator)[:count]] = True
+        return cls(in_shape, mask.reshape(shape))
+
+    @classmethod
+    def box(
+        cls,
+        in_shape: tuple[int, ...],
+        size: int | tuple[int, ...],
+        position: str | tuple[int, ...] = "centre",
+    ) -> "Mask":
+        """Removes a box of `size` pixels (one number, or one for each spatial axis).
+
+        `position` is its first corner, (row, col) for an image, or "centre".
+        """
+        shape = spatial(in_shape)
+        size = (size,) * len(shape) if isinstance(size, int) else tuple(size)
+        if len(size) != len(shape) or any(not 1 <= k <= n for k, n in zip(size, shape, strict=True)):
+            raise OptionError(f"a box in {shape} pixels needs {len(shape)} sizes from 1 to those, got {size}")
+        if isinstance(position, str) and position not in ("centre", "center"):
+            raise OptionError(f"position must be 'centre' or {len(shape)} indices, got {position!r}")
+        corner = (
+            tuple((n - k) // 2 for n, k in zip(shape, size, strict=True)) if isinstance(position, str) else tuple(position)
+        )
+        if len(corner) != len(shape) or any(not 0 <= p <= n - k for p, n, k in zip(corner, shape, size, strict=True)):
+            raise OptionError(f"a box of {size} at {corner} does not lie inside {shape} pixels")
+        mask = torch.ones(shape, dtype=torch.bool)
+        mask[tuple(slice(p, p + k) for p, k in zip(corner, size, strict=True))] = False
+        return cls(in_shape, mask)
+
+    @classmethod
+    def lines(cls, in_shape: tuple[int, ...], step: int = 2, offset: int = 0, axis: int = -2) -> "Mask":
+        """Keeps every `step`-th line, from `offset` on: rows by default (axis=-2), columns with axis=-1."""
+        ndim = len(in_shape)
+        axis = -1 if ndim == 1 and axis == -2 else axis
+        if not -ndim <= axis < ndim:
+            raise OptionError(f"axis must lie in [{-ndim}, {ndim}), got {axis}")
+        n = in_shape[axis]
+        if step < 1 or not 0 <= offset < n:
+            raise OptionError(f"lines needs step >= 1 and 0 <= offset < {n}, got step={step}, offset={offset}")
+        line = torch.zeros(n, dtype=torch.bool)
+        line[offset::step] = True
+        return cls(in_shape, line.reshape(-1, *[1] * (ndim - 1 - axis % ndim)))
+
+    @classmethod
+    def brush(cls, in_shape: tuple[int, ...], coverage: float = 0.25, seed: int = 0, *, width: float = 0.06) -> "Mask":
+        """Removes irregular brush strokes until at least `coverage` of the pixels are gone; the same in every channel.
+
+        Free-form holes as in image inpainting since partial convolutions (Liu et al., ECCV 2018) and gated ones (Yu et
+        al., ICCV 2019): each stroke is a chain of round-ended segments that keeps turning to one side, then the other.
+
+        Args:
+            in_shape: (C, H, W) or (H, W).
+            coverage: fraction of the pixels to remove, in (0, 1); the last segment may overshoot by its own area.
+            width: mean width of a stroke as a fraction of the shorter side of the image.
+        """
+        _check_fraction("coverage", coverage, upper=False)
+        shape = spatial(in_shape)
+        if len(shape) != 2:
+            raise OptionError(f"brush masks are for images, in_shape (C, H, W) or (H, W), got {tuple(in_shape)}")
+        if not 0 < width <= 1:
+            raise OptionError(f"width is a fraction of the image's shorter side in (0, 1], got {width}")
+        g = torch.Generator().manual_seed(seed)
+        grid = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij"))
+        side, hole = min(shape), torch.zeros(shape, dtype=torch.bool)
+        while True:
+            start, angle, radius, vertices = (
+                torch.rand(2, generator=g, dtype=torch.float64) * torch.tensor(shape),
+                2 * math.pi * torch.rand((), generator=g).item(),
+                max(0.5, side * width * (0.25 + 0.5 * torch.rand((), generator=g).item())),
+                int(torch.randint(4, 13, (), generator=g)),
+            )
+            for vertex in range(vertices):
+                turn, reach = torch.rand(2, generator=g).tolist()
+                angle += (1 if vertex % 2 else -1) * math.pi * (0.2 + 0.4 * turn)
+                stroke = side * (0.05 + 0.15 * reach) * torch.tensor([math.sin(angle), math.cos(angle)]).double()
+                hole |= _distance(grid, start, start + stroke) <= radius
+                start = (start + stroke).clamp(min=0).minimum(torch.tensor(shape) - 1)
+                if hole.double().mean() >= coverage:
+                    return cls(in_shape, ~hole)
+
+
+def _distance(grid: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The distance of every pixel of grid (2, H, W) to the segment from a to b."""
+    a, along = a[:, None, None], (b - a)[:, None, None]
+    t = (((grid - a) * along).sum(0) / (along**2).sum().clamp(min=1e-12)).clamp(0, 1)
+    return (grid - a - t * along).norm(dim=0)
+
+
+def _check_fraction(name: str, value: float, upper: bool) -> None:
+    if not (0 < value <= 1 if upper else 0 < value < 1):
+        raise OptionError(f"{name} is a fraction of the pixels in (0, 1{']' if upper else ')'}, got {value}")
