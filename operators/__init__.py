@@ -3,6 +3,8 @@
 from invgen.compose import stack
 from invgen.operators.blur import Blur
 from invgen.operators.coils import birdcage_maps, normalise_maps, rss, sensitivity_maps
+from invgen.operators.ct import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct_units import hu_to_mu, mu_to_hu
 from invgen.operators.downsample import Decimate, Downsample
 from invgen.operators.fourier import Fourier, fftc, ifftc
 from invgen.operators.grey import Grey
@@ -18,19 +20,23 @@ __all__ = [
     "Blur",
     "Decimate",
     "Downsample",
+    "FanBeamCT",
     "Fourier",
     "Grey",
     "Identity",
     "Mask",
     "MultiCoilMRI",
+    "ParallelBeamCT",
     "Resize",
     "birdcage_maps",
     "disk_kernel",
     "equispaced_mask",
     "fftc",
     "gaussian_kernel",
+    "hu_to_mu",
     "ifftc",
     "motion_kernel",
+    "mu_to_hu",
     "normalise_maps",
     "radial_mask",
     "random_mask",
