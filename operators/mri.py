@@ -1,0 +1,183 @@
+"""Cartesian magnetic resonance imaging, in fastMRI's conventions (Zbontar et al., 2018).
+
+The scanner measures samples of k-space, the centred orthonormal Fourier transform of the transverse magnetisation, which is
+a complex image. The phase-encode axis, along which lines are left out, is the last one. `operators.kspace_masks` has the
+usual masks. Images are in any unit; k-space, the transform being orthonormal, in the same.
+"""
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError
+from invgen.forward import LinearOperator, SVDOperator
+from invgen.operators.fourier import fftc, ifftc, to_channels, to_complex
+
+
+class _Cartesian:
+    """What single-coil and multi-coil MRI share: the layout of the image, the mask and the order of the samples."""
+
+    def _set_up(self, mask: Tensor) -> None:
+        name, shape, complex_in = type(self).__name__, self.in_shape, self.in_dtype.is_complex
+        if not (len(shape) == 2 if complex_in else len(shape) == 3 and shape[0] in (1, 2)):
+            wanted = "(H, W) for complex=True" if complex_in else "(2, H, W), real and imaginary part, or (1, H, W), real"
+            raise OptionError(f"{name} takes an image_shape of {wanted}, got {tuple(shape)}")
+        mask = torch.as_tensor(mask)
+        size = tuple(shape[-2:])
+        if tuple(mask.shape) not in (size, size[1:]):
+            raise ShapeError(
+                f"the mask of {name} must have shape {size}, or {size[1:]} for whole lines, got {tuple(mask.shape)}"
+            )
+        mask = mask.bool().expand(size).contiguous()
+        if not mask.any():
+            raise OptionError(f"the mask of {name} measures nothing; at least one of its values must be True")
+        self.register_buffer("mask", mask)
+        self.register_buffer("index", mask.flatten().nonzero().flatten(), persistent=False)
+
+    def _image(self, x: Tensor) -> Tensor:
+        """A signal as the complex image it stands for, (B, H, W)."""
+        if x.is_complex():
+            return x
+        return to_complex(x) if self.in_shape[0] == 2 else torch.complex(x[:, 0], torch.zeros_like(x[:, 0]))
+
+    def _signal(self, image: Tensor) -> Tensor:
+        """The adjoint of `_image`: (B, H, W) -> (B, *in_shape)."""
+        if self.in_dtype.is_complex:
+            return image
+        return to_channels(image) if self.in_shape[0] == 2 else image.real[:, None]
+
+    def _pick(self, spectrum: Tensor) -> Tensor:
+        """The measured samples: complex (..., H, W) -> y, (..., count) complex or (..., count, 2)."""
+        samples = spectrum.flatten(-2)[..., self.index]
+        return samples if self.in_dtype.is_complex else torch.view_as_real(samples)
+
+    def _fill(self, y: Tensor) -> Tensor:
+        """The adjoint of `_pick`: zeros where nothing was measured, complex (..., H, W)."""
+        samples = y if y.is_complex() else torch.view_as_complex(y.contiguous())
+        filled = samples.new_zeros(*samples.shape[:-1], self.mask.numel()).index_copy(-1, self.index, samples)
+        return filled.unflatten(-1, tuple(self.mask.shape))
+
+    def kspace(self, y: Tensor) -> Tensor:
+        """The whole of k-space, zero where nothing was measured: y, (*batch, *out_shape) -> complex (*batch, ..., H, W)."""
+        k = len(self.out_shape)
+        if y.ndim < k or y.shape[y.ndim - k :] != self.out_shape:
+            raise ShapeError(
+                f"kspace takes a measurement of shape (*batch, {', '.join(map(str, self.out_shape))}), got {tuple(y.shape)}"
+            )
+        return self._fill(y)
+
+    def measured(self, kspace: Tensor) -> Tensor:
+        """The measurement in a complex k-space, such as a scanner's file: (*batch, ..., H, W) -> y."""
+        if not kspace.is_complex() or kspace.shape[-2:] != self.mask.shape:
+            raise ShapeError(
+                f"measured takes a complex k-space whose last axes are {tuple(self.mask.shape)}, got {kspace.dtype} of "
+                f"shape {tuple(kspace.shape)}"
+            )
+        return self._pick(kspace)
+
+
+class MRI(_Cartesian, SVDOperator):
+    """Single-coil MRI: y = M F x, F the centred orthonormal Fourier transform, M the selection of the measured samples.
+
+    Args:
+        image_shape: (2, H, W), real and imaginary part of a complex image; (1, H, W), a real image; or (H, W) with
+            complex=True.
+        mask: what is measured, (W,) for whole lines along H or (H, W), nonzero or True where a sample is taken, zero
+            frequency at index n // 2.
+        complex: whether signals and measurements are complex tensors.
+
+    y holds the measured samples alone, in the order of k-space's rows: (count, 2), real and imaginary part, or complex
+    (count,). `kspace(y)` puts zeros between them, `adjoint(y)` is the zero-filled image. Singular values are 0 and 1. For a
+    real image a sample without its mirror image at -k has 1/sqrt(2): of the pair of waves only half the energy is measured.
+
+    Raises:
+        OptionError: another image_shape, or a mask that measures nothing.  ShapeError: a mask of another size.
+    """
+
+    def __init__(self, image_shape: tuple[int, ...], mask: Tensor, *, complex: bool = False) -> None:
+        super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)
+        self._set_up(mask)
+        count, real = len(self.index), self.in_shape[0] == 1 and not complex
+        self.out_shape = (count,) if complex else (count, 2)
+        s = self.mask.float()
+        if real:
+            s = ((s + _mirror(s)).double() / 2).sqrt()  # double: 1/sqrt(2) must be exact in either precision
+        self.register_buffer("s", s if complex or real else s.expand(self.in_shape), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._pick(fftc(self._image(x)))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._signal(ifftc(self._fill(y)))
+
+    # The coordinates are k-space: two channels, complex, or for real images complex with z(-k) = conj z(k).
+
+    def Vt(self, x: Tensor) -> Tensor:
+        z = fftc(self._image(x))
+        return to_channels(z) if self.s.ndim == 3 else z
+
+    def V(self, z: Tensor) -> Tensor:
+        return self._signal(ifftc(z if z.is_complex() else to_complex(z)))
+
+    def U(self, z: Tensor) -> Tensor:
+        return self._pick(self._unscale(z) if z.is_complex() else to_complex(z))
+
+    def Ut(self, y: Tensor) -> Tensor:
+        z = self._fill(y)
+        if self.s.ndim == 3:
+            return to_channels(z)
+        return z if self.in_dtype.is_complex else self._unscale((z + _mirror(z).conj()) / 2)
+
+    def _unscale(self, z: Tensor) -> Tensor:
+        s = self.s.to(z.real.dtype)
+        return torch.where(s > 0, z / s.where(s > 0, 1), 0)
+
+
+def _mirror(z: Tensor) -> Tensor:
+    """k-space at -k, (..., H, W): with zero frequency at n // 2 the axis is reversed, and for even n moved on by one."""
+    shifts = tuple(1 - n % 2 for n in z.shape[-2:])
+    return z.flip(-2, -1).roll(shifts, (-2, -1))
+
+
+class MultiCoilMRI(_Cartesian, LinearOperator):
+    """Multi-coil MRI: y_c = M F (S_c x) for every coil c, the SENSE model (Pruessmann et al., MRM 1999).
+
+    Args:
+        image_shape: (2, H, W), (1, H, W) or, with complex=True, (H, W), as for `MRI`.
+        mask: (W,) or (H, W), as for `MRI`, the same for all coils.
+        maps: coil sensitivities, complex (coils, H, W).
+        complex: whether signals and measurements are complex tensors.
+
+    y is (coils, count, 2) or complex (coils, count). `solve` and `prox` are conjugate gradients (CG-SENSE: Pruessmann et
+    al., MRM 2001). Where the maps are normalised, sum_c |S_c|^2 = 1 at every pixel (`operators.normalise_maps`), the norm
+    is at most 1 and a fully measured k-space gives A^H A = I; other maps are used as they are; `normalised` says which.
+
+    Raises:
+        OptionError, ShapeError: as `MRI`, and for maps of another size or dtype.
+    """
+
+    def __init__(self, image_shape: tuple[int, ...], mask: Tensor, maps: Tensor, *, complex: bool = False) -> None:
+        super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)
+        self._set_up(mask)
+        if not isinstance(maps, Tensor) or not maps.is_complex() or maps.ndim != 3 or maps.shape[1:] != self.mask.shape:
+            got = f"{maps.dtype} of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+            raise ShapeError(
+                f"maps must be a complex tensor of shape (coils, {', '.join(map(str, self.mask.shape))}), got {got}"
+            )
+        # real pairs, because Module.to(torch.float64) drops the imaginary part of a complex buffer
+        self.register_buffer("maps", torch.view_as_real(maps.detach().resolve_conj().clone()))
+        count = len(self.index)
+        self.out_shape = (len(maps), count) if complex else (len(maps), count, 2)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether sum_c |S_c|^2 = 1 at every pixel, to 1e-4."""
+        return bool((self.maps.square().sum((0, -1)) - 1).abs().max() < 1e-4)
+
+    def _maps(self, like: Tensor) -> Tensor:
+        return torch.view_as_complex(self.maps.to(like.real.dtype if like.is_complex() else like.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._pick(fftc(self._maps(x) * self._image(x)[:, None]))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._signal((self._maps(y).conj() * ifftc(self._fill(y))).sum(1))
