@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from invgen.errors import FileError
-from invgen.names import SHAPE_NAMES, classes
+from invgen.names import SHAPE_NAMES, classes, constructors, parameters
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # headings, and the rows under them
 
@@ -141,9 +141,17 @@ def _sentence(thing: object) -> str:
 
 def _options(cls: type) -> str:
     """The constructor's options with their defaults, without the shape of the signal, which the prior gives."""
-    options = []
-    for p in inspect.signature(cls).parameters.values():
-        if p.name in SHAPE_NAMES[:2] or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-            continue
-        options.append(p.name if p.default is p.empty else f"{p.name}={p.default!r}")
-    return ", ".join(options) or "none"
+    named, others = parameters(cls)
+    if others:  # told by the docstring alone
+        section = (inspect.getdoc(cls) or "").partition("Args:")[2].partition("\n\n")[0]
+        shown = ", ".join(n for n in re.findall(r"^    (\w+):", section, re.MULTILINE) if n not in SHAPE_NAMES[:2])
+    else:
+        shown = _listed(named)
+    for name, make in constructors(cls).items():
+        shown += f"; or {cls.__name__}.{name}({_listed(parameters(make)[0])})"
+    return shown or "none"
+
+
+def _listed(named: dict[str, inspect.Parameter]) -> str:
+    shown = {n: p for n, p in named.items() if n not in SHAPE_NAMES[:2]}
+    return ", ".join(n if p.default is p.empty else f"{n}={p.default!r}" for n, p in shown.items())

@@ -1,16 +1,15 @@
 """From what people type to objects: "ParallelBeamCT(num_angles=23)", "ct", "DAPS(steps=50)", "my_module:MyOperator".
 
-Only names and literals are read (`ast.literal_eval`); nothing that is typed is ever evaluated as code. `module:Name`
-imports a module of the user's, as `import module` in the current folder would.
+`invgen.spec` reads the text; here names become classes, and classes objects. An option may be made by one of the catalogue's
+own functions, "Blur(kernel=gaussian_kernel(std=2.0))", and an object by a constructor of its class, "Mask.random(keep=0.3)".
+`module:Name` imports a module of the user's, as `import module` in the current folder would.
 """
 
-import ast
 import difflib
 import importlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invgen.errors import InvgenError, OptionError
+from invgen.spec import Call, parse
 
 if TYPE_CHECKING:
     from invgen.diffusion import Prior
@@ -26,39 +26,6 @@ if TYPE_CHECKING:
     from invgen.sampler import Sampler
 
 SHAPE_NAMES = ("in_shape", "image_shape", "shape")  # what constructors call the shape of the signal
-_SPEC = re.compile(r"\s*(?:(?P<module>[^():]+):)?\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?P<call>\(.*\))?\s*", re.DOTALL)
-
-
-def parse(spec: str) -> tuple[str | None, str, dict[str, Any]]:
-    """The module (or None), the name and the keyword options of `module:Name(option=literal, ...)`.
-
-    Raises:
-        OptionError: the text is not of this form, or an option is not a literal.
-    """
-    match = _SPEC.fullmatch(spec)
-    if not match:
-        raise OptionError(f"cannot read {spec!r}; expected Name, Name(option=value, ...) or module:Name(option=value, ...)")
-    return match["module"], match["name"], _keywords(match["call"], spec) if match["call"] else {}
-
-
-def _keywords(call: str, spec: str) -> dict[str, Any]:
-    try:
-        node = ast.parse("f" + call, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise OptionError(f"the options in {spec!r} are not well formed ({error.args[0]}); {_FORM}") from None
-    if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
-        raise OptionError(f"the options in {spec!r} must be given by name; {_FORM}")
-    options = {}
-    for keyword in node.keywords:
-        try:
-            options[keyword.arg] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError, RecursionError, MemoryError):
-            shown = ast.unparse(keyword.value)
-            raise OptionError(f"option {keyword.arg} = {shown} of {spec!r} is not a literal; {_FORM}") from None
-    return options
-
-
-_FORM = "expected numbers, strings, tuples, lists, True, False or None, as in Name(size=4, shape=(1, 64, 64))"
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> OptionError:
@@ -115,45 +82,71 @@ def user_object(module: str, name: str) -> Any:
 def _failure(what: str, error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error) or "no message"
+    if last.filename == __file__:  # the call itself, such as an option that does not exist
+        return f"{what} cannot be made: {text}"
     return f"{what} failed at {last.filename}:{last.lineno} with {type(error).__name__}: {text}"
 
 
-def build(make: Callable[..., Any], options: Mapping[str, Any], shape: Sequence[int] | None = None) -> Any:
+def parameters(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named parameters of a function or constructor, and whether it takes others too (`**options`)."""
+    signature = inspect.signature(make)
+    if inspect.isclass(make):
+        # a class whose __new__ chooses a subclass tells its options by __init__, if it has one of its own
+        owner = {name: next(c for c in make.__mro__ if name in vars(c)) for name in ("__new__", "__init__")}
+        if owner["__init__"] is not object and issubclass(owner["__init__"], owner["__new__"]):
+            signature = inspect.signature(make.__init__)
+    found = signature.parameters.values()
+    named = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"}
+    return named, any(p.kind is p.VAR_KEYWORD for p in found)
+
+
+def build(
+    make: Callable[..., Any],
+    options: Mapping[str, Any],
+    shape: Sequence[int] | None = None,
+    helpers: Mapping[str, Callable[..., Any]] | None = None,
+) -> Any:
     """`make(**options)`, with `shape` as the shape of the signal where the constructor asks for one and none was given.
 
-    A string option that ends in .npy stands for the array in that file.
+    A string option that ends in .npy stands for the array in that file, a Call for what the helper of that name makes.
 
     Raises:
         OptionError: an option does not exist or is missing, or the constructor fails.
     """
-    name, options = getattr(make, "__name__", "it"), dict(options)
-    parameters = inspect.signature(make).parameters
-    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = [p.name for p in named]
+    name, options = getattr(make, "__qualname__", "it"), dict(options)
+    known, others = parameters(make)
     if shape is not None:
-        wanted = [n for n in SHAPE_NAMES if n in known]
+        wanted = [n for n in SHAPE_NAMES if n in known or (others and n == "in_shape")]
         if wanted and wanted[0] not in options:
             options[wanted[0]] = tuple(shape)
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for option in options:
-            if option not in known:
-                raise unknown(f"option of {name}", option, known)
-    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
+    for option in options:
+        if option not in known and not others:
+            raise unknown(f"option of {name}", option, known)
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in options]
     if missing:
         raise OptionError(
             f"{name} needs a value for {', '.join(missing)}: write {name}({', '.join(f'{m}=...' for m in missing)})"
         )
+    shown = f"{name}({', '.join(f'{k}={_shown(v)}' for k, v in options.items())})"
     for option, value in options.items():
         if isinstance(value, str) and value.endswith(".npy"):
             from invgen.files import read_npy
 
             options[option] = read_npy(value)
+        elif isinstance(value, Call):
+            options[option] = build(_find("function", value.name, helpers or {}), value.options, None, helpers)
     try:
         return make(**options)
     except InvgenError:
         raise
     except Exception as error:  # a constructor of the user's, or a value that one of ours does not understand
-        raise OptionError(_failure(f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})", error)) from error
+        raise OptionError(_failure(shown, error)) from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Call):
+        return f"{value.name}({', '.join(f'{k}={_shown(v)}' for k, v in value.options.items())})"
+    return repr(value)
 
 
 def classes(package: Any, base: type) -> dict[str, type]:
@@ -162,24 +155,49 @@ def classes(package: Any, base: type) -> dict[str, type]:
     return {name: value for name, value in public.items() if inspect.isclass(value) and issubclass(value, base)}
 
 
+def functions(package: Any) -> dict[str, Callable[..., Any]]:
+    """The public functions of a package, by name."""
+    public = {name: getattr(package, name) for name in getattr(package, "__all__", ())}
+    return {name: value for name, value in public.items() if inspect.isfunction(value)}
+
+
 def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    first, *rest = name.split(".")
     by_lower = {n.lower(): value for n, value in known.items()}
-    if name.lower() not in by_lower:
-        raise unknown(kind, name, known)
-    return by_lower[name.lower()]
+    if first.lower() not in by_lower:
+        raise unknown(kind, first, known)
+    value = by_lower[first.lower()]
+    for part in rest:  # an alternative constructor, such as Mask.random
+        makers = constructors(value)
+        if part not in makers:
+            raise unknown(f"constructor of {first}", part, makers)
+        value = makers[part]
+    return value
 
 
-def _resolve(kind: str, spec: str, base: type, known: Callable[[], Mapping[str, Any]], shape: Sequence[int] | None) -> Any:
+def constructors(cls: type) -> dict[str, Callable[..., Any]]:
+    """The public class methods that a class defines itself, by name."""
+    return {n: getattr(cls, n) for n, v in vars(cls).items() if isinstance(v, classmethod) and not n.startswith("_")}
+
+
+def _resolve(
+    kind: str,
+    spec: str,
+    base: type,
+    known: Callable[[], Mapping[str, Any]],
+    shape: Sequence[int] | None = None,
+    helpers: Mapping[str, Callable[..., Any]] | None = None,
+) -> Any:
     module, name, options = parse(spec)
     found = user_object(module, name) if module else _find(kind, name, known())
     if isinstance(found, base) and not options:
         return found
+    article = "an" if kind[0] in "aeiou" else "a"
     if not callable(found) or isinstance(found, base):
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise OptionError(f"{spec!r} is {article} {type(found).__name__}, expected {article} {kind} class")
-    made = build(found, options, shape)
+        raise OptionError(f"{spec!r} is {type(found).__name__} {found!r:.60}, expected {article} {kind} class")
+    made = build(found, options, shape, helpers)
     if not isinstance(made, base):
-        raise OptionError(f"{spec!r} makes a {type(made).__name__}, expected an invgen {base.__name__}")
+        raise OptionError(f"{spec!r} makes {type(made).__name__} {made!r:.60}, expected an invgen {base.__name__}")
     return made
 
 
@@ -188,7 +206,7 @@ def operator(spec: str, shape: Sequence[int] | None = None) -> "Operator":
     from invgen import operators
     from invgen.forward import Operator
 
-    return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape)
+    return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape, functions(operators))
 
 
 def sampler(spec: str) -> "Sampler":
@@ -199,7 +217,7 @@ def sampler(spec: str) -> "Sampler":
     def known() -> dict[str, type]:
         return {cls.__name__: cls for cls in samplers.catalogue().values()}
 
-    return _resolve("sampler", spec, Sampler, known, None)
+    return _resolve("sampler", spec, Sampler, known)
 
 
 def noise(spec: str) -> "Noise":
@@ -219,7 +237,7 @@ def noise(spec: str) -> "Noise":
             names |= {n: v for n, v in vars(ct).items() if inspect.isclass(v) and issubclass(v, laws.Noise)}
         return {n: v for n, v in names.items() if v is not laws.Noise}
 
-    return _resolve("noise", spec, laws.Noise, known, None)
+    return _resolve("noise", spec, laws.Noise, known)
 
 
 def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
