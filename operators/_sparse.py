@@ -50,8 +50,6 @@ class SparseMatrix:
     inputs are multiplied in single precision. A pickled or copied matrix is built anew.
     """
 
-    matched = True  # the transpose is exact
-
     def __init__(self, build: Callable[[], Csr], shape: tuple[int, int]) -> None:
         self.build, self.shape = build, shape
         self._kept: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
@@ -65,6 +63,10 @@ class SparseMatrix:
     def __call__(self, x: Tensor, turned: bool = False) -> Tensor:
         """Differentiable product: x (N, n) -> (N, m), or (N, m) -> (N, n) with the transpose."""
         return Product.apply(x, self, turned)
+
+    def matched(self, device: torch.device) -> bool:
+        """Whether the adjoint is exactly the transpose on this device: always."""
+        return True
 
     def pair(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """The matrix and its transpose as sparse CSR tensors."""

@@ -1,6 +1,7 @@
 """What the geometries of tomography share: one sparse projector for every slice of a batch, and its solvers."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn
 
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.errors import ConvergenceWarning, OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Variance, per_sample
 from invgen.linalg import cg
+from invgen.operators._astra import AstraProjector
 from invgen.operators._ct_spectrum import SpectralCT, Spectrum
 from invgen.operators._sparse import SparseMatrix
 
@@ -32,7 +34,7 @@ class Tomography(LinearOperator):
     max_work: ClassVar[float] = 3e10  # sum of cubed block sizes that "auto" diagonalises unasked: about 8 CPU seconds
     fan: ClassVar[bool] = False
 
-    matrix: SparseMatrix
+    matrix: SparseMatrix | AstraProjector
     spacing: float  # distance of neighbouring rays of a view at the rotation axis, mm
 
     def __init__(
@@ -54,6 +56,14 @@ class Tomography(LinearOperator):
         detector = (self.det_count, self.det_spacing, self.det_offset, self.pixel_size)
         return type(self).__name__, self.size, self.angles, *detector
 
+    def rays(self) -> tuple[Tensor, Tensor]:
+        """The line of each measured value, x cos(angle) + y sin(angle) = s: radians and mm, both (A, D) float64."""
+        raise TypeError(f"{type(self).__name__} must define rays(self)")
+
+    def _along(self) -> np.ndarray:
+        """Detector coordinates from where the rotation axis projects, (D,), in mm."""
+        return (np.arange(self.det_count) - (self.det_count - 1) / 2) * self.det_spacing - self.det_offset
+
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (B, [C,] num_angles, det_count) of images (B, [C,] H, W), in the unit of the image times mm."""
         return self._project(x, self.out_shape, turned=False)
@@ -66,6 +76,11 @@ class Tomography(LinearOperator):
         if not t.is_floating_point():
             raise ShapeError(f"{type(self).__name__} takes real floating-point tensors, got {t.dtype}; use x.float()")
         return self.matrix(t.reshape(-1, self.matrix.shape[0 if turned else 1]), turned).reshape(len(t), *shape)
+
+    @property
+    def matched(self) -> bool:
+        """Whether `adjoint` is exactly the transpose of `forward` on this device; only ASTRA's GPU kernels are not."""
+        return self.matrix.matched(self.device)
 
     def norm(self, iterations: int = 200) -> float:
         """The largest singular value, in mm, by the power method from the constant image (the matrix is non-negative,
@@ -84,6 +99,8 @@ class Tomography(LinearOperator):
 
     def _spectrum(self) -> Spectrum | None:
         """The diagonalised blocks, or None where they would be too large."""
+        if not isinstance(self.matrix, SparseMatrix):
+            raise UnsupportedError("the exact solver needs the projector's matrix; use backend='sparse'")
         if len(self.angles) * self.det_count > 8 * self.max_block and self._blocks is None:
             return None  # even the best symmetry leaves a block of a quarter of the rays that meet the image
         if self._blocks is None:
@@ -92,7 +109,7 @@ class Tomography(LinearOperator):
 
     def _exact(self) -> Spectrum | None:
         """The diagonalised blocks if the solver is to use them."""
-        if self.solver == "cg":
+        if self.solver == "cg" or not isinstance(self.matrix, SparseMatrix):
             return None
         spectrum = self._spectrum()
         if self.solver == "auto":
@@ -118,8 +135,9 @@ class Tomography(LinearOperator):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """(var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if var_y = 0."""
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        spectrum = None if _per_entry(var_x) or _per_entry(var_y) else self._exact()
+        spectrum = None if _per_entry(var_x, b) or _per_entry(var_y, b) else self._exact()
         if spectrum is None:
+            self._warn_unmatched()
             return super().solve(b, var_x, var_y)
         slices = math.prod(b.shape[1:-2])
         rows = b.reshape(-1, self.matrix.shape[0])
@@ -140,10 +158,11 @@ class Tomography(LinearOperator):
             0. Where var_y = 0 (a projection on A u = y) the system is solved among the measurements instead.
         """
         var_x, var_y = per_sample(var_x, x), per_sample(var_y, y)
-        if not _per_entry(var_x) and not _per_entry(var_y) and self._exact():
+        if not _per_entry(var_x, x) and not _per_entry(var_y, y) and self._exact():
             return super().prox(x, y, var_x, var_y)
         if bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any()):
             return super().prox(x, y, var_x, var_y)
+        self._warn_unmatched()
         weight = torch.as_tensor(1 / var_y, dtype=y.dtype, device=y.device)
         level = weight.flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1)) if weight.ndim == y.ndim else weight.mean()
         d = cg(
@@ -154,6 +173,14 @@ class Tomography(LinearOperator):
             precondition=self._ramp(x, level, 1 / var_x),
         )
         return x + d
+
+    def _warn_unmatched(self) -> None:
+        if not self.matched:
+            warnings.warn(
+                "conjugate gradients with an adjoint that is not exactly the transpose may stall; use backend='sparse'",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:
         """(weight A^T A + ridge)^-1, A^T A replaced by its symbol for dense views, num_angles p^2 / (pi spacing |f|)."""
@@ -172,16 +199,18 @@ class Tomography(LinearOperator):
         return precondition
 
 
-def _per_entry(variance: Variance) -> bool:
+def _per_entry(variance: Variance, like: Tensor) -> bool:
     """Whether a variance differs within a measurement; after `per_sample`, one per sample is (B, 1, ..., 1)."""
-    return isinstance(variance, Tensor) and math.prod(variance.shape[1:]) > 1
+    if not isinstance(variance, Tensor) or variance.numel() == 1:
+        return False
+    return variance.ndim != like.ndim or math.prod(variance.shape[1:]) > 1
 
 
 def _per_slice(variance: Variance, slices: int) -> Variance:
     """A variance per sample, (B, 1, ..., 1), as one per slice, (B slices, 1)."""
-    if not isinstance(variance, Tensor) or not variance.ndim:
+    if not isinstance(variance, Tensor):
         return variance
-    return variance.reshape(-1, 1).repeat_interleave(slices, dim=0)
+    return variance.reshape(()) if variance.numel() == 1 else variance.reshape(-1, 1).repeat_interleave(slices, dim=0)
 
 
 def choose_angles(num_angles: int | None, angles: Angles | None, period: float) -> np.ndarray:

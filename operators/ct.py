@@ -17,6 +17,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, UnsupportedError
 from invgen.operators import _fbp, _projector
+from invgen.operators._astra import AstraProjector
 from invgen.operators._sparse import SparseMatrix
 from invgen.operators._tomography import (
     Angles,
@@ -46,8 +47,9 @@ class ParallelBeamCT(Tomography):
         pixel_size: of the image, in mm.
         projector: "linear" (Joseph 1982: line integrals, linear interpolation) or "strip" (averages over the width of
             a detector pixel, exact areas: conserves mass pixel by pixel; twice the entries).
-        solver: of `solve`, `prox` and `pinv`: "exact", "cg" (conjugate gradients), or "auto": exact where the geometry's
-            symmetry makes that a matter of seconds or an earlier run left it on disk ($INVGEN_CACHE, ~/.cache/invgen).
+        solver: of `solve`, `prox` and `pinv`: "exact", "cg" (conjugate gradients), or "auto": exact where the
+            geometry's symmetry makes that a matter of seconds or an earlier run left it on disk ($INVGEN_CACHE,
+            ~/.cache/invgen).
         backend: "sparse" (an explicit matrix with its exact transpose; "auto" means it) or "astra" (the ASTRA
             toolbox: its CPU projector slice by slice, matched but slow, or on CUDA tensors its GPU kernels, whose
             adjoint is not exactly the transpose: `matched` is then False).
@@ -84,7 +86,7 @@ class ParallelBeamCT(Tomography):
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.projector = choice("projector", projector, ("linear", "strip"))
         self.spacing = det_spacing
-        s = (np.arange(det_count) - (det_count - 1) / 2) * det_spacing - det_offset
+        s = self._along()
         normals = np.repeat(np.stack([np.cos(views), np.sin(views)], axis=1), det_count, axis=0)
         entries = _projector.linear_nnz(normals, self.size)
         if projector == "linear":
@@ -92,12 +94,19 @@ class ParallelBeamCT(Tomography):
         else:
             entries = int(entries * (1 + 1.3 * pixel_size / det_spacing) / 1.3)
             build = partial(_projector.strip, views, s, det_spacing, self.size, pixel_size)
-        choice("backend", backend, ("auto", "sparse", "astra"))
+        if choice("backend", backend, ("auto", "sparse", "astra")) == "astra":
+            detector = det_count, det_spacing, det_offset
+            self.matrix = AstraProjector(self.size, views, *detector, pixel_size, projector)
+            return
         check_memory(self, entries)
         self.matrix = SparseMatrix(build, (len(views) * det_count, math.prod(self.size)))
 
     def geometry(self) -> tuple:
         return *super().geometry(), self.projector
+
+    def rays(self) -> tuple[Tensor, Tensor]:
+        angle = torch.from_numpy(self.angles)[:, None].expand(-1, self.det_count)
+        return angle, torch.from_numpy(self._along()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
         """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the unit of
@@ -179,7 +188,8 @@ class FanBeamCT(Tomography):
         det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
-        normals, s = self._rays()
+        angle, s = (t.flatten().numpy() for t in self.rays())
+        normals = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         check_memory(self, _projector.linear_nnz(normals, self.size))
         build = partial(_projector.linear, normals, s, self.size, pixel_size)
         self.matrix = SparseMatrix(build, (len(s), math.prod(self.size)))
@@ -187,17 +197,11 @@ class FanBeamCT(Tomography):
     def geometry(self) -> tuple:
         return *super().geometry(), self.source_origin, self.origin_det
 
-    def _along(self) -> np.ndarray:
-        """Detector coordinates from the central ray, (D,), in mm."""
-        return (np.arange(self.det_count) - (self.det_count - 1) / 2) * self.det_spacing - self.det_offset
-
-    def _rays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Unit normals (A D, 2) and distances (A D,) from the origin, in mm, of the rays."""
-        t, u = self.angles[:, None], self._along()
+    def rays(self) -> tuple[Tensor, Tensor]:
         # the ray from the source to detector coordinate u is the central one turned by gamma = atan(u / distance)
-        gamma = np.arctan2(u, self.source_origin + self.origin_det)
-        normals = np.stack([np.cos(t - gamma), np.sin(t - gamma)], axis=-1).reshape(-1, 2)
-        return normals, np.tile(self.source_origin * np.sin(gamma), len(self.angles))
+        gamma = torch.from_numpy(np.arctan2(self._along(), self.source_origin + self.origin_det))
+        angle = torch.from_numpy(self.angles)[:, None] - gamma
+        return angle, (self.source_origin * gamma.sin()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
         """Filtered backprojection for a flat detector and a full turn (Kak & Slaney 1988, section 3.4.2).
