@@ -35,6 +35,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDen
             net = UNet(**about["options"])
         facts = {key: about[key] for key in FACTS}
         trained_shape = tuple(int(n) for n in about["shape"])
+        denoiser = EDMDenoiser(net, trained_shape, **facts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"the description of the network in {path} cannot be used ({error!r}): train it again"
@@ -57,7 +58,8 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDen
     shape = trained_shape if shape is None else tuple(shape)
     if len(shape) != 3 or shape[0] != trained_shape[0]:
         raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, H, W), got {shape}")
-    return EDMDenoiser(net, shape, **facts).eval().requires_grad_(False)
+    denoiser.shape = torch.Size(shape)
+    return denoiser.eval().requires_grad_(False)
 
 
 def metadata(name_or_path: str | Path) -> dict[str, Any]:
@@ -70,8 +72,9 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as file:
-        head = file.read(2)
-    if head[:1] == b"\x80" or zipfile.is_zipfile(path):
+        head = file.read(9)
+    # A safetensors file opens with eight bytes of length, which may look like a pickle's, and a brace.
+    if (head[:1] == b"\x80" and head[8:] != b"{") or zipfile.is_zipfile(path):
         raise WeightsError(
             f"{path} is a pickle or a torch .pt file, which can run code when opened, so invgen does not open it: "
             "convert it to safetensors where you trust it"

@@ -38,7 +38,7 @@ class Recipe:
     unshuffle: int
     units: str
     learning_rate: float = 1.5e-3
-    batch: int = 16
+    batch: int = 8
     steps: int = 20_000
     warmup: int = 200
     log_sigma_mean: float = -1.2

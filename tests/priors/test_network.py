@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from invgen.errors import ShapeError
+from invgen.priors.network import EDMDenoiser, UNet
+
+MEAN, STD = -0.2, 0.5
+
+
+def denoiser(channels=3, trained=True, dtype=torch.float32):
+    """A tiny network; `trained` gives every layer random weights, the zero-initialised ones too."""
+    generator = torch.Generator().manual_seed(0)
+    net = UNet(channels, widths=(4, 6), blocks=1, unshuffle=2, embedding=8)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1) * trained)
+    facts = {"sigma_min": 0.01, "sigma_max": 50.0, "data_mean": MEAN, "data_std": STD}
+    return EDMDenoiser(net, (channels, 16, 16), **facts).to(dtype).requires_grad_(False)
+
+
+def noise(*shape, dtype=torch.float32, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 48), (37, 51), (5, 3), (1, 1), (2, 131)])
+def test_any_size_keeps_its_shape(size):
+    out = denoiser()(noise(2, 3, *size), 0.3)
+    assert out.shape == (2, 3, *size)
+    assert out.isfinite().all()
+
+
+def test_a_shift_by_the_stride_shifts_the_interior():
+    # Nothing in the network looks at the whole image, so weights from crops serve on any size.
+    d, x = denoiser(), noise(1, 3, 160, 160)
+    shifted = torch.roll(x, (d.net.stride, 2 * d.net.stride), (2, 3))
+    inside = (..., slice(64, 96), slice(64, 96))
+    expected = torch.roll(d(x, 0.5), (d.net.stride, 2 * d.net.stride), (2, 3))
+    torch.testing.assert_close(d(shifted, 0.5)[inside], expected[inside], rtol=0, atol=1e-5)
+
+
+def test_untrained_it_is_the_wiener_filter_of_white_data():
+    # With a silent network only c_skip is left: the posterior mean under N(mean, std^2) pixels.
+    d, x = denoiser(trained=False), noise(2, 3, 16, 16)
+    for sigma in (0.02, 0.7, 40.0):
+        expected = MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+        torch.testing.assert_close(d(x, sigma), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_noise_it_changes_nothing():
+    # |D - x| <= sigma |net| + O(sigma^2): first order in sigma.
+    d, x = denoiser(dtype=torch.float64), noise(2, 3, 16, 16, dtype=torch.float64)
+    small, smaller = ((d(x, s) - x).abs().max().item() for s in (1e-5, 1e-7))
+    assert small < 1e-3
+    assert smaller == pytest.approx(small / 100, rel=1e-2)
+
+
+def test_in_pure_noise_it_stays_of_the_size_of_the_data():
+    d, eps = denoiser(), noise(4, 3, 16, 16)
+    x0 = d(1e4 * eps, 1e4)
+    assert (x0 - MEAN).abs().max() < 10 * STD
+    # Only the direction of the noise matters there, not its size.
+    torch.testing.assert_close(x0, d(1e6 * eps, 1e6), rtol=0, atol=1e-3)
+
+
+def test_sigma_as_number_scalar_and_per_sample_agree():
+    d, x = denoiser(), noise(3, 3, 16, 16)
+    expected = d(x, 0.4)
+    torch.testing.assert_close(d(x, torch.tensor(0.4)), expected)
+    torch.testing.assert_close(d(x, torch.full((3,), 0.4)), expected)
+    mixed = d(x, torch.tensor([0.1, 0.4, 9.0]))
+    for k, sigma in enumerate((0.1, 0.4, 9.0)):
+        torch.testing.assert_close(mixed[k], d(x[k : k + 1], sigma)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_pullback_is_the_transpose_of_the_derivative():
+    d = denoiser(dtype=torch.float64)
+    x, u, v = (noise(1, 3, 9, 7, dtype=torch.float64, seed=s) for s in (1, 2, 3))
+    step = 1e-5
+    forward = (d(x + step * u, 0.3) - d(x - step * u, 0.3)) / (2 * step)
+    x0, pullback = d.vjp(x, 0.3)
+    torch.testing.assert_close(x0, d(x, 0.3))
+    # Central differences err by step^2 times the third derivative.
+    assert (pullback(v) * u).sum().item() == pytest.approx((forward * v).sum().item(), rel=1e-6)
+
+
+def test_precisions():
+    d, x = denoiser(), noise(2, 3, 16, 16)
+    exact = denoiser(dtype=torch.float64)(x.double(), 0.5)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(d(x, 0.5).double(), exact, rtol=0, atol=1e-5)
+    assert d(x.double(), 0.5).dtype == torch.float64
+    for dtype, digits in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
+        low = denoiser(dtype=dtype)
+        assert low(x.to(dtype), 0.5).dtype == dtype
+        # A half-precision network and a float32 state: rounding of a few layers, also where sigma is large.
+        for sigma in (0.5, 50.0):
+            error = low(sigma * x, sigma) - d(sigma * x, sigma)
+            assert low(sigma * x, sigma).dtype == torch.float32
+            assert error.abs().max() < 16 * digits
+
+
+def test_a_wrong_number_of_channels_is_named():
+    with pytest.raises(ShapeError, match=r"\(B, 3, H, W\), got \(2, 1, 8, 8\)"):
+        denoiser()(torch.zeros(2, 1, 8, 8), 1.0)

@@ -1,0 +1,164 @@
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from invgen.errors import OptionError, WeightsError
+from invgen.priors import cards, evaluate, train
+from invgen.priors.load import WEIGHTS, load, metadata, names
+from invgen.priors.network import EDMDenoiser, UNet
+
+RECIPE = {"recipe": {"units": "grey in [-1, 1]"}}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A weights file of a small denoiser with random weights, and that denoiser."""
+    generator = torch.Generator().manual_seed(0)
+    net = UNet(1, (4, 6), 1, 2, 8)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_((torch.randn(p.shape, generator=generator) * 0.2).half())
+    facts = {"sigma_min": 0.01, "sigma_max": 50.0, "data_mean": 0.1, "data_std": 0.4, "value_range": (-2.0, 2.0)}
+    denoiser = EDMDenoiser(net, (1, 16, 16), **facts)
+    path = train.export(denoiser, dict(net.named_parameters()), RECIPE, tmp_path / "small.safetensors")
+    return path, denoiser
+
+
+def rewritten(path, target, tensors=None, **changes):
+    """The same weights with other metadata or tensors."""
+    from safetensors.torch import load_file
+
+    about = metadata(path) | changes
+    save_file(load_file(path) if tensors is None else tensors, target, {"invgen": json.dumps(about)})
+    return target
+
+
+def test_round_trip(saved):
+    path, denoiser = saved
+    loaded = load(path)
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    # The weights are float16 numbers, so nothing is lost.
+    assert torch.equal(loaded(x, 0.3), denoiser(x, 0.3))
+    for fact in ("shape", "value_range", "data_mean", "data_std", "sigma_min", "sigma_max"):
+        assert getattr(loaded, fact) == getattr(denoiser, fact)
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert next(loaded.parameters()).dtype == torch.float32
+
+
+def test_another_shape_may_be_asked_for(saved):
+    path, _ = saved
+    assert load(path, shape=(1, 40, 24)).shape == (1, 40, 24)
+    with pytest.raises(OptionError, match=r"takes shapes \(1, H, W\), got \(3, 16, 16\)"):
+        load(path, shape=(3, 16, 16))
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(WeightsError, match="unknown prior 'photos'; shipped are: ct, photo"):
+        load("photos")
+    with pytest.raises(WeightsError, match=re.escape("there is no weights file nowhere/x.safetensors")):
+        load("nowhere/x.safetensors")
+
+
+def test_a_truncated_file(saved):
+    path, _ = saved
+    whole = path.read_bytes()
+    for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(WeightsError, match="is not a whole safetensors file"):
+            load(path)
+
+
+def test_other_kinds_of_file(tmp_path):
+    for content in (b"just some text, long enough for a header", b"\x00" * 64, b"\xff" * 64):
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match="is not a whole safetensors file"):
+            load(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("code of a weights file was run",)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "old torch", "protocol 0"])
+def test_a_file_with_code_is_refused_unopened(tmp_path, kind):
+    path = tmp_path / "weights.safetensors"  # whatever it is called
+    if kind == "torch":
+        torch.save({"net": Bomb()}, path)
+    elif kind == "old torch":
+        torch.save({"net": Bomb()}, path, _use_new_zipfile_serialization=False)
+    else:
+        path.write_bytes(pickle.dumps(Bomb(), protocol=0 if kind == "protocol 0" else 4))
+    with pytest.raises(WeightsError, match="not a whole safetensors" if kind == "protocol 0" else "which can run code"):
+        load(path)
+
+
+def test_a_file_without_description(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    for text in ({}, {"invgen": "{not json"}, {"invgen": "[1, 2]"}, {"other": "{}"}):
+        save_file({"x": torch.zeros(2)}, path, text)
+        with pytest.raises(WeightsError, match="no description of an invgen prior"):
+            load(path)
+
+
+def test_a_wrong_architecture(saved, tmp_path):
+    path, denoiser = saved
+    target = tmp_path / "other.safetensors"
+    for changes, words in (
+        ({"format": 2}, "in format 2"),
+        ({"network": "DiT"}, "describes network 'DiT'"),
+        ({"options": {"channels": 1, "depth": 3}}, "cannot be used"),
+        ({"options": {"channels": 1, "widths": "wide"}}, "cannot be used"),
+        ({"options": {**denoiser.net.options, "widths": [4, 8]}}, "do not fit the network"),
+        ({"options": {**denoiser.net.options, "widths": [10**6, 10**6]}}, "do not fit the network"),
+        ({"data_std": "wide"}, "cannot be used"),
+        ({"data_std": -1.0}, "cannot be used"),
+        ({"shape": None}, "cannot be used"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            load(rewritten(path, target, **changes))
+
+
+def test_missing_extra_and_broken_tensors(saved, tmp_path):
+    path, denoiser = saved
+    target = tmp_path / "other.safetensors"
+    whole = {name: p.detach().half() for name, p in denoiser.net.named_parameters()}
+    missing = {name: t for name, t in whole.items() if name != "head.bias"}
+    with pytest.raises(WeightsError, match=r"1 tensors are missing.*'head.bias' first \(expected \(4,\), found None\)"):
+        load(rewritten(path, target, missing))
+    with pytest.raises(WeightsError, match="'x' first"):
+        load(rewritten(path, target, whole | {"x": torch.zeros(1)}))
+    with pytest.raises(WeightsError, match="not finite"):
+        load(rewritten(path, target, whole | {"head.bias": torch.full((4,), float("nan"))}))
+
+
+def test_the_shipped_priors_are_small_and_described():
+    assert names() == ["ct", "photo"]
+    for name in names():
+        path, about = WEIGHTS / f"{name}.safetensors", metadata(name)
+        prior = load(name)
+        assert path.stat().st_size <= 8 * 2**20
+        assert 1e6 <= sum(p.numel() for p in prior.parameters()) <= 4e6
+        assert (WEIGHTS / f"{name}.md").read_text() == cards.card(name)
+        assert about["training"]["sources"] and about["training"]["steps"] > 0
+        held_out = {"val", "lung1", "A067967", "A072894", "A098752"}
+        assert not held_out & {source["name"] for source in about["training"]["sources"]}
+
+
+# Margins over the noisy input in dB, 1 dB or more under what the card says for the same set.
+MARGINS = {"photo": ((0.1, 4.0), (0.4, 8.0), (1.6, 14.0)), "ct": ((0.05, 2.5), (0.2, 6.0), (1.0, 12.0))}
+
+
+@pytest.mark.parametrize("name", ["photo", "ct"])
+def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
+    ((_, images),) = evaluate.held_out(name).items()
+    images = [image[..., 60:188, 60:188] if image.shape[-1] > 128 else image for image in images]
+    prior = load(name)
+    for sigma, margin in MARGINS[name]:
+        gain = evaluate.psnr(prior, images, sigma) - evaluate.psnr(evaluate.noisy, images, sigma)
+        assert gain > margin
