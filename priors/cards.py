@@ -1,4 +1,4 @@
-"""The card next to each shipped prior: what it is, what it was trained on, how well it denoises. Written by code, not by hand.
+"""The card next to each shipped prior: what it is, what it was trained on, how well it denoises; written by code.
 
 write("photo", {"BSDS500 val": ..., "scikit-image": ...})   # the results of `invgen.priors.evaluate.evaluate`
 """
@@ -16,26 +16,27 @@ DATA = {
     "photo": """\
 - Berkeley Segmentation Data Set (BSDS500; Arbelaez et al., TPAMI 2011), train and test: 400 photographs, for research and
   education.
-- 34 photographs from the Debian packages lomiri-wallpapers-16.04 and -20.04 (CC BY, CC BY-SA, CC0), plasma-workspace-wallpapers
-  (LGPL-3) and mate-backgrounds (GPL-2+), reduced to 800 pixels: `invgen data photo`.
+- 34 photographs from the Debian packages lomiri-wallpapers-16.04 and -20.04 (CC BY, CC BY-SA, CC0),
+  plasma-workspace-wallpapers (LGPL-3) and mate-backgrounds (GPL-2+), reduced to 800 pixels: `invgen data photo`.
 - Never trained on: BSDS500 val (100 photographs) and scikit-image's pictures.
 - Views: 64 x 64 crops at scales 1, 0.7 and 0.5, in eight orientations.""",
     "ct": """\
-- `lung2`: a chest CT of 61 slices from the source distribution of pyradiomics 3.0.1 (BSD-3-Clause; the licence of the scan itself
-  is not stated there): `invgen data ct`.
+- `lung2`: a chest CT of 61 slices from the source distribution of pyradiomics 3.0.1 (BSD-3-Clause; the licence of the scan
+  itself is not stated there): `invgen data ct`.
 - `head`: the first 80 slices of the head CT in Debian's invesalius-examples (GPL-2): `invgen data ct`.
 - `A0001`, `A0002`: two chest CTs, 94 slices, of Lung-PET-CT-Dx (The Cancer Imaging Archive; CC BY 4.0, not verified).
 - `A046441`, `A048383`, `A056642`, `A058062`, `A062055`: two axial slices each, COVID-19-NY-SBU (The Cancer Imaging Archive;
   CC BY 4.0, not verified).
-- Never trained on, whole patients: `lung1` of pyradiomics; `A067967`, `A072894`, `A098752` of COVID-19-NY-SBU; pydicom's CT_small.
-- Views: 128 x 128, from the whole slice to crops at full resolution; flips, rotations, scales, shears, smooth displacements; 8 %
-  random ellipse phantoms. The scans themselves are not shipped.""",
+- Never trained on, whole patients: `lung1` of pyradiomics; `A067967`, `A072894`, `A098752` of COVID-19-NY-SBU; pydicom's
+  CT_small.
+- Views: 128 x 128, from the whole slice to crops at full resolution; flips, rotations, scales, shears, smooth
+  displacements; 8 % random ellipse phantoms. The scans themselves are not shipped.""",
 }
 
 LIMITS = {
     "photo": """\
-- A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100 pixels
-  around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
+- A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100
+  pixels around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
 - Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
     "ct": """\
 - Nine patients: mostly chests, one head, few abdomens; most slices 5 to 8 mm thick. Do not use it for diagnosis.
@@ -45,9 +46,9 @@ LIMITS = {
 
 QUOTED = {
     "photo": """\
-For scale, as published for CBSD68 (68 of the 100 val pictures; not run here) at 25/255: DnCNN 31.24 dB, DRUNet 31.69 dB (Zhang et
-al., TPAMI 2022). Those networks are trained for days on a GPU. scico's converted grey DnCNN, on five grey scikit-image crops and so
-not to be compared directly: 29.57 dB at 0.1 and 26.27 dB at 0.2 of the grey range.""",
+For scale, as published for CBSD68 (68 of the 100 val pictures; not run here) at 25/255: DnCNN 31.24 dB, DRUNet 31.69 dB
+(Zhang et al., TPAMI 2022), networks trained for days on a GPU. The grey DnCNN of scico, on five grey scikit-image crops
+and so not to be compared directly: 29.57 dB at 0.1 and 26.27 dB at 0.2 of the grey range.""",
     "ct": """\
 1 HU is 0.001 in the prior's units; the PSNR takes the window's width, 2000 HU, as the peak.""",
 }
@@ -73,8 +74,8 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
         f"# Prior `{name}`",
         "",
         f'`invgen.priors.load("{name}")`: signals of shape {tuple(about["shape"])}; {recipe["units"]}. Other sizes: '
-        f'`load("{name}", shape=...)`. Mean {about["data_mean"]:.3f}, standard deviation {about["data_std"]:.3f}; noise levels '
-        f"{about['sigma_min']} to {about['sigma_max']}, in the same units.",
+        f'`load("{name}", shape=...)`. Mean {about["data_mean"]:.3f}, standard deviation {about["data_std"]:.3f}; levels '
+        f"of noise {about['sigma_min']} to {about['sigma_max']}, in the same units.",
         "",
         "## Data",
         "",
@@ -86,19 +87,19 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
         "",
         "## Training",
         "",
-        f"UNet of `priors/network.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual blocks per level and "
-        f"direction, pixel-unshuffle {recipe['unshuffle']}; float16 in the file. AdamW, {training['steps']} steps of "
-        f"{recipe['batch']} views in {training['minutes']:.0f} minutes on {_machine(training['device'])}, learning rate "
-        f"{recipe['learning_rate']} with {recipe['warmup']} steps of warm-up and a cosine to zero, gradients clipped at norm "
-        f"{recipe['clip']}, ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2) with a tenth uniform, power-law "
-        f"average of exponent {recipe['average']}, seed {training['seed']}.",
+        f"UNet of `priors/network.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual blocks per level and way, "
+        f"pixel-unshuffle {recipe['unshuffle']}, float16 in the file. AdamW, {training['steps']} steps of {recipe['batch']} "
+        f"views in {training['minutes']:.0f} minutes on {_machine(training['device'])}; learning rate "
+        f"{recipe['learning_rate']}, {recipe['warmup']} steps of warm-up, a cosine to zero; gradients clipped at norm "
+        f"{recipe['clip']}; ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2), a tenth uniform; power-law "
+        f"average of exponent {recipe['average']}; seed {training['seed']}.",
         *((training["note"],) if "note" in training else ()),
         "",
         f"    invgen train {name} {folders} --out runs/{name} --minutes {training['minutes']:.0f}",
         "",
         "## Denoising of held-out images",
         "",
-        "Mean PSNR in dB of whole images with Gaussian noise, the output clipped to the value range; the same noise for all rows.",
+        "Mean PSNR in dB over images with Gaussian noise, output clipped to the value range; the same noise for all rows.",
         "",
         _table(name, results),
         "",

@@ -119,7 +119,7 @@ def test_noise_levels_follow_the_recipe():
     for level in (0.02, 0.1, 0.3, 1.0, 10.0):
         normal = torch.special.ndtr((torch.tensor(level).log() - TINY.log_sigma_mean) / TINY.log_sigma_std).item()
         uniform = np.log(level / TINY.sigma_min) / np.log(TINY.sigma_max / TINY.sigma_min)
-        # One draw from each of 20,000 equal parts: the empirical distribution errs by 1 / 20,000, a little more in the tails.
+        # One draw from each of 20,000 equal parts: the empirical distribution errs by that, a little more in the tails.
         assert (sigma < level).double().mean().item() == pytest.approx(0.9 * normal + 0.1 * uniform, abs=3e-4)
     # Stratified: any 16 of one batch cover the whole distribution.
     few = train.draw_sigma(TINY, 16, torch.Generator().manual_seed(0)).log()
