@@ -174,9 +174,12 @@ def main(args: list[str] | None = None) -> None:
 
     from invgen.errors import InvgenError
 
-    warnings.formatwarning = lambda message, category, *_, **__: f"invgen: {category.__name__}: {message}\n"
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *_, **__: f"invgen: {message}\n"
     try:
         app(args)
     except InvgenError as error:
         typer.echo(f"invgen: {error}", err=True)
         sys.exit(2)
+    finally:
+        warnings.formatwarning = usual

@@ -1,7 +1,8 @@
 """From what people type to objects: "ParallelBeamCT(num_angles=23)", "ct", "DAPS(steps=50)", "my_module:MyOperator".
 
-`invgen.spec` reads the text; here names become classes, and classes objects. An option may be made by one of the catalogue's
-own functions, "Blur(kernel=gaussian_kernel(std=2.0))", and an object by a constructor of its class, "Mask.random(keep=0.3)".
+`invgen.spec` reads the text; here names become classes, and classes objects. An option may be made by one of the
+catalogue's own functions, "Blur(kernel=gaussian_kernel(std=2.0))", an object by a constructor of its class,
+"Mask.random(keep=0.3)".
 `module:Name` imports a module of the user's, as `import module` in the current folder would.
 """
 
@@ -49,11 +50,12 @@ def user_object(module: str, name: str) -> Any:
     try:
         if module.endswith(".py"):
             path = Path(module)
-            found = importlib.util.spec_from_file_location(path.stem, path)
+            alias = path.stem if path.stem not in sys.modules else f"_{path.stem}_of_user"
+            found = importlib.util.spec_from_file_location(alias, path)
             if found is None or not path.is_file():
                 raise OptionError(f"there is no Python file {module!r}")
             loaded = importlib.util.module_from_spec(found)
-            sys.modules[path.stem] = loaded  # so that its classes can be pickled and their source found
+            sys.modules[alias] = loaded  # dataclasses and pickle look a class up there
             found.loader.exec_module(loaded)
         else:
             loaded = importlib.import_module(module)

@@ -156,7 +156,7 @@ def _scored(name: str, x: Tensor, truth: Tensor | None, value_range: tuple[float
 def _draw(figure: "Figure", axes: "Axes", x: Tensor, kind: str, value_range: tuple[float, float]) -> None:
     picture = as_picture(x).float()
     if picture.ndim < 2:
-        axes.plot(picture.reshape(-1), linewidth=0.7)
+        axes.plot(picture.reshape(-1).numpy(), linewidth=0.7)
         if kind == "signal":
             axes.set_ylim(*value_range)
         axes.tick_params(labelsize=6)
@@ -164,11 +164,11 @@ def _draw(figure: "Figure", axes: "Axes", x: Tensor, kind: str, value_range: tup
     axes.set_axis_off()
     if kind == "std":
         picture = picture.mean(-1) if picture.ndim == 3 else picture
-        drawn = axes.imshow(picture, cmap="magma", vmin=0, interpolation="nearest")
+        drawn = axes.imshow(picture.numpy(), cmap="magma", vmin=0, interpolation="nearest")
         figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
         return
     low, high = value_range if kind == "signal" else (picture.min().item(), picture.max().item())
     unit = ((picture - low) / max(high - low, 1e-12)).clamp(0, 1)
     # a sinogram of few views is a thin strip: let it fill the panel
     wide = kind == "own" and max(picture.shape[:2]) > 2 * min(picture.shape[:2])
-    axes.imshow(unit, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if wide else "equal")
+    axes.imshow(unit.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if wide else "equal")

@@ -1,4 +1,4 @@
-"""The text `module:Name(option=literal, ...)`, read without ever evaluating it: names, and `ast.literal_eval` for options."""
+"""The text `module:Name(option=literal, ...)`, read and never evaluated: names, and `ast.literal_eval` for the options."""
 
 import ast
 import re
@@ -45,6 +45,8 @@ def _options(node: ast.expr, spec: str) -> dict[str, Any]:
     options = {}
     for keyword in node.keywords:
         value = keyword.value
+        if keyword.arg in options:
+            raise OptionError(f"option {keyword.arg} of {spec!r} is given twice; leave one out")
         try:
             if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
                 options[keyword.arg] = Call(value.func.id, _options(value, spec))
