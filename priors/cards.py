@@ -1,15 +1,19 @@
 """The card next to each shipped prior: what it is, what it was trained on, how well it denoises; written by code.
 
-write("photo", {"BSDS500 val": ..., "scikit-image": ...})   # the results of `invgen.priors.evaluate.evaluate`
+judge("photo", held_out("photo", "BSDS500"))
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from invgen.errors import WeightsError
-from invgen.priors.evaluate import LEVELS
-from invgen.priors.load import WEIGHTS, metadata
+from invgen.priors.evaluate import LEVELS, bm3d, evaluate, noisy, wiener
+from invgen.priors.load import WEIGHTS, load, metadata
 from invgen.priors.train import replace
 
 DATA = {
@@ -54,10 +58,24 @@ and so not to be compared directly: 29.57 dB at 0.1 and 26.27 dB at 0.2 of the g
 }
 
 
-def write(name: str, results: dict[str, Any], folder: Path = WEIGHTS) -> Path:
-    """Store the results of an evaluation, FOLDER/NAME.json, and the card made from them, FOLDER/NAME.md."""
+def judge(name: str, sets: Mapping[str, Sequence[Tensor]], folder: Path = WEIGHTS) -> Path:
+    """Evaluate a prior on held-out images, store the figures in FOLDER/NAME.json, the card in FOLDER/NAME.md.
+
+    The classical rows are taken from the stored file where it has them for as many images, since BM3D is slow.
+    """
+    stored = folder / f"{name}.json"
+    old = json.loads(stored.read_text())["sets"] if stored.is_file() else {}
+    classical = {"noisy": noisy, "Wiener": wiener} | ({"BM3D": bm3d} if find_spec("bm3d") else {})
+    results = {}
+    for images, values in sets.items():
+        entry = old.get(images, {"count": None})
+        if entry["count"] != len(values):
+            entry = evaluate(classical, {images: values}, LEVELS[name])[images]
+        prior = load(folder / f"{name}.safetensors")
+        entry["psnr"] |= evaluate({f"prior `{name}`": prior}, {images: values}, LEVELS[name])[images]["psnr"]
+        results[images] = entry
     text = json.dumps({"sigma": LEVELS[name], "sets": results}, indent=1) + "\n"
-    replace(folder / f"{name}.json", lambda path: path.write_text(text))
+    replace(stored, lambda path: path.write_text(text))
     replace(folder / f"{name}.md", lambda path: path.write_text(card(name, folder)))
     return folder / f"{name}.md"
 
@@ -87,12 +105,12 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
         "",
         "## Training",
         "",
-        f"UNet of `priors/network.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual blocks per level and way, "
-        f"pixel-unshuffle {recipe['unshuffle']}, float16 in the file. AdamW, {training['steps']} steps of {recipe['batch']} "
-        f"views in {training['minutes']:.0f} minutes on {_machine(training['device'])}; learning rate "
+        f"UNet of `priors/network.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual blocks per level and "
+        f"way, pixel-unshuffle {recipe['unshuffle']}, float16 in the file. AdamW, {training['steps']} steps of "
+        f"{recipe['batch']} views in {training['minutes']:.0f} minutes on {_machine(training['device'])}; learning rate "
         f"{recipe['learning_rate']}, {recipe['warmup']} steps of warm-up, a cosine to zero; gradients clipped at norm "
-        f"{recipe['clip']}; ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2), a tenth uniform; power-law "
-        f"average of exponent {recipe['average']}; seed {training['seed']}.",
+        f"{recipe['clip']}; ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2), a tenth uniform; "
+        f"power-law average of exponent {recipe['average']}; seed {training['seed']}.",
         *((training["note"],) if "note" in training else ()),
         "",
         f"    invgen train {name} {folders} --out runs/{name} --minutes {training['minutes']:.0f}",

@@ -1,7 +1,6 @@
-"""How well a trained prior denoises what it was not trained on, next to classical denoisers; and the card that says so.
+"""How well a trained prior denoises what it was not trained on, next to classical denoisers.
 
-results = evaluate(load("photo"), held_out("photo", "BSDS500"), {"BM3D": bm3d, "Wiener": wiener})
-write_card("priors/weights/photo.safetensors", results)
+evaluate({"prior": load("photo"), "Wiener": wiener}, held_out("photo", "BSDS500"), LEVELS["photo"])
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,8 @@ Denoise = Callable[[Tensor, float], Tensor]
 def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> dict[str, list[Tensor]]:
     """Test images in the prior's units, none of them trained on: {set: [(C, H, W)]}.
 
-    "photo": four colour photographs of scikit-image, and each `every`-th picture of FOLDER/**/val (BSDS500's val).
+    "photo": the centres, 256 x 256, of four photographs of scikit-image, and each `every`-th picture of FOLDER/**/val
+    (BSDS500's), whole.
     "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
     """
     sets: dict[str, list[Tensor]] = {}
@@ -31,10 +31,10 @@ def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> d
         from skimage import data
 
         photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-        sets["scikit-image"] = [torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in photos]
+        sets["scikit-image"] = [_colour(_centre(p, 256)) for p in photos]
         if folder is not None:
             paths = [p for p in photographs(folder, leave_out=()) if p.parent.name == "val"][::every]
-            sets["BSDS500 val"] = [torch.from_numpy(read_picture(p)).permute(2, 0, 1) / 127.5 - 1 for p in paths]
+            sets["BSDS500 val"] = [_colour(read_picture(p)) for p in paths]
     elif recipe == "ct":
         from pydicom import examples
         from pydicom.pixels import apply_rescale
@@ -47,6 +47,16 @@ def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> d
     else:
         raise OptionError(f"no held-out images for recipe '{recipe}'; there are: photo, ct")
     return sets
+
+
+def _colour(picture: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 127.5 - 1
+
+
+def _centre(picture: np.ndarray, size: int) -> np.ndarray:
+    top, left = ((n - size) // 2 for n in picture.shape[:2])
+    return picture[top : top + size, left : left + size]
 
 
 def _hounsfield(plane: np.ndarray, size: int) -> Tensor:
