@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from invgen.errors import OptionError
 from invgen.forward import Operator, SVDOperator, Variance, per_sample
-from invgen.operators._axes import per_axis
+from invgen.operators._axes import per_axis, per_entry
 from invgen.operators._rows import OrthogonalRows
-from invgen.operators._spectral import half, hartley, hermitian, multiply, reverse, transfer
+from invgen.operators._spectral import as_complex, half, hartley, hermitian, multiply, reverse, transfer
 from invgen.operators.blur import Blur, CircularBlur
 from invgen.operators.resize import FILTERS, Resize
 
@@ -181,6 +181,7 @@ class FilterDecimate(Downsample):
         kernel = torch.as_tensor(filter).detach().to(torch.float64)
         self.factors = _factors(self.in_shape, kernel.ndim * (factor,) if isinstance(factor, int) else factor)
         self.dim = dim = len(self.factors)
+        self._axes = tuple(range(-dim, 0))
         if kernel.ndim != dim or not kernel.numel() or not torch.isfinite(kernel).all():
             raise OptionError(
                 f"the filter must be a kernel of finite values with {dim} axes, one for each factor, got shape "
@@ -215,7 +216,7 @@ class FilterDecimate(Downsample):
 
     def _fold(self, X: Tensor) -> Tensor:
         """The mean over the aliases of each coarse frequency."""
-        for axis, f in zip(range(-self.dim, 0), self.factors, strict=True):
+        for axis, f in zip(self._axes, self.factors, strict=True):
             X = X.unflatten(axis, (f, -1)).mean(axis - 1)
         return X
 
@@ -223,12 +224,19 @@ class FilterDecimate(Downsample):
         return X.repeat(self.factors)
 
     def _down(self, x: Tensor, H: Tensor) -> Tensor:
-        return multiply(x, H, self.dim)[_at(self.factors)]
+        """Filter and decimate: aliases are added before the inverse FFT, except along the last axis, halved by rfftn."""
+        X = torch.fft.rfftn(x, dim=self._axes)
+        X = X * as_complex(H, X.dtype)
+        for axis, f in zip(self._axes[:-1], self.factors[:-1], strict=True):
+            X = X.unflatten(axis, (f, -1)).mean(axis - 1)
+        sizes = (*self.out_shape[-self.dim : -1], self.in_shape[-1])
+        return torch.fft.irfftn(X, s=sizes, dim=self._axes)[..., :: self.factors[-1]]
 
     def _up(self, y: Tensor, H: Tensor) -> Tensor:
-        x = y.new_zeros(len(y), *self.in_shape)
-        x[_at(self.factors)] = y
-        return multiply(x, H, self.dim, adjoint=True)
+        x = y.new_zeros(*y.shape[:-1], self.in_shape[-1])
+        x[..., :: self.factors[-1]] = y
+        X = torch.fft.rfftn(x, dim=self._axes).repeat(*[1] * (y.ndim - self.dim), *self.factors[:-1], 1)
+        return torch.fft.irfftn(X * as_complex(H, X.dtype).conj(), s=self.in_shape[-self.dim :], dim=self._axes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._down(x, self.H)
@@ -238,11 +246,10 @@ class FilterDecimate(Downsample):
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        if any(isinstance(v, Tensor) and max([1, *v.shape[1:]]) > 1 for v in (var_x, var_y)) or self.rank < b[0].numel():
+        if per_entry(var_x, var_y) or self.rank < b[0].numel():
             return super().solve(b, var_x, var_y)
-        axes = tuple(range(-self.dim, 0))
-        B = torch.fft.rfftn(b, dim=axes) / (var_x * self.power.to(b.dtype) + var_y)
-        return torch.fft.irfftn(B, s=b.shape[-self.dim :], dim=axes)
+        B = torch.fft.rfftn(b, dim=self._axes) / (var_x * self.power.to(b.dtype) + var_y)
+        return torch.fft.irfftn(B, s=b.shape[-self.dim :], dim=self._axes)
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
         return x + per_sample(var_x, x) * self.adjoint(self.solve(y - self(x), var_x, var_y))

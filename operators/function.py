@@ -1,0 +1,69 @@
+"""Any torch function as an operator."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator, Operator
+
+Map = Callable[[Tensor], Tensor]
+
+
+def from_function(
+    f: Map,
+    in_shape: tuple[int, ...],
+    linear: bool = False,
+    adjoint: Map | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Operator:
+    """The operator y = f(x); a LinearOperator with linear=True.
+
+    Args:
+        f: written for a batch, (B, *in_shape) -> (B, *out_shape), and differentiable by torch.
+        in_shape: the shape of one signal.
+        linear: whether f is linear; then solve, prox and pinv are derived from it, by conjugate gradients.
+        adjoint: f's adjoint, (B, *out_shape) -> (B, *in_shape); by default automatic differentiation of f gives it.
+        dtype: torch.complex64 for complex signals.
+
+    Raises:
+        OptionError: f or adjoint is not a function, or an adjoint is given for a function that is not linear.
+
+    `invgen.check_operator(from_function(...))` says whether f keeps the contract.
+    """
+    if not callable(f) or not (adjoint is None or callable(adjoint)):
+        raise OptionError(f"from_function takes functions, got {type(f).__name__} and {type(adjoint).__name__}")
+    if not linear:
+        if adjoint is not None:
+            raise OptionError("an adjoint belongs to a linear function; pass linear=True with it, or leave it out")
+        return FunctionOperator(f, in_shape, dtype=dtype)
+    return LinearFunction(f, in_shape, adjoint, dtype=dtype)
+
+
+class FunctionOperator(Operator):
+    """y = f(x)."""
+
+    def __init__(self, f: Map, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(in_shape, dtype=dtype)
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+class LinearFunction(LinearOperator):
+    """y = f(x) for a linear f."""
+
+    def __init__(
+        self, f: Map, in_shape: tuple[int, ...], adjoint: Map | None = None, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(in_shape, dtype=dtype)
+        self.f, self.f_adjoint = f, adjoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return LinearOperator.adjoint(self, y) if self.f_adjoint is None else self.f_adjoint(y)
