@@ -1,6 +1,7 @@
 """The catalogue of operators (installed as invgen.operators)."""
 
 from invgen.compose import stack
+from invgen.operators.audio import LowPassDecimate
 from invgen.operators.blur import Blur
 from invgen.operators.coils import birdcage_maps, normalise_maps, rss, sensitivity_maps
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT
@@ -9,13 +10,17 @@ from invgen.operators.downsample import Decimate, Downsample
 from invgen.operators.fourier import Fourier, fftc, ifftc
 from invgen.operators.grey import Grey
 from invgen.operators.identity import Identity
+from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
 from invgen.operators.kspace_masks import equispaced_mask, radial_mask, random_mask
 from invgen.operators.mask import Mask
 from invgen.operators.mri import MRI, MultiCoilMRI
+from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
+from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.resize import Resize
 
 __all__ = [
+    "JPEG",
     "MRI",
     "Blur",
     "Decimate",
@@ -23,10 +28,15 @@ __all__ = [
     "FanBeamCT",
     "Fourier",
     "Grey",
+    "HighDynamicRange",
     "Identity",
+    "LowPassDecimate",
     "Mask",
     "MultiCoilMRI",
+    "NonlinearBlur",
     "ParallelBeamCT",
+    "PhaseRetrieval",
+    "Quantize",
     "Resize",
     "birdcage_maps",
     "disk_kernel",

@@ -1,0 +1,89 @@
+"""Operators on one-dimensional signals. Gaps are `Mask`, clipping is `HighDynamicRange` with gain 1."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator
+
+
+def lowpass_filter(taps: int, cutoff: float) -> Tensor:
+    """A linear-phase low pass, (taps,) in double precision: a sinc in a Hamming window, with gain 1 at frequency zero.
+
+    Args:
+        taps: odd, so that the filter delays nothing.
+        cutoff: frequency of half amplitude, as a fraction of the Nyquist frequency, between 0 and 1.
+    """
+    if taps < 1 or taps % 2 == 0 or not 0 < cutoff <= 1:
+        raise OptionError(f"a low pass needs an odd number of taps and a cutoff in (0, 1], got {taps!r} and {cutoff!r}")
+    n = torch.arange(taps, dtype=torch.float64) - taps // 2
+    window = torch.hamming_window(taps, periodic=False, dtype=torch.float64) if taps > 1 else torch.ones(1).double()
+    h = torch.sinc(cutoff * n) * window
+    return h / h.sum()
+
+
+class LowPassDecimate(LinearOperator):
+    """y[k] = sum_j h[j] x[factor k - j]: a low pass against aliasing, then every factor-th sample.
+
+    What is lost is the band above the new Nyquist frequency: bandwidth extension asks for it.
+
+    Args:
+        in_shape: (channels, length), or any shape whose last axis is time.
+        factor: of decimation, 1 to filter only.
+        taps: of the filter, odd; by default 20 * factor + 1, as scipy.signal.decimate(ftype="fir").
+        cutoff: as a fraction of the Nyquist frequency of x; by default 1 / factor, the Nyquist frequency of y.
+        boundary: "zero" (silence outside; scipy's choice) or "reflect".
+
+    y has ceil(length / factor) samples at the times 0, factor, 2 factor, ... of x, and the units of x. `solve` and `prox`
+    are conjugate gradients; neighbouring rows of A overlap by the length of the filter only, so that they are few.
+
+    Raises:
+        OptionError: a factor below 1, another boundary, a filter that is even or cuts outside (0, 1], or one that is longer
+            than "reflect" can mirror.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        factor: int,
+        *,
+        taps: int | None = None,
+        cutoff: float | None = None,
+        boundary: str = "zero",
+    ) -> None:
+        super().__init__(in_shape)
+        if factor < 1 or int(factor) != factor:
+            raise OptionError(f"the factor of LowPassDecimate must be a whole number of at least 1, got {factor!r}")
+        if boundary not in ("zero", "reflect"):
+            raise OptionError(f"unknown boundary {boundary!r} of LowPassDecimate; there are 'zero' and 'reflect'")
+        self.factor, self.boundary, length = int(factor), boundary, self.in_shape[-1]
+        h = lowpass_filter(20 * self.factor + 1 if taps is None else taps, 1 / self.factor if cutoff is None else cutoff)
+        self.half = len(h) // 2
+        if boundary == "reflect" and self.half >= length:
+            raise OptionError(
+                f"a filter of {len(h)} taps needs more than {self.half} samples to reflect, got {length}; pass fewer "
+                "taps or boundary='zero'"
+            )
+        self.register_buffer("filter", h)
+        self.out_shape = (*self.in_shape[:-1], -(-length // self.factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, 1, x.shape[-1])
+        if self.boundary == "reflect":
+            rows = F.pad(rows, (self.half, self.half), mode="reflect")
+        padding = self.half if self.boundary == "zero" else 0
+        y = F.conv1d(rows, self.filter.to(x.dtype).reshape(1, 1, -1), stride=self.factor, padding=padding)
+        return y.reshape(len(x), *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        rows, length, pad = y.reshape(-1, 1, y.shape[-1]), self.in_shape[-1], self.half
+        # the transposed convolution reaches from -half to the last output's time + half: cut or fill to what x covers
+        full = F.conv_transpose1d(rows, self.filter.to(y.dtype).reshape(1, 1, -1), stride=self.factor)
+        full = F.pad(full, (0, length + 2 * pad - full.shape[-1]))
+        x = full[..., pad : pad + length]
+        if self.boundary == "reflect":
+            # what fell on the mirrored samples returns to those they copy
+            left, right = full[..., :pad].flip(-1), full[..., pad + length :].flip(-1)
+            x = x + F.pad(left, (1, length - 1 - pad)) + F.pad(right, (length - 1 - pad, 1))
+        return x.reshape(len(y), *self.in_shape)
