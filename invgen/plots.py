@@ -1,6 +1,5 @@
 """Pictures of a posterior, with matplotlib (loaded when a picture is drawn, and without touching its global state)."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.writing import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,33 +78,21 @@ def show_posterior(
 
 
 def save(figure: "Figure", path: str | Path) -> Path:
-    """Writes a figure under a temporary name and renames it; the suffix says the format."""
-    path = Path(path)
-    work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix or '.png'}")
-    try:
+    """Writes a figure, whole or not at all; the suffix says the format."""
+    with atomic_file(path) as work:
         figure.savefig(work, dpi=130)
-        os.replace(work, path)
-    finally:
-        if work.exists():
-            work.unlink()
-    return path
+    return Path(path)
 
 
 def save_picture(x: Tensor, value_range: tuple[float, float], path: str | Path) -> Path:
-    """Writes one signal as an 8-bit picture, `value_range` from black to white."""
+    """Writes one signal as an 8-bit picture, `value_range` from black to white, whole or not at all."""
     from PIL import Image
 
     low, high = value_range
     levels = ((as_picture(x) - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
-    path = Path(path)
-    work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix or '.png'}")
-    try:
+    with atomic_file(path) as work:
         Image.fromarray(levels.numpy()).save(work)
-        os.replace(work, path)
-    finally:
-        if work.exists():
-            work.unlink()
-    return path
+    return Path(path)
 
 
 def as_picture(x: Tensor) -> Tensor:

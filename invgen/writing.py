@@ -47,19 +47,28 @@ def atomic_folder(out: str | Path) -> Iterator[Path]:
                 break
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path with the suffix of `path`, renamed to it when the block ends well and removed when it does not.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: it cannot be written, or its suffix is of no format that the writer knows.
     """
     path = Path(path)
-    work = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    work = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
     try:
-        work.write_text(text, encoding="utf-8")
+        yield work
         os.replace(work, path)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: matplotlib's and Pillow's word for an unknown format
+        raise FileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         if work.exists():
             work.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file whole or not at all; FileError if it cannot be written."""
+    with atomic_file(path) as work:
+        work.write_text(text, encoding="utf-8")

@@ -1,0 +1,191 @@
+"""What an installation holds and what an import costs: modules loaded, packages listed, wheel and sdist complete."""
+
+import ast
+import configparser
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("invgen", "operators", "priors", "benchmarks")
+HEAVY = ("torch", "diffusers", "astra", "matplotlib", "skimage", "scipy", "h5py", "pydicom", "PIL")
+
+
+def config():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def listed(text):
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def packages():
+    return listed(config()["options"]["packages"])
+
+
+def loaded_by(code):
+    """The modules that a fresh interpreter has loaded after running the code."""
+    code += "\nimport sys, json\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sources():
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path, top_level_only=False):
+    """The modules that a file imports: (line, name)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def test_import_invgen_loads_nothing_heavy():
+    assert not set(HEAVY) & set(loaded_by("import invgen"))
+
+
+def test_the_core_loads_torch_and_numpy_alone():
+    code = "import invgen\nfor name in invgen.__all__:\n    name == 'plots' or getattr(invgen, name)"
+    assert not (set(HEAVY) - {"torch"}) & set(loaded_by(code))
+
+
+@pytest.mark.parametrize("command", ["--help", "reconstruct --help", "--version", "train --help"])
+def test_help_loads_no_torch(command):
+    code = f"""
+import sys
+from invgen.cli import main
+try:
+    main({command.split()!r})
+except SystemExit:
+    pass
+"""
+    assert not {"torch", "numpy", "rich"} & set(loaded_by(code))
+
+
+def test_every_public_name_resolves():
+    import invgen
+
+    for name in invgen.__all__:
+        assert getattr(invgen, name) is not None
+    assert set(invgen.__all__) <= set(dir(invgen))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = invgen.nothing
+
+
+def test_torchvision_is_never_imported():
+    for path in [*sources(), *ROOT.glob("tests/**/*.py"), *ROOT.glob("examples/*.py")]:
+        for line, name in imports(path):
+            assert name.split(".")[0] != "torchvision", f"{path}:{line}"
+
+
+def test_heavy_packages_are_imported_where_they_are_used():
+    for path in sources():
+        for line, name in imports(path, top_level_only=True):
+            assert name.split(".")[0] not in {*HEAVY} - {"torch"}, f"{path}:{line} imports {name} at the top of the file"
+
+
+def test_the_house_rule_of_imports():
+    """Catalogues import contracts, never each other nor a sampler; the core imports no catalogue at the top of a file."""
+    catalogues = ("invgen.operators", "invgen.priors", "invgen.benchmarks", "invgen.samplers")
+    doors = {"cli.py", "reconstruct.py", "names.py", "catalogue.py", "checks.py"}
+    for folder, own in (("operators", 0), ("priors", 1)):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line, name in imports(path):
+                wrong = [c for k, c in enumerate(catalogues) if k != own and (name == c or name.startswith(c + "."))]
+                assert not wrong, f"{path}:{line} imports {name}"
+    for path in (ROOT / "invgen").rglob("*.py"):
+        if path.name in doors or path.parent.name == "samplers":
+            continue
+        for line, name in imports(path, top_level_only=True):
+            wrong = [c for c in catalogues if name == c or name.startswith(c + ".")]
+            assert not wrong, f"{path}:{line} imports {name}"
+
+
+def test_every_folder_with_code_is_a_listed_package():
+    found = set()
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            name = ".".join(path.parent.relative_to(ROOT).parts)
+            found.add(name if folder == "invgen" else f"invgen.{name}")
+    assert found == set(packages()), "setup.cfg lists other packages than there are folders with Python files"
+
+
+def test_all_dependencies_are_needed_and_stated():
+    """What the code imports is in setup.cfg, and what setup.cfg asks for is imported (or brings something that is)."""
+    import re
+
+    known = {"scikit-image": "skimage", "astra-toolbox": "astra", "pynrrd": "nrrd", "POT": "ot"}
+    sections = [config()["options"]["install_requires"], *config()["options.extras_require"].values()]
+    names = {re.split(r"[<>=\[]", line)[0] for section in sections for line in listed(section)}
+    stated = {known.get(name, name) for name in names} | {"PIL", "setuptools"}  # Pillow comes with scikit-image
+    used = {name.split(".")[0] for path in sources() for _, name in imports(path)}
+    foreign = used - set(sys.stdlib_module_names) - {"invgen"}
+    assert foreign <= stated, f"imported but not stated in setup.cfg: {foreign - stated}"
+    required = {known.get(n, n) for n in (re.split(r"[<>=\[]", x)[0] for x in listed(sections[0]))}
+    assert required <= used, f"required but never imported: {required - used}"
+
+
+def test_licence_and_notice():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    notice = (ROOT / "NOTICE").read_text()
+    assert "astra-toolbox" in notice
+    assert "GNU General Public License, version 3" in notice
+
+
+def package_data():
+    """The data files that the wheel must hold, as paths in it."""
+    patterns = {name: text for name, text in config()["options.package_data"].items()}
+    for package, text in patterns.items():
+        folder = ROOT / (package.partition(".")[2].replace(".", "/") or package)
+        for pattern in text.replace("\n", ",").split(","):
+            for path in folder.glob(pattern.strip() or "nothing"):
+                yield f"{package.replace('.', '/')}/{path.relative_to(folder)}"
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_everything(tmp_path):
+    # without isolation nothing is downloaded; a copy, so that no build folder is left in the checkout
+    copy = tmp_path / "checkout"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    for name in tracked.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+        (metadata,) = (name for name in inside if name.endswith(".dist-info/METADATA"))
+        about = archive.read(metadata).decode()
+    modules = {name for name in tracked.stdout.split("\0") if name.endswith(".py") and name.split("/")[0] in FOLDERS}
+    expected = {name if name.startswith("invgen/") else f"invgen/{name}" for name in modules}
+    data = {name for name in package_data() if name.removeprefix("invgen/") in tracked.stdout or name == "invgen/py.typed"}
+    assert expected | data <= inside, f"missing from the wheel: {sorted((expected | data) - inside)}"
+    assert any(name.endswith(".safetensors") for name in data), "no weights are shipped"
+    assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"invgen"}
+    assert any(name.endswith("/NOTICE") for name in inside)
+    assert "License-Expression: Apache-2.0" in about
+
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    missing = {name.removeprefix("invgen/") if name.removeprefix("invgen/") in tracked.stdout else name for name in data}
+    assert modules | missing | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= inside

@@ -1,0 +1,97 @@
+"""The README keeps its word: its tables are those of the code, its links and commands exist, its scripts run."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from invgen import FileError, catalogue
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_tables_are_up_to_date():
+    assert catalogue.refreshed(README) == README, "run: invgen list --write README.md"
+
+
+def test_tables_go_between_their_markers(tmp_path):
+    page = tmp_path / "page.md"
+    text = "# Page\n" + "".join(f"<!-- {kind}:begin -->\nold\n<!-- {kind}:end -->\n" for kind in catalogue.TABLES) + "end\n"
+    page.write_text(text)
+    assert catalogue.write(page)
+    assert not catalogue.write(page)
+    new = page.read_text()
+    assert "old" not in new
+    assert new.startswith("# Page\n") and new.endswith("end\n")
+    assert "| `DAPS` |" in new
+    page.write_text("no markers")
+    with pytest.raises(FileError, match="lacks the markers"):
+        catalogue.write(page)
+    assert [p.name for p in tmp_path.iterdir()] == ["page.md"]
+
+
+def test_every_entry_says_what_it_is():
+    for kind, rows in catalogue.TABLES.items():
+        headings, entries = rows()
+        assert entries
+        for entry in entries:
+            assert len(entry) == len(headings)
+            for heading, cell in zip(headings, entry, strict=True):
+                assert cell.strip(), f"{kind}: {entry[0]} has no {heading}; write a docstring"
+
+
+def test_the_two_commands():
+    rules = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in ("demo", "test"):
+        assert f"make {command}" in README
+        assert command in rules
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.exists()], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_commands_in_the_readme_parse():
+    """Every `invgen ...` line names a command and options that exist, and operators and samplers that resolve."""
+    import shlex
+
+    import typer
+
+    from invgen import names
+    from invgen.cli import app
+
+    commands = typer.main.get_command(app).commands
+    lines = re.findall(r"^    (invgen .*)$", README, re.MULTILINE)
+    assert lines
+    for line in lines:
+        _, command, *words = shlex.split(line)
+        options = {option for p in commands[command].params for option in (*p.opts, *p.secondary_opts)}
+        assert {w for w in words if w.startswith("--")} <= options, line
+        for option, find in (("--operator", lambda s: names.operator(s, (1, 16, 16))), ("--sampler", names.sampler)):
+            if option in words and ":" not in (spec := words[words.index(option) + 1]):
+                find(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(SCRIPTS)))
+def test_scripts_in_the_readme_run(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SCRIPTS[number], f"README.md, script {number + 1}", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(path, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out.strip(), "an example prints what it found"
