@@ -21,6 +21,8 @@ def operators() -> Rows:
             return "linear, SVD"
         if not issubclass(cls, LinearOperator):
             return "nonlinear"
+        if any(issubclass(sub, SVDOperator) for sub in cls.__subclasses__()):
+            return "linear, SVD for some options"  # its constructor chooses the subclass
         return "linear" if cls.solve is LinearOperator.solve else "linear, own solve"
 
     found = classes(package, Operator)
@@ -80,9 +82,11 @@ def text(kind: str, width: int = 100) -> str:
 
 
 def markdown(kind: str) -> str:
-    """The table of a kind for the README, without the options."""
+    """The table of a kind for the README: without the options, and papers by first author and venue."""
     headings, rows = TABLES[kind]()
     keep = [k for k, heading in enumerate(headings) if heading != "options"]
+    if headings[-1] == "source":
+        rows = [(*row[:-1], _short(row[-1])) for row in rows]
     lines = ["| " + " | ".join(headings[k] for k in keep) + " |", "|" + " --- |" * len(keep)]
     for row in rows:
         cells = [row[k].replace("|", "\\|") for k in keep]
@@ -123,6 +127,14 @@ def write(path: str | Path) -> bool:
     if new != page:
         write_text(path, new)
     return new != page
+
+
+def _short(source: str) -> str:
+    """`Zhang, Chu & Song, "Title" (CVPR 2025), Algorithm 1` as `Zhang et al., CVPR 2025`."""
+    paper = re.match(r"(?P<first>\w+)(?P<more>,? .*?)?, \".+?\" \((?P<venue>.+?)\)", source)
+    if not paper:
+        return source
+    return f"{paper['first']}{' et al.' if paper['more'] else ''}, {paper['venue']}"
 
 
 def _by_name(item: tuple[str, type]) -> str:
