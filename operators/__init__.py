@@ -4,10 +4,13 @@ from invgen.compose import stack
 from invgen.operators.audio import LowPassDecimate
 from invgen.operators.blur import Blur
 from invgen.operators.coils import birdcage_maps, normalise_maps, rss, sensitivity_maps
+from invgen.operators.compressed_sensing import CompressedSensing
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct_units import hu_to_mu, mu_to_hu
-from invgen.operators.downsample import Decimate, Downsample
+from invgen.operators.decimate import Decimate
+from invgen.operators.downsample import Downsample
 from invgen.operators.fourier import Fourier, fftc, ifftc
+from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
 from invgen.operators.identity import Identity
 from invgen.operators.jpeg import JPEG
@@ -20,9 +23,8 @@ from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.resize import Resize
 
 __all__ = [
-    "JPEG",
-    "MRI",
     "Blur",
+    "CompressedSensing",
     "Decimate",
     "Downsample",
     "FanBeamCT",
@@ -30,7 +32,9 @@ __all__ = [
     "Grey",
     "HighDynamicRange",
     "Identity",
+    "JPEG",
     "LowPassDecimate",
+    "MRI",
     "Mask",
     "MultiCoilMRI",
     "NonlinearBlur",
@@ -42,6 +46,7 @@ __all__ = [
     "disk_kernel",
     "equispaced_mask",
     "fftc",
+    "from_function",
     "gaussian_kernel",
     "hu_to_mu",
     "ifftc",

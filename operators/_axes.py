@@ -8,6 +8,8 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.forward import Variance
 
+Factor = int | Sequence[int]
+
 
 def spatial(in_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The spatial sizes of a signal: (n,) and (H, W) have no channels, with three axes or more the first is channels."""
@@ -22,6 +24,29 @@ def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -
             f"{name} must be a positive integer, or one for each spatial axis of {tuple(in_shape)}, got {value}"
         )
     return values
+
+
+def check_factors(in_shape: tuple[int, ...], factor: Factor) -> tuple[int, ...]:
+    """A factor for each of the last axes, each of which divides its size."""
+    factors = per_axis("factor", factor, in_shape)
+    sizes = tuple(in_shape[-len(factors) :])
+    if any(n % f for n, f in zip(sizes, factors, strict=True)):
+        raise OptionError(f"the factor {factor} does not divide the sizes {sizes}; crop the signal or use Resize")
+    return factors
+
+
+def grid(factors: tuple[int, ...], offset: tuple[int, ...] | None = None) -> tuple:
+    """The index of every f-th sample of the last axes, from `offset` on."""
+    offset = offset or (0,) * len(factors)
+    return (..., *(slice(o, None, f) for o, f in zip(offset, factors, strict=True)))
+
+
+def check_offset(offset: Factor, factors: tuple[int, ...]) -> tuple[int, ...]:
+    """The first sample of each axis, from 0 to its factor - 1."""
+    offsets = (offset,) * len(factors) if isinstance(offset, int) else tuple(offset)
+    if len(offsets) != len(factors) or any(not 0 <= o < f for o, f in zip(offsets, factors, strict=True)):
+        raise OptionError(f"offset must lie between 0 and factor - 1 = {[f - 1 for f in factors]}, got {offset}")
+    return offsets
 
 
 def along(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:

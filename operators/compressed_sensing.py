@@ -38,12 +38,12 @@ class CompressedSensing(SVDOperator):
             cls = GaussianSensing if kind == "gaussian" else FastSensing
         return super().__new__(cls)
 
-    def __init__(self, in_shape: tuple[int, ...], num_measurements: int) -> None:
+    def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "gaussian", *, seed: int = 0) -> None:
         super().__init__(in_shape)
         self.n = math.prod(self.in_shape)
         if not isinstance(num_measurements, int) or not 1 <= num_measurements <= self.n:
             raise OptionError(f"num_measurements must be an integer from 1 to {self.n}, got {num_measurements}")
-        self.out_shape = (num_measurements,)
+        self.kind, self.out_shape = kind, (num_measurements,)
 
 
 class GaussianSensing(CompressedSensing):
@@ -54,7 +54,7 @@ class GaussianSensing(CompressedSensing):
     """
 
     def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "gaussian", *, seed: int = 0) -> None:
-        super().__init__(in_shape, num_measurements)
+        super().__init__(in_shape, num_measurements, kind)
         g = torch.Generator().manual_seed(seed)
         self.register_buffer("matrix", torch.randn(num_measurements, self.n, generator=g) / num_measurements**0.5)
 
@@ -106,8 +106,7 @@ class FastSensing(OrthogonalRows, CompressedSensing):
     """Random rows of a Hadamard or cosine transform of the signal with random signs: V = diag(signs) transform^T."""
 
     def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "dct", *, seed: int = 0) -> None:
-        CompressedSensing.__init__(self, in_shape, num_measurements)
-        self.kind = kind
+        super().__init__(in_shape, num_measurements, kind)
         if kind == "hadamard" and self.n & (self.n - 1):
             raise OptionError(f"a Hadamard transform needs 2^k values, in_shape {tuple(in_shape)} has {self.n}; use 'dct'")
         g = torch.Generator().manual_seed(seed)

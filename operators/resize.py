@@ -64,6 +64,9 @@ class Resize(SVDOperator):
 
     def __init__(self, in_shape: tuple[int, ...], size: int | Sequence[int], method: str = "bicubic") -> None:
         super().__init__(in_shape)
+        self._set(size, method)
+
+    def _set(self, size: int | Sequence[int], method: str) -> None:
         if method not in FILTERS:
             raise OptionError(f"method must be one of {', '.join(FILTERS)}, got {method!r}")
         self.size, self.method = per_axis("size", size, self.in_shape), method
