@@ -60,7 +60,9 @@ def samplers() -> Rows:
         noise = "any noise" if cls.noise is Noise else f"{cls.noise.__name__} noise"
         needs = f"{kinds.get(cls.A, cls.A.__name__)}, {noise}{' or none' if cls.noiseless else ''}"
         needs = "a prior alone, no measurement" if issubclass(cls, Unconditional) else needs
-        rows.append((cls.__name__, needs, _sentence(cls), _sentence(inspect.getmodule(cls))))
+        source = _sentence(inspect.getmodule(cls))
+        own = re.search(rf"\b{cls.__name__}\b[^()\"]*\(([^)]*)\)", source, re.IGNORECASE)  # in a file of several
+        rows.append((cls.__name__, needs, _sentence(cls), own[1] if own else source))
     return ("sampler", "needs", "what it does", "source"), rows
 
 

@@ -188,5 +188,6 @@ def test_wheel_and_sdist_hold_everything(tmp_path):
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
-    missing = {name.removeprefix("invgen/") if name.removeprefix("invgen/") in tracked.stdout else name for name in data}
-    assert modules | missing | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= inside
+    at_root = {name if name == "invgen/py.typed" else name.removeprefix("invgen/") for name in data}
+    wanted = modules | at_root | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
+    assert wanted <= inside, f"missing from the sdist: {sorted(wanted - inside)}"
