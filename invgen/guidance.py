@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invgen.diffusion import Prior, step
+from invgen.diffusion import step
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -34,11 +34,6 @@ class GuidedSampler(Sampler):
         for s, s_next in self.levels(post.prior):
             x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
             yield x
-
-
-def bounded_variance(s: float, prior: Prior) -> float:
-    """The variance of x_0 given x_sigma, if x_0 were N(0, data_std^2 I): s^2 d^2 / (s^2 + d^2), in units of x squared."""
-    return s**2 * prior.data_std**2 / (s**2 + prior.data_std**2)
 
 
 def langevin(x: Tensor, score: object, h: float | Tensor, iterations: int, randn: Streams) -> Tensor:

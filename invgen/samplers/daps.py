@@ -10,7 +10,7 @@ from torch import Tensor
 from invgen.diffusion import noise_levels, step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
-from invgen.guidance import bounded_variance, langevin, local_step
+from invgen.guidance import langevin, local_step
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -30,23 +30,23 @@ class DAPS(Sampler):
         ode_steps: Euler steps of the probability-flow ODE at each level (5).
         inner: "exact", "langevin", or "auto", exact where possible.
         langevin_steps: inner steps where Langevin is used (100).
-        width: "bounded", r^2 = s^2 d^2 / (s^2 + d^2) with the prior's data_std d, or "paper", r = s, which over-disperses
-            where s exceeds the size of the signal.
+        width: "prior", r^2 = `prior.variance(sigma)`, the mean squared error of the denoiser at this level, or "paper",
+            r = sigma, which over-disperses where the denoiser knows better, at every level of an image.
     """
 
     steps: int = 50
     ode_steps: int = 2
     inner: Literal["auto", "exact", "langevin"] = "auto"
     langevin_steps: int = 100
-    width: Literal["bounded", "paper"] = "bounded"
+    width: Literal["prior", "paper"] = "prior"
 
     noiseless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner not in ("auto", "exact", "langevin") or self.width not in ("bounded", "paper"):
+        if self.inner not in ("auto", "exact", "langevin") or self.width not in ("prior", "paper"):
             raise OptionError(
-                f"DAPS knows inner 'auto', 'exact', 'langevin' and width 'bounded', 'paper', got {self.inner!r} and "
+                f"DAPS knows inner 'auto', 'exact', 'langevin' and width 'prior', 'paper', got {self.inner!r} and "
                 f"{self.width!r}"
             )
 
@@ -72,7 +72,7 @@ class DAPS(Sampler):
             x0 = x
             for a, b in noise_levels(self.ode_steps, min(prior.sigma_min, s / 2), s):
                 x0 = step(x0, prior(x0, a), a, b, 0.0, randn)
-            r2 = bounded_variance(s, prior) if self.width == "bounded" else s**2
+            r2 = prior.variance(s) if self.width == "prior" else s**2
             if exact:
                 x0 = post.draw(x0, r2, randn)
             else:

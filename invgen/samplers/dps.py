@@ -11,7 +11,8 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.guidance import GuidedSampler, bounded_variance
+from invgen.forward import per_sample
+from invgen.guidance import GuidedSampler
 from invgen.linalg import dot, norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -22,8 +23,9 @@ class DPS(GuidedSampler):
     """Diffusion posterior sampling, for any differentiable operator.
 
     form="score" (default): D_y = D + zeta sigma^2 grad_x log N(y; A(D), v), where v is the noise variance plus what the
-    uncertainty of D adds along the residual, r^2 |J^T r|^2 / |r|^2 for the Jacobian J of A. It is then in the units
-    of the score and does not depend on the number of steps, the size of the image or the units; for A A^T ~ I it is PiGDM.
+    uncertainty of D adds along the residual r: r^T J C J^T r / |r|^2 with J the Jacobian of A and C = sigma^2 dD/dx. The
+    guidance is then in the units of the score and depends on neither the number of steps, nor the size of the image, nor
+    the units; no product is needed that the gradient has not computed.
 
     form="paper": after each ancestral step x' - zeta grad_x |y - A(D)|, one norm per sample, in the paper's
     variance-preserving coordinates, for 1000 steps of DDPM's schedule and data in [-1, 1]: use DPS.paper(). The released
@@ -57,11 +59,12 @@ class DPS(GuidedSampler):
         clean, outputs = clean.detach(), clean
         r, std = post.y - clean, post.noise.std(clean)
         if not isinstance(std, Tensor) and std == 0:  # noiseless: a level far below the data
-            std = 1e-4 * norm(post.y) / math.sqrt(r[0].numel())
+            std = 1e-4 * norm(post.y) / math.sqrt(r[0].numel()) + 1e-12
         (pull,) = torch.autograd.grad(outputs, u, r / std**2)
-        # variance of the residual along itself, in units of the noise: 1 + r^2 |J^T r|^2 / |r|^2
-        spread = bounded_variance(s, post.prior) * dot(pull, pull) / dot(r / std, r / std).clamp(min=1e-30)
-        return x0.detach() + self.zeta * s**2 * vjp(pull / (1 + spread))
+        guidance = s**2 * vjp(pull)
+        # variance of the residual along itself, in units of the noise: 1 + r^T J C J^T r / |r|^2 with C = sigma^2 dD/dx
+        spread = dot(pull, guidance) / per_sample(dot(r / std, r / std).clamp(min=1e-30), x)
+        return x0.detach() + self.zeta / (1 + spread.clamp(min=0)) * guidance
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         if self.form == "score":

@@ -1,0 +1,250 @@
+"""The main job: real images and a real CT slice reconstructed by posterior sampling, next to the classical baseline.
+
+`make demo`, `invgen demo` and `python -m invgen.benchmarks.demo` run it; what it leaves in `out/` is a picture for every
+problem (measurement, baseline, samples, mean, standard deviation, truth) and the table of results.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import invgen
+from invgen import metrics, plots, samplers
+from invgen.benchmarks import baselines
+from invgen.diffusion import Denoiser
+from invgen.forward import Operator
+from invgen.operators import Blur, Downsample, Mask, ParallelBeamCT, gaussian_kernel, hu_to_mu, motion_kernel
+from invgen.priors.load import load
+
+PHOTO_NOISE = 0.05  # standard deviation, images in [-1, 1]
+CT_NOISE = 0.02  # of the line integrals, which reach about 2.5
+SAMPLES = 4
+
+
+@dataclass
+class Problem:
+    """A measurement, the truth (or a reference where the measurement is real) and the classical reconstructions."""
+
+    name: str
+    title: str
+    truth: Tensor
+    A: Operator
+    noise: float
+    y: Tensor
+    prior: Denoiser
+    sampler: samplers.DAPS
+    classical: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
+
+
+def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
+    """Five restorations of photographs that come with scikit-image, 128x128, noise 0.05 in units of [-1, 1]."""
+    from skimage import data
+    from skimage.transform import downscale_local_mean
+
+    def crop(image: object, row: int, column: int, factor: int = 2) -> Tensor:
+        square = image[row : row + 128 * factor, column : column + 128 * factor, :3] / 127.5 - 1
+        return torch.tensor(downscale_local_mean(square, (factor, factor, 1)), dtype=torch.float32).movedim(-1, 0)
+
+    face = crop(data.astronaut(), 0, 96)
+    cat = crop(data.chelsea(), 20, 100)
+    cup = crop(data.coffee(), 60, 200)
+    rocket = crop(data.rocket(), 120, 200)
+    shape = face.shape
+    prior = prior_of(tuple(shape))
+    sampler = samplers.DAPS(steps=25, ode_steps=2)
+
+    def problem(name: str, title: str, truth: Tensor, A: Operator, seed: int) -> Problem:
+        y = invgen.Gaussian(PHOTO_NOISE).sample(A(truth), torch.Generator().manual_seed(seed))
+        return Problem(name, title, truth, A, PHOTO_NOISE, y, prior, sampler)
+
+    sr = problem("super-resolution-x4", "super-resolution x4", face, Downsample(shape, 4, "bicubic"), seed)
+    sr.classical["bicubic"] = lambda: baselines.bicubic(sr.y, tuple(shape[1:]))
+    yield sr
+    box = problem("inpainting-box", "box inpainting, 40x40", cat, Mask.box(shape, 40), seed + 1)
+    box.classical["biharmonic"] = lambda: baselines.biharmonic(box.A, box.y)
+    yield box
+    few = problem("inpainting-random", "random inpainting, 30 % kept", cup, Mask.random(shape, 0.3, seed=seed), seed + 2)
+    few.classical["biharmonic"] = lambda: baselines.biharmonic(few.A, few.y)
+    yield few
+    kernels = {"gaussian": gaussian_kernel(2.0), "motion": motion_kernel(15, seed=3)}
+    for k, (name, image) in enumerate({"gaussian": cat, "motion": rocket}.items()):
+        blur = problem(f"deblurring-{name}", f"{name} deblurring", image, Blur(shape, kernels[name]), seed + 3 + k)
+        blur.classical["tuned TV"] = lambda p=blur: baselines.tuned(
+            lambda w: baselines.total_variation(p.A, p.y, p.y.clone(), w), (0.003, 0.01, 0.03), p.truth
+        )
+        yield blur
+
+
+def slices(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
+    """Sparse-view CT at 23 and at 60 angles: pydicom's slice, and the held-out patient's where it has been fetched."""
+    prior = prior_of((1, 128, 128))
+    water = float(hu_to_mu(torch.zeros(())))
+    prior = prior.rescaled(water, water)  # the prior's [-1, 1] is [-1000, 1000] HU, so attenuation is water (1 + x)
+    found = [_dicom_slice(), *_held_out()]
+    for name, hu, pixel in found:
+        truth = hu_to_mu(hu.clamp(-1000, 1000))[None]
+        for angles in (23, 60):
+            A = ParallelBeamCT(truth.shape, num_angles=angles, pixel_size=pixel)
+            y = invgen.Gaussian(CT_NOISE).sample(A(truth), torch.Generator().manual_seed(seed))
+            yield _tomography(f"ct-{angles}-{name}", f"CT, {angles} angles ({name})", truth, A, CT_NOISE, y, prior)
+
+
+def _tomography(
+    name: str, title: str, truth: Tensor, A: ParallelBeamCT, noise: float, y: Tensor, prior: Denoiser
+) -> Problem:
+    problem = Problem(name, title, truth, A, noise, y, prior, samplers.DAPS(steps=30, ode_steps=2))
+    problem.classical["FBP"] = lambda: A.fbp(y, "hann")
+    size = prior.value_range[1] - prior.value_range[0]
+    problem.classical["tuned TV"] = lambda: baselines.tuned(
+        lambda w: baselines.total_variation(A, y, A.fbp(y, "hann"), w * size), (0.0003, 0.001, 0.003), truth
+    )
+    return problem
+
+
+def _dicom_slice() -> tuple[str, Tensor, float]:
+    from pydicom import examples
+
+    scan = examples.ct
+    hu = torch.tensor(scan.pixel_array * float(scan.RescaleSlope) + float(scan.RescaleIntercept), dtype=torch.float32)
+    return "CT_small", hu, float(scan.PixelSpacing[0])
+
+
+def _held_out() -> Iterator[tuple[str, Tensor, float]]:
+    """Two slices of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched them."""
+    import numpy as np
+
+    path = data_folder() / "ct" / "pyradiomics.npz"
+    if not path.exists():
+        return
+    with np.load(path) as file:
+        volume, spacing = file["lung1"], float(file["lung1_spacing_mm"][0])
+    for k in (16, 30):
+        hu = torch.tensor(volume[k], dtype=torch.float32).reshape(128, 4, 128, 4).mean((1, 3))
+        yield f"lung1-{k}", hu, 4 * spacing
+
+
+def data_folder() -> Path:
+    """Where `invgen data` puts what it fetches: INVGEN_DATA, or ~/.cache/invgen/data."""
+    return Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")
+
+
+def measured(prior_of: Callable[[tuple[int, ...]], Denoiser]) -> Iterator[Problem]:
+    """A real measurement, where it is at hand: synchrotron CT of a tooth (TomoPy), 23 of its 181 views.
+
+    Five detector pixels are binned to one; the rotation axis is at detector pixel 296 of 640, off the middle. The
+    reference is the filtered backprojection of all 181 views.
+    """
+    path = next((p for p in (data_folder() / "tooth.h5", Path("../shared/data/measured/tooth.h5")) if p.exists()), None)
+    if path is None:
+        return
+    import h5py
+
+    with h5py.File(path) as file:
+        group = file["exchange"]
+        counts, white, dark = (torch.tensor(group[k][:, 0]) for k in ("data", "data_white", "data_dark"))
+        theta = torch.deg2rad(torch.tensor(group["theta"][:]))
+    transmission = ((counts - dark.mean(0)) / (white.mean(0) - dark.mean(0))).reshape(181, 128, 5).mean(-1)
+    sinogram = -transmission.clamp(min=1e-3).log()[None]
+    geometry = {"det_count": 128, "det_spacing": 5.0, "pixel_size": 5.0, "det_offset": 296 - 319.5}
+    reference = ParallelBeamCT((1, 128, 128), angles=theta, **geometry).fbp(sinogram)
+    A = ParallelBeamCT((1, 128, 128), angles=theta[::8], **geometry)
+    y = sinogram[:, ::8]
+    # enamel, the densest part, is taken for the top of the prior's range, air for its bottom
+    scale = reference.quantile(0.999).item() / 2
+    noise = (y - A(reference)).square().mean().sqrt().item()
+    yield _tomography(
+        "ct-23-tooth-measured", "measured sinogram of a tooth, 23 of 181 views", reference, A, noise, y,
+        prior_of((1, 128, 128)).rescaled(scale, scale),
+    )  # fmt: skip
+
+
+def run(out: Path | str = "out", *, quick: bool = False, seed: int = 0, progress: bool = True) -> list[dict]:
+    """Solves every problem, writes a picture each and the table, and returns the rows.
+
+    Args:
+        out: the folder for pictures, results.md and results.json.
+        quick: two problems with few steps, to see that everything works.
+    """
+    from tqdm.auto import tqdm
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    problems = [*measured(lambda shape: load("ct", shape)), *slices(lambda shape: load("ct", shape), seed)]
+    problems += photographs(lambda shape: load("photo", shape), seed)
+    if quick:
+        problems = [p for p in problems if p.name in ("ct-23-CT_small", "super-resolution-x4")]
+    rows = []
+    bar = tqdm(problems, desc="demo", disable=not progress)
+    for p in bar:
+        bar.set_postfix_str(p.title)
+        rows += solve(p, out, 2 if quick else SAMPLES, seed)
+    write(rows, out)
+    return rows
+
+
+def solve(p: Problem, out: Path, num_samples: int, seed: int) -> list[dict]:
+    """Reconstructs one problem by the classical methods and by sampling; returns a row for each, draws the picture."""
+    rows, pictures = [], {}
+    for name, method in p.classical.items():
+        begin = time.perf_counter()
+        pictures[name] = method()
+        rows.append(row(p, name, pictures[name], time.perf_counter() - begin, 0.0))
+    result = invgen.solve(p.y, p.A, p.prior, p.noise, p.sampler, num_samples=num_samples, seed=seed)
+    name = type(p.sampler).__name__
+    samples = [row(p, f"{name}, one sample", x, result.seconds / num_samples, result.nfe) for x in result.samples]
+    rows.append({k: sum(r[k] for r in samples) / num_samples if isinstance(v, float) else v for k, v in samples[0].items()})
+    rows.append(row(p, f"{name}, mean of {num_samples}", result.mean, result.seconds, result.nfe * num_samples))
+    best = max(pictures, key=lambda n: metrics.psnr(pictures[n], p.truth, data_range=data_range(p)).item())
+    plots.show_posterior(result, p.truth, (best, pictures[best]), out / f"{p.name}.png", title=p.title)
+    return rows
+
+
+def data_range(p: Problem) -> float:
+    return p.prior.value_range[1] - p.prior.value_range[0]
+
+
+def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
+    post = invgen.Posterior(p.prior, p.A, p.noise, p.y)
+    low, high = p.prior.value_range
+    shown = x.clamp(low, high)  # what a picture can show; the residual is of the reconstruction as it is
+    return {
+        "problem": p.name,
+        "method": method,
+        "psnr": metrics.psnr(shown, p.truth, data_range=high - low).item(),
+        "ssim": metrics.ssim(shown, p.truth, data_range=high - low).item(),
+        "residual": post.rows(torch.arange(1)).residual_over_noise(x[None]).item(),
+        "seconds": seconds,
+        "nfe": nfe,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| problem | method | PSNR, dB | SSIM | residual / noise | seconds | network evaluations |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r['problem']} | {r['method']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['residual']:.2f} | "
+            f"{r['seconds']:.1f} | {r['nfe']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def write(rows: list[dict], out: Path) -> None:
+    """results.md and results.json, whole or not at all."""
+    from invgen.writing import write_text
+
+    write_text(out / "results.md", table(rows) + "\n")
+    write_text(out / "results.json", json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    print(table(run()))
