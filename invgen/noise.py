@@ -87,8 +87,11 @@ class Gaussian(Noise):
         return self.sigma
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Gaussian":
-        if not isinstance(self.sigma, Tensor) or self.sigma.ndim <= len(out_shape):
+        if not isinstance(self.sigma, Tensor):
             return self
+        if self.sigma.ndim <= len(out_shape):
+            # an explicit batch axis: (3,), for three detectors, would read as one level for each of three measurements
+            return Gaussian(self.sigma[(None,) * (1 + len(out_shape) - self.sigma.ndim)])
         flat = self.sigma.expand(*batch, *self.sigma.shape[len(batch) :])
         return Gaussian(flat.reshape(-1, *flat.shape[len(batch) :])[index.to(flat.device)])
 

@@ -104,7 +104,10 @@ class Posterior:
             )
         std = var_x.sqrt() if isinstance(var_x, Tensor) else var_x**0.5
         u = x + std * randn(x)
-        return self.A.prox(u, self.y + self.noise.sigma * randn(self.y), var_x, self.noise.var)
+        var_y = self.noise.var
+        if isinstance(var_y, Tensor):
+            var_y = var_y[(None,) * (self.y.ndim - var_y.ndim)]  # per detector, not per sample
+        return self.A.prox(u, self.y + self.noise.sigma * randn(self.y), var_x, var_y)
 
     def residual_over_noise(self, x: Tensor) -> Tensor:
         """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less."""

@@ -78,4 +78,5 @@ class Streams:
         """Numbers uniform on (0, 1), one for each entry of `like`, of shape (N, *shape)."""
         count = like[0].numel() if len(like) else 0
         u, v = self._uniforms((count + 1) // 2, like.device, like.dtype)
-        return torch.cat([u, v], 1)[:, :count].reshape(like.shape).to(like.dtype)
+        # in single precision the largest of them would round to 1
+        return torch.cat([u, v], 1).clamp_(max=1 - 2.0**-24)[:, :count].reshape(like.shape).to(like.dtype)
