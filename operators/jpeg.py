@@ -27,6 +27,11 @@ COSINES = [
     [2260, -6436, 9633, -11363],
 ]
 
+# JFIF 1.02 in 16-bit fixed point: rows Y, Cb, Cr of R, G, B with what is added before rounding down, and R, G, B of Cb, Cr
+TO_YCBCR = [[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]
+OFFSET = [[[32768]], [[2**23 + 32767]], [[2**23 + 32767]]]
+TO_RGB = [[0, 91881], [-22554, -46802], [116130, 0]]
+
 
 def quantisation_table(base: str, quality: int) -> Tensor:
     """The 8x8 quantisation steps at a quality from 1 to 100, scaled and clipped to 1..255 as libjpeg does."""
@@ -82,6 +87,8 @@ class JPEG(Operator):
         half = torch.tensor(COSINES, dtype=torch.float64) / 8192
         sign = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
         self.register_buffer("cosines", torch.cat([half, sign * half.flip(1)], 1), persistent=False)
+        for name, table in (("to_ycbcr", TO_YCBCR), ("offset", OFFSET), ("to_rgb", TO_RGB)):
+            self.register_buffer(name, torch.tensor(table, dtype=torch.float64), persistent=False)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, quality={self.quality}, subsampling={self.subsampling!r}"
@@ -92,12 +99,22 @@ class JPEG(Operator):
         if self.in_shape[0] == 1:
             decoded = self._code(pixels, self.luma)
         else:
-            y, cb, cr = _to_ycbcr(pixels).unbind(1)
+            y, cb, cr = self._to_ycbcr(pixels).split(1, 1)
             halve = self.subsampling == "4:2:0"
-            planes = [self._code(y[:, None], self.luma)]
-            planes += [self._chroma(c[:, None], halve) for c in (cb, cr)]
-            decoded = _to_rgb(torch.cat(planes, 1))
+            decoded = self._to_rgb(
+                self._code(y, self.luma), torch.cat([self._chroma(cb, halve), self._chroma(cr, halve)], 1)
+            )
         return decoded * ((high - low) / 255) + low
+
+    def _to_ycbcr(self, pixels: Tensor) -> Tensor:
+        """Whole RGB values to whole YCbCr values (JFIF 1.02); every product and sum is exact in single precision."""
+        mixed = torch.einsum("ij,bjhw->bihw", self.to_ycbcr.to(pixels.dtype), pixels) + self.offset.to(pixels.dtype)
+        return straight_through((mixed / 65536).floor(), mixed / 65536 - 0.5)
+
+    def _to_rgb(self, y: Tensor, chroma: Tensor) -> Tensor:
+        """The inverse of `_to_ycbcr`, clipped to 0..255."""
+        mixed = torch.einsum("ij,bjhw->bihw", self.to_rgb.to(y.dtype), chroma - 128)
+        return (y + _round(mixed / 65536)).clamp(0, 255)
 
     def _chroma(self, plane: Tensor, halve: bool) -> Tensor:
         height, width = plane.shape[-2:]
@@ -134,26 +151,3 @@ class JPEG(Operator):
 def _round(x: Tensor) -> Tensor:
     """To whole numbers, halves up as a shift of an integer does, with the gradient of the identity."""
     return straight_through((x + 0.5).floor(), x)
-
-
-def _to_ycbcr(pixels: Tensor) -> Tensor:
-    """Whole RGB values to whole YCbCr values (JFIF 1.02), in libjpeg's 16-bit fixed point: exact in single precision."""
-    table = [[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]
-    offset = [32768, 2**23 + 32767, 2**23 + 32767]
-    mixed = _mix(table, pixels) + _column(offset, pixels)
-    return straight_through((mixed / 65536).floor(), (mixed - 32768) / 65536)
-
-
-def _to_rgb(planes: Tensor) -> Tensor:
-    """The inverse of `_to_ycbcr`, clipped to 0..255."""
-    y, c = planes[:, :1], planes[:, 1:] - 128
-    mixed = _mix([[0, 91881], [-22554, -46802], [116130, 0]], c)
-    return (y + straight_through(((mixed + 32768) / 65536).floor(), mixed / 65536)).clamp(0, 255)
-
-
-def _mix(table: list[list[int]], planes: Tensor) -> Tensor:
-    return sum(_column([row[j] for row in table], planes) * planes[:, j : j + 1] for j in range(planes.shape[1]))
-
-
-def _column(values: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)

@@ -158,8 +158,9 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
     def __init__(self, image_shape: tuple[int, ...], mask: Tensor, maps: Tensor, *, complex: bool = False) -> None:
         super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)
         self._set_up(mask)
-        if not isinstance(maps, Tensor) or not maps.is_complex() or maps.ndim != 3 or maps.shape[1:] != self.mask.shape:
-            got = f"{maps.dtype} of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        maps = torch.as_tensor(maps)
+        if not maps.is_complex() or maps.ndim != 3 or maps.shape[1:] != self.mask.shape:
+            got = f"{maps.dtype} of shape {tuple(maps.shape)}"
             raise ShapeError(
                 f"maps must be a complex tensor of shape (coils, {', '.join(map(str, self.mask.shape))}), got {got}"
             )
