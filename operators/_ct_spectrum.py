@@ -14,9 +14,10 @@ from invgen.operators._sparse import SparseMatrix
 if TYPE_CHECKING:
     from invgen.operators._tomography import Tomography
 
-# Relative to the largest eigenvalue of A A^T: smaller ones count as zero. In single precision the right singular
-# vectors A^T u / s of smaller ones would be rounding error of A^T u.
-RTOL = {torch.float32: 1e-7, torch.float64: 1e-12}
+# Relative to the largest eigenvalue of A A^T: smaller ones count as zero in a pseudo-inverse and in the decomposition.
+# Right singular vectors A^T u / s are orthogonal to the rounding error of A A^T over the eigenvalue, 1e-16 / 1e-10 in
+# double precision.
+RTOL = {torch.float32: 1e-8, torch.float64: 1e-10}
 
 
 class Spectrum:
@@ -58,7 +59,7 @@ class Spectrum:
         return symmetry.cache_file((*self.key, np.dtype(np.float32).str)).exists()
 
     def tables(self, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Eigenvalues (K,), zero where they are rounding error, and the eigenvectors of each block, in columns."""
+        """Eigenvalues (K,) and the eigenvectors of each block, in columns."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         key = (dtype, like.device)
         if key not in self._tables:
@@ -71,10 +72,14 @@ class Spectrum:
                 if sum(k * k for k in self.sizes) >= symmetry.KEEP_ENTRIES:
                     symmetry.save(file, systems)
             values = np.concatenate([np.tile(v, c) for (v, _), c in zip(systems, self.copies, strict=True)])
-            values[values <= RTOL[dtype] * values.max()] = 0
+            values = values.clip(min=0)
             vectors = [torch.from_numpy(e).to(like.device) for _, e in systems]
             self._tables[key] = torch.from_numpy(values).to(like.device), vectors
         return self._tables[key]
+
+    def significant(self, values: Tensor) -> Tensor:
+        """Which eigenvalues count as not zero."""
+        return values > RTOL[values.dtype] * values.amax()
 
     def analyse(self, y: Tensor) -> Tensor:
         """E^T Q^T y: (N, rays) -> (N, K)."""
@@ -95,8 +100,9 @@ class Spectrum:
         """(var_x A A^T + var_y I)^-1 b for b (N, rays), variances numbers or (N, 1); its pseudo-inverse where var_y = 0."""
         values = self.tables(b)[0]
         level = torch.as_tensor(var_y, dtype=b.dtype, device=b.device)
+        seen = self.significant(values) | (level > 0)
         total = var_x * values + level
-        out = self.synthesise(torch.where(total > 0, 1 / total.where(total > 0, 1), 0) * self.analyse(b))
+        out = self.synthesise(torch.where(seen, 1 / total.where(seen, 1), 0) * self.analyse(b))
         missed = self.missed.to(b.device) & (level > 0)
         return out + torch.where(missed, b / level.where(level > 0, 1), 0)
 
@@ -118,7 +124,7 @@ class SpectralCT(SVDOperator):
         self.base, self.spectrum = base, spectrum
         values = spectrum.tables(base._anchor)[0]  # in double precision after base.double(): more singular values count
         self.count = len(values)
-        s = torch.cat([values.sqrt(), values.new_zeros(spectrum.pixels)])
+        s = torch.cat([torch.where(spectrum.significant(values), values.sqrt(), 0), values.new_zeros(spectrum.pixels)])
         self.register_buffer("s", s.expand(*self.in_shape[:-2], -1).clone(), persistent=False)
 
     @property

@@ -25,6 +25,8 @@ def ramp_filter(y: Tensor, spacing: float, filter_name: str) -> Tensor:
     """
     if filter_name not in WINDOWS:
         raise OptionError(f"filter_name must be one of {', '.join(WINDOWS)}, got {filter_name!r}")
+    if not len(y):
+        return y  # MKL has no transform of an empty batch
     count = y.shape[-1]
     padded = 1 << (2 * count - 1).bit_length()
     n = torch.arange(padded, dtype=torch.float64)

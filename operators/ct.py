@@ -18,17 +18,9 @@ from torch import Tensor
 from invgen.errors import OptionError, UnsupportedError
 from invgen.operators import _fbp, _projector
 from invgen.operators._astra import AstraProjector
+from invgen.operators._ct_options import Angles, choice, choose_angles, choose_shape, integer, length
 from invgen.operators._sparse import SparseMatrix
-from invgen.operators._tomography import (
-    Angles,
-    Tomography,
-    check_memory,
-    choice,
-    choose_angles,
-    choose_shape,
-    integer,
-    length,
-)
+from invgen.operators._tomography import Tomography, check_memory
 
 
 class ParallelBeamCT(Tomography):

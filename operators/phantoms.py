@@ -72,10 +72,11 @@ class EllipsePhantom:
         y = ((height * n - 1) / 2 - torch.arange(height * n, dtype=torch.float64)) * step
         total = torch.zeros(height, width, dtype=torch.float64)
         for value, a, b, cx, cy, turn in self.columns.T:
+            c, d = turn.cos(), turn.sin()
             dx, dy = x - cx, (y - cy)[:, None]
-            along, across = dx * turn.cos() + dy * turn.sin(), dy * turn.cos() - dx * turn.sin()
-            inside = ((along / a) ** 2 + (across / b) ** 2 <= 1).double()
-            total += value * inside.reshape(height, n, width, n).mean(dim=(1, 3))
+            xx, yy, xy = (c / a) ** 2 + (d / b) ** 2, (d / a) ** 2 + (c / b) ** 2, 2 * c * d * (1 / a**2 - 1 / b**2)
+            inside = (xx * dx**2 + yy * dy**2).addcmul_(xy * dx, dy) <= 1
+            total += value * inside.reshape(height, n, width, n).float().mean(dim=(1, 3))
         return total.float()
 
     def sinogram(self, angle: Tensor, s: Tensor, width: float = 0.0) -> Tensor:

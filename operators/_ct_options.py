@@ -1,0 +1,59 @@
+"""Checks of the options of the CT operators: each bad one is one sentence."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from invgen.errors import OptionError
+
+Angles = Sequence[float] | np.ndarray | Tensor
+
+
+def choose_angles(num_angles: int | None, angles: Angles | None, period: float) -> np.ndarray:
+    """The view angles in radians, (A,) float64, from exactly one of a count (uniform over the period) and a list."""
+    if (num_angles is None) == (angles is None):
+        given = "neither" if angles is None else "both"
+        raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
+    if angles is None:
+        return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
+    listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
+    if listed.ndim != 1 or not len(listed) or not np.isfinite(listed).all():
+        shown = (
+            "an empty list" if listed.size == 0 else f"shape {listed.shape}" if listed.ndim != 1 else "non-finite values"
+        )
+        raise OptionError(f"angles must be a list of at least one finite number in radians, got {shown}")
+    return listed
+
+
+def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """(H, W) or (C, H, W) as positive integers."""
+    try:
+        shape = tuple(int(n) for n in image_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise OptionError(f"image_shape must be (H, W) or (C, H, W) with positive sizes, got {image_shape!r}")
+    return shape
+
+
+def integer(name: str, value: int) -> int:
+    """A positive whole number, or an OptionError that names the option."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise OptionError(f"{name} must be a positive whole number, got {value!r}")
+    return int(value)
+
+
+def length(name: str, value: float, signed: bool = False) -> float:
+    """A finite length in mm, positive unless `signed`, or an OptionError that names the option."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (value <= 0 and not signed):
+        raise OptionError(f"{name} must be a {'finite' if signed else 'positive'} number in mm, got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value

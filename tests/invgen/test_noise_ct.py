@@ -1,0 +1,83 @@
+"""Low-dose noise: moments against the formulas, likelihoods against scipy, the log transform against the delta method."""
+
+import math
+
+import pytest
+import torch
+
+from invgen.errors import OptionError
+from invgen.noise_ct import TransmissionPoisson, log_transform
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_counts_have_the_mean_and_variance_of_the_model():
+    noise = TransmissionPoisson(1e4, background=20.0, electronic=5.0)
+    p = torch.tensor([0.5, 2.0, 6.0])
+    counts = noise.sample(p.expand(200_000, 3), generator())
+    mean = 1e4 * torch.exp(-p) + 20
+    # five standard errors of 200000 draws
+    assert ((counts.mean(0) - mean).abs() < 5 * ((mean + 25) / 2e5).sqrt()).all()
+    assert torch.allclose(counts.var(0), mean + 25, rtol=5 * math.sqrt(2 / 2e5))
+    assert torch.allclose(noise.std(p), (mean + 25).sqrt())
+
+
+def test_log_prob_is_the_poisson_law():
+    from scipy.stats import poisson
+
+    p = torch.rand(2, 3, 4, dtype=torch.float64, generator=generator()) * 3
+    noise = TransmissionPoisson(50.0, background=1.0)
+    y = noise.sample(p, generator(1))
+    want = poisson.logpmf(y.numpy(), noise.mean(p).numpy()).sum(axis=(1, 2))
+    assert noise.log_prob(y, p).tolist() == pytest.approx(want.tolist())
+    # with electronic noise: the shifted Poisson law
+    loud = TransmissionPoisson(50.0, background=1.0, electronic=2.0)
+    want = poisson.logpmf((y + 4).numpy(), (loud.mean(p) + 4).numpy()).sum(axis=(1, 2))
+    assert loud.log_prob(y, p).tolist() == pytest.approx(want.tolist())
+
+
+def test_likelihood_is_differentiable_and_peaks_at_the_truth():
+    noise = TransmissionPoisson(torch.tensor([100.0, 1000.0, 1e4]))  # a bowtie filter
+    p = torch.rand(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q: noise.log_prob(torch.full_like(q, 40.0).detach(), q), p)
+    truth = torch.tensor([[[1.0, 2.0, 3.0]]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(noise.log_prob(noise.mean(truth).detach(), truth).sum(), truth)
+    assert slope.abs().max() < 1e-9
+    blocked = noise.log_prob(torch.zeros(1, 1, 3), torch.full((1, 1, 3), 800.0))  # exp(-800) is no photon at all
+    assert blocked.isfinite().all()
+
+
+def test_log_transform_has_the_variance_it_states():
+    p = torch.tensor([0.5, 2.0, 4.0])
+    for electronic in (0.0, 5.0):
+        noise = TransmissionPoisson(1e4, background=10.0, electronic=electronic)
+        counts = noise.sample(p.expand(100_000, 3), generator())
+        lines, variance = log_transform(counts, 1e4, background=10.0, electronic=electronic)
+        # second-order bias Var / 2 and the spread of an estimated variance, at 180 photons a few percent
+        assert torch.allclose(lines.mean(0), p, atol=0.01)
+        assert torch.allclose(lines.var(0), variance.median(0).values, rtol=0.1)
+
+
+def test_pixels_without_photons_are_finite():
+    lines, variance = log_transform(torch.tensor([0.0, -3.0, 4096.0]), 4096.0, min_count=0.1)
+    assert lines.tolist() == pytest.approx([math.log(40960), math.log(40960), 0.0], abs=1e-5)
+    assert variance.isfinite().all() and variance[0] >= 1 / 0.1 - 1e-3
+
+
+def test_repr_and_moves():
+    noise = TransmissionPoisson(torch.full((4,), 1e3), electronic=5)
+    assert repr(noise) == "TransmissionPoisson(I0=tensor of shape (4,), background=0, electronic=5)"
+    assert noise.to(torch.float64).I0.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"I0": 0.0}, {"I0": math.nan}, {"I0": "4096"}, {"I0": 1.0, "background": -1.0}, {"I0": 1.0, "electronic": -1}],
+)
+def test_bad_options(options):
+    with pytest.raises(OptionError, match=list(options)[-1]):
+        TransmissionPoisson(**options)
+    with pytest.raises(OptionError, match="min_count"):
+        log_transform(torch.ones(1), 10.0, min_count=0.0)
