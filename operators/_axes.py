@@ -18,10 +18,10 @@ def spatial(in_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -> tuple[int, ...]:
     """One integer for each spatial axis; a sequence says by its length which of the last axes are meant."""
-    values = (value,) * len(spatial(in_shape)) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * len(spatial(in_shape))
     if not 1 <= len(values) <= len(in_shape) or any(not isinstance(v, int) or v < 1 for v in values):
         raise OptionError(
-            f"{name} must be a positive integer, or one for each spatial axis of {tuple(in_shape)}, got {value}"
+            f"{name} needs a positive integer, or one for each spatial axis of {tuple(in_shape)}, got {value}"
         )
     return values
 

@@ -145,7 +145,6 @@ class Mask(OrthogonalRows):
         if not 0 < width <= 1:
             raise OptionError(f"width is a fraction of the image's shorter side in (0, 1], got {width}")
         g = torch.Generator().manual_seed(seed)
-        grid = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij"))
         side, hole = min(shape), torch.zeros(shape, dtype=torch.bool)
         while True:
             start, angle, radius, vertices = (
@@ -158,17 +157,22 @@ class Mask(OrthogonalRows):
                 turn, reach = torch.rand(2, generator=g).tolist()
                 angle += (1 if vertex % 2 else -1) * math.pi * (0.2 + 0.4 * turn)
                 stroke = side * (0.05 + 0.15 * reach) * torch.tensor([math.sin(angle), math.cos(angle)]).double()
-                hole |= _distance(grid, start, start + stroke) <= radius
+                _paint(hole, start, start + stroke, radius)
                 start = (start + stroke).clamp(min=0).minimum(torch.tensor(shape) - 1)
-                if hole.double().mean() >= coverage:
+                if hole.sum() >= coverage * hole.numel():
                     return cls(in_shape, ~hole)
 
 
-def _distance(grid: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The distance of every pixel of grid (2, H, W) to the segment from a to b."""
-    a, along = a[:, None, None], (b - a)[:, None, None]
-    t = (((grid - a) * along).sum(0) / (along**2).sum().clamp(min=1e-12)).clamp(0, 1)
-    return (grid - a - t * along).norm(dim=0)
+def _paint(hole: Tensor, a: Tensor, b: Tensor, radius: float) -> None:
+    """Marks, in place, the pixels of hole (H, W) within `radius` of the segment from a to b."""
+    first = (torch.minimum(a, b) - radius).floor().long().clamp(min=0)
+    last = (torch.maximum(a, b) + radius).ceil().long() + 1
+    box = tuple(slice(p, max(p, q)) for p, q in zip(first.tolist(), last.tolist(), strict=True))
+    axes = (torch.arange(n, dtype=torch.float64)[part] for n, part in zip(hole.shape, box, strict=True))
+    pixel = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    along = b - a
+    t = ((pixel - a) @ along / (along @ along).clamp(min=1e-12)).clamp(0, 1)
+    hole[box] |= (pixel - a - t[..., None] * along).norm(dim=-1) <= radius
 
 
 def _check_fraction(name: str, value: float, upper: bool) -> None:
