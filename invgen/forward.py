@@ -174,9 +174,10 @@ class LinearOperator(Operator):
         """A^T y (A^H for complex signals): (*batch, *out_shape) -> (*batch, *in_shape), here as the vjp of forward."""
         complex_in = self.in_dtype.is_complex
         dtype = y.dtype if y.is_complex() == complex_in else y.to(torch.complex64).dtype if complex_in else y.real.dtype
+        differentiable = torch.is_grad_enabled() and y.requires_grad
         with torch.enable_grad():
             x = torch.zeros(len(y), *self.in_shape, dtype=dtype, device=y.device, requires_grad=True)
-            (grad,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
+            (grad,) = torch.autograd.grad(self(x), x, y, create_graph=differentiable)
         return grad
 
     @property
