@@ -54,6 +54,13 @@ def reconstruct(
     window: Annotated[
         tuple[float, float], typer.Option(help="Hounsfield units that map on the ends of the prior's value range.")
     ] = (-1000.0, 1000.0),
+    rescale: Annotated[
+        tuple[float, float],
+        typer.Option(
+            help="SCALE and SHIFT: work in the units SCALE * x + SHIFT instead of the prior's own x, as 0.02 0.02 with "
+            "the prior ct for attenuation per mm."
+        ),
+    ] = (1.0, 0.0),
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Samples to work on at once: fewer take less memory.")
     ] = None,
@@ -80,6 +87,7 @@ def reconstruct(
         size=job.parse_size(size),
         resize=resize,
         window=window,
+        rescale=rescale,
         max_batch=max_batch,
         device=device,
         progress=sys.stderr.isatty(),

@@ -233,11 +233,9 @@ def noise(spec: str) -> "Noise":
             raise
 
     def known() -> dict[str, type]:
-        names = {n: v for n, v in vars(laws).items() if inspect.isclass(v) and issubclass(v, laws.Noise)}
-        if importlib.util.find_spec("invgen.noise_ct"):
-            ct = importlib.import_module("invgen.noise_ct")
-            names |= {n: v for n, v in vars(ct).items() if inspect.isclass(v) and issubclass(v, laws.Noise)}
-        return {n: v for n, v in names.items() if v is not laws.Noise}
+        laws_ct = importlib.import_module("invgen.noise_ct")
+        names = vars(laws) | vars(laws_ct)
+        return {n: v for n, v in names.items() if inspect.isclass(v) and issubclass(v, laws.Noise) and v is not laws.Noise}
 
     return _resolve("noise", spec, laws.Noise, known)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen import __version__, files, names
-from invgen.diffusion import Prior
+from invgen.diffusion import Denoiser, Prior
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.inference import Result, solve
@@ -49,6 +49,7 @@ def reconstruct(
     size: tuple[int, ...] | None = None,
     resize: bool = True,
     window: tuple[float, float] = (-1000.0, 1000.0),
+    rescale: tuple[float, float] = (1.0, 0.0),
     max_batch: int | None = None,
     device: str = "cpu",
     progress: bool = False,
@@ -64,7 +65,7 @@ def reconstruct(
         InvgenError: one sentence about what does not fit.
     """
     law, method = names.noise(noise), names.sampler(sampler)
-    p = _on_device(_sized(prior, size), device)
+    p = _on_device(_rescaled(_sized(prior, size), rescale), device)
     A = names.operator(operator, p.shape).to(p.device)
     truth, notes, spacing = None, (), None
     if measured:
@@ -88,6 +89,7 @@ def reconstruct(
             "seed": seed,
             "shape": list(p.shape),
             "measurement_shape": list(A.out_shape),
+            "rescale": list(rescale),
             "value_range": list(p.value_range),
             "notes": list(notes),
             "pixel_spacing_mm": spacing and [round(s, 6) for s in spacing],
@@ -112,6 +114,14 @@ def _sized(spec: str, size: tuple[int, ...] | None) -> Prior:
     if tuple(other.shape) != shape:
         raise OptionError(f"prior {spec!r} has the one shape {tuple(prior.shape)}: leave out --size")
     return other
+
+
+def _rescaled(prior: Prior, units: tuple[float, float]) -> Prior:
+    if units == (1.0, 0.0):
+        return prior
+    if not isinstance(prior, Denoiser):
+        raise OptionError(f"only a Denoiser can be rescaled, got {type(prior).__name__}: leave out --rescale")
+    return prior.rescaled(*units)
 
 
 def _on_device(prior: Prior, device: str) -> Prior:

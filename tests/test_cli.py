@@ -111,6 +111,19 @@ def test_reconstruct_a_measurement(here, run):
     assert json.loads((here / "out" / "summary.json").read_text())["rows"][0]["psnr"] is None
 
 
+def test_other_units(here, run):
+    """In the units 2 x + 3, with noise twice as strong, everything is 2 x + 3 of what it was."""
+    args = ("--operator", "my_cli:Half", "--prior", "my_cli:smooth", "--sampler", "DAPS(steps=4)", "-k", 2)
+    assert run("reconstruct", "picture.png", *args, "--noise", 0.05, "--out", "a")[0] == 0
+    assert run("reconstruct", "picture.png", *args, "--noise", 0.1, "--out", "b", "--rescale", 2, 3)[0] == 0
+    for name in ("truth", "measurement", "samples"):
+        a, b = np.load(f"a/{name}.npy"), np.load(f"b/{name}.npy")
+        # single precision: the shift costs about two of its seven digits at every one of the four steps
+        assert np.allclose(b, 2 * a + 3, atol=1e-3), name
+    code, _, err = run("reconstruct", "picture.png", *args, "--noise", 0.1, "--out", "c", "--rescale", 0, 1)
+    assert (code, "positive scale" in err) == (2, True)
+
+
 def test_the_seed_decides(here, run):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run("reconstruct", "picture.png", *HALF, "--num-samples", 1, "--seed", seed, "--out", out)[0] == 0
