@@ -17,6 +17,7 @@ from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
 from invgen.operators.kspace_masks import equispaced_mask, radial_mask, random_mask
 from invgen.operators.mask import Mask
+from invgen.operators.matrix import Matrix
 from invgen.operators.mri import MRI, MultiCoilMRI
 from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import NonlinearBlur
@@ -36,6 +37,7 @@ __all__ = [
     "LowPassDecimate",
     "MRI",
     "Mask",
+    "Matrix",
     "MultiCoilMRI",
     "NonlinearBlur",
     "ParallelBeamCT",

@@ -157,7 +157,7 @@ class GaussianMixture(Denoiser):
     def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
         """Exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
         randn = Streams(seed, torch.arange(num_samples))
-        u = randn.uniform(self.means.new_empty(num_samples, 1, dtype=torch.float64)).flatten()
+        u = randn.uniform(self.means.new_empty(num_samples, 1, dtype=torch.float64)).flatten().contiguous()
         k = torch.searchsorted(self.weights.double().cumsum(0), u).clamp(max=len(self.weights) - 1)
         scale = self.spectrum.sqrt()
         z = randn(self.means.new_empty(num_samples, self.means.shape[1])) * (scale[k] if len(scale) > 1 else scale)
