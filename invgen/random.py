@@ -16,15 +16,14 @@ _MIX1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX2 = 0x94D049BB133111EB - 2**64
 
 
-def _shift_xor(z: Tensor, bits: int) -> Tensor:
-    # torch shifts arithmetically, the generator logically: the mask removes the copies of the sign bit
-    return z ^ ((z >> bits) & (2 ** (64 - bits) - 1))
-
-
-def _mix(z: Tensor) -> Tensor:
-    z = _shift_xor(z, 30) * _MIX1
-    z = _shift_xor(z, 27) * _MIX2
-    return _shift_xor(z, 31)
+def _mix_(z: Tensor) -> Tensor:
+    """SplitMix64's output function, in place."""
+    for bits, factor in ((30, _MIX1), (27, _MIX2), (31, 1)):
+        # torch shifts arithmetically, the generator logically: the mask removes the copies of the sign bit
+        z ^= (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)
+        if factor != 1:
+            z *= factor
+    return z
 
 
 class Streams:
@@ -43,24 +42,24 @@ class Streams:
         index = index[:, None] if index.ndim == 1 else index
         key = torch.full((len(index),), (int(seed) + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=index.device)
         for column in index.unbind(1):
-            key = _mix(_mix(key + _GOLDEN) + column)
+            key = _mix_(_mix_(key + _GOLDEN) + column)
         self._key = key
         self._draws = 0
 
     def _bits(self, count: int, device: torch.device) -> Tensor:
         self._key = self._key.to(device)
         self._draws += 1
-        key = _mix(self._key ^ _mix(torch.tensor(self._draws, device=device) * _GOLDEN))
-        counter = torch.arange(1, count + 1, dtype=torch.int64, device=device) * _GOLDEN
-        return _mix(key[:, None] + counter)
+        key = _mix_(self._key ^ _mix_(torch.tensor(self._draws, device=device) * _GOLDEN))
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(_GOLDEN)
+        return _mix_(key[:, None] + counter)
 
     def _uniforms(self, count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Two tensors of shape (N, count), uniform on (0, 1), from the upper and the lower half of each word."""
         dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        bits = self._bits(count, device)
-        low, high = bits & 0xFFFFFFFF, (bits >> 32) & 0xFFFFFFFF
+        halves = self._bits(count, device).view(torch.int32).reshape(-1, count, 2)
         # 24 bits are what float32 can hold exactly; the half keeps the ends of the interval out
-        return tuple(((half >> 8).to(dtype) + 0.5) * 2.0**-24 for half in (high, low))
+        scaled = ((halves >> 8).bitwise_and_(0xFFFFFF).to(dtype) + 0.5).mul_(2.0**-24)
+        return scaled[..., 0].contiguous(), scaled[..., 1].contiguous()
 
     def __call__(self, like: Tensor) -> Tensor:
         if like.is_complex():
@@ -71,7 +70,7 @@ class Streams:
         u, v = self._uniforms(half, like.device, like.dtype)
         radius = u.log_().mul_(-2.0).sqrt_()
         angle = v.mul_(2.0 * torch.pi)
-        z = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
+        z = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], 1)[:, :count]
         return z.reshape(like.shape).to(like.dtype)
 
     def uniform(self, like: Tensor) -> Tensor:
