@@ -50,6 +50,9 @@ class GaussianPrior(GaussianMixture):
             ) from None
         super().__init__(mean[None].contiguous(), None, var[None], covariance, **options)
 
+    def variance(self, sigma: float) -> float:
+        return (sigma**2 * self.spectrum / (self.spectrum + sigma**2)).mean().item()
+
     def start(self, z: Tensor, sigma: float) -> Tensor:
         scaled = (self.spectrum.to(z.dtype) + sigma**2).sqrt() * self._rotate(z.flatten(1))
         if self.basis is not None:

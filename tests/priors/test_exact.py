@@ -177,6 +177,16 @@ def test_posterior_of_an_exact_measurement_is_singular_and_explains_it():
     torch.testing.assert_close(A(x), y.expand(100, 2), rtol=0, atol=1e-6)
 
 
+def test_variance_is_the_error_of_the_denoiser():
+    for name, prior in priors().items():
+        x0 = prior.sample(4000, seed=5)
+        for sigma in (0.1, 1.0, 10.0):
+            error = (prior(x0 + sigma * normal(*x0.shape, seed=6), sigma) - x0).square().flatten(1).mean(1)
+            # five standard errors of this average and of the 256 samples behind the table, and 2 % for its interpolation
+            bound = 5 * error.std() * (4000**-0.5 + 256**-0.5) + 0.02 * error.mean()
+            assert abs(prior.variance(sigma) - error.mean()) < bound, name
+
+
 def test_precision_follows_the_tables_and_the_state():
     single, double = GaussianMixture(torch.zeros(2, 3)), GaussianMixture(torch.zeros(2, 3, dtype=F64))
     assert single.dtype == torch.float32 and double.dtype == F64
