@@ -56,10 +56,11 @@ class Streams:
     def _uniforms(self, count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Two tensors of shape (N, count), uniform on (0, 1), from the upper and the lower half of each word."""
         dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        halves = self._bits(count, device).view(torch.int32).reshape(-1, count, 2)
+        bits = self._bits(count, device)
+        halves = bits.view(torch.int32).reshape(*bits.shape, 2)  # little-endian: the lower half first
         # 24 bits are what float32 can hold exactly; the half keeps the ends of the interval out
         scaled = ((halves >> 8).bitwise_and_(0xFFFFFF).to(dtype) + 0.5).mul_(2.0**-24)
-        return scaled[..., 0].contiguous(), scaled[..., 1].contiguous()
+        return scaled[..., 1].contiguous(), scaled[..., 0].contiguous()
 
     def __call__(self, like: Tensor) -> Tensor:
         if like.is_complex():
