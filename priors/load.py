@@ -59,6 +59,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDen
     if len(shape) != 3 or shape[0] != trained_shape[0]:
         raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, H, W), got {shape}")
     denoiser.shape = torch.Size(shape)
+    denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
     # A tenth faster on the CPU than channels first.
     return denoiser.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
 from invgen.priors.datasets import CTViews, PhotoViews, ct_slices, photographs
-from invgen.priors.load import FACTS, FORMAT
+from invgen.priors.load import FACTS, FORMAT, load, read
 from invgen.priors.network import EDMDenoiser, UNet
 
 
@@ -163,7 +163,25 @@ def train(
             save()
             saved = elapsed
     bar.close()
-    return save()
+    path = save()
+    calibrate(path, views.batch(64, Generator().manual_seed(1)))
+    return path
+
+
+def calibrate(path: Path, clean: Tensor) -> None:
+    """Adds to a weights file the table `mmse` (see `Denoiser.variance`), measured on clean views, (B, C, H, W).
+
+    sigma_max becomes the highest level below which the error never exceeds half the variance of the data: above, where
+    little was learnt, samplers had better not start.
+    """
+    denoiser = load(path)
+    high = denoiser.sigma_max
+    levels = [high * 2**-k for k in range(14) if high * 2**-k > denoiser.sigma_min]
+    table = denoiser.measure_mmse(clean, [*levels, denoiser.sigma_min]).mmse
+    trusted = [s for k, (s, _) in enumerate(table) if all(e < 0.5 * denoiser.data_std**2 for _, e in table[: k + 1])]
+    tensors, about = read(path)
+    about |= {"mmse": [[s, e] for s, e in table if s <= trusted[-1]], "sigma_max": trusted[-1]}
+    _write(path, tensors, about)
 
 
 def build(recipe: Recipe, views: PhotoViews | CTViews, seed: int) -> EDMDenoiser:
@@ -205,13 +223,17 @@ def _digest(parts: Any) -> str:
 
 def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str, Any], path: Path) -> Path:
     """Write float16 weights; the metadata hold what rebuilds the denoiser, its units, and how it was trained."""
-    from safetensors.torch import save_file
-
     about = {"format": FORMAT, "network": "UNet", "options": denoiser.net.options, "shape": list(denoiser.shape)}
     about |= {key: getattr(denoiser, key) for key in FACTS} | {"units": training["recipe"]["units"], "training": training}
     tensors = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in average.items()}
-    replace(path, lambda temporary: save_file(tensors, temporary, metadata={"invgen": json.dumps(about)}))
+    _write(path, tensors, about)
     return path
+
+
+def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    replace(path, lambda temporary: save_file(tensors, temporary, metadata={"invgen": json.dumps(about)}))
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
