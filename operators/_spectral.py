@@ -45,7 +45,7 @@ def multiply(x: Tensor, H: Tensor, dim: int, adjoint: bool = False) -> Tensor:
     axes = _axes(dim)
     X = torch.fft.rfftn(x, dim=axes)
     H = as_complex(H, X.dtype)
-    return torch.fft.irfftn(X * (H.conj() if adjoint else H), s=x.shape[-dim:], dim=axes)
+    return torch.fft.irfftn(X.mul_(H.conj() if adjoint else H), s=x.shape[-dim:], dim=axes)
 
 
 def as_complex(pairs: Tensor, dtype: torch.dtype) -> Tensor:

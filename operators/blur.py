@@ -194,14 +194,14 @@ class PaddedBlur(Blur):
 
     def forward(self, x: Tensor) -> Tensor:
         X = torch.fft.rfftn(self._pad(x), s=self.grid, dim=self._axes)
-        y = torch.fft.irfftn(X * as_complex(self.H, X.dtype), s=self.grid, dim=self._axes)
+        y = torch.fft.irfftn(X.mul_(as_complex(self.H, X.dtype)), s=self.grid, dim=self._axes)
         return y[(..., *(slice(a, a + n) for a, n in zip(self.margin, self.kept, strict=True)))]
 
     def adjoint(self, y: Tensor) -> Tensor:
         margins = [(a, m - n - a) for a, n, m in zip(self.margin, self.kept, self.padded, strict=True)]
         y = F.pad(y, [p for pair in reversed(margins) for p in pair])
         Y = torch.fft.rfftn(y, s=self.grid, dim=self._axes)
-        x = torch.fft.irfftn(Y * as_complex(self.H, Y.dtype).conj(), s=self.grid, dim=self._axes)
+        x = torch.fft.irfftn(Y.mul_(as_complex(self.H, Y.dtype).conj()), s=self.grid, dim=self._axes)
         return self._pad_adjoint(x[(..., *(slice(0, n) for n in self.padded))])
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:

@@ -105,7 +105,7 @@ class FilterDecimate(Downsample):
     def _down(self, x: Tensor, H: Tensor) -> Tensor:
         """Filter and decimate: aliases are added before the inverse FFT, except along the last axis, halved by rfftn."""
         X = torch.fft.rfftn(x, dim=self._axes)
-        X = X * as_complex(H, X.dtype)
+        X = X.mul_(as_complex(H, X.dtype))
         for axis, f in zip(self._axes[:-1], self.factors[:-1], strict=True):
             X = X.unflatten(axis, (f, -1)).mean(axis - 1)
         sizes = (*self.out_shape[-self.dim : -1], self.in_shape[-1])
@@ -115,7 +115,7 @@ class FilterDecimate(Downsample):
         x = y.new_zeros(*y.shape[:-1], self.in_shape[-1])
         x[..., :: self.factors[-1]] = y
         X = torch.fft.rfftn(x, dim=self._axes).repeat(*[1] * (y.ndim - self.dim), *self.factors[:-1], 1)
-        return torch.fft.irfftn(X * as_complex(H, X.dtype).conj(), s=self.in_shape[-self.dim :], dim=self._axes)
+        return torch.fft.irfftn(X.mul_(as_complex(H, X.dtype).conj()), s=self.in_shape[-self.dim :], dim=self._axes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._down(x, self.H)

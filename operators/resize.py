@@ -110,7 +110,7 @@ class Resize(SVDOperator):
             return super().solve(b, var_x, var_y)
         corner = (..., *(slice(m) for m in self.size))  # coordinates beyond it are zero: work on the small side only
         left = [U[:, :m].T for U, m in zip(self._tables("left"), self.size, strict=True)]
-        c = along(b, left) / (var_x * self._singular_values(b)[corner] ** 2 + var_y)
+        c = along(b, left) / (var_x * self.s[corner].to(b.dtype) ** 2 + var_y)
         return along(c, [U.T for U in left])
 
     prox = LinearOperator.prox  # one adjoint of one solve costs less than both bases of the signal
