@@ -3,6 +3,7 @@
 import ast
 import configparser
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -185,9 +186,29 @@ def test_wheel_and_sdist_hold_everything(tmp_path):
     assert any(name.endswith("/NOTICE") for name in inside)
     assert [line for line in about.splitlines() if line.startswith("License") and "Apache-2.0" in line]
 
+    # a wheel is a folder of packages in a zip file: used from there, far from the checkout, it finds all its parts
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = """
+import pathlib, invgen
+from invgen import benchmarks, operators, priors, samplers
+for package in (invgen, benchmarks, operators, priors, samplers):
+    print(pathlib.Path(package.__file__).parent)
+print(*[priors.load(name).shape for name in priors.names()])
+"""
+    path = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=os.environ | path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *folders, shapes = done.stdout.splitlines()
+    site = tmp_path / "site" / "invgen"
+    assert folders == [str(site), *(str(site / name) for name in ("benchmarks", "operators", "priors", "samplers"))]
+    assert "(" in shapes
+
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     at_root = {name if name == "invgen/py.typed" else name.removeprefix("invgen/") for name in data}
-    wanted = modules | at_root | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
+    wanted = (
+        modules | at_root | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "tests/test_packaging.py"}
+    )
     assert wanted <= inside, f"missing from the sdist: {sorted(wanted - inside)}"
