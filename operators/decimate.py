@@ -143,7 +143,8 @@ class FilterDecimate(Downsample):
 
     def Vt(self, x: Tensor) -> Tensor:
         z = self._reflect(x)
-        z[grid(self.factors)] = -hartley(multiply(z[grid(self.factors)], self.phase, self.dim), self.dim)
+        coarse = z[grid(self.factors)].clone()  # autograd needs what is overwritten
+        z[grid(self.factors)] = -hartley(multiply(coarse, self.phase, self.dim), self.dim)
         return z
 
     def _passed(self, z: Tensor) -> Tensor:
