@@ -1,6 +1,6 @@
 """Exact solves and the singular value decomposition of a tomographic scan, from the blocks of A A^T."""
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +55,9 @@ class Spectrum:
         """The sum of cubed block sizes: some 3e-10 CPU seconds each for the eigendecomposition."""
         return float(sum(k**3 for k in self.sizes))
 
+    @cached_property
     def saved(self) -> bool:
+        """Whether there was a file when first asked: a solver does not change in the middle of a run."""
         return symmetry.cache_file((*self.key, np.dtype(np.float32).str)).exists()
 
     def tables(self, like: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -93,18 +95,18 @@ class Spectrum:
         vectors = self.tables(w)[1]
         widths = [k * c for k, c in zip(self.sizes, self.copies, strict=True)]
         parts = zip(w.split(widths, dim=1), vectors, self.sizes, strict=True)
-        turn = [(part.reshape(-1, k) @ (e.mT if turned else e)).reshape(part.shape) for part, e, k in parts]
-        return torch.cat(turn, dim=1)
+        turn = [(part.reshape(-1, k).to(e.dtype) @ (e.mT if turned else e)).reshape(part.shape) for part, e, k in parts]
+        return torch.cat(turn, dim=1).to(w.dtype)
 
     def solve(self, b: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b for b (N, rays), variances numbers or (N, 1); its pseudo-inverse where var_y = 0."""
+        """(var_x A A^T + var_y I)^-1 b for b (N, rays), variances numbers or (N, 1); a pseudo-inverse if var_y = 0."""
         values = self.tables(b)[0]
         level = torch.as_tensor(var_y, dtype=b.dtype, device=b.device)
         seen = self.significant(values) | (level > 0)
         total = var_x * values + level
         out = self.synthesise(torch.where(seen, 1 / total.where(seen, 1), 0) * self.analyse(b))
         missed = self.missed.to(b.device) & (level > 0)
-        return out + torch.where(missed, b / level.where(level > 0, 1), 0)
+        return (out + torch.where(missed, b / level.where(level > 0, 1), 0)).to(b.dtype)
 
 
 class SpectralCT(SVDOperator):

@@ -18,22 +18,17 @@ _CHUNK = 1 << 20  # entries made at a time: bounds the temporary memory to some 
 _TINY = 1e-12  # relative weight below which an entry is rounding error of a ray through pixel centres
 
 
-def linear_nnz(normals: np.ndarray, shape: tuple[int, int]) -> int:
-    """Upper bound of the entries of :func:`linear`: two per step of a ray."""
-    steep = int((np.abs(normals[:, 0]) >= np.abs(normals[:, 1])).sum())
-    return 2 * (steep * shape[0] + (len(normals) - steep) * shape[1])
-
-
 def linear(normals: np.ndarray, s: np.ndarray, shape: tuple[int, int], pixel_size: float) -> Csr:
     """Joseph's matrix of the rays with unit ``normals`` (R, 2) at signed distances ``s`` (R,), in mm, from the origin."""
     height, width = shape
     a = normals * (1.0, -1.0)  # in (x, down) coordinates: a0 x + a1 v = s, so that rows and columns play the same part
     steep = np.abs(a[:, 0]) >= np.abs(a[:, 1])
     counts, indices, values = np.zeros(len(s), np.int64), [], []
-    groups = ((True, 0, 1, height, width, width, 1), (False, 1, 0, width, height, 1, width))
+    # which component of a is divided by, the other, steps, pixels across, and their strides in the flattened image
+    by_row, by_column = (0, 1, height, width, width, 1), (1, 0, width, height, 1, width)
     starts = _run_starts(steep)
     for begin, end in zip(starts[:-1], starts[1:], strict=True):
-        _, main, other, steps, across, step_stride, across_stride = groups[0 if steep[begin] else 1]
+        main, other, steps, across, step_stride, across_stride = by_row if steep[begin] else by_column
         t = np.arange(steps) - (steps - 1) / 2
         size = max(1, _CHUNK // (2 * steps))
         for lo in range(begin, end, size):

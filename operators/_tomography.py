@@ -82,9 +82,11 @@ class Tomography(LinearOperator):
         return self.matrix.matched(self.device)
 
     def norm(self, iterations: int = 200) -> float:
-        """The largest singular value, in mm, by the power method from the constant image (the matrix is non-negative,
-        so its
-        first singular vector is as well), to a relative change of 1e-7. About sqrt(0.97 num_angles N) pixel_size."""
+        """The largest singular value, in mm: about sqrt(0.97 num_angles N) pixel_size.
+
+        By the power method to a relative change of 1e-7, from the constant image: the entries of the matrix are not
+        negative, nor are those of its first singular vector.
+        """
         if self._norm is None:
             x = torch.ones(1, self.matrix.shape[1], device=self.device)
             square = 0.0
@@ -112,7 +114,7 @@ class Tomography(LinearOperator):
             return None
         spectrum = self._spectrum()
         if self.solver == "auto":
-            return spectrum if spectrum and (spectrum.work <= self.max_work or spectrum.saved()) else None
+            return spectrum if spectrum and (spectrum.work <= self.max_work or spectrum.saved) else None
         return spectrum or self._too_large()
 
     def _too_large(self) -> NoReturn:
@@ -154,22 +156,23 @@ class Tomography(LinearOperator):
         return spectrum.solve(rows, _per_slice(var_x, slices), _per_slice(var_y, slices)).reshape(b.shape)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """A^+ y, the least-squares image of least norm. Exact, singular values below 1e-4 (double precision: 1e-5) of
-        the
-        largest counting as zero, or by conjugate gradients."""
+        """A^+ y, the least-squares image of least norm, exact or by conjugate gradients (see the class).
+
+        In the exact one singular values below 1e-4 (double precision: 1e-5) of the largest count as zero.
+        """
         return self.adjoint(self.solve(y)) if self._exact() else super().pinv(y)
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
-        """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x: x + var_x A^T solve(y - A x, var_x, var_y) where `solve`
-        is exact.
+        """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x, exact where `solve` is.
 
-        Elsewhere conjugate gradients on (A^T A / var_y + I / var_x) d = A^T (y - A x) / var_y for the update d = u -
-        x, from zero to a relative residual of `tolerance`, preconditioned by the ramp: A^T A of a beam from all sides
-        divides by the frequency. Where var_y = 0 (a projection on A u = y) among the measurements instead.
+        Elsewhere conjugate gradients on (A^T A / var_y + I / var_x) d = A^T (y - A x) / var_y for the update d = u - x,
+        from zero to a relative residual of `tolerance`, preconditioned by the ramp: A^T A of a beam from all sides
+        divides by the frequency. Where var_y = 0 (a projection on A u = y) it is `solve` among the measurements.
         """
         var_x, var_y = per_sample(var_x, x), per_sample(var_y, y)
-        degenerate = bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any())
-        if degenerate or not (_per_entry(var_x, x) or _per_entry(var_y, y) or self._exact() is None):
+        if not _per_entry(var_x, x) and not _per_entry(var_y, y) and self._exact():
+            return super().prox(x, y, var_x, var_y)
+        if bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any()):
             return super().prox(x, y, var_x, var_y)
         self._warn_unmatched()
         weight = torch.as_tensor(1 / var_y, dtype=y.dtype, device=y.device)
@@ -222,12 +225,25 @@ def _per_slice(variance: Variance, slices: int) -> Variance:
     return variance.reshape(()) if variance.numel() == 1 else variance.reshape(-1, 1).repeat_interleave(slices, dim=0)
 
 
-def check_memory(operator: Tomography, entries: int) -> None:
-    """Refuses a matrix that would not fit, with the numbers."""
-    need = 16 * entries
-    if need > operator.max_bytes or entries >= 2**31:
+def check_rays(operator: Tomography) -> None:
+    """Refuses a detector that the image's shadow never meets."""
+    radius = math.hypot(*operator.size) * operator.pixel_size / 2
+    nearest = operator.rays()[1].abs().min().item()
+    if nearest > radius:
+        raise OptionError(
+            f"no ray meets the image: the nearest passes {nearest:g} mm from its middle, half its diagonal is {radius:g}; "
+            "check det_offset (in mm, not pixels), det_spacing and pixel_size"
+        )
+
+
+def check_memory(operator: Tomography, per_pixel: float) -> None:
+    """Refuses a matrix of `per_pixel` entries for each pixel and view that would not fit, with the numbers."""
+    seen = min(1.0, operator.det_count * operator.spacing / (max(operator.size) * operator.pixel_size))
+    entries = len(operator.angles) * math.prod(operator.size) * per_pixel * seen
+    if 16 * entries > operator.max_bytes or entries >= 2**31:
         raise OptionError(
             f"the sparse matrix of {operator.size[0]} x {operator.size[1]} pixels and {len(operator.angles)} angles needs "
-            f"about {need / 2**30:.1f} GiB, above the limit of {operator.max_bytes / 2**30:.1f} GiB; take fewer angles or "
-            f"pixels, raise {type(operator).__name__}.max_bytes, or use backend='astra'"
+            f"about {16 * entries / 2**30:.1f} GiB, above the limit of {operator.max_bytes / 2**30:.1f} GiB; take fewer "
+            f"angles or pixels, or raise {type(operator).__name__}.max_bytes"
+            + ("" if operator.fan else ", or use backend='astra'")
         )

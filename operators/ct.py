@@ -20,7 +20,7 @@ from invgen.operators import _fbp, _projector
 from invgen.operators._astra import AstraProjector
 from invgen.operators._ct_options import Angles, choice, choose_angles, choose_shape, integer, length
 from invgen.operators._sparse import SparseMatrix
-from invgen.operators._tomography import Tomography, check_memory
+from invgen.operators._tomography import Tomography, check_memory, check_rays
 
 
 class ParallelBeamCT(Tomography):
@@ -76,21 +76,23 @@ class ParallelBeamCT(Tomography):
             det_count = math.ceil(math.sqrt(2) * max(shape[-2:]) * pixel_size / det_spacing - 1e-9)
         det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
+        check_rays(self)
         self.projector = choice("projector", projector, ("linear", "strip"))
         self.spacing = det_spacing
         s = self._along()
         normals = np.repeat(np.stack([np.cos(views), np.sin(views)], axis=1), det_count, axis=0)
-        entries = _projector.linear_nnz(normals, self.size)
+        steps = pixel_size / det_spacing
         if projector == "linear":
+            per_pixel = 1.8 * steps  # two entries a step; the mean of max(|cos|, |sin|) is 0.9
             build = partial(_projector.linear, normals, np.tile(s, len(views)), self.size, pixel_size)
         else:
-            entries = int(entries * (1 + 1.3 * pixel_size / det_spacing) / 1.3)
+            per_pixel = 1 + 1.27 * steps  # the mean width of a pixel's shadow is 4 / pi pixels
             build = partial(_projector.strip, views, s, det_spacing, self.size, pixel_size)
         if choice("backend", backend, ("auto", "sparse", "astra")) == "astra":
             detector = det_count, det_spacing, det_offset
             self.matrix = AstraProjector(self.size, views, *detector, pixel_size, projector)
             return
-        check_memory(self, entries)
+        check_memory(self, per_pixel)
         self.matrix = SparseMatrix(build, (len(views) * det_count, math.prod(self.size)))
 
     def geometry(self) -> tuple:
@@ -101,8 +103,7 @@ class ParallelBeamCT(Tomography):
         return angle, torch.from_numpy(self._along()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
-        """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the unit of
-        the image.
+        """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the image's unit.
 
         Args:
             filter_name: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann": the window on the ramp, from sharp
@@ -113,9 +114,8 @@ class ParallelBeamCT(Tomography):
         """
         q = _fbp.ramp_filter(y.reshape(-1, len(self.angles), self.det_count), self.det_spacing, filter_name)
         weight = torch.from_numpy(_fbp.angle_weights(self.angles, math.pi))[:, None]
-        if self.det_spacing <= self.pixel_size * (
-            1 + 1e-9
-        ):  # every pixel meets a ray of every view: A^T is a backprojector
+        if self.det_spacing <= self.pixel_size * (1 + 1e-9):
+            # every pixel meets a ray of every view, so that A^T is a backprojector
             q = q * weight.to(q) * (self.det_spacing / self.pixel_size**2)
             return self.adjoint(q.reshape(y.shape))
         x, up = _pixel_centres(self.size, self.pixel_size)
@@ -180,9 +180,10 @@ class FanBeamCT(Tomography):
         det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
+        check_rays(self)
         angle, s = (t.flatten().numpy() for t in self.rays())
         normals = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        check_memory(self, _projector.linear_nnz(normals, self.size))
+        check_memory(self, 1.8 * pixel_size / self.spacing)
         build = partial(_projector.linear, normals, s, self.size, pixel_size)
         self.matrix = SparseMatrix(build, (len(s), math.prod(self.size)))
 
@@ -219,7 +220,8 @@ class FanBeamCT(Tomography):
         depth = self.source_origin - x * t.sin() + up * t.cos()  # from the source, along the central ray
         position = (distance * (x * t.cos() + up * t.sin()) / depth + self.det_offset) / self.det_spacing
         position = position + (self.det_count - 1) / 2
-        scale = torch.from_numpy(weight)[:, None] / 2 * (self.source_origin / depth) ** 2  # a full turn sees each ray twice
+        # a full turn sees each ray twice
+        scale = torch.from_numpy(weight)[:, None] / 2 * (self.source_origin / depth) ** 2
         return _fbp.backproject(q, position.to(q.device), scale.to(q.device)).reshape(len(y), *self.in_shape)
 
 

@@ -176,6 +176,8 @@ def test_svd_in_single_precision(tmp_path, monkeypatch):
     assert z.norm() == pytest.approx(x.norm().item(), rel=1e-4)
     assert relative(S.U(S.s * z), A(x)) < 1e-4  # singular values below 1e-4 of the largest count as zero
     assert relative(S.Ut(A(x)), S.s * z) < 1e-4
+    half = A.solve(A(x).bfloat16(), 1.0, 0.1)
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()
 
 
 def test_solves_are_differentiable():
