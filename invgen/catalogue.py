@@ -39,9 +39,8 @@ def priors() -> Rows:
     rows = []
     for name in names():
         about, net = metadata(name), load(name)
-        recipe = about.get("training", {}).get("recipe", {})
         size = sum(p.numel() for p in net.parameters()) / 1e6
-        units = recipe.get("units") or "values of {:g} to {:g}".format(*net.value_range)
+        units = about.get("units") or "values of {:g} to {:g}".format(*net.value_range)
         rows.append((name, _shape(net.shape), f"trained, {size:.1f}M parameters; {units}"))
     rows += [(name, "any", _sentence(cls)) for name, cls in sorted(classes(package, Prior).items(), key=_by_name)]
     return ("prior", "signals", "what it is"), rows
