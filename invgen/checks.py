@@ -77,7 +77,7 @@ class _Checks:
         self.A, self.seed, self.tol = A, seed, tol
         self.dtype = dtype.to_complex() if A.in_dtype.is_complex else dtype
         try:
-            self.report = Report(repr(A).split("\n")[0])
+            self.report = Report(f"{type(A).__name__}({A.extra_repr()})")
         except Exception:  # forward itself fails, which the first check reports
             self.report = Report(type(A).__name__)
         self.draws = 0

@@ -26,6 +26,17 @@ def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -
     return values
 
 
+def real_table(name: str, value: object) -> Tensor:
+    """A table of real numbers on the CPU in double precision, from a tensor, an array or nested lists."""
+    try:
+        table = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"{name} must be a tensor of real numbers, got {value!r:.60}") from error
+    if table.is_complex():
+        raise OptionError(f"{name} must be a tensor of real numbers, got {table.dtype}")
+    return table.to(torch.float64)
+
+
 def check_factors(in_shape: tuple[int, ...], factor: Factor) -> tuple[int, ...]:
     """A factor for each of the last axes, each of which divides its size."""
     factors = per_axis("factor", factor, in_shape)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
 from invgen.linalg import cg
-from invgen.operators._axes import per_entry
+from invgen.operators._axes import per_entry, real_table
 from invgen.operators._spectral import as_complex, half, hartley, multiply, transfer
 
 BOUNDARIES = ("circular", "reflect", "replicate", "valid")
@@ -50,7 +50,7 @@ class Blur(LinearOperator):
         self, in_shape: tuple[int, ...], kernel: Tensor, boundary: str = "circular", *, per_channel: bool = False
     ) -> None:
         super().__init__(in_shape)
-        kernel = torch.as_tensor(kernel).detach().to(torch.float64)
+        kernel = real_table("the kernel", kernel)
         self.boundary, self.per_channel, self.dim = boundary, per_channel, kernel.ndim - per_channel
         channels = len(self.in_shape) - self.dim
         if not 1 <= self.dim <= 3 or channels < per_channel:

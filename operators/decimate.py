@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator, Variance, per_sample
-from invgen.operators._axes import Factor, check_factors, check_offset, grid, per_entry
+from invgen.operators._axes import Factor, check_factors, check_offset, grid, per_entry, real_table
 from invgen.operators._rows import OrthogonalRows
 from invgen.operators._spectral import as_complex, half, hartley, hermitian, multiply, reverse, transfer
 from invgen.operators.blur import CircularBlur
@@ -44,7 +44,7 @@ class Decimate(OrthogonalRows):
     def fused(self, inner: Operator) -> "FilterDecimate | None":
         if not isinstance(inner, CircularBlur) or inner.per_channel or inner.dim != len(self.factors):
             return None
-        return FilterDecimate(self.in_shape, self.factors, inner.kernel.cpu(), offset=self.offset).to(inner.device)
+        return FilterDecimate(self.in_shape, self.factors, inner.kernel, offset=self.offset).to(inner.device)
 
 
 class FilterDecimate(Downsample):
@@ -59,7 +59,7 @@ class FilterDecimate(Downsample):
     """
 
     def __init__(self, in_shape: tuple[int, ...], factor: Factor, filter: Tensor, *, offset: Factor = 0) -> None:
-        kernel = torch.as_tensor(filter).detach().to(torch.float64)
+        kernel = real_table("the filter", filter)
         # a kernel says by its axes which axes of the signal one factor means
         super().__init__(in_shape, kernel.ndim * (factor,) if isinstance(factor, int) else factor, filter)
         self.dim = dim = len(self.factors)

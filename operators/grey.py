@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
+from invgen.operators._axes import real_table
 from invgen.operators._rows import OrthogonalRows, householder
 
 WEIGHTS = {
@@ -36,7 +37,7 @@ class Grey(OrthogonalRows):
             raise OptionError(f"weights must be 'bt601', 'bt709', 'mean' or {channels} numbers, got {weights!r}")
         if isinstance(weights, str):
             weights = [1 / channels] * channels if weights == "mean" else WEIGHTS[weights]
-        w = torch.as_tensor(weights, dtype=torch.float64)
+        w = real_table("weights", weights)
         if w.shape != (channels,):
             raise OptionError(f"Grey needs one weight for each of {channels} channels, got shape {tuple(w.shape)}")
         if not torch.isfinite(w).all() or not w.any():

@@ -1,6 +1,7 @@
 """Blur kernels. Each sums to one and is returned in double precision; sizes are odd, so that they have a centre."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ def gaussian_kernel(std: float | tuple[float, ...], size: int | tuple[int, ...] 
         size: pixels, one number or one for each axis; by default 4 standard deviations to each side, as scipy.ndimage.
         dim: number of axes.
     """
-    stds = (float(std),) * dim if isinstance(std, int | float) else tuple(std)
+    stds = tuple(std) if isinstance(std, Sequence) and not isinstance(std, str) else (std,) * dim
+    stds = tuple(float(s) if isinstance(s, int | float | Tensor) else 0.0 for s in stds)
     _check(len(stds) == dim and all(s > 0 for s in stds), f"std must be one positive number or {dim} of them, got {std}")
-    sizes = (size,) * dim if size is None or isinstance(size, int) else tuple(size)
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * dim
+    ok = len(sizes) == dim and all(n is None or (isinstance(n, int) and n > 0) for n in sizes)
+    _check(ok, f"size must be a positive integer or {dim} of them, got {size}")
     sizes = tuple(2 * int(4 * s + 0.5) + 1 if n is None else n for s, n in zip(stds, sizes, strict=True))
-    _check(all(n > 0 for n in sizes), f"size must be positive, got {size}")
     kernel = torch.ones((), dtype=torch.float64)
     for s, n in zip(stds, sizes, strict=True):
         r = torch.arange(n, dtype=torch.float64) - n // 2

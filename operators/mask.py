@@ -1,12 +1,13 @@
 """Inpainting: some values are measured, the others are not."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
-from invgen.operators._axes import spatial
+from invgen.operators._axes import real_table, spatial
 from invgen.operators._rows import OrthogonalRows
 
 
@@ -25,7 +26,7 @@ class Mask(OrthogonalRows):
 
     def __init__(self, in_shape: tuple[int, ...], mask: Tensor) -> None:
         super().__init__(in_shape)
-        mask = torch.as_tensor(mask) != 0
+        mask = real_table("the mask", mask) != 0
         try:
             mask = mask.expand(self.in_shape).clone()
         except RuntimeError:
@@ -98,8 +99,10 @@ class Mask(OrthogonalRows):
         `position` is its first corner, (row, col) for an image, or "centre".
         """
         shape = spatial(in_shape)
-        size = (size,) * len(shape) if isinstance(size, int) else tuple(size)
-        if len(size) != len(shape) or any(not 1 <= k <= n for k, n in zip(size, shape, strict=True)):
+        size = tuple(size) if isinstance(size, Sequence) else (size,) * len(shape)
+        if len(size) != len(shape) or any(
+            not isinstance(k, int) or not 1 <= k <= n for k, n in zip(size, shape, strict=True)
+        ):
             raise OptionError(f"a box in {shape} pixels needs {len(shape)} sizes from 1 to those, got {size}")
         if isinstance(position, str) and position not in ("centre", "center"):
             raise OptionError(f"position must be 'centre' or {len(shape)} indices, got {position!r}")
@@ -120,8 +123,8 @@ class Mask(OrthogonalRows):
         if not -ndim <= axis < ndim:
             raise OptionError(f"axis must lie in [{-ndim}, {ndim}), got {axis}")
         n = in_shape[axis]
-        if step < 1 or not 0 <= offset < n:
-            raise OptionError(f"lines needs step >= 1 and 0 <= offset < {n}, got step={step}, offset={offset}")
+        if not isinstance(step, int) or step < 1 or not 0 <= offset < n:
+            raise OptionError(f"lines needs an integer step >= 1 and 0 <= offset < {n}, got step={step}, offset={offset}")
         line = torch.zeros(n, dtype=torch.bool)
         line[offset::step] = True
         return cls(in_shape, line.reshape(-1, *[1] * (ndim - 1 - axis % ndim)))

@@ -11,7 +11,7 @@ OPERATORS = {
     "identity": lambda: Identity((2, 3)),
     "mask": lambda: Mask.random((4, 4), keep=0.5),
     "circular blur": lambda: Blur((1, 3, 4), gaussian_kernel(0.5)),
-    "reflecting blur": lambda: Blur((1, 4, 5), gaussian_kernel(0.4), "reflect"),
+    "reflecting blur": lambda: Blur((1, 3, 3), gaussian_kernel(0.3), "reflect"),
     "block average": lambda: Downsample((4, 4), 2),
     "bicubic": lambda: Downsample((4, 4), 2, "bicubic"),
     "filter": lambda: Downsample((4, 4), 2, gaussian_kernel(0.6)),

@@ -68,7 +68,7 @@ def test_random_motion_depends_on_the_seed_alone():
     [
         (lambda: gaussian_kernel(0), "std must be"),
         (lambda: gaussian_kernel((1.0, 2.0), dim=3), "3 of them"),
-        (lambda: gaussian_kernel(1, size=0), "size must be positive"),
+        (lambda: gaussian_kernel(1, size=0), "size must be a positive integer or 2"),
         (lambda: disk_kernel(-1), "radius must be positive"),
         (lambda: motion_kernel(0), "length must be positive"),
         (lambda: motion_kernel(20, angle=0, size=5), "needs a size of at least"),
