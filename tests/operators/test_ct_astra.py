@@ -9,7 +9,8 @@ import torch
 
 from invgen.errors import MissingExtraError
 from invgen.operators import _astra
-from invgen.operators.ct import ParallelBeamCT
+from invgen.operators.ct import FanBeamCT, ParallelBeamCT
+from invgen.operators.phantoms import EllipsePhantom
 
 astra = pytest.importorskip("astra")
 
@@ -99,3 +100,23 @@ def test_zeros_from_the_gpu_are_an_error(monkeypatch):
     out = torch.zeros(1, A.matrix.shape[0])
     with pytest.raises(DivergedError, match="only zeros"):
         A.matrix._run_gpu(silent, torch.ones(1, 64), out, ((8, 8), (5, A.det_count)), turned=False)
+
+
+def test_fan_beam_conventions_are_astras():
+    import numpy as np
+
+    N, offset = 64, 4.2
+    phantom = EllipsePhantom(32.0, [(1.0, 0.6, 0.3, 0.2, -0.1, 25.0), (-0.4, 0.2, 0.25, 0.1, 0.3, -70.0)])
+    ours = FanBeamCT((N, N), 17, source_origin=120.0, origin_det=80.0, det_offset=offset)
+    t, image = ours.angles, phantom.image((N, N))
+    c, s, ds = np.cos(t), np.sin(t), ours.det_spacing
+    vectors = np.stack([120 * s, -120 * c, -80 * s - offset * c, 80 * c - offset * s, ds * c, ds * s], axis=1)
+    scan = astra.create_proj_geom("fanflat_vec", ours.det_count, vectors)
+    number = astra.create_projector("line_fanflat", scan, astra.create_vol_geom(N, N))
+    theirs = torch.zeros(ours.out_shape)
+    astra.projector.direct_FP(number, image, out=theirs)
+    astra.projector.delete(number)
+    # Joseph's interpolation against lengths of intersection: 2 % on edges of 64 pixels, 1 % on 128
+    assert (ours(image) - theirs).norm() < 0.02 * theirs.norm()
+    plain = astra.create_proj_geom("fanflat", ds, ours.det_count, t, 120.0, 80.0)  # no offset, the same sources
+    assert astra.geom_2vec(plain)["Vectors"][:, :2] == pytest.approx(vectors[:, :2])
