@@ -102,7 +102,7 @@ def _from_array(array: "Tensor", path: Path) -> Signal:
     import torch
 
     if array.is_complex():
-        return Signal(array.to(torch.complex64), "own")
+        return Signal(array.to(torch.complex64), "own")  # `fit` makes two channels of it
     if array.dtype == torch.uint8:
         return Signal(array.float() / 255, "unit", notes=("uint8 values were read as grey levels of 0 to 255",))
     if not array.is_floating_point():
@@ -213,8 +213,11 @@ def fit(
     elif signal.units == "unit":
         values = low + values * (high - low)
         notes.append(f"grey levels of 0 to 1 became the prior's {low:g} to {high:g}")
+    if values.is_complex():
+        values = torch.view_as_real(values).movedim(-1, 0).flatten(0, max(0, values.ndim - 2))
+        notes.append("its real and imaginary parts became two channels")
     if tuple(values.shape) != shape:
-        if len(shape) == 3 and not values.is_complex():
+        if len(shape) == 3:
             values = _channels(values, shape[0], notes)
         if tuple(values.shape) != shape:
             if len(shape) != 3 or values.ndim != 3 or values.shape[0] != shape[0]:
@@ -226,8 +229,7 @@ def fit(
                 )
             values, factor = _resample(values, shape[1:], notes)
             spacing = spacing and (spacing[0] * factor, spacing[1] * factor)
-    x = values.to(prior.device, torch.complex64 if values.is_complex() else prior.dtype)
-    return x, replace(signal, values=values, spacing=spacing, notes=tuple(notes))
+    return values.to(prior.device, prior.dtype), replace(signal, values=values, spacing=spacing, notes=tuple(notes))
 
 
 def _channels(values: "Tensor", count: int, notes: list[str]) -> "Tensor":

@@ -210,6 +210,16 @@ def test_fit_channels():
     assert "last axis" in signal.notes[0]
 
 
+def test_fit_complex():
+    z = torch.randn(4, 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    for signal in (z, z[None]):
+        x, fitted = fit(Signal(signal, "own"), prior(2, 4, 6))
+        assert torch.equal(x, torch.stack([z.real, z.imag]))
+        assert "two channels" in fitted.notes[0]
+    with pytest.raises(ShapeError, match=r"the prior is over \(3, 4, 6\)"):
+        fit(Signal(z, "own"), prior(3, 4, 6))
+
+
 def test_fit_sizes():
     ramp = torch.linspace(0, 1, 64).expand(1, 32, 64).clone()
     x, signal = fit(Signal(ramp, "own", spacing=(0.5, 0.5)), prior(1, 16, 16))
