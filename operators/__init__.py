@@ -21,6 +21,7 @@ from invgen.operators.matrix import Matrix
 from invgen.operators.mri import MRI, MultiCoilMRI
 from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import NonlinearBlur
+from invgen.operators.phantoms import EllipsePhantom
 from invgen.operators.resize import Resize
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "CompressedSensing",
     "Decimate",
     "Downsample",
+    "EllipsePhantom",
     "FanBeamCT",
     "Fourier",
     "Grey",
