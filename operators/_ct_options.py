@@ -18,7 +18,10 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
     if angles is None:
         return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
-    listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
+    try:
+        listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise OptionError(f"angles must be a list of numbers in radians, got {angles!r}") from None
     if listed.ndim != 1 or not len(listed) or not np.isfinite(listed).all():
         shown = (
             "an empty list" if listed.size == 0 else f"shape {listed.shape}" if listed.ndim != 1 else "non-finite values"

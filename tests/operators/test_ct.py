@@ -231,6 +231,7 @@ def test_no_warning_of_beta_state():
         ({"angles": []}, "empty list"),
         ({"angles": [0.0, math.nan]}, "non-finite"),
         ({"angles": [[0.0]]}, "shape"),
+        ({"angles": "all"}, "list of numbers"),
         ({"num_angles": 0}, "num_angles"),
         ({"num_angles": 2.5}, "num_angles"),
         ({"num_angles": 4, "pixel_size": 0.0}, "pixel_size"),
