@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from invgen import FileError, catalogue
+from invgen import FileError, catalogue, check_operator, solve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,3 +96,31 @@ def test_examples_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip(), "an example prints what it found"
+
+
+IMPORTS = """
+from dataclasses import dataclass
+from typing import ClassVar
+from torch import Tensor
+from invgen import Denoiser, Gaussian, LinearOperator, Posterior
+from invgen.diffusion import per_sample_sigma
+from invgen.guidance import GuidedSampler
+"""
+
+
+def test_the_three_recipes_of_contributing_work():
+    """The operator, the sampler and the prior of CONTRIBUTING.md, each put to the use that the page promises."""
+    recipes = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    made = {}
+    for recipe in (IMPORTS, *recipes):
+        assert recipe.count("\n") <= 10
+        exec(recipe, made)
+    A = made["EveryOther"]((1, 4, 8))
+    check_operator(A)
+    prior = made["Shrink"]((1, 4, 8), data_std=2.0)
+    x, sigma = torch.randn(3, 1, 4, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 1.0, 10.0])
+    assert torch.allclose(prior(x, sigma), 4 / (4 + sigma.reshape(3, 1, 1, 1) ** 2) * x)
+    result = solve(torch.ones(A.out_shape), A, prior, 0.1, made["Pull"](steps=20), num_samples=16)
+    assert result.samples.shape == (16, 1, 4, 8)
+    # the measured pixels were 1 with noise 0.1, and the prior is wide
+    assert (result.mean[..., ::2] - 1).abs().mean() < 0.2
