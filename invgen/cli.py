@@ -200,12 +200,17 @@ def main(args: list[str] | None = None) -> None:
 
     from invgen.errors import InvgenError
 
-    usual = warnings.formatwarning
-    warnings.formatwarning = lambda message, category, *_, **__: f"invgen: {message}\n"
-    try:
-        app(args)
-    except InvgenError as error:
-        typer.echo(f"invgen: {error}", err=True)
-        sys.exit(2)
-    finally:
-        warnings.formatwarning = usual
+    said = set()
+
+    def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if category not in said:  # a solve that stops early does so at every step: once is enough
+            said.add(category)
+            typer.echo(f"invgen: warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        try:
+            app(args)
+        except InvgenError as error:
+            typer.echo(f"invgen: {error}", err=True)
+            sys.exit(2)

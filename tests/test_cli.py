@@ -232,6 +232,21 @@ def test_check(here, run):
     assert "cannot read the size '0x4'" in err
 
 
+def test_warnings_are_said_once(here, run, monkeypatch):
+    import warnings
+
+    from invgen import catalogue
+
+    def text(kind):
+        warnings.warn(f"about {kind}", UserWarning, stacklevel=1)
+        return kind
+
+    monkeypatch.setattr(catalogue, "text", text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("list") == (0, "operators\n\npriors\n\nsamplers\n", "invgen: warning: about operators\n")
+
+
 def test_wrong_use_is_explained(run):
     code, _, err = run("reconstruct")
     assert code == 2
