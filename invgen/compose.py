@@ -271,9 +271,10 @@ class Transpose(LinearOperator):
     """The adjoint of A as an operator: y -> A^T y."""
 
     def __init__(self, A: LinearOperator) -> None:
-        super().__init__(A.out_shape, dtype=A.in_dtype)
+        shape = A.out_shape  # before out_dtype, which may be found with it
+        super().__init__(shape, dtype=A.out_dtype)
         self.A = A
-        self.out_shape = A.in_shape
+        self.out_shape, self.out_dtype = A.in_shape, A.in_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return self.A.adjoint(x)

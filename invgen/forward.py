@@ -95,6 +95,7 @@ class Operator(nn.Module):
             raise OptionError(f"in_shape must be positive sizes without a batch axis, got {shape}")
         self.in_shape = torch.Size(shape)
         self.in_dtype = dtype
+        self.out_dtype = dtype  # of measurements; found together with out_shape where that is not set
         self._out_shape: torch.Size | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -120,7 +121,8 @@ class Operator(nn.Module):
         if self._out_shape is None:
             with torch.no_grad():
                 zeros = torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device)
-                self._out_shape = self(zeros).shape[1:]
+                y = self(zeros)
+                self._out_shape, self.out_dtype = y.shape[1:], y.dtype
         return self._out_shape
 
     @out_shape.setter
