@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.forward import SVDOperator
+from invgen.posterior import Posterior
 from invgen.random import Streams
 
 
@@ -15,11 +15,13 @@ class SpectralStep:
     Noise is drawn in the space of signals and transformed, so that any unitary V works, complex ones too.
     """
 
-    def __init__(self, A: SVDOperator, y: Tensor, sigma_y: float, eta: float, eta_b: float, randn: Streams) -> None:
+    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
+        A, y, sigma_y = post.A, post.y, post.noise.sigma
         self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
         s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
-        # a singular value at rounding level carries no data, only the noise of its inverse
-        self.seen = s > 1e-6 * s.max()
+        # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; the
+        # released code drops singular values under 0.03 of a deblurring for this. At rounding level there are no data at all.
+        self.seen = (s > 1e-6 * s.max()) & (sigma_y <= 3 * post.prior.data_std * s)
         inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
         self.y = inverse * A.Ut(y)
         self.s_y = sigma_y * inverse  # the noise level of each coordinate of the measurement, in units of the signal

@@ -56,7 +56,7 @@ class DDNM(Sampler):
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A, y = post.A, post.y
-        plus = SpectralStep(A, y, post.noise.sigma, self.eta, 1.0, randn) if post.noise.sigma > 0 else None
+        plus = SpectralStep(post, self.eta, 1.0, randn) if post.noise.sigma > 0 else None
         levels = self.levels(post.prior)
         for k in range(0, len(levels), self.travel_length):
             stretch = levels[k : k + self.travel_length]

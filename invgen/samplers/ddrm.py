@@ -19,7 +19,8 @@ from invgen.samplers._spectral import SpectralStep
 class DDRM(Sampler):
     """Denoising diffusion restoration, coordinate by coordinate in the basis of the operator's SVD.
 
-    Operators with an SVD, Gaussian noise of one level, or none.
+    Operators with an SVD, Gaussian noise of one level, or none. Coordinates whose noise exceeds three times the prior's
+    data_std count as unmeasured.
 
     Args:
         eta: share of fresh noise where nothing, or little, was measured (0.85).
@@ -46,7 +47,7 @@ class DDRM(Sampler):
         return why
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        spectral = SpectralStep(post.A, post.y, post.noise.sigma, self.eta, self.eta_b, randn)
+        spectral = SpectralStep(post, self.eta, self.eta_b, randn)
         levels = self.levels(post.prior)
         x = spectral.start(x, levels[0][0])
         for s, s_next in levels:
