@@ -19,8 +19,8 @@ class SpectralStep:
         A, y, sigma_y = post.A, post.y, post.noise.sigma
         self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
         s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
-        # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; the
-        # released code drops singular values under 0.03 of a deblurring for this. At rounding level there are no data at all.
+        # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for
+        # deblurring the released code drops singular values under 0.03. At rounding level there are no data at all.
         self.seen = (s > 1e-6 * s.max()) & (sigma_y <= 3 * post.prior.data_std * s)
         inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
         self.y = inverse * A.Ut(y)
