@@ -79,9 +79,7 @@ def _rows(size: int, angles: int, batch: int, rounds: int, skimage: bool) -> lis
 
 def main() -> None:
     """Prints the table."""
-    print(
-        "CT on one thread: CPU milliseconds, and how many times as long the alternatives take; last, ours over the memory floor"
-    )
+    print("CT on one thread: CPU milliseconds, and how many times as long others take; last, ours over the memory floor")
     print(f"{'problem':>22} {'operation':>10} {'ms':>8} {'ASTRA':>8} {'skimage':>8} {'CG':>8} {'ours/floor':>10}")
     for row in table():
         problem = f"{row['pixels']} px, {row['angles']} x {row['batch']}"
