@@ -5,8 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.forward import Operator, SVDOperator
 from invgen.posterior import Posterior
 from invgen.random import Streams
+
+
+def has_svd(A: Operator) -> bool:
+    """Whether an operator is an SVDOperator or can give one that equals it, by a method `svd()`."""
+    return isinstance(A, SVDOperator) or hasattr(A, "svd")
 
 
 class SpectralStep:
@@ -17,6 +23,7 @@ class SpectralStep:
 
     def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
         A, y, sigma_y = post.A, post.y, post.noise.sigma
+        A = A if isinstance(A, SVDOperator) else A.svd()
         self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
         s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
         # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator, SVDOperator
+from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._spectral import SpectralStep
+from invgen.samplers._spectral import SpectralStep, has_svd
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DDNM(Sampler):
         why = super().refuses(post)
         if why is None and isinstance(post.noise.sigma, Tensor):
             why = "needs one noise level, got a tensor of levels"
-        if why is None and post.noise.sigma > 0 and not isinstance(post.A, SVDOperator):
+        if why is None and post.noise.sigma > 0 and not has_svd(post.A):
             why = f"needs an SVDOperator for noisy measurements (DDNM+), got {type(post.A).__name__}"
         return why
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.forward import SVDOperator
+from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._spectral import SpectralStep
+from invgen.samplers._spectral import SpectralStep, has_svd
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DDRM(Sampler):
     eta: float = 0.85
     eta_b: float = 1.0
 
-    A: ClassVar[type] = SVDOperator
+    A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
 
@@ -42,6 +42,8 @@ class DDRM(Sampler):
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
+        if why is None and not has_svd(post.A):
+            why = f"needs an SVDOperator, or one with a method svd(), got {type(post.A).__name__}"
         if why is None and isinstance(post.noise.sigma, Tensor):
             why = "needs one noise level, got a tensor of levels"
         return why
