@@ -49,15 +49,16 @@ def priors() -> Rows:
 def samplers() -> Rows:
     """Name, needs, a sentence and the paper of each sampler."""
     from invgen import samplers as package
-    from invgen.forward import LinearOperator, Operator, SVDOperator
+    from invgen.forward import LinearOperator, Operator
     from invgen.noise import Noise
     from invgen.samplers.unconditional import Unconditional
 
-    kinds = {Operator: "any operator", LinearOperator: "linear operator", SVDOperator: "operator with SVD"}
+    kinds = {Operator: "any operator", LinearOperator: "linear operator"}
     rows = []
     for cls in sorted(package.catalogue().values(), key=lambda c: c.__name__.lower()):
         noise = "any noise" if cls.noise is Noise else f"{cls.noise.__name__} noise"
-        needs = f"{kinds.get(cls.A, cls.A.__name__)}, {noise}{' or none' if cls.noiseless else ''}"
+        kind = "operator with SVD" if cls.svd else kinds.get(cls.A, cls.A.__name__)
+        needs = f"{kind}, {noise}{' or none' if cls.noiseless else ''}"
         needs = "a prior alone, no measurement" if issubclass(cls, Unconditional) else needs
         source = _sentence(inspect.getmodule(cls))
         own = re.search(rf"\b{cls.__name__}\b[^()\"]*\(([^)]*)\)", source, re.IGNORECASE)  # in a file of several

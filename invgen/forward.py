@@ -303,6 +303,11 @@ class SVDOperator(LinearOperator):
         return self.s.max().item()
 
 
+def has_svd(A: Operator) -> bool:
+    """Whether an operator is an SVDOperator, or can give one that equals it by a method `svd()`."""
+    return isinstance(A, SVDOperator) or hasattr(A, "svd")
+
+
 def _per_entry(variance: Variance, like: Tensor) -> bool:
     """Whether a variance differs between the values of one measurement, which a spectral formula cannot express."""
     return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
-from invgen.forward import Operator
+from invgen.forward import Operator, has_svd
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -34,8 +34,9 @@ class Sampler:
         steps: number of steps, in the sense of the algorithm.
         schedule: the noise levels, see `invgen.diffusion.noise_levels`.
 
-    Class attributes say what the algorithm asks of a problem: `prior`, `A`, `noise` (types) and `noiseless` (whether exact
-    measurements are allowed). They are checked before the first step.
+    Class attributes say what the algorithm asks of a problem: `prior`, `A`, `noise` (types), `noiseless` (whether exact
+    measurements are allowed) and `svd` (whether the operator must have a singular value decomposition). They are checked
+    before the first step.
     """
 
     steps: int = 100
@@ -45,6 +46,7 @@ class Sampler:
     A: ClassVar[type] = Operator
     noise: ClassVar[type] = Noise
     noiseless: ClassVar[bool] = False
+    svd: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, list):
@@ -72,6 +74,8 @@ class Sampler:
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
         if not isinstance(post.A, self.A):
             return f"needs a {self.A.__name__}, got {type(post.A).__name__}"
+        if self.svd and not has_svd(post.A):
+            return f"needs an SVDOperator, or an operator with a method svd(), got {type(post.A).__name__}"
         if not isinstance(post.noise, self.noise):
             return f"needs {self.noise.__name__} noise, got {type(post.noise).__name__}"
         exact = isinstance(post.noise, Gaussian) and not isinstance(post.noise.sigma, Tensor) and post.noise.sigma == 0

@@ -5,14 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.forward import Operator, SVDOperator
+from invgen.forward import SVDOperator
 from invgen.posterior import Posterior
 from invgen.random import Streams
-
-
-def has_svd(A: Operator) -> bool:
-    """Whether an operator is an SVDOperator or can give one that equals it, by a method `svd()`."""
-    return isinstance(A, SVDOperator) or hasattr(A, "svd")
 
 
 class SpectralStep:

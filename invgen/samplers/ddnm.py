@@ -10,12 +10,12 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator
+from invgen.forward import LinearOperator, has_svd
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._spectral import SpectralStep, has_svd
+from invgen.samplers._spectral import SpectralStep
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._spectral import SpectralStep, has_svd
+from invgen.samplers._spectral import SpectralStep
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class DDRM(Sampler):
     eta_b: float = 1.0
 
     A: ClassVar[type] = LinearOperator
+    svd: ClassVar[bool] = True
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
 
@@ -42,8 +43,6 @@ class DDRM(Sampler):
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
-        if why is None and not has_svd(post.A):
-            why = f"needs an SVDOperator, or one with a method svd(), got {type(post.A).__name__}"
         if why is None and isinstance(post.noise.sigma, Tensor):
             why = "needs one noise level, got a tensor of levels"
         return why
