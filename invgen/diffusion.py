@@ -170,6 +170,9 @@ class Rescaled(Denoiser):
     def variance(self, sigma: float) -> float:
         return self.scale**2 * self.prior.variance(sigma / self.scale)
 
+    def start(self, z: Tensor, sigma: float) -> Tensor:
+        return self.prior.start(z, sigma / self.scale) * self.scale + self.shift
+
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         return self.prior((x - self.shift) / self.scale, sigma / self.scale) * self.scale + self.shift
 
