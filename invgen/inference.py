@@ -63,7 +63,7 @@ def solve(
     A: Operator,
     prior: Prior,
     noise: Noise | float,
-    sampler: Sampler | str = "daps",
+    sampler: Sampler | str = "dps",
     *,
     num_samples: int = 1,
     seed: int = 0,

@@ -115,8 +115,9 @@ def gmres(
         H[:, : j + 2, j] = torch.stack(column, 1)
     e = b.new_zeros(shape[0], k + 1, 1)
     e[:, 0, 0] = beta.flatten().to(b.dtype)
-    # the pseudo-inverse, not a QR solve: H loses rank where a Krylov space is exhausted
-    coefficients = torch.linalg.pinv(H) @ e
+    # the pseudo-inverse, not a QR solve: H loses rank where a Krylov space is exhausted. It refuses NaN; the caller sees it
+    finite = H.isfinite().all(2, keepdim=True).all(1, keepdim=True)
+    coefficients = torch.where(finite, torch.linalg.pinv(H.where(finite, 0)) @ e, torch.nan)
     x = sum(coefficients[:, j, 0].reshape(one) * basis[j] for j in range(k))
     if warn:
         _warn("GMRES", norm(b - M(x)), beta, tol, max_iter)

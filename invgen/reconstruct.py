@@ -41,7 +41,7 @@ def reconstruct(
     operator: str,
     prior: str,
     noise: str,
-    sampler: str = "DAPS",
+    sampler: str = "DPS",
     num_samples: int = 8,
     seed: int = 0,
     out: str | Path = "out",

@@ -156,7 +156,10 @@ def test_pictures_are_fitted_to_the_prior_or_refused(here, run):
         ({"--sampler": "DAPZ"}, "did you mean 'DAPS'?"),
         ({"--sampler": "DAPS(steps=0)"}, "positive whole number of steps"),
         ({"--sampler": "DAPS(schedule='edn')"}, "unknown noise schedule 'edn'"),
-        ({"--sampler": "DDRM", "--operator": "my_cli:Half"}, "DDRM needs a SVDOperator, got Half; samplers that fit:"),
+        (
+            {"--sampler": "DDRM", "--operator": "my_cli:Half"},
+            "DDRM needs an SVDOperator, or an operator with a method svd(), got Half; samplers that fit:",
+        ),
         ({"--sampler": "PiGDM", "--operator": "my_cli:Squared"}, "PiGDM needs a LinearOperator, got Squared"),
         ({"--noise": "-0.1"}, "must be a positive number, got -0.1"),
         ({"--noise": "little"}, "unknown noise 'little'"),
