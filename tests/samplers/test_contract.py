@@ -1,0 +1,207 @@
+"""What every sampler promises, whatever its algorithm."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from invgen import DivergedError, Gaussian, OptionError, Posterior, UnsupportedError, samplers
+from invgen.diffusion import Denoiser
+from invgen.forward import LinearOperator, Operator
+from invgen.noise import Noiseless, Poisson
+from invgen.operators import Matrix
+from invgen.priors import GaussianMixture
+from invgen.sampler import Cost, Sampler
+from invgen.samplers.unconditional import Unconditional
+
+F64 = torch.float64
+ALL = list(samplers.catalogue().values())
+CONDITIONAL = [c for c in ALL if not issubclass(c, Unconditional)]
+
+
+def short(cls: type[Sampler]) -> Sampler:
+    return cls(steps=6)
+
+
+def prior(shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = F64) -> GaussianMixture:
+    g = torch.Generator().manual_seed(0)
+    return GaussianMixture(torch.randn(3, *shape, dtype=dtype, generator=g), [0.2, 0.3, 0.5], var=0.4)
+
+
+def problem(p: Denoiser | None = None, batch: tuple[int, ...] = (), rows: int = 3, sigma: float = 0.3) -> Posterior:
+    p = prior() if p is None else p
+    g = torch.Generator().manual_seed(1)
+    A = Matrix(torch.randn(rows, p.shape.numel(), dtype=F64, generator=g), p.shape)
+    return Posterior(p, A, Gaussian(sigma), torch.randn(*batch, rows, dtype=p.dtype, generator=g))
+
+
+def draw(sampler: Sampler, post: Posterior, num_samples: int, seed: int = 0, **options: object) -> Tensor:
+    """Samples of a posterior, or of its prior where the sampler is unconditional."""
+    return sampler(post.prior if isinstance(sampler, Unconditional) else post, num_samples, seed, **options)
+
+
+each = pytest.mark.parametrize("cls", ALL, ids=lambda c: c.__name__)
+each_conditional = pytest.mark.parametrize("cls", CONDITIONAL, ids=lambda c: c.__name__)
+
+
+@each
+def test_same_seed_same_samples_bit_for_bit_and_no_global_state(cls):
+    post = problem()
+    y = post.y.clone()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = draw(short(cls), post, 4, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    b = draw(short(cls), post, 4, 0)
+    assert a.shape == (4, 2, 3) and a.dtype == F64 and not a.requires_grad
+    assert torch.equal(a, b)
+    # zero is a seed like any other
+    assert not torch.allclose(a, draw(short(cls), post, 4, 1))
+    assert torch.equal(post.y, y)
+
+
+@each
+def test_samples_differ_from_each_other(cls):
+    x = draw(short(cls), problem(), 4).flatten(1)
+    assert torch.cdist(x, x)[~torch.eye(4, dtype=torch.bool)].min() > 1e-3
+
+
+@each
+def test_a_sample_depends_on_its_number_only_not_on_its_batch(cls):
+    post, sampler = problem(), short(cls)
+    x = draw(sampler, post, 7)
+    # the order of sums in a matrix product may depend on the batch: float64 rounding, amplified by a few steps
+    torch.testing.assert_close(draw(sampler, post, 3), x[:3], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(draw(sampler, post, 7, max_batch=2), x, rtol=1e-8, atol=1e-8)
+
+
+@each_conditional
+def test_batches_of_measurements(cls):
+    post, sampler = problem(batch=(2, 2)), short(cls)
+    x = sampler(post, 3)
+    assert x.shape == (3, 2, 2, 2, 3)
+    torch.testing.assert_close(sampler(post, 3, max_batch=5), x, rtol=1e-8, atol=1e-8)
+    # the first measurement of a batch gets the samples that it gets alone
+    torch.testing.assert_close(sampler(dataclasses.replace(post, y=post.y[0, 0]), 3), x[:, 0, 0], rtol=1e-8, atol=1e-8)
+    assert sampler(problem(batch=(0,)), 2).shape == (2, 0, 2, 3)
+
+
+@each
+@pytest.mark.parametrize("shape", [(5,), (1, 2, 3), (2, 2, 1, 2), (1, 6)])
+def test_any_rank_of_signal_in_single_precision(cls, shape):
+    post = problem(prior(shape, torch.float32))
+    x = draw(short(cls), post, 2)
+    assert x.shape == (2, *shape) and x.dtype == torch.float32 and torch.isfinite(x).all()
+
+
+@each_conditional
+def test_samples_follow_the_measurement(cls):
+    post = problem(sigma=0.2)
+    far = dataclasses.replace(post, y=post.y + 8)
+    sampler = cls(steps=60)
+    a, b = (post.A(sampler(p, 6)).mean(0) for p in (post, far))
+    # the posterior follows data of this precision almost whole; half of it is more than noise and less than that
+    assert ((b - a) > 4).all()
+
+
+@each_conditional
+def test_units_do_not_matter(cls):
+    post, scale, gain = problem(), 37.0, 0.05
+    sampler = short(cls)
+    x = sampler(post, 3)
+    # signal in other units, the operator reads those, then the measurement in other units too
+    other = Posterior(post.prior.rescaled(scale), post.A * (gain / scale), Gaussian(gain * post.noise.sigma), gain * post.y)
+    torch.testing.assert_close(sampler(other, 3), scale * x, rtol=1e-6, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("cls", [c for c in CONDITIONAL if c.__name__ != "REDdiff"], ids=lambda c: c.__name__)
+def test_an_offset_of_the_signal_does_not_matter(cls):
+    # all but REDdiff, which starts from A^T y as its paper does
+    post, shift = problem(), 3.0
+    sampler = short(cls)
+    moved = Posterior(
+        post.prior.rescaled(1.0, shift), post.A, post.noise, post.y + post.A(torch.full((2, 3), shift, dtype=F64))
+    )
+    x = sampler(post, 3)
+    torch.testing.assert_close(sampler(moved, 3), x + shift, rtol=1e-6, atol=1e-6)
+
+
+class Broken(Denoiser):
+    """A network whose output overflows below sigma = 5."""
+
+    def __init__(self) -> None:
+        super().__init__((2, 3))
+        self.register_buffer("gain", torch.ones((), dtype=F64))
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        return 0.5 * x * (self.gain if sigma > 5 else torch.nan)
+
+
+@each
+def test_divergence_is_an_error_that_says_where(cls):
+    post = problem(Broken())
+    with pytest.raises(DivergedError, match=rf"{cls.__name__} diverged at step \d+ of 6"):
+        draw(short(cls), post, 2)
+
+
+class Curved(Operator):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x**2).flatten(1)
+
+
+class Summed(LinearOperator):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).cumsum(1)
+
+
+@each_conditional
+def test_unfit_problems_are_refused_with_the_samplers_that_fit(cls):
+    p, sampler = prior(), short(cls)
+    y = torch.ones(6, dtype=F64)
+    for A, noise in ((Curved((2, 3)), Gaussian(0.1)), (Curved((2, 3)), Poisson()), (Summed((2, 3)), Noiseless())):
+        post = Posterior(p, A, noise, y)
+        if sampler.refuses(post) is None:
+            assert torch.isfinite(sampler(post, 2)).all()
+            continue
+        with pytest.raises(UnsupportedError, match=f"{cls.__name__} needs .*; samplers that fit: (.+)") as error:
+            sampler(post, 2)
+        named = str(error.value).split("fit: ")[1].split(", ")
+        assert cls.__name__ not in named and all(samplers.get(n)().refuses(post) is None for n in named)
+
+
+@each
+def test_bad_options_are_refused(cls):
+    for steps in (0, -3, 2.5):
+        with pytest.raises(OptionError, match="positive whole number of steps"):
+            cls(steps=steps)
+    with pytest.raises(OptionError, match="num_samples"):
+        draw(short(cls), problem(), 0)
+    with pytest.raises(OptionError, match="max_batch"):
+        draw(short(cls), problem(), 1, max_batch=0)
+    with pytest.raises(TypeError, match="guidance_scale"):
+        cls(guidance_scale=3.0)  # nothing unknown is swallowed
+
+
+@each
+def test_callback_progress_and_cost(cls, capsys):
+    post, seen, cost = problem(), [], Cost()
+    x = draw(short(cls), post, 4, max_batch=2, progress=True, cost=cost, callback=lambda k, state: seen.append((k, state)))
+    assert "it/s" in capsys.readouterr().err
+    assert [k for k, _ in seen] == 2 * list(range(len(seen) // 2))
+    assert all(state.shape == (2, 2, 3) for _, state in seen)
+    torch.testing.assert_close(seen[-1][1], x[2:])
+    # at least one evaluation a sample and step, whatever the batches; none of them is left to count afterwards
+    assert cost.nfe >= 6 and cost.nfe == pytest.approx(round(cost.nfe)) and cost.seconds > 0
+    assert not post.prior._forward_hooks
+
+
+@each
+def test_a_sampler_is_a_value(cls):
+    sampler = short(cls)
+    assert sampler == short(cls) and hash(sampler) == hash(short(cls)) and sampler != cls(steps=7)
+    assert repr(sampler).startswith(f"{cls.__name__}(steps=6")
+    assert set(cls.options()) == {f.name for f in dataclasses.fields(cls)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sampler.steps = 3
