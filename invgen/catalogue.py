@@ -21,8 +21,8 @@ def operators() -> Rows:
             return "linear, SVD"
         if not issubclass(cls, LinearOperator):
             return "nonlinear"
-        if any(issubclass(sub, SVDOperator) for sub in cls.__subclasses__()):
-            return "linear, SVD for some options"  # its constructor chooses the subclass
+        if hasattr(cls, "svd") or any(issubclass(sub, SVDOperator) for sub in cls.__subclasses__()):
+            return "linear, SVD for some options"  # by a method, or by a constructor that chooses the subclass
         return "linear" if cls.solve is LinearOperator.solve else "linear, own solve"
 
     found = classes(package, Operator)

@@ -197,7 +197,7 @@ def test_samplers_on_problems_that_they_cannot_solve():
         sentence(error, f"{name} needs a LinearOperator, got Squared", "samplers that fit:", "DPS", "DAPS")
     with pytest.raises(UnsupportedError) as error:
         problem(sampler="DDRM")
-    sentence(error, "DDRM needs a SVDOperator, got Half", "samplers that fit:")
+    sentence(error, "DDRM needs an SVDOperator, or an operator with a method svd(), got Half", "samplers that fit:")
     with pytest.raises(UnsupportedError) as error:
         problem(noise=invgen.Poisson(0.1), sampler="PiGDM")
     sentence(error, "needs Gaussian noise, got Poisson", "samplers that fit:")
