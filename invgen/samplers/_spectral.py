@@ -16,10 +16,11 @@ class SpectralStep:
     Noise is drawn in the space of signals and transformed, so that any unitary V works, complex ones too.
     """
 
-    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
+    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams, eta_c: float | None = None) -> None:
         A, y, sigma_y = post.A, post.y, post.noise.sigma
         A = A if isinstance(A, SVDOperator) else A.svd()
         self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
+        self.eta_c = eta if eta_c is None else eta_c
         s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
         # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for
         # deblurring the released code drops singular values under 0.03. At rounding level there are no data at all.
@@ -38,14 +39,14 @@ class SpectralStep:
 
     def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float) -> Tensor:
         """Equation 8, from level s to s_next, given the denoised x0."""
-        A, eta, eta_b, s_y = self.A, self.eta, self.eta_b, self.s_y
+        A, eta, eta_b, eta_c, s_y = self.A, self.eta, self.eta_b, self.eta_c, self.s_y
         c = math.sqrt(1 - eta**2)
         v, v0 = A.Vt(x), A.Vt(x0)
-        blind = v0 + c * s_next / s * (v - v0)
+        blind = v0 + math.sqrt(1 - eta_c**2) * s_next / s * (v - v0)
         noisy = v0 + c * s_next / s_y.clamp(min=1e-30) * (self.y - v0)  # s_next < sigma_y / s_i
         clean = (1 - eta_b) * v0 + eta_b * self.y  # s_next >= sigma_y / s_i
         below = s_next < s_y
         mean = torch.where(self.seen, torch.where(below, noisy, clean), blind)
         fresh = (s_next**2 - (eta_b * s_y) ** 2).clamp(min=0).sqrt()
-        std = torch.where(self.seen & ~below, fresh, torch.full_like(fresh, eta * s_next))
+        std = torch.where(below, eta * s_next, fresh).where(self.seen, eta_c * s_next)
         return A.V(mean + std * A.Vt(self.randn(x)))

@@ -23,13 +23,16 @@ class DDRM(Sampler):
     data_std count as unmeasured.
 
     Args:
-        eta: share of fresh noise where nothing, or little, was measured (0.85).
+        eta: share of fresh noise where little was measured (0.85).
         eta_b: trust in the measurement where it is cleaner than the current level (1).
+        eta_c: share of fresh noise where nothing was measured; eta by default. 1 explores more modes of the prior, at the
+            price of variance.
     """
 
     steps: int = 20
     eta: float = 0.85
     eta_b: float = 1.0
+    eta_c: float | None = None
 
     A: ClassVar[type] = LinearOperator
     svd: ClassVar[bool] = True
@@ -38,8 +41,8 @@ class DDRM(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
-            raise OptionError(f"DDRM needs eta and eta_b in [0, 1], got {self.eta!r} and {self.eta_b!r}")
+        if not all(0 <= eta <= 1 for eta in (self.eta, self.eta_b, self.eta if self.eta_c is None else self.eta_c)):
+            raise OptionError(f"DDRM needs eta, eta_b, eta_c in [0, 1], got {self.eta!r}, {self.eta_b!r}, {self.eta_c!r}")
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
@@ -48,7 +51,7 @@ class DDRM(Sampler):
         return why
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        spectral = SpectralStep(post, self.eta, self.eta_b, randn)
+        spectral = SpectralStep(post, self.eta, self.eta_b, randn, self.eta_c)
         levels = self.levels(post.prior)
         x = spectral.start(x, levels[0][0])
         for s, s_next in levels:

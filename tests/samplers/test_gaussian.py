@@ -339,11 +339,11 @@ def test_samplers_follow_the_recursion_of_their_paper(name, sampler):
     assert_same_law(law(sampler, post), recursion(name, sampler, post), tol=1e-6)
 
 
-@pytest.mark.parametrize("eta_b", [1.0, 0.6])
-def test_ddrm_follows_equations_7_and_8_coordinate_by_coordinate(eta_b):
+@pytest.mark.parametrize(("eta_b", "eta_c"), [(1.0, None), (0.6, None), (1.0, 1.0)])
+def test_ddrm_follows_equations_7_and_8_coordinate_by_coordinate(eta_b, eta_c):
     d, eta = 0.7, 0.85
     post = problem(white(d))
-    sampler = samplers.DDRM(steps=20, eta=eta, eta_b=eta_b)
+    sampler = samplers.DDRM(steps=20, eta=eta, eta_b=eta_b, eta_c=eta_c)
     U, s, Vt = torch.linalg.svd(post.A.matrix, full_matrices=True)
     y = (U.T @ post.y) / s
     means, variances = [], []
@@ -355,7 +355,8 @@ def test_ddrm_follows_equations_7_and_8_coordinate_by_coordinate(eta_b):
             e = d**2 / (d**2 + a**2)  # the denoiser of this coordinate
             c = math.sqrt(1 - eta**2) * b
             if i >= ROWS:
-                factor, offset, fresh = e + c / a * (1 - e), 0.0, eta**2 * b**2
+                free = eta if eta_c is None else eta_c
+                factor, offset, fresh = e + math.sqrt(1 - free**2) * b / a * (1 - e), 0.0, free**2 * b**2
             elif b >= level:
                 factor, offset, fresh = (1 - eta_b) * e, eta_b * y[i].item(), b**2 - eta_b**2 * level**2
             else:
