@@ -206,6 +206,32 @@ def test_samplers_on_problems_that_they_cannot_solve():
     sentence(error, "needs noise with a density", "samplers that fit:")
 
 
+def test_options_that_do_not_exist_are_not_swallowed():
+    for call in (
+        lambda: samplers.DPS(stps=3),
+        lambda: problem(num_sample=3),
+        lambda: Half(SHAPE, factor=2),
+        lambda: operators.Blur(SHAPE, torch.ones(3, 3) / 9, border="valid"),
+        lambda: operators.ParallelBeamCT(SHAPE, n_angles=3),
+        lambda: priors.GaussianPrior(shape=SHAPE, std=2.0),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            call()
+
+
+@pytest.mark.parametrize("name", samplers.catalogue())
+def test_the_measurement_and_the_operator_are_left_as_they_are(name):
+    prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
+    y = torch.linspace(-1, 1, 8)
+    before, tables = y.clone(), {key: table.clone() for key, table in A.state_dict().items()}
+    sampler = samplers.get(name)(steps=2)
+    if sampler.refuses(Posterior(prior, A, 0.1, y)):
+        pytest.skip("takes no measurement")
+    solve(y, A, prior, 0.1, sampler, seed=0)
+    assert torch.equal(y, before)
+    assert all(torch.equal(table, tables[key]) for key, table in A.state_dict().items())
+
+
 def test_an_exact_draw_of_a_nonlinear_problem():
     post = Posterior(priors.GaussianPrior(shape=SHAPE), Squared(SHAPE), 0.1, torch.zeros(1, *SHAPE))
     with pytest.raises(UnsupportedError) as error:
