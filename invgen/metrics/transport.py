@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def sliced_wasserstein(
     if dims != 1:
         x, y = (t.flatten(t.ndim - dims) if dims else t.unsqueeze(-1) for t in (x, y))
     directions = _directions(slices, x.shape[-1], seed).to(x)
-    x, y = (torch.sort(t @ directions.T, 0).values for t in (x, y))
+    x, y = (_sorted(t @ directions.T) for t in (x, y))
     if len(x) == len(y):
         cost = (x - y).abs().pow(p).mean(0)
     else:
@@ -69,6 +70,14 @@ def sliced_wasserstein(
         cost = torch.tensordot(widths, (x[i] - y[j]).abs().pow(p), 1)
     worst_or_mean = cost.amax(-1) if reduce == "max" else cost.mean(-1)
     return worst_or_mean.pow(1 / p)
+
+
+def _sorted(t: Tensor) -> Tensor:
+    """Ascending along the first axis."""
+    if t.device.type == "cpu" and not t.requires_grad and t.dtype in (torch.float32, torch.float64):
+        # numpy sorts values alone with vector instructions, in a third of the time; it knows no gradients
+        return torch.from_numpy(np.sort(t.movedim(0, -1).numpy(), axis=-1)).movedim(-1, 0)
+    return torch.sort(t, 0).values
 
 
 def _directions(slices: int | Tensor, d: int, seed: int) -> Tensor:
