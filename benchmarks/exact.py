@@ -10,6 +10,10 @@ at 100 steps, so that samplers are compared instance by instance.
 The re-runs went through the reversed linear-beta grid of the paper's code in variance-preserving coordinates. Here every
 sampler runs on its own default schedule between the same ends, the noise levels of DDPM's table, with as many network
 evaluations. Nothing is tuned to an instance or a dimension; options other than the defaults show in the name of a row.
+
+Samplers that take p(x_0 | x_sigma) for one Gaussian do not reach the floor here, with any number of steps: components keep
+wrong weights wherever the evidence between distant ones decides. MMPS with the exact covariance stands at 0.43 on d = 8,
+d_y = 4 with 100 steps and at 0.46 with 1000 (the floor is 0.06), although it is exact within a component.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
+from invgen.priors._covariance import decompose, dense
 from invgen.random import Streams
 
 _MAX_DENSE = 4096  # entries of a signal or measurement up to which dense algebra in float64 is reasonable
@@ -65,7 +66,7 @@ class GaussianMixture(Denoiser):
         if weights.shape != (count,) or not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
             raise OptionError(f"weights must be {count} non-negative numbers, one per component, got {weights.tolist()}")
         weights = weights / weights.sum()
-        spectrum, basis = _decompose(means, var, covariances)
+        spectrum, basis = decompose(means, var, covariances)
         mean = weights @ flat.double()
         within = weights @ spectrum.mean(1) if len(spectrum) > 1 else spectrum.mean()
         spread = (weights @ (flat.double() - mean) ** 2).mean() + within
@@ -98,7 +99,7 @@ class GaussianMixture(Denoiser):
         """The covariance of the flattened signal, (n, n)."""
         centred = self.means - self.mean.flatten()
         between = (self.weights[:, None] * centred).T @ centred
-        within = _dense_covariances(self)
+        within = dense(self.spectrum, self.basis)
         return between + (torch.einsum("k,kij->ij", self.weights, within) if len(within) > 1 else within[0])
 
     # -- the denoiser --------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class GaussianMixture(Denoiser):
         H = _real(A(eye.reshape(n, *self.shape))).T  # (m, n)
         R = torch.as_tensor(post.noise.var, dtype=torch.float64, device=y.device)
         R = _real(torch.complex(R, R).expand(y.shape)[None] if y.is_complex() else R.expand(y.shape)[None])[0]
-        means, S = self.means.double(), _dense_covariances(self, torch.float64)
+        means, S = self.means.double(), dense(self.spectrum.double(), None if self.basis is None else self.basis.double())
         HS = H @ S  # (1 or K, m, n)
         try:
             L = torch.linalg.cholesky(HS @ H.T + R.diag())
@@ -229,42 +230,6 @@ class GaussianMixture(Denoiser):
 
     def _family(self, means: Tensor, weights: Tensor, covariances: Tensor) -> "GaussianMixture":
         return GaussianMixture(means.reshape(-1, *self.shape), weights, covariances=covariances)
-
-
-def _decompose(means: Tensor, var: float | Tensor, covariances: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Eigenvalues (1 or K, n) and bases (1 or K, n, n), None for diagonal covariances, in float64."""
-    count, shape, n = len(means), means.shape[1:], means[0].numel()
-    if covariances is None:
-        var = torch.as_tensor(var, dtype=torch.float64, device=means.device)
-        if var.shape not in (torch.Size(), torch.Size([count]), means.shape):
-            raise ShapeError(
-                f"var must be a number, or of shape ({count},) or {tuple(means.shape)}, got shape {tuple(var.shape)}"
-            )
-        if not ((var >= 0) & torch.isfinite(var)).all():
-            raise OptionError("variances must be finite and not negative")
-        spectrum = var.reshape(var.shape + (1,) * (means.ndim - var.ndim)) if var.ndim else var.reshape([1] * means.ndim)
-        spectrum = spectrum.expand(-1, *shape).flatten(1)
-        return (spectrum[:1] if (spectrum == spectrum[:1]).all() else spectrum), None
-    covariances = torch.as_tensor(covariances, device=means.device).double()
-    covariances = covariances[None] if covariances.ndim == 2 else covariances
-    if covariances.shape[0] not in (1, count) or covariances.shape[1:] != (n, n):
-        raise ShapeError(f"covariances must have shape ({count}, {n}, {n}) or ({n}, {n}), got {tuple(covariances.shape)}")
-    size = covariances.abs().amax((1, 2)).clamp(min=1e-300)
-    if not ((covariances - covariances.mT).abs().amax((1, 2)) <= 1e-5 * size).all():
-        raise OptionError("covariances must be finite and symmetric")
-    spectrum, basis = torch.linalg.eigh((covariances + covariances.mT) / 2)
-    if (spectrum.amin(1) < -1e-5 * size).any():
-        raise OptionError(f"covariances must not have negative eigenvalues, got {spectrum.min().item():.3g}")
-    return spectrum.clamp(min=0), basis
-
-
-def _dense_covariances(prior: GaussianMixture, dtype: torch.dtype | None = None) -> Tensor:
-    """(1 or K, n, n)."""
-    spectrum = prior.spectrum if dtype is None else prior.spectrum.to(dtype)
-    if prior.basis is None:
-        return torch.diag_embed(spectrum)
-    basis = prior.basis.to(spectrum.dtype)
-    return basis * spectrum[:, None] @ basis.mT
 
 
 def _square(sigma: Sigma, x: Tensor) -> Tensor:
