@@ -4,12 +4,15 @@
    backward) are replayed without the sampler. The target is 1.05.
 2. CT against ASTRA slice by slice, scikit-image and the memory-bandwidth floor (benchmarks/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
+4. Peak memory against the number of samples, with and without `max_batch`.
 
 Times are medians over rounds in which all candidates take turns, so that a drift of the machine's speed cancels.
 """
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -153,6 +156,29 @@ def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch
     return rows
 
 
+_MEMORY = """
+import resource, sys, torch
+from invgen import Posterior, operators, priors, samplers
+prior = priors.load("photo", (3, 128, 128))
+A = operators.Downsample(prior.shape, 4)
+num_samples, max_batch = (int(a) or None for a in sys.argv[1:])
+samplers.PiGDM(steps=2)(Posterior(prior, A, 0.05, torch.zeros(A.out_shape)), num_samples, max_batch=max_batch)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_memory() -> None:
+    """Prints the peak resident memory of a process that draws samples, at several numbers of samples and batch sizes."""
+    print(
+        "\n## peak memory of PiGDM with `photo` at 3x128x128 (a process each)\n\n"
+        "| samples | max_batch | MB |\n|---:|---:|---:|"
+    )
+    for num_samples, max_batch in ((2, 2), (8, 2), (32, 2), (8, 0), (32, 0)):
+        command = [sys.executable, "-c", _MEMORY, str(num_samples), str(max_batch)]
+        megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(f"| {num_samples} | {max_batch or 'all'} | {float(megabytes):.0f} |", flush=True)
+
+
 def print_rows(title: str, rows: list[dict]) -> None:
     print(f"\n## {title}\n\n| what | CPU ms | ratio |\n|---|---:|---:|")
     for r in rows:
@@ -186,6 +212,7 @@ def main() -> None:
             f"samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256", sampler_overhead(net, 1, 4)
         )
     print_rows("operators over the plain torch expression, batch 8, 3x256x256", operator_overhead(5 * options.rounds))
+    peak_memory()
     print()
     ct_speed.main()
 
