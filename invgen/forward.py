@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +52,13 @@ def _any_batch(method: Callable, shapes: tuple[str, ...]) -> Callable:
         ):
             return method(self, *tensors, *rest, **kwargs)
         batches = [_batch_of(self, method.__name__, t, w) for t, w in zip(tensors, wanted, strict=True)]
-        batch = torch.broadcast_shapes(*batches)
+        try:
+            batch = np.broadcast_shapes(*batches)  # torch.broadcast_shapes imports sympy, for seconds
+        except ValueError as error:
+            shapes_text = " and ".join(str(tuple(b)) for b in batches)
+            raise ShapeError(
+                f"{type(self).__name__}.{method.__name__} needs batch axes that agree, got {shapes_text}"
+            ) from error
         flat = [t.expand(*batch, *w).reshape(-1, *w) for t, w in zip(tensors, wanted, strict=True)]
         out = method(self, *flat, *rest, **kwargs)
         return out.reshape(*batch, *out.shape[1:])

@@ -2,7 +2,7 @@
 
 import math
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
@@ -23,9 +23,9 @@ def check_pair(name: str, a: Tensor, b: Tensor, dims: int, names: tuple[str, str
         raise ShapeError(f"{name}: the {names[0]} is on {a.device} but the {names[1]} on {b.device}; move one with .to()")
     batches = [t.shape[: t.ndim - dims] for t in (a, b)]
     try:
-        torch.broadcast_shapes(*batches)
+        np.broadcast_shapes(*batches)  # torch.broadcast_shapes imports sympy, for seconds
         fits = a.shape[a.ndim - dims :] == b.shape[b.ndim - dims :]
-    except RuntimeError:
+    except ValueError:
         fits = False
     if not fits:
         raise ShapeError(

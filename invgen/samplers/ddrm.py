@@ -1,6 +1,6 @@
 """Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models" (NeurIPS 2022), equations 7 and 8."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +30,7 @@ class DDRM(Sampler):
     """
 
     steps: int = 20
+    schedule: str | Sequence[float] = "vp"  # uniform in time, as in the paper
     eta: float = 0.85
     eta_b: float = 1.0
     eta_c: float | None = None
