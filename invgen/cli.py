@@ -38,7 +38,9 @@ def reconstruct(
     operator: Annotated[
         str, typer.Option("-A", "--operator", help='For example "ParallelBeamCT(num_angles=23)" or my_module:MyOperator.')
     ],
-    prior: Annotated[str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, or module:Name.")],
+    prior: Annotated[
+        str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, a diffusers folder, or module:Name.")
+    ],
     noise: Annotated[
         str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
     ],

@@ -241,7 +241,7 @@ def noise(spec: str) -> "Noise":
 
 
 def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
-    """The prior of a spec: a shipped one ("ct"), a .safetensors file, a class with options, or module:Name.
+    """The prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with options.
 
     shape: (C, H, W) of the signals for a prior that can take several.
     """
@@ -249,12 +249,14 @@ def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
     from invgen.diffusion import Prior
     from invgen.priors.load import load, names
 
-    exact = classes(priors, Prior)
     if spec.endswith(".safetensors"):
         return load(spec, shape)
+    if os.path.isdir(spec) and spec not in names():
+        return priors.from_diffusers(spec, shape)
+    makers = classes(priors, Prior) | {n: f for n, f in functions(priors).items() if n.startswith("from_")}
     module, name, options = parse(spec)
-    if module is None and name.lower() not in {n.lower() for n in exact}:
+    if module is None and name.lower() not in {n.lower() for n in makers}:
         if name not in names():
-            raise unknown("prior", name, [*names(), *exact])
+            raise unknown("prior", name, [*names(), *makers])
         return build(load, {"name_or_path": name, **options}, shape)
-    return _resolve("prior", spec, Prior, lambda: exact, shape)
+    return _resolve("prior", spec, Prior, lambda: makers, shape)

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+import invgen
 from invgen import LinearOperator, OptionError, names, operators, samplers
 from invgen.noise import Gaussian, Poisson
 from invgen.spec import Call, parse
@@ -153,6 +154,18 @@ def test_noise():
             names.noise(bad)
     with pytest.raises(OptionError, match=r"unknown noise 'Gausian'; did you mean 'Gaussian'\?"):
         names.noise("Gausian(sigma=1.0)")
+
+
+def test_a_folder_of_diffusers_is_a_prior(tmp_path, monkeypatch):
+    from invgen import priors
+
+    asked = []
+    monkeypatch.setattr(priors, "from_diffusers", lambda model, shape=None: asked.append((model, shape)) or "prior")
+    assert names.prior(str(tmp_path), (1, 8, 8)) == "prior"
+    assert asked == [(str(tmp_path), (1, 8, 8))]
+    monkeypatch.undo()
+    with pytest.raises(invgen.WeightsError, match="no diffusers model could be read"):
+        names.prior(f"from_diffusers(model={str(tmp_path)!r})")
 
 
 def test_unknown_prior_lists_what_there_is():

@@ -137,7 +137,6 @@ def test_all_dependencies_are_needed_and_stated():
     foreign = used - set(sys.stdlib_module_names) - {"invgen"}
     assert foreign <= stated, f"imported but not stated in setup.cfg: {foreign - stated}"
     required = {known.get(n, n) for n in (re.split(r"[<>=\[]", x)[0] for x in listed(sections[0]))}
-    required -= {"diffusers"}  # for the loader of published networks, which is to come
     assert required <= used, f"required but never imported: {required - used}"
 
 
