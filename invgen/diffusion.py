@@ -197,7 +197,8 @@ def noise_levels(
     Schedules:
         "edm": Karras et al. (2022), equation 5, with rho = 7.
         "log": evenly spaced in log sigma.
-        "vp": evenly spaced in the time of DDPM's linear schedule (1000 steps, beta from 1e-4 to 0.02), within the range.
+        "vp": evenly spaced in the time of DDPM's linear schedule (1000 steps, beta from 1e-4 to 0.02), within the range;
+            its levels are absolute, made for signals of about [-1, 1].
         a decreasing sequence of positive numbers: these levels, as they are.
     """
     if not isinstance(schedule, str):

@@ -1,6 +1,6 @@
 """Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models" (NeurIPS 2022), equations 7 and 8."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,12 +25,12 @@ class DDRM(Sampler):
     Args:
         eta: share of fresh noise where little was measured (0.85).
         eta_b: trust in the measurement where it is cleaner than the current level (1).
+        schedule: the paper's is "vp", uniform in the time of DDPM, for signals of about [-1, 1].
         eta_c: share of fresh noise where nothing was measured; eta by default. 1 explores more modes of the prior, at the
             price of variance.
     """
 
     steps: int = 20
-    schedule: str | Sequence[float] = "vp"  # uniform in time, as in the paper
     eta: float = 0.85
     eta_b: float = 1.0
     eta_c: float | None = None

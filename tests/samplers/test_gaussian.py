@@ -393,7 +393,7 @@ def test_biases_stand_in_numbers():
         "TMPD": 0.275,
         "DiffPIR": 0.232,
         "DDS": 0.504,
-        "DDRM": 0.266,
+        "DDRM": 0.313,
         "DAPS": 0.144,
     }
     assert bias == pytest.approx(wanted, abs=0.002), bias
