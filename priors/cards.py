@@ -53,9 +53,8 @@ LIMITS = {
 
 QUOTED = {
     "photo": """\
-For scale, as published for CBSD68 (68 of the 100 val pictures; not run here) at 25/255: DnCNN 31.24 dB, DRUNet 31.69 dB
-(Zhang et al., TPAMI 2022), networks trained for days on a GPU. The grey DnCNN of scico, on five grey scikit-image crops
-and so not to be compared directly: 29.57 dB at 0.1 and 26.27 dB at 0.2 of the grey range.""",
+For scale: the grey DnCNN of scico 0.0.7, on five grey scikit-image crops and so not to be compared directly, reaches 29.57
+dB at 0.1 and 26.27 dB at 0.2 of the grey range.""",
     "ct": """\
 1 HU is 0.001 in the prior's units; the PSNR takes the window's width, 2000 HU, as the peak.""",
 }

@@ -152,8 +152,9 @@ def test_the_shipped_priors_are_small_and_described():
         assert not held_out & {source["name"] for source in about["training"]["sources"]}
 
 
-# Margins over the noisy input in dB, 1 dB or more under what the card says for the same set.
-MARGINS = {"photo": ((0.1, 4.0), (0.4, 8.0), (1.6, 14.0)), "ct": ((0.05, 2.5), (0.2, 6.0), (1.0, 12.0))}
+# Margins over the noisy input in dB, 1 dB under what was measured when the weights were made: a retrained prior may be a
+# little worse, a broken one is not.
+MARGINS = {"photo": ((0.1, 6.8), (0.4, 11.9), (1.6, 14.4)), "ct": ((0.05, 5.3), (0.2, 11.1), (1.0, 15.5))}
 
 
 @pytest.mark.parametrize("name", ["photo", "ct"])
