@@ -41,10 +41,11 @@ LIMITS = {
     "photo": """\
 - A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100
   pixels around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
-- A short training on a CPU: at low noise it stays behind BM3D (table above). The recipe run for longer is the remedy.
+- A short training on a CPU: as a denoiser it stays behind BM3D (table above), least so at high noise. The recipe run for
+  longer is the remedy.
 - Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
     "ct": """\
-- A short training on a CPU: below 200 HU of noise it is no better than BM3D (table above). Unconditional samples have the
+- A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above). Unconditional samples have the
   tissues of a body, not always its outline.
 - Nine patients: mostly chests, one head, few abdomens; most slices 5 to 8 mm thick. Do not use it for diagnosis.
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
