@@ -45,8 +45,8 @@ LIMITS = {
   longer is the remedy.
 - Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
     "ct": """\
-- A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above). Unconditional samples have the
-  tissues of a body, not always its outline.
+- A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above).
+  Unconditional samples have the tissues of a body, not always its outline.
 - Nine patients: mostly chests, one head, few abdomens; most slices 5 to 8 mm thick. Do not use it for diagnosis.
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
 - Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
