@@ -25,6 +25,7 @@ from invgen.priors.load import load
 PHOTO_NOISE = 0.05  # standard deviation, images in [-1, 1]
 CT_NOISE = 0.02  # of the line integrals, which reach about 2.5
 PHOTO_SAMPLES, CT_SAMPLES = 8, 16  # of each problem; the CT prior's network is four times as fast
+OVERVIEW = ("ct-23-CT_small", "super-resolution-x4", "inpainting-box", "deblurring-motion")  # the README's picture
 SAMPLER = samplers.PiGDM(steps=25)
 
 
@@ -116,7 +117,7 @@ def _dicom_slice() -> tuple[str, Tensor, float]:
 
 
 def _held_out() -> Iterator[tuple[str, Tensor, float]]:
-    """Two slices of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched them."""
+    """A slice of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched it."""
     import numpy as np
 
     path = data_folder() / "ct" / "pyradiomics.npz"
@@ -124,9 +125,8 @@ def _held_out() -> Iterator[tuple[str, Tensor, float]]:
         return
     with np.load(path) as file:
         volume, spacing = file["lung1"], float(file["lung1_spacing_mm"][0])
-    for k in (16, 30):
-        hu = torch.tensor(volume[k], dtype=torch.float32).reshape(128, 4, 128, 4).mean((1, 3))
-        yield f"lung1-{k}", hu, 4 * spacing
+    hu = torch.tensor(volume[len(volume) // 2], dtype=torch.float32).reshape(128, 4, 128, 4).mean((1, 3))
+    yield "lung1", hu, 4 * spacing
 
 
 def data_folder() -> Path:
@@ -186,6 +186,7 @@ def run(out: Path | str = "out", *, quick: bool = False, seed: int = 0, progress
         bar.set_postfix_str(p.title)
         rows += solve(p, out, 2 if quick else p.num_samples, seed)
     write(rows, out)
+    overview([out / f"{p.name}.png" for p in problems if p.name in OVERVIEW], out / "overview.png")
     return rows
 
 
@@ -204,6 +205,22 @@ def solve(p: Problem, out: Path, num_samples: int, seed: int) -> list[dict]:
     best = max(pictures, key=lambda n: metrics.psnr(pictures[n], p.truth, data_range=data_range(p)).item())
     plots.show_posterior(result, p.truth, (best, pictures[best]), out / f"{p.name}.png", title=p.title)
     return rows
+
+
+def overview(pictures: list[Path], path: Path, width: int = 1200) -> None:
+    """Some of the pictures below each other, `width` pixels wide."""
+    from PIL import Image
+
+    rows = [Image.open(p).convert("RGB") for p in pictures]
+    rows = [r.resize((width, round(r.height * width / r.width)), Image.Resampling.LANCZOS) for r in rows]
+    page = Image.new("RGB", (width, sum(r.height for r in rows)), "white")
+    top = 0
+    for r in rows:
+        page.paste(r, (0, top))
+        top += r.height
+    work = path.with_name(f".{path.name}.unfinished")
+    page.save(work, "PNG", optimize=True)
+    os.replace(work, path)
 
 
 def data_range(p: Problem) -> float:

@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported inside the commands, so that `invgen --help` answers at once."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -142,7 +143,8 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for pictures and tables.")] = Path("out"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems and steps.")] = False,
     readme: Annotated[
-        Path | None, typer.Option(help="Put the table on this page, between the markers demo:begin and demo:end.")
+        Path | None,
+        typer.Option(help="Put the table on this page, between demo:begin and demo:end, and the picture in docs/images."),
     ] = None,
 ) -> None:
     """Reconstruct real photographs and real CT slices, and compare with classical methods."""
@@ -158,6 +160,9 @@ def demo(
     table = job.table(job.run(out, quick=quick))
     if readme is not None:
         catalogue.write(readme, with_table)
+        picture = readme.parent / "docs" / "images" / "demo.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / "overview.png", picture)
     typer.echo(table)
     typer.echo(f"pictures and the table are in {out}")
 
