@@ -219,14 +219,12 @@ def test_options_that_do_not_exist_are_not_swallowed():
             call()
 
 
-@pytest.mark.parametrize("name", samplers.catalogue())
+@pytest.mark.parametrize("name", sorted(samplers.catalogue().keys() - {"ancestral", "ddim", "heun"}))  # of a posterior
 def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
     y = torch.linspace(-1, 1, 8)
     before, tables = y.clone(), {key: table.clone() for key, table in A.state_dict().items()}
     sampler = samplers.get(name)(steps=2)
-    if sampler.refuses(Posterior(prior, A, 0.1, y)):
-        pytest.skip("takes no measurement")
     solve(y, A, prior, 0.1, sampler, seed=0)
     assert torch.equal(y, before)
     assert all(torch.equal(table, tables[key]) for key, table in A.state_dict().items())

@@ -264,7 +264,14 @@ def test_demo_and_data_are_wired(here, run, monkeypatch):
     from invgen.priors import sources
 
     calls = []
-    monkeypatch.setattr(demo, "run", lambda out, quick=False: calls.append(("demo", str(out), quick)) or [])
+
+    def run_demo(out, quick=False):
+        calls.append(("demo", str(out), quick))
+        out.mkdir()
+        (out / "overview.png").write_bytes(b"picture")
+        return []
+
+    monkeypatch.setattr(demo, "run", run_demo)
     monkeypatch.setattr(sources, "fetch", lambda name, folder: calls.append((name, str(folder))) or folder / name)
     monkeypatch.setenv("INVGEN_DATA", "usual")
     (here / "page.md").write_text("a\n<!-- demo:begin -->\n<!-- demo:end -->\nb\n")
@@ -273,6 +280,7 @@ def test_demo_and_data_are_wired(here, run, monkeypatch):
     assert "| problem |" in out
     page = (here / "page.md").read_text()
     assert page.startswith("a\n<!-- demo:begin -->\n| problem |") and page.endswith("<!-- demo:end -->\nb\n")
+    assert (here / "docs" / "images" / "demo.png").read_bytes() == b"picture"
     code, _, err = run("demo", "--readme", "my_cli.py")
     assert (code, "lacks the markers <!-- demo:begin -->" in err) == (2, True)
     assert run("data", "ct", "--out", "there")[:2] == (0, "there/ct\n")
