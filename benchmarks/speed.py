@@ -209,7 +209,7 @@ def main() -> None:
         net = large_network()
         millions = sum(p.numel() for p in net.parameters()) / 1e6
         print_rows(
-            f"samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256", sampler_overhead(net, 1, 4)
+            f"samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256", sampler_overhead(net, 1, 3)
         )
     print_rows("operators over the plain torch expression, batch 8, 3x256x256", operator_overhead(5 * options.rounds))
     peak_memory()
