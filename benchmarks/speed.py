@@ -157,18 +157,19 @@ def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch
 
 
 _MEMORY = """
-import resource, sys, torch
+import sys, torch
 from invgen import Posterior, operators, priors, samplers
 prior = priors.load("photo", (3, 128, 128))
 A = operators.Downsample(prior.shape, 4)
 num_samples, max_batch = (int(a) or None for a in sys.argv[1:])
 samplers.PiGDM(steps=2)(Posterior(prior, A, 0.05, torch.zeros(A.out_shape)), num_samples, max_batch=max_batch)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# not resource.ru_maxrss, which a child inherits from the process that forked it
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 def peak_memory() -> None:
-    """Prints the peak resident memory of a process that draws samples, at several numbers of samples and batch sizes."""
+    """Prints the peak resident memory of a process that draws samples, at several numbers of samples and batch sizes (Linux)."""
     print(
         "\n## peak memory of PiGDM with `photo` at 3x128x128 (a process each)\n\n"
         "| samples | max_batch | MB |\n|---:|---:|---:|"
