@@ -169,7 +169,7 @@ print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if 
 
 
 def peak_memory() -> None:
-    """Prints the peak resident memory of a process that draws samples, at several numbers of samples and batch sizes (Linux)."""
+    """Prints the peak resident memory (Linux) of a process that draws samples, by their number and the batch size."""
     print(
         "\n## peak memory of PiGDM with `photo` at 3x128x128 (a process each)\n\n"
         "| samples | max_batch | MB |\n|---:|---:|---:|"
