@@ -7,7 +7,6 @@ Cov[x_0 | x_sigma] = sigma^2 dD/dx.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,18 +174,6 @@ class Rescaled(Denoiser):
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         return self.prior((x - self.shift) / self.scale, sigma / self.scale) * self.scale + self.shift
-
-
-class Generator(Prior):
-    """A pushforward prior: x = forward(z), z ~ N(0, I) of shape `latent_shape` (GAN, VAE, normalising flow, renderer)."""
-
-    def __init__(self, shape: Sequence[int], latent_shape: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(shape, **kwargs)
-        self.latent_shape = torch.Size(latent_shape)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
-        raise TypeError(f"{type(self).__name__} must define forward(self, z)")
 
 
 def noise_levels(

@@ -92,8 +92,11 @@ class Operator(nn.Module):
         dtype: torch.float32 (any real precision) or torch.complex64 (any complex one): what signals are made of.
 
     A subclass writes `forward(x)` with x of shape (B, *in_shape). It may set `self.out_shape`; otherwise the shape is
-    found by one evaluation on zeros. Tables (kernels, masks) belong in buffers, so that `.to(device)` moves them.
+    found by one evaluation on zeros. Tables (kernels, masks) belong in buffers, so that `.to(device)` moves them. One that
+    torch cannot differentiate (a simulator, a lookup) sets `differentiable = False`; derivative-free samplers take it.
     """
+
+    differentiable: bool = True
 
     def __init__(self, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -313,6 +316,11 @@ class SVDOperator(LinearOperator):
 def has_svd(A: Operator) -> bool:
     """Whether an operator is an SVDOperator, or can give one that equals it by a method `svd()`."""
     return isinstance(A, SVDOperator) or hasattr(A, "svd")
+
+
+def has_gradient(A: Operator) -> bool:
+    """Whether torch can differentiate an operator, with everything that it is composed of."""
+    return all(m.differentiable for m in A.modules() if isinstance(m, Operator))
 
 
 def _per_entry(variance: Variance, like: Tensor) -> bool:

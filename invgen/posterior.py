@@ -10,6 +10,7 @@ from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.linalg import dot
 from invgen.noise import Gaussian, Noise, RandnLike, as_noise
+from invgen.pushforward import Decoded, Generator
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Posterior:
         """The posterior whose row i is measurement index[i] of the flattened batch."""
         y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
         return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)))
+
+    def latent(self) -> "Posterior":
+        """The posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""
+        if not isinstance(self.prior, Generator):
+            raise UnsupportedError(f"only a Generator prior has latent codes, got {type(self.prior).__name__}")
+        return Posterior(self.prior.latent, Decoded(self.A, self.prior), self.noise, self.y)
 
     # The methods below take x of shape (B, *shape) for a y of shape (B, *out_shape).
 

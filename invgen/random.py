@@ -46,6 +46,12 @@ class Streams:
         self._key = key
         self._draws = 0
 
+    def every(self, step: int) -> "Streams":
+        """New streams, one for each `step` rows: those that belong to a chain of `step` particles."""
+        other = object.__new__(Streams)
+        other._key, other._draws = _mix_(self._key[::step].clone() + _GOLDEN), 0
+        return other
+
     def _bits(self, count: int, device: torch.device) -> Tensor:
         self._key = self._key.to(device)
         self._draws += 1

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
-from invgen.forward import Operator, has_svd
+from invgen.forward import Operator, has_gradient, has_svd
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
+from invgen.pushforward import Generator, StandardNormal
 from invgen.random import Streams
 
 
@@ -35,8 +36,11 @@ class Sampler:
         schedule: the noise levels, see `invgen.diffusion.noise_levels`.
 
     Class attributes say what the algorithm asks of a problem: `prior`, `A`, `noise` (types), `noiseless` (whether exact
-    measurements are allowed) and `svd` (whether the operator must have a singular value decomposition). They are checked
-    before the first step.
+    measurements are allowed), `svd` (whether the operator must have a singular value decomposition) and `gradient` (whether
+    the operator must be differentiable). They are checked before the first step. Others describe it: `family`, `backprop`
+    (whether it differentiates the network) and `exact`, in which limit its samples have the exact law, "" if in none.
+
+    A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z, decoded at the end.
     """
 
     steps: int = 100
@@ -47,6 +51,10 @@ class Sampler:
     noise: ClassVar[type] = Noise
     noiseless: ClassVar[bool] = False
     svd: ClassVar[bool] = False
+    gradient: ClassVar[bool] = True
+    family: ClassVar[str] = "guided"
+    backprop: ClassVar[bool] = False
+    exact: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, list):
@@ -63,15 +71,20 @@ class Sampler:
         return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule)
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        """The first state: pure noise at the highest level."""
+        """The first state: pure noise at the highest level, standard normal codes for a Generator."""
         prior = post.prior
-        z = randn(torch.empty(rows, *prior.shape, dtype=prior.dtype, device=prior.device))
+        shape = prior.latent_shape if isinstance(prior, Generator) else prior.shape
+        z = randn(torch.empty(rows, *shape, dtype=prior.dtype, device=prior.device))
         return prior.start(z, self.levels(prior)[0][0]) if isinstance(prior, Denoiser) else z
 
     def refuses(self, post: Posterior) -> str | None:
         """Why this sampler cannot solve this problem, as the end of a sentence, or None."""
+        if self._through_latent(post):
+            return self.refuses(post.latent())
         if not isinstance(post.prior, self.prior):
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
+        if self.gradient and not has_gradient(post.A):
+            return f"needs the gradient of the operator, and {type(post.A).__name__} is not differentiable"
         if not isinstance(post.A, self.A):
             return f"needs a {self.A.__name__}, got {type(post.A).__name__}"
         if self.svd and not has_svd(post.A):
@@ -113,18 +126,18 @@ class Sampler:
             raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {_fitting(post)}")
         if not isinstance(num_samples, int) or num_samples < 1:
             raise OptionError(f"num_samples must be a positive whole number, got {num_samples!r}")
-        if max_batch is not None and max_batch < 1:
+        if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
-        batch = math.prod(post.batch)
-        total = num_samples * batch
-        chunks = torch.arange(total).split(max_batch or max(total, 1))
+        problem = post.latent() if self._through_latent(post) else post
+        total = num_samples * math.prod(post.batch)
+        chunks = self._chunks(problem, num_samples, max_batch)
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         bar = _progress_bar(len(chunks) * self.steps, type(self).__name__) if progress else None
         begin, counter = time.perf_counter(), _Counter(post.prior)
         try:
-            for rows in chunks:
-                index = torch.stack([rows // max(batch, 1), rows % max(batch, 1)], 1)
-                out[rows] = self._finish(post.rows(index[:, 1]), Streams(seed, index), bar, callback).to(out.dtype)
+            for chunk in chunks:
+                rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
+                out[rows] = (x if problem is post else self._decode(post.prior, x, max_batch)).to(out.dtype)
         finally:
             counter.remove()
             if bar is not None:
@@ -134,22 +147,44 @@ class Sampler:
             cost.seconds += time.perf_counter() - begin
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
 
-    def _finish(self, post: Posterior, randn: Streams, bar: object, callback: Callable | None) -> Tensor:
-        """Runs one chunk to its end and returns the last state."""
+    def _through_latent(self, post: Posterior) -> bool:
+        """Whether the problem has to be pulled back to the latent codes of a pushforward prior."""
+        return isinstance(post.prior, Generator) and not isinstance(post.prior, self.prior)
+
+    def _decode(self, prior: Generator, z: Tensor, max_batch: int | None) -> Tensor:
         with torch.no_grad():
-            x = start = self.start(post, randn, len(post.y))
-            first_bad = torch.full((), -1, device=x.device)
-            for k, x in enumerate(self.run(post, start, randn)):
-                # kept on the device: reading it at every step would stall an accelerator
-                first_bad = torch.where((first_bad < 0) & ~torch.isfinite(x).all(), k, first_bad)
-                if x.device.type == "cpu" and first_bad >= 0:
-                    break
-                if bar is not None:
-                    bar.update()
-                if callback is not None:
-                    callback(k, x)
+            return torch.cat([prior(part) for part in z.split(max_batch or max(len(z), 1))])
+
+    def _chunks(self, post: Posterior, num_samples: int, max_batch: int | None) -> Sequence[Tensor]:
+        """What to work on at once: pairs (sample, measurement) as their flat numbers."""
+        total = num_samples * math.prod(post.batch)
+        return torch.arange(total).split(max_batch or max(total, 1))
+
+    def _draw(
+        self, post: Posterior, rows: Tensor, seed: int, max_batch: int | None, bar: object, callback: Callable | None
+    ) -> tuple[Tensor, Tensor]:
+        """The flat numbers of the samples of one chunk, and the samples."""
+        batch = max(math.prod(post.batch), 1)
+        index = torch.stack([rows // batch, rows % batch], 1)
+        post, randn = post.rows(index[:, 1]), Streams(seed, index)
+        with torch.no_grad():
+            start = self.start(post, randn, len(rows))
+            return rows, self._last(post.prior, self.run(post, start, randn), start, bar, callback)
+
+    def _last(self, prior: Prior, states: Iterator[Tensor], x: Tensor, bar: object, callback: Callable | None) -> Tensor:
+        """Runs through the states, watching them, and returns the last."""
+        first_bad = torch.full((), -1, device=x.device)
+        for k, x in enumerate(states):
+            # kept on the device: reading it at every step would stall an accelerator
+            first_bad = torch.where((first_bad < 0) & ~torch.isfinite(x).all(), k, first_bad)
+            if x.device.type == "cpu" and first_bad >= 0:
+                break
+            if bar is not None:
+                bar.update()
+            if callback is not None:
+                callback(k, x)
         if first_bad >= 0:
-            raise DivergedError(self._divergence(post.prior, int(first_bad)))
+            raise DivergedError(self._divergence(prior, int(first_bad)))
         return x
 
     def _divergence(self, prior: Prior, k: int) -> str:
@@ -168,17 +203,23 @@ class Sampler:
 
 
 class _Counter:
-    """Counts the rows that pass through a prior, by a hook that is removed afterwards."""
+    """Counts the rows that pass through the networks of a prior, by hooks that are removed afterwards.
+
+    A prior made of others (rescaled, guided by a class, a flow, a latent one) is counted by what it is made of.
+    """
 
     def __init__(self, prior: Prior) -> None:
         self.rows = 0
-        self._handle = prior.register_forward_hook(self._count)
+        parts = [m for m in prior.modules() if isinstance(m, Prior) and not isinstance(m, StandardNormal)]
+        leaves = [m for m in parts if not any(other is not m and other in parts for other in m.modules())]
+        self._handles = [m.register_forward_hook(self._count) for m in leaves]
 
     def _count(self, module: Prior, args: tuple, output: Tensor) -> None:
         self.rows += len(output)
 
     def remove(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 def _progress_bar(total: int, name: str) -> object:

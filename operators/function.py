@@ -18,6 +18,7 @@ def from_function(
     adjoint: Map | None = None,
     *,
     dtype: torch.dtype = torch.float32,
+    differentiable: bool = True,
 ) -> Operator:
     """The operator y = f(x); a LinearOperator with linear=True.
 
@@ -27,6 +28,7 @@ def from_function(
         linear: whether f is linear; then solve, prox and pinv are derived from it, by conjugate gradients.
         adjoint: f's adjoint, (B, *out_shape) -> (B, *in_shape); by default automatic differentiation of f gives it.
         dtype: torch.complex64 for complex signals.
+        differentiable: False for a black box (a simulator, NumPy code); derivative-free samplers take it.
 
     Raises:
         OptionError: f or adjoint is not a function, or an adjoint is given for a function that is not linear.
@@ -38,16 +40,18 @@ def from_function(
     if not linear:
         if adjoint is not None:
             raise OptionError("an adjoint belongs to a linear function; pass linear=True with it, or leave it out")
-        return FunctionOperator(f, in_shape, dtype=dtype)
+        return FunctionOperator(f, in_shape, dtype=dtype, differentiable=differentiable)
     return LinearFunction(f, in_shape, adjoint, dtype=dtype)
 
 
 class FunctionOperator(Operator):
     """y = f(x)."""
 
-    def __init__(self, f: Map, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, f: Map, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, differentiable: bool = True
+    ) -> None:
         super().__init__(in_shape, dtype=dtype)
-        self.f = f
+        self.f, self.differentiable = f, differentiable
 
     def forward(self, x: Tensor) -> Tensor:
         return self.f(x)

@@ -12,6 +12,7 @@ from invgen.samplers.mmps import MMPS
 from invgen.samplers.pigdm import PiGDM
 from invgen.samplers.pnpdm import PnPDM
 from invgen.samplers.reddiff import REDdiff
+from invgen.samplers.tds import TDS
 from invgen.samplers.tmpd import TMPD
 from invgen.samplers.unconditional import DDIM, Ancestral, Heun
 
@@ -23,6 +24,7 @@ __all__ = [
     "DDS",
     "DPS",
     "MMPS",
+    "TDS",
     "TMPD",
     "Ancestral",
     "DiffPIR",

@@ -1,0 +1,289 @@
+"""Ensembles: samplers whose rows work together, in chains of particles. Sequential Monte Carlo is one that weighs them.
+
+A chain solves one measurement with `particles` rows that exchange information; its samples are dependent. Independent
+samples come from independent chains, one sample each (`draws=1`, the default). `max_batch` bounds how many rows meet the
+network at once, within a chain too.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invgen.errors import DivergedError, OptionError, UnsupportedError
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+
+Resampling = Literal["systematic", "stratified", "multinomial", "residual"]
+
+
+@dataclass
+class Particles:
+    """Weighted particles, the raw output of sequential Monte Carlo.
+
+    Attributes:
+        samples: (chains, particles, *batch, *shape).
+        log_weights: (chains, particles, *batch), normalised over the particles.
+        log_evidence: estimate of log p(y) of each chain, (chains, *batch). Its exponential is unbiased, for the law that
+            the prior's discrete steps have, where the sampler's docstring says so; the logarithm is biased downwards.
+        ess: effective sample size of each chain at each step, before resampling, (steps, chains, *batch).
+    """
+
+    samples: Tensor
+    log_weights: Tensor
+    log_evidence: Tensor
+    ess: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The weighted mean of each chain, (chains, *batch, *shape)."""
+        w = self.log_weights.exp().to(self.samples.dtype)
+        return (w.reshape(*w.shape, *[1] * (self.samples.ndim - w.ndim)) * self.samples).sum(1)
+
+
+@dataclass
+class Cloud:
+    """What the chains of a run carry beside their states.
+
+    Attributes:
+        split: the largest number of rows to give the network at once, None for any (`by_rows`).
+        log_w: log-weights, (C, particles); log_z: log-evidence so far, (C,); sizes: effective sizes so far, (C,) each.
+    """
+
+    split: int | None
+    log_w: Tensor
+    log_z: Tensor
+    sizes: list[Tensor]
+
+
+def effective_size(log_w: Tensor) -> Tensor:
+    """The effective sample size 1 / sum of squared normalised weights, (C,), for log-weights (C, N)."""
+    return torch.exp(2 * log_w.logsumexp(1) - (2 * log_w).logsumexp(1))
+
+
+def resample(log_w: Tensor, count: int, randn: Streams, scheme: Resampling = "systematic") -> Tensor:
+    """Indices of `count` particles of each chain, drawn in proportion to the weights, (C, count).
+
+    Each scheme gives particle i on average count * w_i copies. Systematic resampling (Carpenter, Clifford & Fearnhead,
+    1999) uses one uniform number a chain and varies least; stratified (Kitagawa, 1996) one for each of `count` strata;
+    residual (Liu & Chen, 1998) keeps the whole parts of count * w_i and draws the rest; multinomial draws independently.
+    See Douc, Cappe & Moulines (2005).
+
+    Args:
+        log_w: (C, N), need not be normalised.
+        randn: streams with one row for each chain.
+    """
+    w = log_w.double().softmax(1)
+    chains = len(w)
+    copies = torch.zeros(chains, count, dtype=torch.int64, device=w.device)
+    if scheme == "residual":
+        whole = (count * w).floor()
+        left = count * w - whole
+        kept = whole.sum(1, keepdim=True)
+        # the first places go to the whole parts, in order; the others are drawn from what is left
+        place = torch.arange(count, device=w.device).expand(chains, -1)
+        copies = torch.searchsorted(whole.cumsum(1), place.double().contiguous(), right=True)
+        rest = left / left.sum(1, keepdim=True).clamp(min=1e-300)
+        u = randn.uniform(copies.double())
+        drawn = torch.searchsorted(rest.cumsum(1), u.contiguous())
+        copies = torch.where(place < kept, copies, drawn)
+        return copies.clamp(max=w.shape[1] - 1)
+    u = randn.uniform(copies.double() if scheme != "systematic" else w[:, :1])
+    if scheme != "multinomial":
+        u = (torch.arange(count, device=w.device) + u) / count
+    return torch.searchsorted(w.cumsum(1), u.expand(chains, count).contiguous()).clamp(max=w.shape[1] - 1)
+
+
+@dataclass(frozen=True)
+class EnsembleSampler(Sampler):
+    """The base of samplers whose rows work together.
+
+    The state of `run` is (C * particles, *shape), chain after chain, and post.y has as many rows.
+
+    Args:
+        particles: rows of a chain.
+        draws: samples that each chain gives. 1 makes samples independent of each other; more are cheaper and dependent.
+    """
+
+    particles: int = 32
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("particles", "draws"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise OptionError(
+                    f"{type(self).__name__} needs a positive whole number of {name}, got {getattr(self, name)!r}"
+                )
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+        """The algorithm on (C * particles, *shape); randn has a row for each row of x."""
+        raise TypeError(f"{type(self).__name__} must define run(self, post, x, randn, cloud)")
+
+    def per_chain(self, x: Tensor) -> Tensor:
+        """(C * particles, ...) as (C, particles, ...)."""
+        return x.reshape(-1, self.particles, *x.shape[1:])
+
+    def _chunks(self, post: Posterior, num_samples: int, max_batch: int | None) -> Sequence[Tensor]:
+        chains = math.ceil(num_samples / self.draws) * math.prod(post.batch)
+        together = chains if max_batch is None else max(max_batch // self.particles, 1)
+        # the chains of a chunk, and how many samples are wanted in all
+        return [torch.cat([torch.tensor([num_samples]), part]) for part in torch.arange(chains).split(max(together, 1))]
+
+    def _draw(
+        self, post: Posterior, chunk: Tensor, seed: int, max_batch: int | None, bar: object, callback: Callable | None
+    ) -> tuple[Tensor, Tensor]:
+        num_samples, batch = int(chunk[0]), max(math.prod(post.batch), 1)
+        chains = torch.stack([chunk[1:] // batch, chunk[1:] % batch], 1)
+        x, cloud = self._chains(post, chains, seed, max_batch, bar, callback)
+        pick = Streams(~seed, chains)
+        chosen = resample(cloud.log_w, self.draws, pick)
+        # in random order, so that every place has the law of the weights
+        chosen = chosen.gather(1, pick.uniform(chosen.double()).argsort(1))
+        samples = x[torch.arange(len(x), device=x.device)[:, None], chosen]  # (C, draws, *shape)
+        number = chains[:, :1] * self.draws + torch.arange(self.draws)
+        rows = number * batch + chains[:, 1:]
+        keep = number < num_samples
+        return rows[keep], samples[keep.to(samples.device)]
+
+    def _chains(
+        self,
+        post: Posterior,
+        chains: Tensor,
+        seed: int,
+        split: int | None,
+        bar: object = None,
+        callback: Callable | None = None,
+    ) -> tuple[Tensor, Cloud]:
+        """Last states, (C, particles, *shape), of the chains (number, measurement), and what they carry."""
+        numbers = torch.arange(self.particles).repeat(len(chains))
+        index = torch.cat([chains.repeat_interleave(self.particles, 0), numbers[:, None]], 1)
+        post, randn = post.rows(index[:, 1]), Streams(seed, index)
+        log_w = torch.zeros(len(chains), self.particles, dtype=torch.float64, device=post.prior.device)
+        cloud = Cloud(split, log_w, log_w[:, 0].clone(), [])
+        with torch.no_grad():
+            start = self.start(post, randn, len(index))
+            x = self._last(post.prior, self.run(post, start, randn, cloud), start, bar, callback)
+        if not torch.isfinite(cloud.log_z).all():
+            raise DivergedError(
+                f"{type(self).__name__} lost all particles of a chain: none of them explains the measurement; use more "
+                "particles or steps, or check that noise and prior are in the units of the operator"
+            )
+        return self.per_chain(x), cloud
+
+
+def by_rows(
+    f: Callable[..., tuple[Tensor, ...]], split: int | None, *tensors: Tensor, post: Posterior
+) -> tuple[Tensor, ...]:
+    """f(post, *tensors) on at most `split` rows at a time, put together again: bounds what the network holds at once."""
+    count = len(tensors[0])
+    if split is None or split >= count:
+        return f(post, *tensors)
+    parts = [f(post.rows(rows), *(t[rows.to(t.device)] for t in tensors)) for rows in torch.arange(count).split(split)]
+    return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+
+
+@dataclass(frozen=True)
+class ParticleSampler(EnsembleSampler):
+    """Sequential Monte Carlo: weigh, resample where the weights have become uneven, move.
+
+    A subclass writes two methods. `look` sees the particles at noise level s, with the network, and gives the log of their
+    potential and whatever tensors `move` wants; `move` draws them at the next level, without the network, and gives what
+    that adds to the log-weights. The last weight is the true likelihood p(y | x_0).
+
+    Args:
+        resampling: "systematic", "stratified", "multinomial" or "residual".
+        threshold: resample when the effective size falls below this share of the particles; 1 is at every step.
+    """
+
+    resampling: Resampling = "systematic"
+    threshold: float = 0.5
+
+    family: ClassVar[str] = "smc"
+    exact: ClassVar[str] = "as particles and steps grow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schemes = Resampling.__args__
+        if self.resampling not in schemes or not 0 <= self.threshold <= 1:
+            raise OptionError(
+                f"{type(self).__name__} needs resampling in {', '.join(schemes)} and 0 <= threshold <= 1, got "
+                f"{self.resampling!r} and {self.threshold!r}"
+            )
+
+    def look(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
+        """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s."""
+        raise TypeError(f"{type(self).__name__} must define look(self, post, x, s, s_next)")
+
+    def move(
+        self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Particles at level s_next, and the log-weight that moving them gives, (B,), from what `look` has seen."""
+        raise TypeError(f"{type(self).__name__} must define move(self, post, x, s, s_next, randn, potential, *seen)")
+
+    def last(self, post: Posterior, x: Tensor) -> Tensor:
+        """The log of the last weight, (B,): the likelihood."""
+        return post.log_likelihood(x)
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+        of_chain = randn.every(self.particles)
+        for s, s_next in self.levels(post.prior):
+            seen = by_rows(lambda p, u, s=s, s_next=s_next: self.look(p, u, s, s_next), cloud.split, x, post=post)
+            self._weigh(cloud, seen[0])
+            x, *seen = self._resample(cloud, of_chain, x, *seen)
+            x, moved = self.move(post, x, s, s_next, randn, *seen)
+            cloud.log_w = cloud.log_w + self.per_chain(moved.double())
+            yield x
+        self._weigh(cloud, self.last(post, x))
+        cloud.log_z = cloud.log_z + cloud.log_w.logsumexp(1) - math.log(self.particles)
+
+    def _weigh(self, cloud: Cloud, potential: Tensor) -> None:
+        cloud.log_w = cloud.log_w + self.per_chain(potential.double())
+        cloud.sizes.append(effective_size(cloud.log_w))
+
+    def _resample(self, cloud: Cloud, randn: Streams, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Replaces the particles of chains with uneven weights by particles drawn in proportion to them."""
+        poor = (cloud.sizes[-1] < self.threshold * self.particles) | (self.threshold == 1)
+        if not poor.any():
+            return tensors
+        chosen = resample(cloud.log_w, self.particles, randn, self.resampling)
+        here = torch.arange(self.particles, device=chosen.device)
+        chosen = torch.where(poor[:, None], chosen, here)
+        rows = (chosen + self.particles * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten()
+        cloud.log_z = cloud.log_z + torch.where(poor, cloud.log_w.logsumexp(1) - math.log(self.particles), 0.0)
+        cloud.log_w = torch.where(poor[:, None], 0.0, cloud.log_w)
+        return tuple(t[rows] for t in tensors)
+
+    def weighted(self, post: Posterior, chains: int = 1, seed: int = 0, *, max_batch: int | None = None) -> Particles:
+        """The weighted particles of independent chains, not resampled at the end; the first chains of `__call__`'s.
+
+        Raises:
+            UnsupportedError, DivergedError: as `__call__`.
+        """
+        why = self.refuses(post)
+        if why:
+            raise UnsupportedError(f"{type(self).__name__} {why}")
+        if self._through_latent(post):
+            raise UnsupportedError("weighted particles of a pushforward prior are over z: pass post.latent()")
+        batch = max(math.prod(post.batch), 1)
+        every = torch.arange(chains * batch)
+        together = every.numel() if max_batch is None else max(max_batch // self.particles, 1)
+        index = torch.stack([every // batch, every % batch], 1)
+        parts = [self._chains(post, part, seed, max_batch) for part in index.split(together)]
+        x, log_w, log_z, sizes = (
+            torch.cat(columns, -1 if k == 3 else 0)
+            for k, columns in enumerate(
+                zip(*[(x, c.log_w.log_softmax(1), c.log_z, torch.stack(c.sizes)) for x, c in parts], strict=True)
+            )
+        )
+        shape = (chains, *post.batch)
+        return Particles(
+            x.reshape(*shape, self.particles, *post.prior.shape).movedim(len(shape), 1),
+            log_w.reshape(*shape, self.particles).movedim(len(shape), 1),
+            log_z.reshape(shape),
+            sizes.reshape(len(sizes), *shape),
+        )

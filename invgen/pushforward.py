@@ -1,0 +1,119 @@
+"""Pushforward priors: x = g(z), z from a prior of its own.
+
+A GAN, a VAE, a latent diffusion model, a renderer, and a diffusion model read as the map from noise to signal, all are such
+a prior. The posterior over z has the operator A after g, so every sampler that takes a nonlinear operator runs on them: the
+base of samplers pulls the problem back to z, draws there, and decodes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invgen.diffusion import Denoiser, Prior, Sigma, noise_levels, per_sample_sigma
+from invgen.errors import OptionError, UnsupportedError
+from invgen.forward import Operator
+
+
+class StandardNormal(Denoiser):
+    """N(0, I) over z of one shape, with its exact denoiser."""
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(shape, sigma_min=1e-3, sigma_max=100.0, value_range=(-3.0, 3.0), data_std=1.0)
+        self.register_buffer("zero", torch.zeros((), dtype=dtype))  # carries device and precision
+
+    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
+        return x / (1 + per_sample_sigma(sigma, x) ** 2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; 0, I), (B,)."""
+        return torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
+
+
+class Generator(Prior):
+    """x = forward(z), z ~ latent. A subclass writes `forward`, and `encode` where it has one.
+
+    Args:
+        shape: of one signal.
+        latent: the prior over z; a shape means N(0, I) over it.
+    """
+
+    def __init__(self, shape: Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
+        super().__init__(shape, **kwargs)
+        self.latent = latent if isinstance(latent, Denoiser) else StandardNormal(latent)
+        if not isinstance(self.latent, Denoiser):
+            raise OptionError(f"the latent prior must be a Denoiser or a shape, got {type(latent).__name__}")
+
+    @property
+    def latent_shape(self) -> torch.Size:
+        """The shape of one z."""
+        return self.latent.shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
+        raise TypeError(f"{type(self).__name__} must define forward(self, z)")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """A latent code whose signal is near x: (B, *shape) -> (B, *latent_shape).
+
+        Raises:
+            UnsupportedError: this prior has no encoder.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no encoder; a sampler that needs none is DPS or DAPS")
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether `encode` is defined."""
+        return type(self).encode is not Generator.encode
+
+
+class Flow(Generator):
+    """A diffusion or flow prior as a generator: z -> x along the probability-flow ODE, differentiable.
+
+    Args:
+        prior: the denoiser.
+        steps: of Euler's method (DDIM with eta = 0), one network evaluation each; for method="heun" two but the last.
+        schedule: as in `noise_levels`.
+    """
+
+    def __init__(
+        self,
+        prior: Denoiser,
+        steps: int = 10,
+        schedule: str | Sequence[float] = "edm",
+        method: str = "euler",
+    ) -> None:
+        if method not in ("euler", "heun"):
+            raise OptionError(f"unknown method {method!r} of the flow; there are 'euler' and 'heun'")
+        super().__init__(
+            prior.shape,
+            StandardNormal(prior.shape, prior.dtype).to(prior.device),
+            value_range=prior.value_range,
+            data_mean=prior.data_mean,
+            data_std=prior.data_std,
+        )
+        self.prior, self.method = prior, method
+        self.levels = noise_levels(steps, prior.sigma_min, prior.sigma_max, schedule)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.prior.start(z, self.levels[0][0])
+        for s, s_next in self.levels:
+            slope = (x - self.prior(x, s)) / s
+            if self.method == "heun" and s_next > 0:
+                euler = x + (s_next - s) * slope
+                slope = 0.5 * (slope + (euler - self.prior(euler, s_next)) / s_next)
+            x = x + (s_next - s) * slope
+        return x
+
+
+class Decoded(Operator):
+    """A after the decoder of a pushforward prior: z -> A(g(z))."""
+
+    def __init__(self, A: Operator, generator: Generator) -> None:
+        super().__init__(generator.latent_shape)
+        self.A, self.generator = A, generator
+        self.out_shape = A.out_shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.A(self.generator(z))
