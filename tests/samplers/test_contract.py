@@ -1,4 +1,8 @@
-"""What every sampler promises, whatever its algorithm."""
+"""What every sampler promises, whatever its algorithm.
+
+Each sampler meets the first of four problems that it accepts: a random matrix, a noisy mask, an exact mask, and a linear
+generator (a pushforward prior), which some need.
+"""
 
 import dataclasses
 
@@ -7,11 +11,13 @@ import torch
 from torch import Tensor
 
 from invgen import DivergedError, Gaussian, OptionError, Posterior, UnsupportedError, samplers
-from invgen.diffusion import Denoiser
+from invgen.diffusion import Denoiser, Prior
 from invgen.forward import LinearOperator, Operator
-from invgen.noise import Noiseless, Poisson
-from invgen.operators import Matrix
+from invgen.noise import Noise, Noiseless, Poisson
+from invgen.operators import Mask, Matrix
+from invgen.particles import EnsembleSampler
 from invgen.priors import GaussianMixture
+from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.unconditional import Unconditional
 
@@ -29,11 +35,52 @@ def prior(shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = F64) -> Gaussian
     return GaussianMixture(torch.randn(3, *shape, dtype=dtype, generator=g), [0.2, 0.3, 0.5], var=0.4)
 
 
-def problem(p: Denoiser | None = None, batch: tuple[int, ...] = (), rows: int = 3, sigma: float = 0.3) -> Posterior:
+class Linear(Generator):
+    """x = scale (W z + b) + shift with orthonormal W and an encoder, z standard normal."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0, shift: float = 0.0) -> None:
+        n = torch.Size(shape).numel()
+        super().__init__(shape, StandardNormal((n - 1,), dtype), data_std=scale, data_mean=shift)
+        g = torch.Generator().manual_seed(2)
+        self.register_buffer("W", torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=g))[0][:, 1:].to(dtype))
+        self.scale, self.shift = scale, shift
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (self.scale * z @ self.W.T + self.shift).reshape(len(z), *self.shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - self.shift) @ self.W / self.scale
+
+    def rescaled(self, scale: float, shift: float = 0.0) -> "Linear":
+        return Linear(self.shape, self.W.dtype, scale * self.scale, scale * self.shift + shift)
+
+
+def problem(
+    p: Prior | None = None, batch: tuple[int, ...] = (), rows: int = 3, sigma: float = 0.3, kind: str = "matrix"
+) -> Posterior:
     p = prior() if p is None else p
+    if kind == "generator" and not isinstance(p, Generator):
+        p = Linear(p.shape, p.dtype)
     g = torch.Generator().manual_seed(1)
-    A = Matrix(torch.randn(rows, p.shape.numel(), dtype=F64, generator=g), p.shape)
-    return Posterior(p, A, Gaussian(sigma), torch.randn(*batch, rows, dtype=p.dtype, generator=g))
+    if "mask" in kind:
+        kept = torch.arange(p.shape.numel()).reshape(p.shape) % 2 == 0
+        A: Operator = Mask(p.shape, kept)
+    else:
+        A = Matrix(torch.randn(rows, p.shape.numel(), dtype=F64, generator=g), p.shape)
+    y = torch.randn(*batch, *A.out_shape, dtype=p.dtype, generator=g)
+    return Posterior(p, A, Noiseless() if kind == "exact mask" else Gaussian(sigma), y)
+
+
+def kind_for(cls: type[Sampler]) -> str:
+    """The first kind of problem that a sampler accepts."""
+    for kind in ("matrix", "mask", "exact mask", "generator"):
+        if issubclass(cls, Unconditional) or cls().refuses(problem(kind=kind)) is None:
+            return kind
+    raise AssertionError(f"{cls.__name__} accepts none of the problems: {cls().refuses(problem())}")
+
+
+def problem_for(cls: type[Sampler], *args: object, **options: object) -> Posterior:
+    return problem(*args, **options, kind=kind_for(cls))
 
 
 def draw(sampler: Sampler, post: Posterior, num_samples: int, seed: int = 0, **options: object) -> Tensor:
@@ -47,7 +94,7 @@ each_conditional = pytest.mark.parametrize("cls", CONDITIONAL, ids=lambda c: c._
 
 @each
 def test_same_seed_same_samples_bit_for_bit_and_no_global_state(cls):
-    post = problem()
+    post = problem_for(cls)
     y = post.y.clone()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -64,13 +111,13 @@ def test_same_seed_same_samples_bit_for_bit_and_no_global_state(cls):
 
 @each
 def test_samples_differ_from_each_other(cls):
-    x = draw(short(cls), problem(), 4).flatten(1)
+    x = draw(short(cls), problem_for(cls), 4).flatten(1)
     assert torch.cdist(x, x)[~torch.eye(4, dtype=torch.bool)].min() > 1e-3
 
 
 @each
 def test_a_sample_depends_on_its_number_only_not_on_its_batch(cls):
-    post, sampler = problem(), short(cls)
+    post, sampler = problem_for(cls), short(cls)
     x = draw(sampler, post, 7)
     # the order of sums in a matrix product may depend on the batch: float64 rounding, amplified by a few steps
     torch.testing.assert_close(draw(sampler, post, 3), x[:3], rtol=1e-8, atol=1e-8)
@@ -79,26 +126,26 @@ def test_a_sample_depends_on_its_number_only_not_on_its_batch(cls):
 
 @each_conditional
 def test_batches_of_measurements(cls):
-    post, sampler = problem(batch=(2, 2)), short(cls)
+    post, sampler = problem_for(cls, batch=(2, 2)), short(cls)
     x = sampler(post, 3)
     assert x.shape == (3, 2, 2, 2, 3)
     torch.testing.assert_close(sampler(post, 3, max_batch=5), x, rtol=1e-8, atol=1e-8)
     # the first measurement of a batch gets the samples that it gets alone
     torch.testing.assert_close(sampler(dataclasses.replace(post, y=post.y[0, 0]), 3), x[:, 0, 0], rtol=1e-8, atol=1e-8)
-    assert sampler(problem(batch=(0,)), 2).shape == (2, 0, 2, 3)
+    assert sampler(problem_for(cls, batch=(0,)), 2).shape == (2, 0, 2, 3)
 
 
 @each
 @pytest.mark.parametrize("shape", [(5,), (1, 2, 3), (2, 2, 1, 2), (1, 6)])
 def test_any_rank_of_signal_in_single_precision(cls, shape):
-    post = problem(prior(shape, torch.float32))
+    post = problem_for(cls, prior(shape, torch.float32))
     x = draw(short(cls), post, 2)
     assert x.shape == (2, *shape) and x.dtype == torch.float32 and torch.isfinite(x).all()
 
 
 @each_conditional
 def test_samples_follow_the_measurement(cls):
-    post = problem(sigma=0.2)
+    post = problem_for(cls, sigma=0.2)
     far = dataclasses.replace(post, y=post.y + 8)
     sampler = cls(steps=60)
     a, b = (post.A(sampler(p, 6)).mean(0) for p in (post, far))
@@ -106,20 +153,25 @@ def test_samples_follow_the_measurement(cls):
     assert ((b - a) > 4).all()
 
 
+def louder(noise: Noise, gain: float) -> Noise:
+    return Gaussian(gain * noise.sigma) if noise.sigma > 0 else Noiseless()
+
+
 @each_conditional
 def test_units_do_not_matter(cls):
-    post, scale, gain = problem(), 37.0, 0.05
+    post, scale = problem_for(cls), 37.0
+    gain = scale if isinstance(post.A, Mask) else 0.05  # a mask times a number is no mask
     sampler = short(cls)
     x = sampler(post, 3)
     # signal in other units, the operator reads those, then the measurement in other units too
-    other = Posterior(post.prior.rescaled(scale), post.A * (gain / scale), Gaussian(gain * post.noise.sigma), gain * post.y)
+    other = Posterior(post.prior.rescaled(scale), post.A * (gain / scale), louder(post.noise, gain), gain * post.y)
     torch.testing.assert_close(sampler(other, 3), scale * x, rtol=1e-6, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("cls", [c for c in CONDITIONAL if c.__name__ != "REDdiff"], ids=lambda c: c.__name__)
 def test_an_offset_of_the_signal_does_not_matter(cls):
     # all but REDdiff, which starts from A^T y as its paper does
-    post, shift = problem(), 3.0
+    post, shift = problem_for(cls), 3.0
     sampler = short(cls)
     moved = Posterior(
         post.prior.rescaled(1.0, shift), post.A, post.noise, post.y + post.A(torch.full((2, 3), shift, dtype=F64))
@@ -141,7 +193,7 @@ class Broken(Denoiser):
 
 @each
 def test_divergence_is_an_error_that_says_where(cls):
-    post = problem(Broken())
+    post = problem_for(cls, Broken())
     with pytest.raises(DivergedError, match=rf"{cls.__name__} diverged at step \d+ of 6"):
         draw(short(cls), post, 2)
 
@@ -177,21 +229,25 @@ def test_bad_options_are_refused(cls):
         with pytest.raises(OptionError, match="positive whole number of steps"):
             cls(steps=steps)
     with pytest.raises(OptionError, match="num_samples"):
-        draw(short(cls), problem(), 0)
+        draw(short(cls), problem_for(cls), 0)
     with pytest.raises(OptionError, match="max_batch"):
-        draw(short(cls), problem(), 1, max_batch=0)
+        draw(short(cls), problem_for(cls), 1, max_batch=0)
     with pytest.raises(TypeError, match="guidance_scale"):
         cls(guidance_scale=3.0)  # nothing unknown is swallowed
 
 
 @each
 def test_callback_progress_and_cost(cls, capsys):
-    post, seen, cost = problem(), [], Cost()
+    post, seen, cost = problem_for(cls), [], Cost()
     x = draw(short(cls), post, 4, max_batch=2, progress=True, cost=cost, callback=lambda k, state: seen.append((k, state)))
     assert "it/s" in capsys.readouterr().err
-    assert [k for k, _ in seen] == 2 * list(range(len(seen) // 2))
-    assert all(state.shape == (2, 2, 3) for _, state in seen)
-    torch.testing.assert_close(seen[-1][1], x[2:])
+    # a chain of particles is worked on whole, its rows split for the network only
+    chains = issubclass(cls, EnsembleSampler)
+    chunks = 4 if chains else 2
+    assert [k for k, _ in seen] == chunks * list(range(len(seen) // chunks))
+    if not chains and not isinstance(post.prior, Generator):  # there the states are the codes z
+        assert all(state.shape == (2, 2, 3) for _, state in seen)
+        torch.testing.assert_close(seen[-1][1], x[2:])
     # at least one evaluation a sample and step, whatever the batches; none of them is left to count afterwards
     assert cost.nfe >= 6 and cost.nfe == pytest.approx(round(cost.nfe)) and cost.seconds > 0
     assert not post.prior._forward_hooks
