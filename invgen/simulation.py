@@ -1,0 +1,116 @@
+"""Problems that a prior sets itself: x from the prior, y from the measurement, for calibration and for tuning."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invgen.diffusion import Denoiser, Prior, Rescaled
+from invgen.errors import OptionError, UnsupportedError
+from invgen.forward import Operator
+from invgen.noise import Noise
+from invgen.posterior import Posterior
+from invgen.pushforward import Generator, StandardNormal
+from invgen.random import Streams
+
+ROWS = 2**20  # values of signals to work on at once where no max_batch is given
+
+
+def simulate(
+    prior: Prior,
+    A: Operator,
+    noise: Noise | float,
+    num: int,
+    seed: int = 0,
+    *,
+    prior_steps: int = 32,
+    max_batch: int | None = None,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Draws pairs from the joint law p(x) p(y | x): (x, y) of shapes (num, *shape) and (num, *A.out_shape).
+
+    Pair i depends on the seed and on i only, and its random numbers are none of those that a sampler with the same seed uses.
+
+    Args:
+        prior, A, noise: as for `invgen.solve`.
+        num: number of pairs.
+        seed: any integer.
+        prior_steps: of Heun's method, for a diffusion prior that has no `sample` of its own.
+        max_batch: how many signals to work on at once; by default as many as hold a million values.
+        progress: whether to show a bar while a network draws.
+
+    Raises:
+        InvgenError: what does not fit, as in `invgen.Posterior`.
+    """
+    blank = problem(prior, A, noise, num)
+    x = draw_prior(prior, num, spawn(seed, 0), steps=prior_steps, max_batch=max_batch, progress=progress)
+    with torch.no_grad():
+        # on the CPU, so that every device sees the same noise
+        clean = torch.cat([A(part).cpu() for part in x.split(max_batch or rows_at_once(prior))])
+    law, y = blank.noise.to("cpu"), torch.empty_like(clean)
+    for i in range(num):
+        generator = torch.Generator().manual_seed(spawn(seed, 1 + i))
+        y[i] = law.rows(torch.tensor([i]), (num,), tuple(A.out_shape)).sample(clean[i : i + 1], generator)[0]
+    return x, y.to(x.device)
+
+
+def problem(prior: Prior, A: Operator, noise: Noise | float, num: int = 1) -> Posterior:
+    """The posterior of `num` measurements that are zero: for checking, before any work, that the parts fit.
+
+    Raises:
+        InvgenError: they do not, or num is no positive whole number.
+    """
+    if not isinstance(num, int) or isinstance(num, bool) or num < 1:
+        raise OptionError(f"the number of simulated problems must be a positive whole number, got {num!r}")
+    if not isinstance(A, Operator) or not isinstance(prior, Prior) or A.in_shape != prior.shape:
+        return Posterior(prior, A, noise, torch.zeros(()))  # raises the sentence about it
+    zeros = torch.zeros(num, *A.out_shape, dtype=A.out_dtype, device=prior.device)
+    return Posterior(prior, A, noise, zeros)
+
+
+def draw_prior(
+    prior: Prior,
+    num: int,
+    seed: int = 0,
+    *,
+    steps: int = 32,
+    max_batch: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Samples of any prior, (num, *shape): by its own `sample(num, seed)`, a Generator by decoding samples of its latent
+    prior, another Denoiser by Heun's method with `steps` steps on the probability-flow ODE.
+
+    Raises:
+        UnsupportedError: the prior is none of these.
+    """
+    from invgen.samplers import Heun
+
+    max_batch = max_batch or rows_at_once(prior)
+    options = {"steps": steps, "max_batch": max_batch, "progress": progress}
+    with torch.no_grad():
+        if hasattr(prior, "sample"):
+            return prior.sample(num, seed)
+        if isinstance(prior, Rescaled):
+            return prior.scale * draw_prior(prior.prior, num, seed, **options) + prior.shift
+        if isinstance(prior, StandardNormal):
+            return Streams(seed, torch.arange(num))(prior.zero.new_empty(num, *prior.shape))
+        if isinstance(prior, Generator):
+            z = draw_prior(prior.latent, num, seed, **options)
+            return torch.cat([prior(part) for part in z.split(max_batch)])
+        if isinstance(prior, Denoiser):
+            return Heun(steps=steps)(prior, num, seed, max_batch=max_batch, progress=progress)
+    raise UnsupportedError(
+        f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser or "
+        "a Generator"
+    )
+
+
+def rows_at_once(prior: Prior) -> int:
+    """How many signals hold about a million values."""
+    return max(1, ROWS // max(math.prod(prior.shape), 1))
+
+
+def spawn(seed: int, stream: int) -> int:
+    """A seed for one of several independent uses of a seed (NumPy's SeedSequence), non-negative and below 2^63."""
+    return int(np.random.SeedSequence([int(seed) % 2**64, stream]).generate_state(1, np.uint64)[0] >> 1)
