@@ -30,7 +30,7 @@ def simulate(
 ) -> tuple[Tensor, Tensor]:
     """Draws pairs from the joint law p(x) p(y | x): (x, y) of shapes (num, *shape) and (num, *A.out_shape).
 
-    Pair i depends on the seed and on i only, and its random numbers are none of those that a sampler with the same seed uses.
+    Pair i depends on the seed and on i only; a sampler with the same seed uses other random numbers.
 
     Args:
         prior, A, noise: as for `invgen.solve`.
@@ -101,8 +101,8 @@ def draw_prior(
         if isinstance(prior, Denoiser):
             return Heun(steps=steps)(prior, num, seed, max_batch=max_batch, progress=progress)
     raise UnsupportedError(
-        f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser or "
-        "a Generator"
+        f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser "
+        "or a Generator"
     )
 
 
