@@ -128,7 +128,14 @@ def test_all_dependencies_are_needed_and_stated():
     """What the code imports is in setup.cfg, and what setup.cfg asks for is imported (or brings something that is)."""
     import re
 
-    known = {"scikit-image": "skimage", "astra-toolbox": "astra", "pillow": "PIL", "pynrrd": "nrrd", "POT": "ot"}
+    known = {
+        "scikit-image": "skimage",
+        "scikit-learn": "sklearn",
+        "astra-toolbox": "astra",
+        "pillow": "PIL",
+        "pynrrd": "nrrd",
+        "POT": "ot",
+    }
     sections = [config()["options"]["install_requires"], *config()["options.extras_require"].values()]
     names = {re.split(r"[<>=\[]", line)[0] for section in sections for line in listed(section)}
     stated = {known.get(name, name) for name in names}
