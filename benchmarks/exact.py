@@ -55,8 +55,9 @@ RERUNS = {"DDRM": "ddrm", "DPS": "dps.1", "DPS.paper": "dps.1", "MMPS": "mmps", 
 
 
 @cache
-def _tables() -> dict[str, np.ndarray]:
-    with resources.as_file(resources.files("invgen.benchmarks") / "data" / "mixture25.npz") as path, np.load(path) as file:
+def table(name: str = "mixture25.npz") -> dict[str, np.ndarray]:
+    """The arrays of a shipped data file."""
+    with resources.as_file(resources.files("invgen.benchmarks") / "data" / name) as path, np.load(path) as file:
         return dict(file)
 
 
@@ -74,12 +75,12 @@ def reruns() -> dict[tuple[int, int, int], dict[str, float]]:
 
 
 @cache
-def mixture(d: int) -> GaussianMixture:
-    """The prior over signals of shape (d,), in double precision."""
+def mixture(d: int, weights: Tensor | None = None) -> GaussianMixture:
+    """The prior over signals of shape (d,), in double precision; with the shipped weights unless others are given."""
     grid = torch.cartesian_prod(*2 * [torch.arange(-2.0, 3.0, dtype=torch.float64)])
     return GaussianMixture(
         -8 * grid.repeat(1, d // 2),
-        torch.from_numpy(_tables()[f"weights_d{d}"]).double(),
+        torch.from_numpy(table()[f"weights_d{d}"]).double() if weights is None else weights,
         sigma_min=SIGMA_MIN,
         sigma_max=SIGMA_MAX,
     )
@@ -89,7 +90,7 @@ def problem(d: int, dy: int, instance: int) -> Posterior:
     """Instance 0 to 19 of dimension d in {8, 80, 800} with dy in {1, 2, 4} measurements."""
     if (d, dy) not in ALL_DIMS or not 0 <= instance < INSTANCES:
         raise OptionError(f"there are d in 8, 80, 800, d_y in 1, 2, 4 and instances 0 to 19, got {d}, {dy}, {instance}")
-    A, y, sigma = (_tables()[f"{name}_d{d}_dy{dy}"][instance] for name in ("A", "y", "sigma"))
+    A, y, sigma = (table()[f"{name}_d{d}_dy{dy}"][instance] for name in ("A", "y", "sigma"))
     A, y = torch.from_numpy(A).double(), torch.from_numpy(y).double()
     return Posterior(mixture(d), Matrix(A), Gaussian(float(sigma)), y)
 

@@ -27,7 +27,7 @@ def test_instances_are_what_their_description_says(d, dy):
     distance, residual = [], []
     for i in range(exact.INSTANCES if d < 800 else 2):
         post = exact.problem(d, dy, i)
-        truth = torch.from_numpy(exact._tables()[f"x_d{d}_dy{dy}"][i]).double()
+        truth = torch.from_numpy(exact.table()[f"x_d{d}_dy{dy}"][i]).double()
         # A = U S V^T with singular values in (0, 1), sigma below the largest
         s = torch.linalg.svdvals(post.A.matrix)
         assert len(s) == dy and (s > 0).all() and (s < 1).all() and 0 < post.noise.sigma < s[0]
