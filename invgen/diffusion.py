@@ -238,3 +238,11 @@ def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: Rand
     """One draw from `step_kernel`: the step that all diffusion samplers share. Shapes (B, *shape)."""
     mean, std = step_kernel(x, x0, s, s_next, eta, eps)
     return mean + std * randn(x) if std > 0 else mean
+
+
+def travel_back(x: Tensor, s: float, s_next: float, randn: RandnLike) -> Tensor:
+    """x at noise level s_next back at the higher level s, by the forward process: what time travel repeats a step from.
+
+    RePaint's resampling (Lugmayr et al., 2022), DDNM's and FreeDoM's time travel, Universal Guidance's self-recurrence.
+    """
+    return x + math.sqrt(s**2 - s_next**2) * randn(x)

@@ -147,6 +147,52 @@ class Poisson(Noise):
         return (self.gain * clean.clamp(min=self.gain)).sqrt()
 
 
+class Energy(Noise):
+    """y | x ~ exp(-loss(A(x), y)): any loss as a likelihood, for classifiers, embeddings, renderers, token scores.
+
+    Samplers that ask for "any noise" and use the likelihood's gradient run on it; those that need Gaussian noise refuse it.
+    The law of y is not normalised, so there is nothing to draw a measurement from, and evidences are relative.
+
+    Args:
+        loss: (clean, y) -> (B,) or (B, ...), summed over all but the first axis; clean = A(x) and y of shape
+            (B, *out_shape), differentiable in clean, each row for itself. Its scale is the inverse temperature: twice the
+            loss is twice the data.
+        std: the standard deviation of the Gaussian noise that the loss stands for, in units of y, where something wants a
+            scale to judge y - A(x) by (the residual of a result, step sizes of some samplers). 1 is right for
+            |A(x) - y|^2 / 2; where y - A(x) has no meaning, neither has that figure.
+    """
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], std: float = 1.0) -> None:
+        if not callable(loss):
+            raise OptionError(f"the loss must be a function (clean, y) -> one number a row, got {type(loss).__name__}")
+        if not (isinstance(std, int | float) and std > 0 and math.isfinite(std)):
+            raise OptionError(f"the scale std of a loss must be a positive number in the units of y, got {std!r}")
+        self.loss, self.scale = loss, float(std)
+
+    def __repr__(self) -> str:
+        return f"Energy(loss={getattr(self.loss, '__qualname__', type(self.loss).__name__)}, std={self.scale:g})"
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        raise UnsupportedError(
+            "a loss is not a law of y that can be drawn from; give a measurement, or state the noise, such as Gaussian(0.1)"
+        )
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """-loss(clean, y), (B,): the density up to a factor that does not depend on clean."""
+        value = self.loss(clean, y)
+        if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != len(clean):
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(f"the loss must give one number for each of the {len(clean)} rows, shape (B,), got {got}")
+        return -value.flatten(1).sum(1) if value.ndim > 1 else -value
+
+    def std(self, clean: Tensor) -> float:
+        return self.scale
+
+    def to(self, *args: Any, **kwargs: Any) -> "Energy":
+        """This loss, moved where it is a module with tables of its own (an encoder); a plain function as it is."""
+        return Energy(self.loss.to(*args, **kwargs), self.scale) if isinstance(self.loss, torch.nn.Module) else self
+
+
 def as_noise(noise: Noise | float) -> Noise:
     """A Noise from what users write: a Noise, or a number that means Gaussian noise of that standard deviation."""
     if isinstance(noise, Noise):

@@ -228,6 +228,25 @@ class GaussianMixture(Denoiser):
         out.log_evidence = log.logsumexp(0).item()
         return out
 
+    def condition(self, *components: int) -> "GaussianMixture":
+        """p(x | the component is one of these), of the same family, exactly: the class-conditional prior of a mixture.
+
+        Raises:
+            OptionError: no component, or a number that is not one of 0 ... K - 1.
+        """
+        count = len(self.means)
+        if not components or any(not isinstance(k, int) or not 0 <= k < count for k in components):
+            raise OptionError(f"a mixture is conditioned on components 0 to {count - 1}, got {components}")
+        keep = torch.tensor(sorted(set(components)), device=self.means.device)
+        S = dense(self.spectrum, self.basis)
+        weights = self.weights[keep]
+        out = self._family(
+            self.means[keep], weights / weights.sum(), S[keep] if len(S) > 1 else S.expand(len(keep), -1, -1)
+        )
+        # the noise levels of the whole, so that both can be guided together
+        out.sigma_min, out.sigma_max = self.sigma_min, self.sigma_max
+        return out
+
     def _family(self, means: Tensor, weights: Tensor, covariances: Tensor) -> "GaussianMixture":
         return GaussianMixture(means.reshape(-1, *self.shape), weights, covariances=covariances)
 
