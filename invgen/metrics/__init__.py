@@ -2,15 +2,39 @@
 
 from invgen.metrics.ensemble import crps_ensemble, energy_score, interval_coverage, residual_over_noise
 from invgen.metrics.image import nrmse, psnr, ssim
+from invgen.metrics.ranks import (
+    CoverageCurve,
+    RankHistogram,
+    coverage_curve,
+    rank_histogram,
+    region_coverage,
+    region_ranks,
+    sbc_ranks,
+    tarp,
+)
+from invgen.metrics.stein import kernel_stein_discrepancy, posterior_score
 from invgen.metrics.transport import sliced_wasserstein
+from invgen.metrics.two_sample import c2st, mmd
 
 __all__ = [
+    "CoverageCurve",
+    "RankHistogram",
+    "c2st",
+    "coverage_curve",
     "crps_ensemble",
     "energy_score",
     "interval_coverage",
+    "kernel_stein_discrepancy",
+    "mmd",
     "nrmse",
+    "posterior_score",
     "psnr",
+    "rank_histogram",
+    "region_coverage",
+    "region_ranks",
     "residual_over_noise",
+    "sbc_ranks",
     "sliced_wasserstein",
     "ssim",
+    "tarp",
 ]

@@ -1,0 +1,232 @@
+"""Calibration: truths ranked among posterior samples, over many simulated pairs (truth, measurement).
+
+If x is drawn from the prior, y from p(y | x) and the samples from p(x | y), then truth and samples are exchangeable given
+y, so that the rank of the truth by any quantity is uniform on 0, ..., num_samples (Cook, Gelman & Rubin, JCGS 2006; Talts
+et al., "Validating Bayesian inference algorithms with simulation-based calibration", 2018). Samples must be independent of
+each other given y. All here is exact for any number of samples and simulations: nothing is asymptotic.
+
+Samples are (num_samples, *batch, *shape), truths (*batch, *shape); `dims` counts the axes of one signal.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError, ShapeError
+from invgen.metrics import uniformity
+from invgen.metrics.ensemble import _check_samples
+
+MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
+
+
+def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.0) -> Tensor:
+    """The number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the truth.
+
+    Args:
+        samples: (num_samples, *any), truth: (*any).
+        seed: ties are broken at random, so that ranks stay uniform where values repeat.
+        atol: values that differ by no more count as ties (rounding errors of exactly measured values).
+    """
+    _check_samples("sbc_ranks", samples, truth, 0, 1)
+    tie = (samples - truth).abs() <= atol
+    below, ties = ((samples < truth) & ~tie).sum(0), tie.sum(0)
+    u = torch.rand(ties.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(ties.device)
+    return below + (u * (ties + 1)).floor().long()
+
+
+def region_ranks(samples: Tensor, truth: Tensor, *, scale: bool = True, seed: int = 0, dims: int = 3) -> Tensor:
+    """How many samples lie nearer to the centre than the truth, as whole signals: integers, (*batch).
+
+    The centre is the mean of samples and truth together, and so is the standard deviation of each value in which
+    distances are measured (scale=True): truth and samples are treated alike, which keeps the rank exactly uniform for a
+    calibrated posterior. The ellipsoid around the centre that holds a share of the samples is a joint credible region.
+    """
+    _check_samples("region_ranks", samples, truth, dims, 1)
+    mean = (samples.sum(0) + truth) / (len(samples) + 1)
+    weight: Tensor | float = 1.0
+    if scale:
+        spread = ((samples - mean).square().sum(0) + (truth - mean).square()) / len(samples)
+        weight = torch.where(spread > 0, 1 / spread.where(spread > 0, 1), 0)
+
+    def distance(x: Tensor) -> Tensor:
+        square = weight * (x - mean).square()
+        return square.sum(tuple(range(-dims, 0))) if dims else square
+
+    return sbc_ranks(torch.stack([distance(x) for x in samples]), distance(truth), seed=seed)
+
+
+def region_coverage(samples: Tensor, truth: Tensor, level: float, *, scale: bool = True, dims: int = 3) -> Tensor:
+    """Whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
+
+    The region holds the nearest k = round(level (num_samples + 1)) of samples and truth together: the mean over many
+    calibrated posteriors is k / (num_samples + 1).
+    """
+    if not 0 < level < 1:
+        raise OptionError(f"region_coverage: level must be between 0 and 1, such as 0.9, got {level!r}")
+    ranks = region_ranks(samples, truth, scale=scale, dims=dims)
+    return (ranks < round(level * (len(samples) + 1))).to(truth.dtype)
+
+
+@dataclass(frozen=True)
+class RankHistogram:
+    """Counts of ranks in bins, with the simultaneous band in which those of calibrated samples lie.
+
+    Attributes:
+        edges: (bins + 1,), bin b holds the ranks edges[b] <= r < edges[b + 1]; counts, expected, low, high: (bins,).
+        p_value: how often calibrated samples give a bin as extreme as the most extreme one here.
+        inside: whether every count is within the band.
+    """
+
+    edges: Tensor
+    counts: Tensor
+    expected: Tensor
+    low: Tensor
+    high: Tensor
+    p_value: float
+    confidence: float
+
+    @property
+    def inside(self) -> bool:
+        return bool(((self.counts >= self.low) & (self.counts <= self.high)).all())
+
+
+def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, confidence: float = 0.95) -> RankHistogram:
+    """The histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
+
+    A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
+
+    Args:
+        bins: at most num_samples + 1; by default 20, and no more than N / 10. Where it does not divide num_samples + 1, the
+            bins hold unequally many ranks, which expectation and band take into account.
+        confidence: the probability that a calibrated histogram is within the band, at all bins.
+    """
+    ranks = _ranks("rank_histogram", ranks, num_samples, confidence)
+    most = num_samples + 1
+    bins = max(2, min(20, most, len(ranks) // 10)) if bins is None else bins
+    if not isinstance(bins, int) or not 2 <= bins <= most:
+        raise OptionError(f"rank_histogram: bins must be a whole number from 2 to num_samples + 1 = {most}, got {bins!r}")
+    edges = np.ceil(np.arange(bins + 1) * most / bins - 1e-9).astype(int)
+    probs = np.diff(edges) / most
+    counts = np.histogram(ranks, edges - 0.5)[0]
+    low, high = uniformity.band(len(ranks), probs, confidence, cumulative=False)
+    p = uniformity.p_value(counts, probs, cumulative=False)
+    return RankHistogram(*map(torch.as_tensor, (edges, counts, len(ranks) * probs, low, high)), p, confidence)
+
+
+@dataclass(frozen=True)
+class CoverageCurve:
+    """The share of truths within the credible region of each level, with the simultaneous band of calibrated samples.
+
+    Attributes:
+        level, coverage, low, high: (K,), levels from 1 / (num_samples + 1) to 1.
+        p_value: how often calibrated samples give a point as extreme as the most extreme one here.
+        inside: whether the curve is within the band.
+        bootstrap: (2, K), pointwise limits of the curve itself under resampling of the simulations, where asked for.
+    """
+
+    level: Tensor
+    coverage: Tensor
+    low: Tensor
+    high: Tensor
+    p_value: float
+    confidence: float
+    bootstrap: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def inside(self) -> bool:
+        slack = 1e-12
+        return bool(((self.coverage >= self.low - slack) & (self.coverage <= self.high + slack)).all())
+
+    def at(self, level: float) -> tuple[float, float, float, float]:
+        """(level, coverage, low, high) at the nearest level there is."""
+        k = int((self.level - level).abs().argmin())
+        return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
+
+
+def coverage_curve(
+    ranks: Tensor, num_samples: int, *, confidence: float = 0.95, bootstrap: int = 0, seed: int = 0
+) -> CoverageCurve:
+    """The distribution function of ranks, (N,): at level k / (num_samples + 1), the share of ranks below k.
+
+    For ranks of `region_ranks` that is the coverage of credible regions; for those of `sbc_ranks` of lower intervals, and
+    the test is that of discrete uniformity of Saeilynoja et al. (2022).
+
+    Args:
+        confidence: the probability that a calibrated curve is within the band, at all levels.
+        bootstrap: number of resamplings of the simulations, for `CoverageCurve.bootstrap`.
+    """
+    values = _ranks("coverage_curve", ranks, num_samples, confidence)
+    n, most = len(values), num_samples + 1
+    ends = np.unique(np.round(np.linspace(0, most, min(most, MAX_POINTS) + 1)).astype(int))[1:]
+    probs = np.diff(ends, prepend=0) / most
+    counts = np.histogram(values, np.concatenate([[0], ends]) - 0.5)[0]
+    low, high = uniformity.band(n, probs, confidence, cumulative=True)
+    p = uniformity.p_value(counts, probs, cumulative=True)
+    limits = None
+    if bootstrap:
+        drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=bootstrap).cumsum(1) / n
+        outside = (1 - confidence) / 2
+        limits = torch.as_tensor(np.quantile(drawn, [outside, 1 - outside], axis=0))
+    arrays = (ends / most, counts.cumsum() / n, low / n, high / n)
+    return CoverageCurve(*map(torch.as_tensor, arrays), p, confidence, limits)
+
+
+def tarp(
+    samples: Tensor,
+    truth: Tensor,
+    references: Tensor | None = None,
+    *,
+    confidence: float = 0.95,
+    bootstrap: int = 200,
+    seed: int = 0,
+    dims: int = 1,
+) -> CoverageCurve:
+    """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
+
+    Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
+    inference" (ICML 2023), algorithm 2: the share of simulations in which fewer than a fraction `level` of the samples lie
+    nearer to the reference than the truth. The diagonal if calibrated; below it then above it (an S) if too narrow or too
+    wide, on one side if biased. A prior returned as posterior passes unless references depend on the measurement
+    (theorem 3 there needs any reference): see `invgen.calibrate` for a quantity that notices.
+
+    Args:
+        samples: (num_samples, N, *shape), truth: (N, *shape), with `dims` axes of shape.
+        references: (N, *shape), drawn without looking at truth and samples of their row; by default uniform in the box
+            that the truths span, from `seed`. Distances are Euclidean in units of that box, value by value.
+    """
+    _check_samples("tarp", samples, truth, dims, 1)
+    if truth.ndim != dims + 1 or samples.ndim != dims + 2:
+        raise ShapeError(
+            f"tarp takes samples (num_samples, N, *shape) and truths (N, *shape) with {dims} axes of shape, got "
+            f"{tuple(samples.shape)} and {tuple(truth.shape)}; pass dims="
+        )
+    low, high = truth.amin(0), truth.amax(0)
+    width = (high - low).where(high > low, 1)
+    if references is None:
+        u = torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        references = low + (high - low) * u.to(truth)
+    if references.shape != truth.shape:
+        raise ShapeError(f"tarp: references have shape {tuple(references.shape)} but the truths {tuple(truth.shape)}")
+
+    def distance(x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(((x - references) / width).flatten(1), dim=1)
+
+    ranks = sbc_ranks(torch.stack([distance(x) for x in samples]), distance(truth), seed=seed)
+    return coverage_curve(ranks, len(samples), confidence=confidence, bootstrap=bootstrap, seed=seed)
+
+
+def _ranks(name: str, ranks: Tensor, num_samples: int, confidence: float) -> np.ndarray:
+    if not isinstance(ranks, Tensor) or ranks.ndim != 1 or len(ranks) == 0 or ranks.is_floating_point():
+        got = f"{ranks.dtype} {tuple(ranks.shape)}" if isinstance(ranks, Tensor) else type(ranks).__name__
+        raise ShapeError(f"{name} takes the ranks of one quantity, integers of shape (N,), got {got}")
+    values = ranks.cpu().numpy()
+    if values.min() < 0 or values.max() > num_samples:
+        raise OptionError(
+            f"{name}: ranks among num_samples={num_samples} samples lie in 0 to {num_samples}, got {values.min()} to "
+            f"{values.max()}"
+        )
+    if not 0 < confidence < 1:
+        raise OptionError(f"{name}: confidence must be between 0 and 1, such as 0.95, got {confidence!r}")
+    return values
