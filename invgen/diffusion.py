@@ -104,6 +104,11 @@ class Denoiser(Prior):
         """The gradient of log p_sigma at x, (B, *shape)."""
         return (self(x, sigma) - x) / per_sample_sigma(sigma, x) ** 2
 
+    @property
+    def has_density(self) -> bool:
+        """Whether there is log_prob(x, sigma), the log-density of x_sigma, (B,)."""
+        return hasattr(self, "log_prob")
+
     def variance(self, sigma: float) -> float:
         """The variance of a value of x_0 given x_sigma, on average: the mean squared error of the best denoiser.
 
@@ -169,6 +174,14 @@ class Rescaled(Denoiser):
     def variance(self, sigma: float) -> float:
         return self.scale**2 * self.prior.variance(sigma / self.scale)
 
+    @property
+    def has_density(self) -> bool:
+        return self.prior.has_density
+
+    def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
+        """log p_sigma(x), (B,), where the prior has a density."""
+        return self.prior.log_prob((x - self.shift) / self.scale, sigma / self.scale) - x[0].numel() * math.log(self.scale)
+
     def start(self, z: Tensor, sigma: float) -> Tensor:
         return self.prior.start(z, sigma / self.scale) * self.scale + self.shift
 
@@ -177,15 +190,19 @@ class Rescaled(Denoiser):
 
 
 def noise_levels(
-    steps: int, sigma_min: float, sigma_max: float, schedule: str | Sequence[float] = "edm"
+    steps: int, sigma_min: float, sigma_max: float, schedule: str | Sequence[float] = "edm", scale: float = 1.0
 ) -> list[tuple[float, float]]:
     """The pairs (sigma, next sigma) of a sampler, `steps` of them, the last one ending at 0.
+
+    Args:
+        scale: the size of the signal, `data_std` of a prior, which is the unit of the schedule "flow".
 
     Schedules:
         "edm": Karras et al. (2022), equation 5, with rho = 7.
         "log": evenly spaced in log sigma.
         "vp": evenly spaced in the time of DDPM's linear schedule (1000 steps, beta from 1e-4 to 0.02), within the range;
             its levels are absolute, made for signals of about [-1, 1].
+        "flow": evenly spaced in the time of flow matching, t = sigma / (sigma + scale); see `flow_time`.
         a decreasing sequence of positive numbers: these levels, as they are.
     """
     if not isinstance(schedule, str):
@@ -209,10 +226,25 @@ def noise_levels(
         time = first + u * (last - first)
         low = time.floor().clamp(0, 998).long()
         levels = (log[low] + (time - low) * (log[low + 1] - log[low])).exp()
+    elif schedule == "flow":
+        first, last = flow_time(sigma_max, scale), flow_time(sigma_min, scale)
+        t = first + u * (last - first)
+        levels = scale * t / (1 - t)
     else:
-        raise OptionError(f"unknown noise schedule {schedule!r}; there are 'edm', 'log', 'vp', or a decreasing sequence")
+        raise OptionError(
+            f"unknown noise schedule {schedule!r}; there are 'edm', 'log', 'vp', 'flow', or a decreasing sequence"
+        )
     levels = levels.tolist()
     return list(zip(levels, [*levels[1:], 0.0], strict=True))
+
+
+def flow_time(sigma: float, scale: float) -> float:
+    """The time t of flow matching, x_t = (1 - t) x_0 + t scale eps (t = 1 is noise), at a noise level sigma.
+
+    x_t / (1 - t) = x_0 + sigma eps with sigma = scale t / (1 - t): a flow prior is a Denoiser, D = x_t - t v for its velocity
+    v = scale eps - x_0, and a step of Euler's method in t is `step` with eta = 0.
+    """
+    return sigma / (sigma + scale)
 
 
 def _interpolate(x: Tensor, y: Tensor, at: float) -> float:

@@ -26,9 +26,10 @@ class StandardNormal(Denoiser):
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         return x / (1 + per_sample_sigma(sigma, x) ** 2)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, I), (B,)."""
-        return torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
+    def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
+        """log N(x; 0, (1 + sigma^2) I), the log-density of x_sigma, (B,)."""
+        std = (1 + torch.as_tensor(per_sample_sigma(sigma, x), dtype=x.dtype, device=x.device) ** 2).sqrt()
+        return torch.distributions.Normal(0.0, std).log_prob(x).flatten(1).sum(1)
 
 
 class Generator(Prior):
@@ -94,7 +95,7 @@ class Flow(Generator):
             data_std=prior.data_std,
         )
         self.prior, self.method = prior, method
-        self.levels = noise_levels(steps, prior.sigma_min, prior.sigma_max, schedule)
+        self.levels = noise_levels(steps, prior.sigma_min, prior.sigma_max, schedule, prior.data_std)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.prior.start(z, self.levels[0][0])

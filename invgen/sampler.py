@@ -68,7 +68,7 @@ class Sampler:
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         """The pairs (sigma, next sigma) of this sampler on this prior."""
-        return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule)
+        return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule, prior.data_std)
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         """The first state: pure noise at the highest level, standard normal codes for a Generator."""
