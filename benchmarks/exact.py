@@ -51,7 +51,15 @@ SIGMA_MIN, SIGMA_MAX = (
 # the norm, which is twice the gradient of the norm)
 PUBLISHED = ("DPS.paper(zeta=0.2)", 'DDRM(eta_c=1.0, schedule="vp")')
 # the column of the re-runs that a sampler is compared with
-RERUNS = {"DDRM": "ddrm", "DPS": "dps.1", "DPS.paper": "dps.1", "MMPS": "mmps", "PiGDM": "pigdm", "TMPD": "tmpd"}
+RERUNS = {
+    "MCGDiff": "mcg_k1e-2",
+    "DDRM": "ddrm",
+    "DPS": "dps.1",
+    "DPS.paper": "dps.1",
+    "MMPS": "mmps",
+    "PiGDM": "pigdm",
+    "TMPD": "tmpd",
+}
 
 
 @cache
@@ -109,6 +117,12 @@ def distance(x: Tensor, y: Tensor) -> float:
     return sliced_wasserstein(x, y, p=1, slices=1000).item()
 
 
+def ratio(distances: Sequence[float], others: Sequence[float]) -> float:
+    """Geometric mean over the instances of one distance over another, where both are known."""
+    logs = np.log(np.asarray(distances) / np.asarray(others))
+    return math.exp(np.nanmean(logs)) if np.isfinite(logs).any() else math.nan
+
+
 @dataclass
 class Row:
     """One sampler on the instances of one (d, d_y); distances are nan where it diverged."""
@@ -127,8 +141,7 @@ class Row:
 
     def against(self, others: Sequence[float]) -> float:
         """Geometric mean over the instances of this distance over another's."""
-        ratio = np.log(np.asarray(self.distances) / np.asarray(others))
-        return math.exp(np.nanmean(ratio)) if np.isfinite(ratio).any() else math.nan
+        return ratio(self.distances, others)
 
 
 def evaluate(sampler: Sampler, name: str, d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) -> Row:
@@ -189,7 +202,7 @@ def run(
     return rows
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
     """Mean +- 95 % interval (number kept / number, where some diverged)."""
     values = np.asarray(values)
     kept = values[np.isfinite(values)]
@@ -218,9 +231,9 @@ def markdown(rows: Sequence[Row]) -> str:
             column = "floor" if name == "floor" else RERUNS.get(name.split("(")[0])
             other = [reruns().get((d, dy, i), {}).get(column, math.nan) for i in range(len(row.distances))]
             known = bool(np.isfinite(other).any())
-            ratio = row.finite.mean() / base.finite.mean() if len(row.finite) else math.nan
-            line += [_cell(row.distances), f"{ratio:.1f}"]
-            line += [_cell(other), f"{row.against(other):.2f}"] if known else ["", ""]
+            times = row.finite.mean() / base.finite.mean() if len(row.finite) else math.nan
+            line += [cell(row.distances), f"{times:.1f}"]
+            line += [cell(other), f"{row.against(other):.2f}"] if known else ["", ""]
         lines.append("| " + " | ".join(line) + " |")
     lines += [
         "",
@@ -243,7 +256,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--samplers", nargs="+", default=[], metavar="SPEC", help='such as MMPS "DPS(zeta=0.5)"; all that fit'
     )
     parser.add_argument("--out", type=Path, help="a .md or .json file to write the table to")
+    full = parser.add_argument_group("--full", "every sampler on every problem with an exact posterior; resumes")
+    full.add_argument("--full", action="store_true")
+    full.add_argument("--families", nargs="+", default=[], metavar="KEY", help="such as mixture-80-4 or mask; all")
+    full.add_argument("--store", type=Path, help="the CSV file of the runs; the shipped results by default")
+    full.add_argument("--workers", type=int, default=None, metavar="N", help="processes; as many as there are cores")
+    full.add_argument("--redo", nargs="+", default=[], metavar="SPEC", help="samplers to compute anew")
+    full.add_argument("--manifold", type=int, default=4, metavar="N", help="seeds of the covariance test (default: 4)")
     args = parser.parse_args(argv)
+    if args.full:
+        from invgen.benchmarks import exact_full
+
+        exact_full.command(args)
+        return
     dims = [pair for text in args.dims for pair in ALL_DIMS if text in (f"{pair[0]}", f"{pair[0]},{pair[1]}")]
     if not dims or any(
         text not in {f"{d}" for d, _ in ALL_DIMS} | {f"{d},{dy}" for d, dy in ALL_DIMS} for text in args.dims

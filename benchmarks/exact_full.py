@@ -1,0 +1,277 @@
+"""Every sampler on every family of problems with an exact posterior: `python -m invgen.benchmarks.exact --full`.
+
+Results are rows of a CSV file, appended the moment a run ends; started again, the command computes what is missing. Every
+sampler gets the same number of network evaluations a sample, by its number of steps; chains of particles give as many
+samples as they have particles. A run that diverges is a row with its error, and is counted in the table.
+"""
+
+import csv
+import io
+import math
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from invgen import names, samplers
+from invgen.benchmarks import exact
+from invgen.benchmarks.exact_problems import Family, families
+from invgen.errors import DivergedError, FileError
+from invgen.particles import EnsembleSampler
+from invgen.posterior import Posterior
+from invgen.sampler import Cost, Sampler
+from invgen.writing import write_text
+
+RESULTS = Path(__file__).with_name("data") / "exact_results.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sampler on one instance; distance is nan and error says why where it diverged."""
+
+    family: str
+    sampler: str
+    instance: int
+    distance: float
+    rmse: float = math.nan
+    nfe: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.family, self.sampler, self.instance
+
+
+def at_budget(sampler: Sampler, post: Posterior, evaluations: int, count: int) -> Sampler:
+    """The sampler with as many steps as `evaluations` a sample allow; chains get `count` particles and as many draws.
+
+    What a step costs is measured on two samples. A sampler that cannot be had for so little takes one step.
+    """
+    chain = isinstance(sampler, EnsembleSampler)
+    few = replace(sampler, particles=2, draws=2) if chain else sampler
+
+    def cost(steps: int) -> float:
+        spent = Cost()
+        replace(few, steps=steps)(post, 2, cost=spent)
+        return spent.nfe
+
+    low, high = cost(8), cost(16)
+    slope = (high - low) / 8
+    steps = math.floor((evaluations - low) / slope + 8 + 1e-9) if slope > 0 else sampler.steps
+    return replace(sampler, steps=max(steps, 1), **({"particles": count, "draws": count} if chain else {}))
+
+
+@lru_cache(maxsize=256)
+def _candidate(spec: str, family: str, evaluations: int) -> Sampler:
+    sampler, of = names.sampler(spec), families()[family]
+    return sampler if "steps=" in spec else at_budget(sampler, of.make(0).posterior, evaluations, of.samples)
+
+
+def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
+    """The samplers that a family accepts: all of the catalogue and `exact.PUBLISHED`, or of the chosen ones."""
+    post = family.make(0).posterior
+    every = chosen or [*(c.__name__ for c in samplers.catalogue().values()), *exact.PUBLISHED]
+    return [spec for spec in every if names.sampler(spec).refuses(post) is None]
+
+
+def run_one(key: str, spec: str, instance: int, evaluations: int) -> Run:
+    """One cell. "floor" stands for a second exact set."""
+    family = families()[key]
+    if spec == "floor":
+        return Run(key, spec, instance, **family.floor(instance))
+    spent, problem = Cost(), family.make(instance)
+    try:
+        x = _candidate(spec, key, evaluations)(problem.posterior, family.samples, seed=instance, cost=spent)
+        judged, error = family.evaluate(x, instance), ""
+    except DivergedError as diverged:
+        judged, error = {"distance": math.nan}, str(diverged)
+    return Run(key, spec, instance, **judged, nfe=round(spent.nfe, 2), seconds=round(spent.seconds, 3), error=error)
+
+
+def load(path: Path) -> list[Run]:
+    """The runs of a file; a last line that was cut off is left out.
+
+    Raises:
+        FileError: not such a file.
+    """
+    if not path.exists():
+        return []
+    text = path.read_text()
+    lines = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    try:
+        kinds = {f.name: f.type for f in fields(Run)}
+        return [Run(**{name: kinds[name](value) for name, value in line.items()}) for line in lines]
+    except (TypeError, ValueError, KeyError) as error:
+        raise FileError(f"{path} is no table of exact runs ({error}); name another file with --store") from error
+
+
+def save(path: Path, runs: Iterable[Run]) -> None:
+    """Writes a whole file, atomically."""
+    rows = [",".join(f.name for f in fields(Run))]
+    for run in sorted(runs, key=lambda r: r.key):
+        rows.append(_line(run))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def _line(run: Run) -> str:
+    shown = asdict(run) | {"distance": f"{run.distance:.5g}", "rmse": f"{run.rmse:.5g}"}
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(shown.values())
+    return text.getvalue()
+
+
+def complete(
+    path: Path,
+    keys: Sequence[str],
+    chosen: Sequence[str] = (),
+    evaluations: int = 100,
+    instances: int | None = None,
+    workers: int | None = None,
+    redo: Sequence[str] = (),
+) -> list[Run]:
+    """Computes what the file lacks, and returns its runs.
+
+    Args:
+        instances: at most so many of each family.
+        workers: processes, each with one thread; by default as many as there are cores.
+        redo: samplers whose runs of these families are computed anew.
+    """
+    from tqdm.auto import tqdm
+
+    runs = [r for r in load(path) if not (r.sampler in redo and r.family in keys)]
+    save(path, runs)
+    done = {r.key for r in runs}
+    cells = []
+    for key in keys:
+        family = families()[key]
+        for spec in ["floor", *specs(family, chosen)]:
+            cells += [(key, spec, i) for i in range(min(family.count, instances or family.count))]
+    cells = [cell for cell in cells if cell not in done]
+    if not cells:
+        return runs
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
+    with (
+        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool,
+        path.open("a") as file,
+        tqdm(total=len(cells), desc="exact", leave=False) as bar,
+    ):
+        pending, rest = set(), iter(cells)
+        while True:
+            # a few in flight for each worker, so that an interrupt loses little
+            for cell in rest:
+                pending.add(pool.submit(run_one, *cell, evaluations))
+                if len(pending) >= 2 * (workers or os.cpu_count() or 1):
+                    break
+            if not pending:
+                break
+            ready, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in ready:
+                runs.append(future.result())
+                file.write(_line(runs[-1]) + "\n")
+                file.flush()
+                bar.update()
+    save(path, runs)
+    return runs
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a family's table."""
+
+    sampler: str
+    runs: tuple[Run, ...]
+
+    @property
+    def distances(self) -> np.ndarray:
+        return np.array([r.distance for r in self.runs])
+
+    @property
+    def mean(self) -> float:
+        kept = self.distances[np.isfinite(self.distances)]
+        return float(kept.mean()) if len(kept) else math.inf
+
+
+def lines(key: str, runs: Sequence[Run]) -> list[Line]:
+    """The samplers of a family, the floor first, then by their mean distance."""
+    own = sorted((r for r in runs if r.family == key), key=lambda r: r.instance)
+    rows = [Line(name, tuple(r for r in own if r.sampler == name)) for name in dict.fromkeys(r.sampler for r in own)]
+    return sorted(rows, key=lambda row: (row.sampler != "floor", row.mean))
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """A table for each family."""
+    parts = []
+    for key, family in families().items():
+        rows = lines(key, runs)
+        if not rows:
+            continue
+        paired, dims = key.startswith("mixture"), key.split("-")[1:]
+        floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
+        head = ["sampler", "distance", "/ floor", "NFE", "s", "diverged"]
+        head += ["rmse"] if any(math.isfinite(r.rmse) for r in rows[0].runs) else []
+        others = paired or bool(family.published)
+        head += (["public code", "ours / public"] if paired else ["published"]) if others else []
+        table = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        for row in rows:
+            bad = int((~np.isfinite(row.distances)).sum())
+            cells = [row.sampler, exact.cell(row.distances), f"{row.mean / floor:.1f}"]
+            some = [np.mean([getattr(r, name) for r in row.runs]) for name in ("nfe", "seconds")]
+            cells += ["", "", ""] if row.sampler == "floor" else [f"{some[0]:.0f}", f"{some[1]:.2f}", str(bad or "")]
+            if "rmse" in head:
+                cells.append(f"{np.nanmean([r.rmse for r in row.runs]):.2f}" if bad < len(row.runs) else "")
+            if paired:
+                column = "floor" if row.sampler == "floor" else exact.RERUNS.get(row.sampler.split("(")[0])
+                d, dy = map(int, dims)
+                other = [exact.reruns().get((d, dy, r.instance), {}).get(column, math.nan) for r in row.runs]
+                known = bool(np.isfinite(other).any())
+                cells += [exact.cell(other), f"{exact.ratio(row.distances, other):.2f}"] if known else ["", ""]
+            elif others:
+                cells.append(family.published.get(row.sampler.split("(")[0], ""))
+            table.append("| " + " | ".join(cells) + " |")
+        whole = max(len(row.runs) for row in rows)
+        short = "" if whole == family.count else f" {whole} of {family.count} instances so far."
+        parts.append(f"### {family.title}\n\n{family.note[0].upper()}{family.note[1:]}{short}\n\n" + "\n".join(table))
+    return "\n\n".join(parts) + "\n"
+
+
+def best(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
+    """The best sampler of each family and its distance over the floor."""
+    out = {}
+    for key in families():
+        rows = lines(key, runs)
+        if len(rows) > 1 and rows[0].sampler == "floor":
+            out[key] = (rows[1].sampler, rows[1].mean / rows[0].mean)
+    return out
+
+
+def command(args: Namespace) -> None:
+    """What `python -m invgen.benchmarks.exact --full` does: computes, prints all tables, writes them with --out."""
+    unknown = [key for key in args.families if key not in families()]
+    if unknown:
+        raise SystemExit(f"--families: unknown {', '.join(unknown)}; there are {', '.join(families())}")
+    path = args.store or RESULTS
+    runs = complete(
+        path,
+        args.families or list(families()),
+        args.samplers,
+        args.steps,
+        None if args.instances == exact.INSTANCES else args.instances,
+        args.workers,
+        args.redo,
+    )
+    page = markdown([r for r in runs if r.family in (args.families or families())])
+    if not args.families and args.manifold:
+        from invgen.benchmarks import manifold
+
+        page += "\n" + manifold.markdown(manifold.table(range(args.manifold)))
+    print(page)
+    if args.out is not None:
+        write_text(args.out, page)
