@@ -1,11 +1,11 @@
 """Which covariance of p(x_0 | x_sigma) makes the guidance right, without any sampler: the manifold test of MMPS.
 
-After the manifold experiment of Rozet, Andry, Lanusse & Louppe (NeurIPS 2024): 256 narrow Gaussians (standard deviation 0.01) on a smooth random
-curve in three dimensions, one noisy linear measurement (sigma_y = 0.01). Guidance means replacing p(y | x_sigma) by
-N(y; A D, sigma_y^2 + A V A^T); the law q(x_sigma | y) ~ p(x_sigma) N(y; ...) that follows from a choice of V is compared
-with the exact p(x_sigma | y). The authors' code (francois-rozet/diffusion-priors) uses the Sinkhorn divergence of 16 384
-points at regularisation 0.001; here it is the exact squared Wasserstein-2 distance of 1000 points, less that of two exact
-sets, and random curves of our own.
+After the manifold experiment of Rozet, Andry, Lanusse & Louppe (NeurIPS 2024): 256 narrow Gaussians (standard deviation
+0.01) on a smooth random curve in three dimensions, one noisy linear measurement (sigma_y = 0.01). Guidance means replacing
+p(y | x_sigma) by N(y; A D, sigma_y^2 + A V A^T); the law q(x_sigma | y) ~ p(x_sigma) N(y; ...) that follows from a choice
+of V is compared with the exact p(x_sigma | y). The authors' code (francois-rozet/diffusion-priors) uses the Sinkhorn
+divergence of 16 384 points at regularisation 0.001; here it is the exact squared Wasserstein-2 distance of 1000 points,
+less that of two exact sets, and random curves of our own.
 """
 
 from collections.abc import Iterable
