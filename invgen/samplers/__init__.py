@@ -2,21 +2,35 @@
 
 from invgen.errors import OptionError
 from invgen.sampler import Sampler
+from invgen.samplers.ald import ALD
 from invgen.samplers.daps import DAPS
 from invgen.samplers.ddnm import DDNM
 from invgen.samplers.ddrm import DDRM
 from invgen.samplers.dds import DDS
 from invgen.samplers.diffpir import DiffPIR
 from invgen.samplers.dps import DPS
+from invgen.samplers.hmc import HMC
+from invgen.samplers.mala import MALA
 from invgen.samplers.mmps import MMPS
+from invgen.samplers.pcn import PCN
 from invgen.samplers.pigdm import PiGDM
 from invgen.samplers.pnpdm import PnPDM
 from invgen.samplers.reddiff import REDdiff
+from invgen.samplers.skrock import SKROCK
+from invgen.samplers.snips import SNIPS
 from invgen.samplers.tds import TDS
 from invgen.samplers.tmpd import TMPD
+from invgen.samplers.ula import ULA
 from invgen.samplers.unconditional import DDIM, Ancestral, Heun
 
 __all__ = [
+    "ALD",
+    "HMC",
+    "MALA",
+    "PCN",
+    "SKROCK",
+    "SNIPS",
+    "ULA",
     "DAPS",
     "DDIM",
     "DDNM",

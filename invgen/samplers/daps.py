@@ -10,7 +10,7 @@ from torch import Tensor
 from invgen.diffusion import noise_levels, step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
-from invgen.guidance import langevin, local_step
+from invgen.markov import langevin, local_step
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
