@@ -78,15 +78,15 @@ def solve(
         A: the forward operator.
         prior: what signals look like.
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.
-        sampler: a Sampler, or its name with default hyper-parameters ("dps", "pigdm", "daps", ...).
+        sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), or a file that `invgen.tune(...).save` has written.
         num_samples, seed, max_batch, progress, callback: as in `Sampler.__call__`.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
     """
-    from invgen import samplers
+    from invgen import names
 
-    sampler = samplers.get(sampler)() if isinstance(sampler, str) else sampler
+    sampler = names.sampler(sampler) if isinstance(sampler, str) else sampler
     post = Posterior(prior, A, noise, y)
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)

@@ -212,9 +212,14 @@ def operator(spec: str, shape: Sequence[int] | None = None) -> "Operator":
 
 
 def sampler(spec: str) -> "Sampler":
-    """The sampler of a spec."""
+    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved."""
     from invgen import samplers
     from invgen.sampler import Sampler
+
+    if spec.endswith(".json"):
+        from invgen.tuning import load_sampler
+
+        return load_sampler(spec)
 
     def known() -> dict[str, type]:
         return {cls.__name__: cls for cls in samplers.catalogue().values()}
