@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, Prior, Sigma, noise_levels, per_sample_sigma
+from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
 from invgen.errors import OptionError, UnsupportedError
 from invgen.forward import Operator
 
@@ -74,19 +74,23 @@ class Flow(Generator):
 
     Args:
         prior: the denoiser.
-        steps: of Euler's method (DDIM with eta = 0), one network evaluation each; for method="heun" two but the last.
+        steps: of the method.
         schedule: as in `noise_levels`.
+        method: "euler" (DDIM with eta = 0, the same in any parametrisation of the diffusion), one network evaluation a
+            step; "midpoint" in the time of flow matching, two, right to 1 per cent for a Gaussian from 3 steps on, where 40
+            of Euler's still lack 3 per cent of its width; "heun" in sigma (Karras et al., 2022), two but in the last, which
+            overshoots with fewer than about 20 steps.
     """
 
     def __init__(
         self,
         prior: Denoiser,
         steps: int = 10,
-        schedule: str | Sequence[float] = "edm",
+        schedule: str | Sequence[float] = "flow",
         method: str = "euler",
     ) -> None:
-        if method not in ("euler", "heun"):
-            raise OptionError(f"unknown method {method!r} of the flow; there are 'euler' and 'heun'")
+        if method not in ("euler", "heun", "midpoint"):
+            raise OptionError(f"unknown method {method!r} of the flow; there are 'euler', 'heun' and 'midpoint'")
         super().__init__(
             prior.shape,
             StandardNormal(prior.shape, prior.dtype).to(prior.device),
@@ -100,12 +104,40 @@ class Flow(Generator):
     def forward(self, z: Tensor) -> Tensor:
         x = self.prior.start(z, self.levels[0][0])
         for s, s_next in self.levels:
+            if self.method == "midpoint":
+                x = self._midpoint(x, s, s_next)
+                continue
             slope = (x - self.prior(x, s)) / s
             if self.method == "heun" and s_next > 0:
                 euler = x + (s_next - s) * slope
                 slope = 0.5 * (slope + (euler - self.prior(euler, s_next)) / s_next)
             x = x + (s_next - s) * slope
         return x
+
+    def _midpoint(self, x: Tensor, s: float, s_next: float) -> Tensor:
+        """One step of x_t = (1 - t) x_0 + t data_std eps, whose velocity is data_std eps - x_0."""
+        size = self.prior.data_std
+        t, t_next = flow_time(s, size), flow_time(s_next, size)
+        middle = size * (t + t_next) / (2 - t - t_next)
+        x_middle = x + (middle - s) * (x - self.prior(x, s)) / s
+        clean = self.prior(x_middle, middle)
+        velocity = size * (x_middle - clean) / middle - clean
+        return ((1 - t) * x + (t_next - t) * velocity) / (1 - t_next)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The z from which the flow leads near x: the ODE backwards, by Euler's steps (DDIM inversion), (B, *shape).
+
+        x stands for the state at the lowest level. Its error falls with the number of steps, and is one of the order of
+        that of Euler's method where the flow itself takes Heun's.
+        """
+        for s, s_before in [(low, high) for high, low in self.levels[:-1]][::-1]:
+            x = x + (s_before - s) * (x - self.prior(x, s)) / s
+        s = self.levels[0][0]
+        size = (s**2 + self.prior.data_std**2) ** 0.5
+        z = torch.zeros_like(x)
+        for _ in range(4):  # start is nearly z -> data_mean + size z, so that this converges at once
+            z = z + (x - self.prior.start(z, s)) / size
+        return z
 
 
 class Decoded(Operator):

@@ -40,7 +40,8 @@ class Sampler:
     the operator must be differentiable). They are checked before the first step. Others describe it: `family`, `backprop`
     (whether it differentiates the network) and `exact`, in which limit its samples have the exact law, "" if in none.
 
-    A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z, decoded at the end.
+    A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z, decoded at the end. One
+    that wants a Generator sees it whole in `run`; its states are codes z too.
     """
 
     steps: int = 100
@@ -137,7 +138,7 @@ class Sampler:
         try:
             for chunk in chunks:
                 rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
-                out[rows] = (x if problem is post else self._decode(post.prior, x, max_batch)).to(out.dtype)
+                out[rows] = (self._decode(post.prior, x, max_batch) if isinstance(post.prior, Generator) else x).to(out.dtype)
         finally:
             counter.remove()
             if bar is not None:

@@ -3,25 +3,40 @@
 from invgen.errors import OptionError
 from invgen.sampler import Sampler
 from invgen.samplers.ald import ALD
+from invgen.samplers.csgm import CSGM
 from invgen.samplers.daps import DAPS
 from invgen.samplers.ddnm import DDNM
 from invgen.samplers.ddrm import DDRM
 from invgen.samplers.dds import DDS
+from invgen.samplers.dflow import DFlow
 from invgen.samplers.diffpir import DiffPIR
+from invgen.samplers.dmplug import DMPlug
 from invgen.samplers.dps import DPS
+from invgen.samplers.flowpriors import FlowPriors
 from invgen.samplers.hmc import HMC
 from invgen.samplers.mala import MALA
 from invgen.samplers.mmps import MMPS
 from invgen.samplers.pcn import PCN
 from invgen.samplers.pigdm import PiGDM
 from invgen.samplers.pnpdm import PnPDM
+from invgen.samplers.pulse import PULSE
 from invgen.samplers.reddiff import REDdiff
+from invgen.samplers.resample import ReSample
 from invgen.samplers.skrock import SKROCK
 from invgen.samplers.snips import SNIPS
 from invgen.samplers.tds import TDS
 from invgen.samplers.tmpd import TMPD
 from invgen.samplers.ula import ULA
+from invgen.samplers.psld import PSLD
 from invgen.samplers.unconditional import DDIM, Ancestral, Heun
+from invgen.samplers.blended import BlendedDiffusion
+from invgen.samplers.ccdf import CCDF
+from invgen.samplers.ilvr import ILVR
+from invgen.samplers.mcg import MCG
+from invgen.samplers.repaint import RePaint
+from invgen.samplers.scoresde import ScoreSDE
+from invgen.samplers.sdedit import SDEdit
+from invgen.samplers.song2022 import MedicalProjection
 
 __all__ = [
     "ALD",
@@ -46,6 +61,21 @@ __all__ = [
     "PiGDM",
     "PnPDM",
     "REDdiff",
+    "CSGM",
+    "DFlow",
+    "DMPlug",
+    "FlowPriors",
+    "PULSE",
+    "ReSample",
+    "BlendedDiffusion",
+    "CCDF",
+    "ILVR",
+    "MCG",
+    "RePaint",
+    "ScoreSDE",
+    "SDEdit",
+    "MedicalProjection",
+    "PSLD",
     "catalogue",
     "get",
 ]

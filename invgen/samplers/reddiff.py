@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from invgen.diffusion import per_sample_sigma
 from invgen.forward import LinearOperator
+from invgen.optimise import Adam
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -32,7 +31,7 @@ class REDdiff(Sampler):
     lr: float = 0.1
     lam: float = 1.0
 
-    noiseless: ClassVar[bool] = False
+    family: ClassVar[str] = "variational"
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior
@@ -40,11 +39,10 @@ class REDdiff(Sampler):
         mu = prior.data_mean + 1e-3 * prior.data_std * randn(x)
         if isinstance(post.A, LinearOperator):
             mu = post.A.adjoint(post.y) / post.A.norm() ** 2
-        adam = torch.optim.Adam([mu], lr=self.lr * prior.data_std, betas=(0.9, 0.99))
+        adam = Adam(self.lr * prior.data_std, betas=(0.9, 0.99), eps=1e-8 / prior.data_std)
         for s, _ in self.levels(prior):
             z = randn(mu)
             pull = (mu + s * z - prior(mu + s * z, s)) / s - z  # eps_hat - z
             # sigma_t / alpha_t times (eps_hat - z) is mu - D; over data_std^2 it is in the units of a score
-            mu.grad = self.lam * per_sample_sigma(s, mu) * pull / prior.data_std**2 - post.likelihood_score(mu)
-            adam.step()
-            yield mu.detach().clone()
+            mu = adam.step(mu, self.lam * s * pull / prior.data_std**2 - post.likelihood_score(mu))
+            yield mu
