@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.forward import SVDOperator
 from invgen.posterior import Posterior
+from invgen.projection import Spectral
 from invgen.random import Streams
 
 
@@ -17,17 +17,12 @@ class SpectralStep:
     """
 
     def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams, eta_c: float | None = None) -> None:
-        A, y, sigma_y = post.A, post.y, post.noise.sigma
-        A = A if isinstance(A, SVDOperator) else A.svd()
-        self.A, self.eta, self.eta_b, self.randn = A, eta, eta_b, randn
-        self.eta_c = eta if eta_c is None else eta_c
-        s = A.s.to(y.real.dtype if y.is_complex() else y.dtype)
         # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for
-        # deblurring the released code drops singular values under 0.03. At rounding level there are no data at all.
-        self.seen = (s > 1e-6 * s.max()) & (sigma_y <= 3 * post.prior.data_std * s)
-        inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
-        self.y = inverse * A.Ut(y)
-        self.s_y = sigma_y * inverse  # the noise level of each coordinate of the measurement, in units of the signal
+        # deblurring the released code drops singular values under 0.03.
+        known = Spectral(post, 3 * post.prior.data_std)
+        self.A, self.seen, self.y, self.s_y = known.A, known.seen, known.y, known.s_y
+        self.eta, self.eta_b, self.randn = eta, eta_b, randn
+        self.eta_c = eta if eta_c is None else eta_c
 
     def start(self, x: Tensor, sigma: float) -> Tensor:
         """Equation 7: start from the measurement, topped up to the highest noise level; x is pure noise at that level."""

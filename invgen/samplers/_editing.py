@@ -1,0 +1,58 @@
+"""Samplers that edit a given image: their options may hold tensors, which compare and print by content."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invgen.errors import ShapeError
+from invgen.posterior import Posterior
+from invgen.sampler import Sampler
+
+
+def _content(value: object) -> object:
+    """A tensor as a word that stands for its shape and values; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    values = value.detach().cpu().to(torch.float64).contiguous()
+    word = hashlib.sha256(values.numpy().tobytes()).hexdigest()[:12]
+    return f"tensor of shape {tuple(value.shape)} #{word}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Editor(Sampler):
+    """The base of samplers with tensors among their options; subclasses are dataclasses with eq=False, repr=False."""
+
+    family: ClassVar[str] = "editing"
+
+    def _options(self) -> tuple[tuple[str, object], ...]:
+        return tuple((f.name, _content(getattr(self, f.name))) for f in dataclasses.fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._options() == other._options()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._options()))
+
+    def __repr__(self) -> str:
+        shown = (f"{k}=<{v}>" if str(v).startswith("tensor of") else f"{k}={v!r}" for k, v in self._options())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def as_signal(name: str, value: Tensor, post: Posterior) -> Tensor:
+    """A tensor given as an option, broadcast to signals (B, *shape).
+
+    Raises:
+        ShapeError: it does not broadcast to the prior's shape.
+    """
+    shape = post.prior.shape
+    try:
+        value = value.expand(shape)
+    except RuntimeError:
+        raise ShapeError(
+            f"{name} has shape {tuple(value.shape)}, expected one that broadcasts to the prior's {tuple(shape)}"
+        ) from None
+    return value.to(post.prior.device).expand(len(post.y), *shape)
