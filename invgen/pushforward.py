@@ -5,6 +5,7 @@ a prior. The posterior over z has the operator A after g, so every sampler that 
 base of samplers pulls the problem back to z, draws there, and decodes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ class StandardNormal(Denoiser):
 
     def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
         """log N(x; 0, (1 + sigma^2) I), the log-density of x_sigma, (B,)."""
-        std = (1 + torch.as_tensor(per_sample_sigma(sigma, x), dtype=x.dtype, device=x.device) ** 2).sqrt()
-        return torch.distributions.Normal(0.0, std).log_prob(x).flatten(1).sum(1)
+        var = 1 + torch.as_tensor(per_sample_sigma(sigma, x), dtype=x.dtype, device=x.device) ** 2
+        return -0.5 * (x.square() / var + (2 * math.pi * var).log()).flatten(1).sum(1)
 
 
 class Generator(Prior):

@@ -40,8 +40,8 @@ class Sampler:
     the operator must be differentiable). They are checked before the first step. Others describe it: `family`, `backprop`
     (whether it differentiates the network) and `exact`, in which limit its samples have the exact law, "" if in none.
 
-    A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z, decoded at the end. One
-    that wants a Generator sees it whole in `run`; its states are codes z too.
+    A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
+    Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.
     """
 
     steps: int = 100
@@ -130,6 +130,7 @@ class Sampler:
         if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
         problem = post.latent() if self._through_latent(post) else post
+        decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)
         chunks = self._chunks(problem, num_samples, max_batch)
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
@@ -138,7 +139,7 @@ class Sampler:
         try:
             for chunk in chunks:
                 rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
-                out[rows] = (self._decode(post.prior, x, max_batch) if isinstance(post.prior, Generator) else x).to(out.dtype)
+                out[rows] = (self._decode(post.prior, x, max_batch) if decode else x).to(out.dtype)
         finally:
             counter.remove()
             if bar is not None:

@@ -38,12 +38,16 @@ def prior(shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = F64) -> Gaussian
 class Linear(Generator):
     """x = scale (W z + b) + shift with orthonormal W and an encoder, z standard normal."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0, shift: float = 0.0) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0, shift: float = 0.0, broken: bool = False
+    ) -> None:
         n = torch.Size(shape).numel()
         super().__init__(shape, StandardNormal((n - 1,), dtype), data_std=scale, data_mean=shift)
         g = torch.Generator().manual_seed(2)
         self.register_buffer("W", torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=g))[0][:, 1:].to(dtype))
         self.scale, self.shift = scale, shift
+        if broken:
+            self.W.fill_(torch.nan)
 
     def forward(self, z: Tensor) -> Tensor:
         return (self.scale * z @ self.W.T + self.shift).reshape(len(z), *self.shape)
@@ -60,7 +64,7 @@ def problem(
 ) -> Posterior:
     p = prior() if p is None else p
     if kind == "generator" and not isinstance(p, Generator):
-        p = Linear(p.shape, p.dtype)
+        p = Linear(p.shape, p.dtype, broken=isinstance(p, Broken))
     g = torch.Generator().manual_seed(1)
     if "mask" in kind:
         kept = torch.arange(p.shape.numel()).reshape(p.shape) % 2 == 0
@@ -143,7 +147,8 @@ def test_any_rank_of_signal_in_single_precision(cls, shape):
     assert x.shape == (2, *shape) and x.dtype == torch.float32 and torch.isfinite(x).all()
 
 
-@each_conditional
+# PULSE stays on a sphere, which does not reach data this far away
+@pytest.mark.parametrize("cls", [c for c in CONDITIONAL if c.__name__ != "PULSE"], ids=lambda c: c.__name__)
 def test_samples_follow_the_measurement(cls):
     post = problem_for(cls, sigma=0.2)
     far = dataclasses.replace(post, y=post.y + 8)
