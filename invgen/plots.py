@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from invgen.calibration import Calibration
     from invgen.inference import Result
 
 
@@ -72,6 +73,57 @@ def show_posterior(
         axes.set_title(label, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def show_calibration(calibration: "Calibration", path: str | Path | None = None) -> "Figure":
+    """The coverage of joint credible regions and of balls around random points, then the rank histogram of each quantity.
+
+    Grey is where calibrated samples lie: with the confidence of the whole test, over all panels and positions at once.
+    Blue lines with their pointwise bootstrap limits are what was found; red what left the grey band, or failed the test.
+
+    Args:
+        calibration: of `invgen.calibrate`.
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+    """
+    from matplotlib.figure import Figure
+
+    c = calibration
+    curves = {"coverage of joint credible regions": c.coverage, "coverage around random points (TARP)": c.tarp}
+    histograms = {name: hist for name, hist in c.histograms.items() if c.curves[name] not in (c.coverage, c.tarp)}
+    columns = 5
+    rows = -(-(len(curves) + len(histograms)) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (label, curve) in zip(panels, curves.items(), strict=False):
+        colour = "tab:blue" if curve.inside else "tab:red"
+        level = [0.0, *curve.level.tolist()]
+        axes.fill_between(level, [0.0, *curve.low.tolist()], [0.0, *curve.high.tolist()], color="0.85", linewidth=0)
+        axes.plot([0, 1], [0, 1], color="0.4", linewidth=0.7)
+        if curve.bootstrap is not None:
+            low, high = ([0.0, *limits.tolist()] for limits in curve.bootstrap)
+            axes.fill_between(level, low, high, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(level, [0.0, *curve.coverage.tolist()], color=colour, linewidth=1.2)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="level", ylabel="truths inside")
+        axes.set_title(label, fontsize=8)
+    for axes, (label, hist) in zip(panels[len(curves) :], histograms.items(), strict=False):
+        edges, verdict = (hist.edges / hist.edges[-1]).tolist(), c.verdict(label)
+        axes.stairs(hist.counts.tolist(), edges, fill=True, color="tab:blue" if verdict == "ok" else "tab:red")
+        axes.stairs(hist.high.tolist(), edges, baseline=hist.low.tolist(), fill=True, color="0.6", alpha=0.45)
+        axes.stairs(hist.expected.tolist(), edges, color="0.3", linewidth=0.7, baseline=None)
+        axes.set(xlim=(0, 1), xlabel="rank of the truth / samples")
+        axes.set_title(f"{label}\n{verdict}", fontsize=8)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=6)
+        axes.xaxis.label.set_size(7)
+        axes.yaxis.label.set_size(7)
+    for axes in panels[len(curves) + len(histograms) :]:
+        axes.set_axis_off()
+    word = "calibrated" if c.calibrated else "not calibrated"
+    sampler, problem = (text if len(text) < 130 else text[:127] + "..." for text in (c.sampler, c.problem))
+    figure.suptitle(f"{sampler}\n{problem}: {word} at level {c.alpha:g}", fontsize=9)
     if path is not None:
         save(figure, path)
     return figure

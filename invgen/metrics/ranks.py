@@ -36,19 +36,23 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.
     return below + (u * (ties + 1)).floor().long()
 
 
-def region_ranks(samples: Tensor, truth: Tensor, *, scale: bool = True, seed: int = 0, dims: int = 3) -> Tensor:
+def region_ranks(
+    samples: Tensor, truth: Tensor, *, scale: bool = True, atol: float = 0.0, seed: int = 0, dims: int = 3
+) -> Tensor:
     """How many samples lie nearer to the centre than the truth, as whole signals: integers, (*batch).
 
     The centre is the mean of samples and truth together, and so is the standard deviation of each value in which
     distances are measured (scale=True): truth and samples are treated alike, which keeps the rank exactly uniform for a
     calibrated posterior. The ellipsoid around the centre that holds a share of the samples is a joint credible region.
+
+    Args:
+        atol: values whose standard deviation is no larger do not count (rounding errors of exactly measured values).
     """
     _check_samples("region_ranks", samples, truth, dims, 1)
     mean = (samples.sum(0) + truth) / (len(samples) + 1)
-    weight: Tensor | float = 1.0
-    if scale:
-        spread = ((samples - mean).square().sum(0) + (truth - mean).square()) / len(samples)
-        weight = torch.where(spread > 0, 1 / spread.where(spread > 0, 1), 0)
+    spread = ((samples - mean).square().sum(0) + (truth - mean).square()) / len(samples)
+    counts = spread > atol**2
+    weight = torch.where(counts, 1 / spread.where(counts, 1), 0) if scale else counts.to(spread.dtype)
 
     def distance(x: Tensor) -> Tensor:
         square = weight * (x - mean).square()
@@ -98,13 +102,15 @@ def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, 
     A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
 
     Args:
-        bins: at most num_samples + 1; by default 20, and no more than N / 10. Where it does not divide num_samples + 1, the
-            bins hold unequally many ranks, which expectation and band take into account.
+        bins: at most num_samples + 1; by default between 10 and 20 (and no more than N / 10), the number that divides
+            num_samples + 1 most evenly. Expectation and band account for bins that hold unequally many ranks.
         confidence: the probability that a calibrated histogram is within the band, at all bins.
     """
     ranks = _ranks("rank_histogram", ranks, num_samples, confidence)
     most = num_samples + 1
-    bins = max(2, min(20, most, len(ranks) // 10)) if bins is None else bins
+    if bins is None:
+        top = max(2, min(20, most, len(ranks) // 10))
+        bins = min(range(top, max(2, top // 2) - 1, -1), key=lambda b: -(-most // b) / (most // b))
     if not isinstance(bins, int) or not 2 <= bins <= most:
         raise OptionError(f"rank_histogram: bins must be a whole number from 2 to num_samples + 1 = {most}, got {bins!r}")
     edges = np.ceil(np.arange(bins + 1) * most / bins - 1e-9).astype(int)
@@ -187,9 +193,9 @@ def tarp(
 
     Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
     inference" (ICML 2023), algorithm 2: the share of simulations in which fewer than a fraction `level` of the samples lie
-    nearer to the reference than the truth. The diagonal if calibrated; below it then above it (an S) if too narrow or too
-    wide, on one side if biased. A prior returned as posterior passes unless references depend on the measurement
-    (theorem 3 there needs any reference): see `invgen.calibrate` for a quantity that notices.
+    nearer to the reference than the truth. The diagonal if calibrated; an S around it if too narrow or too wide, on
+    one side of it if biased. References that do not look at the measurement cannot tell the prior from the posterior:
+    `invgen.calibrate` has a quantity that does.
 
     Args:
         samples: (num_samples, N, *shape), truth: (N, *shape), with `dims` axes of shape.
