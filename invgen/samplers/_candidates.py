@@ -1,0 +1,32 @@
+"""Many candidates for each sample, looked at in chunks: what the derivative-free samplers do with a black box."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invgen.errors import OptionError
+from invgen.posterior import Posterior
+
+
+def of_candidates(f: Callable[[Posterior, Tensor], Tensor], post: Posterior, u: Tensor, chunk: int) -> Tensor:
+    """f(post, u) for K candidates of each of B samples, `chunk` of them at once: u (B, K, *shape) -> (B, K, ...)."""
+    rows = torch.arange(len(u), device=post.y.device)
+    parts = [
+        f(post.rows(rows.repeat_interleave(k.shape[1])), k.flatten(0, 1)).unflatten(0, k.shape[:2])
+        for k in u.split(chunk, 1)
+    ]
+    return torch.cat(parts, 1)
+
+
+def log_likelihoods(post: Posterior, u: Tensor, chunk: int) -> Tensor:
+    """log p(y | u) of candidates u, (B, K, *shape) -> (B, K), with K evaluations of the operator a sample."""
+    with torch.no_grad():
+        return of_candidates(lambda p, v: p.log_likelihood(v), post, u, chunk)
+
+
+def require_positive(name: str, **counts: int) -> None:
+    """Raises OptionError unless all counts are positive whole numbers."""
+    for option, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name} needs a positive whole number of {option}, got {value!r}")
