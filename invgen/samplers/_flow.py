@@ -2,38 +2,31 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
-from invgen.forward import LinearOperator, per_sample
-from invgen.guidance import line_search, local_fit
+from invgen.forward import LinearOperator
+from invgen.markov import largest_curvature
 from invgen.noise import Gaussian, Noiseless
 from invgen.posterior import Posterior
 
 
 def data_step(post: Posterior) -> Callable[..., Tensor]:
-    """step(u, var, prior=1), the change of u that a stable gradient step of log p(y | u) + prior log N(u; ., var I) makes.
+    """step(u, var, prior=1), the change of u that a stable gradient step on log p(y | u) + prior log N(u; ., var I) makes.
 
-    gamma grad log p(y | u) with gamma = 1 / (prior / var + L). L is |A|^2 / sigma_y^2 for a linear operator and Gaussian
-    noise, so that the step is affine in u; else the curvature along the gradient (`line_search`). Exact measurements count
+    gamma grad log p(y | u) with gamma = 1 / (L + prior / var). L is the curvature of the data term: |A|^2 / sigma_y^2 for a
+    linear operator and Gaussian noise, found once, so that the step is affine in u; else local. Exact measurements count
     as if their noise were 1, and without the prior.
     """
-    A, noise = post.A, post.noise
-    exact = isinstance(noise, Noiseless)
-    if not (isinstance(A, LinearOperator) and isinstance(noise, Gaussian)):
+    exact = isinstance(post.noise, Noiseless)
+    if exact:
+        post = replace(post, noise=Gaussian(1.0))
+    fixed = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
+    L = largest_curvature(post, post.y.real, 1.0).flatten() if fixed else None
 
-        def step(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
-            pull, bend = local_fit(post, u, math.sqrt(var))
-            return line_search(pull, var * pull, bend, 0.0 if exact else prior) * var * pull
+    def step(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
+        bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else largest_curvature(post, u, math.sqrt(var))
+        return post.likelihood_score(u) / (bend + (0.0 if exact else prior / var)).clamp(min=1e-30)
 
-        return step
-
-    L = A.norm() ** 2
-    if not exact:  # the most precise detector, of each sample where levels differ
-        L = L / (noise.var.flatten(1).amin(1) if isinstance(noise.sigma, Tensor) else noise.var)
-
-    def affine(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
-        pull = A.adjoint(post.residual(u)) if exact else post.likelihood_score(u)
-        return pull / (per_sample(L, u) + (0.0 if exact else prior / var))
-
-    return affine
+    return step

@@ -21,7 +21,7 @@ from invgen.samplers._candidates import log_likelihoods, require_positive
 
 @dataclass(frozen=True)
 class DPG(Sampler):
-    """Diffusion policy gradient: the gradient of the likelihood at D from rewarded draws around it, then by backpropagation.
+    """Diffusion policy gradient: the gradient of the likelihood at D from rewarded draws around it, then backpropagation.
 
     Any operator, no derivative of it; any noise with a density.
 

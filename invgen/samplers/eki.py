@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
@@ -31,8 +32,8 @@ class EKI(EnsembleSampler):
     Gaussian closure: multimodal posteriors blur. Particles stay in the span of the first ensemble, so that fewer of them
     than the measurement has degrees of freedom cannot fit it.
 
-    Costs 2 `prior_steps` - 1 network evaluations and `steps` evaluations of the operator for each particle, and a sample needs
-    all particles of its chain; draws = particles returns them all.
+    Costs 2 `prior_steps` - 1 network evaluations and `steps` evaluations of the operator for each particle, and a sample
+    needs all particles of its chain; draws = particles returns them all.
 
     Args:
         steps: Kalman steps; more of them follow a curved operator better.
@@ -61,6 +62,10 @@ class EKI(EnsembleSampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         """Standard normals, which `run` turns into samples of the prior."""
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))
+
+    def levels(self, prior: Prior) -> list[tuple[float, float]]:
+        """None: the moves are of signals without noise."""
+        return []
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         flow = Flow(post.prior, self.prior_steps, self.schedule, "heun")

@@ -21,8 +21,8 @@ class SCG(Sampler):
     """Stochastic control guidance: of several ancestral steps take one whose denoised signal fits the data.
 
     Any operator, any noise with a density, no derivatives of either. The posterior's own chain has the kernel p(x' | x)
-    p(y | x') up to a factor. choice="draw" (default) draws among candidates of p(x' | x) in proportion to p(y | D(x')): that
-    kernel as candidates grow, up to putting D(x') for x_0. choice="best" is the paper's greedy one, without that draw: it has
+    p(y | x') up to a factor. choice="draw" (default) draws among candidates of p(x' | x) in proportion to p(y | D(x')),
+    which is that kernel as candidates grow, but for D(x') in place of x_0. choice="best" is the paper's greedy one: it has
     no limit but ever more likely data, so that it fits the noise of y where it can. The two agree where log-likelihoods of
     candidates lie far apart, as they do for images; there a few candidates follow the data only part of the way.
 
