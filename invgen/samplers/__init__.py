@@ -3,6 +3,8 @@
 from invgen.errors import OptionError
 from invgen.sampler import Sampler
 from invgen.samplers.ald import ALD
+from invgen.samplers.blended import BlendedDiffusion
+from invgen.samplers.ccdf import CCDF
 from invgen.samplers.csgm import CSGM
 from invgen.samplers.daps import DAPS
 from invgen.samplers.ddnm import DDNM
@@ -11,71 +13,85 @@ from invgen.samplers.dds import DDS
 from invgen.samplers.dflow import DFlow
 from invgen.samplers.diffpir import DiffPIR
 from invgen.samplers.dmplug import DMPlug
+from invgen.samplers.dpg import DPG
 from invgen.samplers.dps import DPS
+from invgen.samplers.eki import EKI
+from invgen.samplers.enkg import EnKG
+from invgen.samplers.flowchef import FlowChef
+from invgen.samplers.flowdps import FlowDPS
 from invgen.samplers.flowpriors import FlowPriors
 from invgen.samplers.hmc import HMC
+from invgen.samplers.ilvr import ILVR
 from invgen.samplers.mala import MALA
+from invgen.samplers.mcg import MCG
 from invgen.samplers.mmps import MMPS
+from invgen.samplers.otode import OTODE
 from invgen.samplers.pcn import PCN
 from invgen.samplers.pigdm import PiGDM
 from invgen.samplers.pnpdm import PnPDM
+from invgen.samplers.pnpflow import PnPFlow
+from invgen.samplers.psld import PSLD
 from invgen.samplers.pulse import PULSE
 from invgen.samplers.reddiff import REDdiff
+from invgen.samplers.repaint import RePaint
 from invgen.samplers.resample import ReSample
+from invgen.samplers.scg import SCG
+from invgen.samplers.scoresde import ScoreSDE
+from invgen.samplers.sdedit import SDEdit
 from invgen.samplers.skrock import SKROCK
 from invgen.samplers.snips import SNIPS
+from invgen.samplers.song2022 import MedicalProjection
 from invgen.samplers.tds import TDS
 from invgen.samplers.tmpd import TMPD
 from invgen.samplers.ula import ULA
-from invgen.samplers.psld import PSLD
 from invgen.samplers.unconditional import DDIM, Ancestral, Heun
-from invgen.samplers.blended import BlendedDiffusion
-from invgen.samplers.ccdf import CCDF
-from invgen.samplers.ilvr import ILVR
-from invgen.samplers.mcg import MCG
-from invgen.samplers.repaint import RePaint
-from invgen.samplers.scoresde import ScoreSDE
-from invgen.samplers.sdedit import SDEdit
-from invgen.samplers.song2022 import MedicalProjection
 
 __all__ = [
     "ALD",
-    "HMC",
-    "MALA",
-    "PCN",
-    "SKROCK",
-    "SNIPS",
-    "ULA",
+    "Ancestral",
+    "BlendedDiffusion",
+    "CCDF",
+    "CSGM",
     "DAPS",
     "DDIM",
     "DDNM",
     "DDRM",
     "DDS",
-    "DPS",
-    "MMPS",
-    "TDS",
-    "TMPD",
-    "Ancestral",
-    "DiffPIR",
-    "Heun",
-    "PiGDM",
-    "PnPDM",
-    "REDdiff",
-    "CSGM",
     "DFlow",
     "DMPlug",
+    "DPG",
+    "DPS",
+    "DiffPIR",
+    "EKI",
+    "EnKG",
+    "FlowChef",
+    "FlowDPS",
     "FlowPriors",
-    "PULSE",
-    "ReSample",
-    "BlendedDiffusion",
-    "CCDF",
+    "HMC",
+    "Heun",
     "ILVR",
+    "MALA",
     "MCG",
-    "RePaint",
-    "ScoreSDE",
-    "SDEdit",
+    "MMPS",
     "MedicalProjection",
+    "OTODE",
+    "PCN",
     "PSLD",
+    "PULSE",
+    "PiGDM",
+    "PnPDM",
+    "PnPFlow",
+    "REDdiff",
+    "RePaint",
+    "ReSample",
+    "SCG",
+    "SDEdit",
+    "SKROCK",
+    "SNIPS",
+    "ScoreSDE",
+    "TDS",
+    "TMPD",
+    "ULA",
     "catalogue",
     "get",
 ]
