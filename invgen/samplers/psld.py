@@ -1,7 +1,6 @@
 """Rout, Raoof, Daras, Caramanis, Dimakis & Shakkottai, "Solving linear inverse problems provably via posterior sampling
 with latent diffusion models" (NeurIPS 2023), Algorithm 2."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator
-from invgen.guidance import GuidedSampler, line_search, local_fit
+from invgen.forward import LinearOperator, per_sample
+from invgen.guidance import GuidedSampler
+from invgen.linalg import dot
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
@@ -64,28 +64,32 @@ class PSLD(GuidedSampler):
 
     def guide(self, post: Posterior, z: Tensor, s: float) -> Tensor:
         z0, vjp = post.prior.vjp(z, s)
-        var = post.prior.variance(s)
-        pull, bend = local_fit(post, z0, math.sqrt(var))
-        d = s**2 * vjp(pull)
-        data = line_search(pull, d, bend) * d
-        return z0 + self.zeta * data + self.gamma * s**2 / var * vjp(glue(post, z0))
+        data, glue, misfit = self._terms(post, z0)
+        guidance = s**2 * vjp(data)
+        # as in DPS: the variance of the residual along itself, in units of the noise, is 1 + what the code leaves open
+        spread = dot(data, guidance).flatten() / misfit.clamp(min=1e-30)
+        out = z0 + self.zeta / (1 + per_sample(spread.clamp(min=0), z0)) * guidance
+        return out + self.gamma * s**2 / post.prior.variance(s) * vjp(glue) if self.gamma > 0 else out
 
-
-def glue(post: Posterior, z: Tensor) -> Tensor:
-    """Minus the gradient of |z - E(x + K (y - A x))|^2 / 2, x = g(z), for the posterior over z, (B, *latent_shape)."""
-    assert isinstance(post.A, Decoded)
-    A, generator = post.A.A, post.A.generator
-    var_x, var_y = generator.data_std**2, post.noise.var
-    if isinstance(var_y, Tensor):
-        var_y = var_y[(None,) * (post.y.ndim - var_y.ndim)]
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        decoded = generator(z)
-        x = decoded.detach()
-        glued = (x + var_x * A.adjoint(A.solve(post.y - A(x), var_x, var_y))).detach().requires_grad_()
-        code = generator.encode(glued)
-    gap = z.detach() - code.detach()
-    (back,) = torch.autograd.grad(code, glued, gap)
-    back = back - A.adjoint(A.solve(A(var_x * back), var_x, var_y))  # (I - K A)^T
-    (back,) = torch.autograd.grad(decoded, z, back)
-    return back - gap
+    def _terms(self, post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of log p(y | z) and of minus half the gluing objective, and |y - A x|^2 over the noise, (B,)."""
+        assert isinstance(post.A, Decoded)
+        A, generator = post.A.A, post.A.generator
+        var_x, var_y = generator.data_std**2, post.noise.var
+        if isinstance(var_y, Tensor):
+            var_y = var_y[(None,) * (post.y.ndim - var_y.ndim)]  # per detector, not per sample
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            decoded = generator(z)
+            x = decoded.detach()
+            r = post.y - A(x)
+            glued = (x + var_x * A.adjoint(A.solve(r, var_x, var_y))).detach().requires_grad_()
+            code = generator.encode(glued)
+        (data,) = torch.autograd.grad(decoded, z, A.adjoint(r / var_y), retain_graph=True)
+        gap = z.detach() - code.detach()
+        (back,) = torch.autograd.grad(code, glued, gap)
+        back = back - A.adjoint(
+            A.solve(A(var_x * back), var_x, var_y)
+        )  # (I - K A)^T
+        (back,) = torch.autograd.grad(decoded, z, back)
+        return data, back - gap, dot(r, r / var_y).flatten()
