@@ -108,7 +108,12 @@ def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> 
             elif isinstance(value, float) and name.startswith("eta") and 0 <= value <= 1:
                 space[name] = (0.0, 1.0)
             elif isinstance(value, float) and value > 0:
-                space[name] = (0.1 * value, 10 * value)
+                low, high = (
+                    next((v for v in ends if _accepts(sampler, name, v)), value)
+                    for ends in ((0.1 * value, 0.5 * value), (10 * value, 1.0, 2 * value))
+                )
+                if low < high:
+                    space[name] = (low, high)
     for name, choice in space.items():
         if name not in names:
             raise OptionError(f"{type(sampler).__name__} has no option {name!r} to tune; it has {', '.join(sorted(names))}")
@@ -228,6 +233,14 @@ def tune(
     return Tuning(best, start, min(finals), finals[0], gains.mean().item(), half, problem["metric"], trials)
 
 
+def _accepts(sampler: Sampler, name: str, value: float) -> bool:
+    try:
+        dataclasses.replace(sampler, **{name: value})
+    except OptionError:
+        return False
+    return value > 0
+
+
 def _suggest(trial: "Any", ranges: Mapping[str, Range]) -> dict[str, Any]:
     out = {}
     for name, choice in ranges.items():
@@ -253,6 +266,9 @@ def _storage(optuna: Any, study: str | Path | None) -> Any:
     path = Path(study)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if path.exists():  # a kill may have cut the last line off, which Optuna would append to and then fail to read
+            with path.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
         raise FileError(f"cannot keep the study in {path}: {error.strerror or error}") from error
