@@ -5,16 +5,24 @@ C'; the base class below holds the loop that they share.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import step
+from invgen.errors import OptionError
+from invgen.forward import LinearOperator, per_sample
+from invgen.linalg import dot, norm
+from invgen.noise import Energy, Noiseless
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
+
+Bend = Callable[[Tensor], Tensor]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,9 @@ class GuidedSampler(Sampler):
 
     eta: float = 1.0
 
+    family: ClassVar[str] = "guided"
+    backprop: ClassVar[bool] = True
+
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         """D_y, an estimate of E[x_0 | x_sigma = x, y], (B, *shape)."""
         raise TypeError(f"{type(self).__name__} must define guide(self, post, x, s)")
@@ -37,27 +48,64 @@ class GuidedSampler(Sampler):
             yield x
 
 
-def langevin(x: Tensor, score: object, h: float | Tensor, iterations: int, randn: Streams) -> Tensor:
-    """Unadjusted Langevin steps x <- x + h score(x) + sqrt(2 h) z on a log-density with gradient `score`."""
-    root = h.mul(2).sqrt() if isinstance(h, Tensor) else math.sqrt(2 * h)
-    for _ in range(iterations):
-        x = x + h * score(x) + root * randn(x)
-    return x
+def local_fit(post: Posterior, u: Tensor, reach: float) -> tuple[Tensor, Bend]:
+    """The gradient of log p(y | u) at u, (B, *shape), and its curvature along a direction, d -> -d^T H d, (B, 1, ..., 1).
 
-
-def local_step(post: Posterior, x: Tensor, var_x: float) -> float | Tensor:
-    """A stable Langevin step for N(u; x, var_x I) p(y | u) around u = x, per sample, (B, 1, ..., 1).
-
-    The inverse of the curvature 1 / var_x + |J v|^2 / noise variance along the direction v in which the data pull, found
-    with products J v by finite differences: exact for a linear operator. For another it is the larger of the slope at x and
-    the slope over a standard deviation sqrt(var_x), because an operator that is flat at x (a square at zero) may be steep
-    where the steps lead. 0.1 of it keeps the discretisation bias of the stationary variance below about 5 per cent.
+    The curvature is that along the residual r, (r^T J d)^2 / (|r|^2 var), which costs nothing beyond the gradient and is
+    the whole of it, |J d|^2 / var, where r alone is pulled at. For a loss, whose noise is not known, it is found by a
+    difference of its gradients over `reach` root mean square along d. Counts have the gradient of Fisher scoring,
+    residual / variance with the variance kept above one photon's. Exact measurements count as if their noise were 1.
     """
-    from invgen.linalg import norm
+    A, noise, y = post.A, post.noise, post.y
+    if isinstance(noise, Energy):
+        pull = post.likelihood_score(u)
 
-    v = post.likelihood_score(x)
-    v = v / norm(v).clamp(min=1e-30)
-    clean = post.A(x)
-    std, reach = post.noise.std(clean), math.sqrt(var_x)
-    near, far = (norm((post.A(x + h * v) - clean) / std) / h for h in (1e-2 * reach, reach))
-    return 0.1 / (1 / var_x + torch.maximum(near, far) ** 2)
+        def bend(d: Tensor) -> Tensor:
+            h = reach * math.sqrt(d[0].numel()) / norm(d).clamp(min=1e-30)
+            return dot(pull - post.likelihood_score(u + h * d), d) / h
+
+        return pull, bend
+    if isinstance(A, LinearOperator):
+        clean = A(u)
+    else:
+        with torch.enable_grad():
+            v = u.detach().requires_grad_()
+            outputs = A(v)
+        clean = outputs.detach()
+    std = 1.0 if isinstance(noise, Noiseless) else noise.std(clean)
+    r = (y - clean) / std
+    pull = A.adjoint(r / std) if isinstance(A, LinearOperator) else torch.autograd.grad(outputs, v, r / std)[0]
+    weight = per_sample(dot(r, r).clamp(min=1e-30), u)
+    return pull, lambda d: dot(pull, d) ** 2 / weight
+
+
+def line_search(pull: Tensor, d: Tensor, bend: Bend, prior: float = 1.0, share: float = 1.0) -> Tensor:
+    """How far to go along d = C pull, (B, 1, ..., 1): to the top of log p(y | u) + log N(u; D, C) on the line from u = D.
+
+    All of d where the data say little beside the prior, the least-squares step where they say much.
+
+    Args:
+        prior: weight of log N(u; D, C); 0 for exact measurements.
+        share: of the curvature of the data that counts, below 1 to go further.
+    """
+    slope = dot(pull, d)
+    # the Jacobian of a network is not quite positive: where d does not rise, stay
+    return torch.where(slope > 0, slope / (prior * slope + share * bend(d).clamp(min=0)).clamp(min=1e-30), 0)
+
+
+def paper_misfit(post: Posterior, x0: Tensor) -> Tensor:
+    """What the papers descend: |y - A(x0)|, not squared, one number a row, (B, 1, ..., 1); a loss as it is."""
+    if isinstance(post.noise, Energy):
+        return -post.log_likelihood(x0)
+    return norm(post.residual(x0))
+
+
+def published(sampler: str, table: Mapping[str, Value], task: str) -> Value:
+    """The published setting of a task, by its name in any case.
+
+    Raises:
+        OptionError: no such task; the sentence lists those that were published.
+    """
+    if task.lower() not in table:
+        raise OptionError(f"{sampler} has no published settings for {task!r}; there are {', '.join(map(repr, table))}")
+    return table[task.lower()]

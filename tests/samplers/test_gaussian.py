@@ -164,7 +164,7 @@ def test_guidance_by_one_measurement_is_the_same_for_four_methods():
         post = problem(prior, A=Matrix(normal(1, N, seed=7), SHAPE)).rows(torch.zeros(8, dtype=torch.int64))
         x, s = 2 * normal(8, *SHAPE, seed=8), 0.9
         wanted = samplers.MMPS(iterations=1).guide(post, x, s)
-        for sampler in (samplers.TMPD(), samplers.DPS(), samplers.PiGDM()):
+        for sampler in (samplers.TMPD(), samplers.DPS(share=1.0), samplers.PiGDM()):
             torch.testing.assert_close(sampler.guide(post, x, s), wanted, rtol=1e-7, atol=1e-7)
 
 
@@ -177,7 +177,7 @@ def test_tmpd_is_exact_where_the_measured_covariance_is_diagonal():
 def test_dps_is_pigdm_where_the_operator_has_orthonormal_rows_and_the_prior_is_white():
     A = Matrix(torch.linalg.qr(normal(N, ROWS, seed=3)).Q.T.contiguous(), SHAPE)
     post = problem(white(), A=A)
-    assert_same_law(law(samplers.DPS(steps=20), post), law(samplers.PiGDM(steps=20), post))
+    assert_same_law(law(samplers.DPS(steps=20, share=1.0), post), law(samplers.PiGDM(steps=20), post))
 
 
 def test_pnpdm_at_fixed_rho_has_the_law_with_inflated_noise():
