@@ -7,9 +7,11 @@ from invgen.samplers.blended import BlendedDiffusion
 from invgen.samplers.ccdf import CCDF
 from invgen.samplers.csgm import CSGM
 from invgen.samplers.daps import DAPS
+from invgen.samplers.dcps import DCPS
 from invgen.samplers.ddnm import DDNM
 from invgen.samplers.ddrm import DDRM
 from invgen.samplers.dds import DDS
+from invgen.samplers.ddsmc import DDSMC
 from invgen.samplers.dflow import DFlow
 from invgen.samplers.diffpir import DiffPIR
 from invgen.samplers.dmplug import DMPlug
@@ -20,11 +22,17 @@ from invgen.samplers.enkg import EnKG
 from invgen.samplers.flowchef import FlowChef
 from invgen.samplers.flowdps import FlowDPS
 from invgen.samplers.flowpriors import FlowPriors
+from invgen.samplers.fps import FPS
+from invgen.samplers.freedom import FreeDoM
 from invgen.samplers.hmc import HMC
 from invgen.samplers.ilvr import ILVR
+from invgen.samplers.lgd import LGD
 from invgen.samplers.mala import MALA
 from invgen.samplers.mcg import MCG
+from invgen.samplers.mcgdiff import MCGDiff
+from invgen.samplers.mgps import MGPS
 from invgen.samplers.mmps import MMPS
+from invgen.samplers.mpgd import MPGD
 from invgen.samplers.otode import OTODE
 from invgen.samplers.pcn import PCN
 from invgen.samplers.pigdm import PiGDM
@@ -38,18 +46,26 @@ from invgen.samplers.resample import ReSample
 from invgen.samplers.scg import SCG
 from invgen.samplers.scoresde import ScoreSDE
 from invgen.samplers.sdedit import SDEdit
+from invgen.samplers.sitcom import SITCOM
 from invgen.samplers.skrock import SKROCK
+from invgen.samplers.smcdiff import SMCDiff
 from invgen.samplers.snips import SNIPS
 from invgen.samplers.song2022 import MedicalProjection
 from invgen.samplers.tds import TDS
 from invgen.samplers.tmpd import TMPD
 from invgen.samplers.ula import ULA
 from invgen.samplers.unconditional import DDIM, Ancestral, Heun
+from invgen.samplers.universal import UniversalGuidance
 
 __all__ = [
+    "DCPS",
+    "MGPS",
+    "SITCOM",
+    "UniversalGuidance",
+    "FreeDoM",
+    "MPGD",
+    "LGD",
     "ALD",
-    "Ancestral",
-    "BlendedDiffusion",
     "CCDF",
     "CSGM",
     "DAPS",
@@ -57,41 +73,47 @@ __all__ = [
     "DDNM",
     "DDRM",
     "DDS",
-    "DFlow",
-    "DMPlug",
+    "DDSMC",
     "DPG",
     "DPS",
-    "DiffPIR",
     "EKI",
-    "EnKG",
-    "FlowChef",
-    "FlowDPS",
-    "FlowPriors",
+    "FPS",
     "HMC",
-    "Heun",
     "ILVR",
     "MALA",
     "MCG",
     "MMPS",
-    "MedicalProjection",
     "OTODE",
     "PCN",
     "PSLD",
     "PULSE",
+    "SCG",
+    "SKROCK",
+    "SNIPS",
+    "TDS",
+    "TMPD",
+    "ULA",
+    "Ancestral",
+    "BlendedDiffusion",
+    "DFlow",
+    "DMPlug",
+    "DiffPIR",
+    "EnKG",
+    "FlowChef",
+    "FlowDPS",
+    "FlowPriors",
+    "Heun",
+    "MCGDiff",
+    "MedicalProjection",
     "PiGDM",
     "PnPDM",
     "PnPFlow",
     "REDdiff",
     "RePaint",
     "ReSample",
-    "SCG",
     "SDEdit",
-    "SKROCK",
-    "SNIPS",
+    "SMCDiff",
     "ScoreSDE",
-    "TDS",
-    "TMPD",
-    "ULA",
     "catalogue",
     "get",
 ]
