@@ -17,11 +17,13 @@ from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
 from invgen.linalg import dot, norm
 from invgen.noise import Energy, Noiseless
+from invgen.optimise import Adam
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
 
 Bend = Callable[[Tensor], Tensor]
+LogPotential = Callable[[Tensor], Tensor]
 Value = TypeVar("Value")
 
 
@@ -46,6 +48,19 @@ class GuidedSampler(Sampler):
         for s, s_next in self.levels(post.prior):
             x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
             yield x
+
+
+def likelihood_guidance(post: Posterior, x: Tensor, s: float, share: float) -> tuple[Tensor, Tensor]:
+    """D(x, s) and what the likelihood at D adds to it, both (B, *shape): sigma^2 grad_x log p(y | A(D)), damped.
+
+    Damped by 1 + share * (what the uncertainty of D adds to the measurement along the residual, over the noise), so that no
+    step overshoots; share = 0 is the plain gradient. Exact measurements are fitted along that line.
+    """
+    x0, vjp = post.prior.vjp(x, s)
+    pull, bend = local_fit(post, x0, math.sqrt(post.prior.variance(s)))
+    d = s**2 * vjp(pull)
+    exact = isinstance(post.noise, Noiseless)
+    return x0, (line_search(pull, d, bend, 0.0) if exact else line_search(pull, d, bend, share=share)) * d
 
 
 def local_fit(post: Posterior, u: Tensor, reach: float) -> tuple[Tensor, Bend]:
@@ -109,3 +124,30 @@ def published(sampler: str, table: Mapping[str, Value], task: str) -> Value:
     if task.lower() not in table:
         raise OptionError(f"{sampler} has no published settings for {task!r}; there are {', '.join(map(repr, table))}")
     return table[task.lower()]
+
+
+def fit_gaussian(
+    mean: Tensor, std: float, log_g: LogPotential, steps: int, lr: float, randn: Streams
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviations, (B, *shape) each, of the Gaussian with independent values that is nearest to
+    N(mean, std^2 I) exp(log_g), in the sense of KL(q || .), by Adam on one reparametrised draw a step.
+
+    Args:
+        log_g: (B, *shape) -> (B,), differentiable; one evaluation a step.
+        lr: length of Adam's steps, in units of std for the mean and relative for the standard deviations.
+    """
+    moments = torch.zeros(len(mean), 2, *mean.shape[1:], dtype=mean.dtype, device=mean.device)  # shift / std, log scale
+    adam = Adam(lr)
+    for _ in range(steps):
+        z = randn(mean)
+        with torch.enable_grad():
+            moments = moments.detach().requires_grad_()
+            shift, log_scale = moments.unbind(1)
+            data = log_g(mean + std * (shift + log_scale.exp() * z))
+            (grad,) = torch.autograd.grad(-data.sum(), moments)
+        shift, log_scale = moments.detach().unbind(1)
+        # the divergence of the Gaussians is known
+        grad = grad + torch.stack([shift, (2 * log_scale).exp() - 1], 1)
+        moments = adam.step(moments.detach(), grad)
+    shift, log_scale = moments.unbind(1)
+    return mean + std * shift, std * log_scale.exp()

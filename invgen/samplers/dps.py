@@ -11,8 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.guidance import GuidedSampler, line_search, local_fit, paper_misfit, published
-from invgen.noise import Noiseless
+from invgen.guidance import GuidedSampler, likelihood_guidance, paper_misfit, published
 from invgen.posterior import Posterior
 from invgen.random import Streams
 
@@ -69,12 +68,8 @@ class DPS(GuidedSampler):
         return cls(steps=steps, schedule="vp", zeta=zeta, form="paper")
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        x0, vjp = post.prior.vjp(x, s)
-        pull, bend = local_fit(post, x0, math.sqrt(post.prior.variance(s)))
-        d = s**2 * vjp(pull)
-        exact = isinstance(post.noise, Noiseless)  # then straight to the measurement
-        t = line_search(pull, d, bend, prior=0.0, share=1.0) if exact else line_search(pull, d, bend, share=self.share)
-        return x0 + self.zeta * t * d
+        x0, ascent = likelihood_guidance(post, x, s, self.share)
+        return x0 + self.zeta * ascent
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         if self.form == "score":
