@@ -41,6 +41,8 @@ class Generator(Prior):
         latent: the prior over z; a shape means N(0, I) over it.
     """
 
+    network: bool = True  # whether forward is a network of its own, whose evaluations count
+
     def __init__(self, shape: Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
         super().__init__(shape, **kwargs)
         self.latent = latent if isinstance(latent, Denoiser) else StandardNormal(latent)
@@ -82,6 +84,8 @@ class Flow(Generator):
             of Euler's still lack 3 per cent of its width; "heun" in sigma (Karras et al., 2022), two but in the last, which
             overshoots with fewer than about 20 steps.
     """
+
+    network = False  # its denoiser counts
 
     def __init__(
         self,

@@ -207,14 +207,16 @@ class Sampler:
 class _Counter:
     """Counts the rows that pass through the networks of a prior, by hooks that are removed afterwards.
 
-    A prior made of others (rescaled, guided by a class, a flow, a latent one) is counted by what it is made of.
+    A prior made of others (rescaled, guided by a class, a flow) is counted by what it is made of; a decoder counts, and so
+    does the denoiser of its latent codes.
     """
 
     def __init__(self, prior: Prior) -> None:
         self.rows = 0
         parts = [m for m in prior.modules() if isinstance(m, Prior) and not isinstance(m, StandardNormal)]
         leaves = [m for m in parts if not any(other is not m and other in parts for other in m.modules())]
-        self._handles = [m.register_forward_hook(self._count) for m in leaves]
+        decoders = [m for m in parts if isinstance(m, Generator) and m.network and m not in leaves]
+        self._handles = [m.register_forward_hook(self._count) for m in leaves + decoders]
 
     def _count(self, module: Prior, args: tuple, output: Tensor) -> None:
         self.rows += len(output)
