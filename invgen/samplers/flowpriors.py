@@ -42,12 +42,12 @@ class FlowPriors(Sampler):
     """
 
     iterations: int = 1
-    rate: float = 1.0
+    rate: float = 10.0
     lr: float | None = None
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
-    family: ClassVar[str] = "flow"
+    family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
