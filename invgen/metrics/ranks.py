@@ -17,6 +17,7 @@ from torch import Tensor
 from invgen.errors import OptionError, ShapeError
 from invgen.metrics import uniformity
 from invgen.metrics.ensemble import _check_samples
+from invgen.random import Streams
 
 MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 
@@ -32,7 +33,8 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.
     _check_samples("sbc_ranks", samples, truth, 0, 1)
     tie = (samples - truth).abs() <= atol
     below, ties = ((samples < truth) & ~tie).sum(0), tie.sum(0)
-    u = torch.rand(ties.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(ties.device)
+    # the project's own streams: torch.rand after the same manual_seed repeats the bits of a user's torch.randn
+    u = Streams(seed, [ties.numel()]).uniform(ties.reshape(1, -1).double()).reshape(ties.shape)
     return below + (u * (ties + 1)).floor().long()
 
 
@@ -193,8 +195,8 @@ def tarp(
 
     Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
     inference" (ICML 2023), algorithm 2: the share of simulations in which fewer than a fraction `level` of the samples lie
-    nearer to the reference than the truth. The diagonal if calibrated; an S around it if too narrow or too wide, on
-    one side of it if biased. References that do not look at the measurement cannot tell the prior from the posterior:
+    nearer to the reference than the truth. The diagonal if calibrated; an S around it if too narrow or too wide, or
+    biased by about their spread. References that do not look at the measurement cannot tell the prior from the posterior:
     `invgen.calibrate` has a quantity that does.
 
     Args:
@@ -211,8 +213,7 @@ def tarp(
     low, high = truth.amin(0), truth.amax(0)
     width = (high - low).where(high > low, 1)
     if references is None:
-        u = torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        references = low + (high - low) * u.to(truth)
+        references = low + (high - low) * Streams(seed, torch.arange(len(truth))).uniform(truth)
     if references.shape != truth.shape:
         raise ShapeError(f"tarp: references have shape {tuple(references.shape)} but the truths {tuple(truth.shape)}")
 

@@ -8,31 +8,45 @@ probability that together hold at the stated confidence (for partial sums the ba
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 Array = np.ndarray
 
 
-def probability_within(n: int, probs: Array, low: Array, high: Array, cumulative: bool) -> float:
-    """P(low_k <= N_k <= high_k for all k) for N ~ Multinomial(n, probs), or for its partial sums if `cumulative`."""
+@lru_cache(maxsize=64)
+def _increments(n: int, probs: tuple[float, ...]) -> list[tuple[int, Array]]:
+    """The Poisson laws of the counts: for each class the first value and the probabilities from there on."""
     from scipy.stats import poisson
 
-    first, state = 0, np.ones(1)  # the law of the sum so far, from `first` on
-    for p, lo, hi in zip(probs, low, high, strict=True):
+    laws: dict[float, tuple[int, Array]] = {}
+    for p in set(probs):
         m, spread = n * p, 9 * math.sqrt(n * p)
         begin, end = max(int(m - spread), 0), int(m + spread) + 40  # beyond are less than e^-40 of it (Bernstein)
+        laws[p] = begin, poisson.pmf(np.arange(begin, end + 1), m)
+    return [laws[p] for p in probs]
+
+
+def probability_within(n: int, probs: Array, low: Array, high: Array, cumulative: bool) -> float:
+    """P(low_k <= N_k <= high_k for all k) for N ~ Multinomial(n, probs), or for its partial sums if `cumulative`."""
+    first, state = 0, np.ones(1)  # the law of the sum so far, from `first` on
+    for (begin, law), lo, hi in zip(_increments(n, tuple(probs)), low.astype(int), high.astype(int), strict=True):
         if not cumulative:
-            begin, end = max(begin, int(lo)), min(end, int(hi))
-        if end < begin:
+            cut = max(lo - begin, 0)
+            law, begin = law[cut : max(hi - begin + 1, cut)], begin + cut
+        if not len(law):
             return 0.0
-        state, first = np.convolve(state, poisson.pmf(np.arange(begin, end + 1), m)), first + begin
-        keep_from, keep_to = (int(lo), int(hi)) if cumulative else (0, n)
+        state, first = np.convolve(state, law), first + begin
+        keep_from, keep_to = (lo, min(hi, n)) if cumulative else (0, n)
         cut = max(keep_from - first, 0)
-        state, first = state[cut : max(min(keep_to, n) - first + 1, cut)], first + cut
+        state, first = state[cut : max(keep_to - first + 1, cut)], first + cut
         if not len(state):
             return 0.0
-    return float(min(state[n - first] / poisson.pmf(n, n), 1.0)) if 0 <= n - first < len(state) else 0.0
+    if not 0 <= n - first < len(state):
+        return 0.0
+    log = math.log(max(state[n - first], 1e-300)) + n + math.lgamma(n + 1) - n * math.log(n)
+    return math.exp(min(log, 0.0))
 
 
 def _limits(n: int, totals: Array, tail: float) -> tuple[Array, Array]:
@@ -46,13 +60,18 @@ def _limits(n: int, totals: Array, tail: float) -> tuple[Array, Array]:
 
 def band(n: int, probs: Array, confidence: float, cumulative: bool) -> tuple[Array, Array]:
     """The narrowest limits (low, high) of one common tail probability that hold all counts with this probability."""
+    return _band(n, tuple(probs), confidence, cumulative)
+
+
+@lru_cache(maxsize=64)
+def _band(n: int, probs: tuple[float, ...], confidence: float, cumulative: bool) -> tuple[Array, Array]:
     totals = np.minimum(np.cumsum(probs), 1.0) if cumulative else np.asarray(probs)
-    inside, outside = np.log((1 - confidence) / (2 * len(totals))) - 1, np.log(0.5)
-    for _ in range(25):  # log tail to within 1e-6: far finer than the steps of a binomial law
+    inside, outside = math.log((1 - confidence) / (2 * len(totals))) - 1, math.log(0.5)
+    for _ in range(16):  # log tail to within 2e-4: finer than the steps of a binomial law
         middle = 0.5 * (inside + outside)
-        good = probability_within(n, probs, *_limits(n, totals, np.exp(middle)), cumulative) >= confidence
+        good = probability_within(n, probs, *_limits(n, totals, math.exp(middle)), cumulative) >= confidence
         inside, outside = (middle, outside) if good else (inside, middle)
-    return _limits(n, totals, np.exp(inside))
+    return _limits(n, totals, math.exp(inside))
 
 
 def p_value(counts: Array, probs: Array, cumulative: bool) -> float:
