@@ -2,11 +2,12 @@
 
 Results are rows of a CSV file, appended the moment a run ends; started again, the command computes what is missing. Every
 sampler gets the same number of network evaluations a sample, by its number of steps; chains of particles give as many
-samples as they have particles. A run that diverges is a row with its error, and is counted in the table.
+samples as they have particles. A run that fails is a row with its error, and is counted in the table.
 """
 
 import csv
 import io
+import json
 import math
 import os
 from argparse import Namespace
@@ -22,7 +23,7 @@ import numpy as np
 from invgen import names, samplers
 from invgen.benchmarks import exact
 from invgen.benchmarks.exact_problems import Family, families
-from invgen.errors import DivergedError, FileError
+from invgen.errors import FileError
 from invgen.particles import EnsembleSampler
 from invgen.posterior import Posterior
 from invgen.sampler import Cost, Sampler
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).with_name("data") / "exact_results.csv"
 
 @dataclass(frozen=True)
 class Run:
-    """One sampler on one instance; distance is nan and error says why where it diverged."""
+    """One sampler on one instance; distance is nan and error says why where it failed."""
 
     family: str
     sampler: str
@@ -49,13 +50,9 @@ class Run:
         return self.family, self.sampler, self.instance
 
 
-def at_budget(sampler: Sampler, post: Posterior, evaluations: int, count: int) -> Sampler:
-    """The sampler with as many steps as `evaluations` a sample allow; chains get `count` particles and as many draws.
-
-    What a step costs is measured on two samples. A sampler that cannot be had for so little takes one step.
-    """
-    chain = isinstance(sampler, EnsembleSampler)
-    few = replace(sampler, particles=2, draws=2) if chain else sampler
+def _price(sampler: Sampler, post: Posterior) -> tuple[float, float]:
+    """Network evaluations a sample as a + b * steps, measured at 8 and 16 steps; of a particle, where there are chains."""
+    few = replace(sampler, particles=2, draws=2) if isinstance(sampler, EnsembleSampler) else sampler
 
     def cost(steps: int) -> float:
         spent = Cost()
@@ -63,15 +60,31 @@ def at_budget(sampler: Sampler, post: Posterior, evaluations: int, count: int) -
         return spent.nfe
 
     low, high = cost(8), cost(16)
-    slope = (high - low) / 8
-    steps = math.floor((evaluations - low) / slope + 8 + 1e-9) if slope > 0 else sampler.steps
-    return replace(sampler, steps=max(steps, 1), **({"particles": count, "draws": count} if chain else {}))
+    return low - (high - low), (high - low) / 8
+
+
+def evaluations(sampler: Sampler, post: Posterior) -> float:
+    """Network evaluations for one sample with the options as they are."""
+    fixed, each = _price(sampler, post)
+    chain = sampler.particles / sampler.draws if isinstance(sampler, EnsembleSampler) else 1
+    return chain * (fixed + each * sampler.steps)
+
+
+def at_budget(sampler: Sampler, post: Posterior, budget: int, count: int) -> Sampler:
+    """The sampler with as many steps as `budget` evaluations a sample allow; chains get `count` particles and draws.
+
+    A sampler that cannot be had for so little takes one step.
+    """
+    fixed, each = _price(sampler, post)
+    steps = math.floor((budget - fixed) / each + 1e-9) if each > 0 else sampler.steps
+    chain = {"particles": count, "draws": count} if isinstance(sampler, EnsembleSampler) else {}
+    return replace(sampler, steps=max(steps, 1), **chain)
 
 
 @lru_cache(maxsize=256)
-def _candidate(spec: str, family: str, evaluations: int) -> Sampler:
+def _candidate(spec: str, family: str, budget: int) -> Sampler:
     sampler, of = names.sampler(spec), families()[family]
-    return sampler if "steps=" in spec else at_budget(sampler, of.make(0).posterior, evaluations, of.samples)
+    return sampler if "steps=" in spec else at_budget(sampler, of.make(0).posterior, budget, of.samples)
 
 
 def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
@@ -81,17 +94,17 @@ def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
     return [spec for spec in every if names.sampler(spec).refuses(post) is None]
 
 
-def run_one(key: str, spec: str, instance: int, evaluations: int) -> Run:
+def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
     """One cell. "floor" stands for a second exact set."""
     family = families()[key]
     if spec == "floor":
         return Run(key, spec, instance, **family.floor(instance))
     spent, problem = Cost(), family.make(instance)
     try:
-        x = _candidate(spec, key, evaluations)(problem.posterior, family.samples, seed=instance, cost=spent)
+        x = _candidate(spec, key, budget)(problem.posterior, family.samples, seed=instance, cost=spent)
         judged, error = family.evaluate(x, instance), ""
-    except DivergedError as diverged:
-        judged, error = {"distance": math.nan}, str(diverged)
+    except Exception as failure:  # a cell that fails is a result: it is shown, and the others go on
+        judged, error = {"distance": math.nan}, f"{type(failure).__name__}: {failure}"
     return Run(key, spec, instance, **judged, nfe=round(spent.nfe, 2), seconds=round(spent.seconds, 3), error=error)
 
 
@@ -132,7 +145,7 @@ def complete(
     path: Path,
     keys: Sequence[str],
     chosen: Sequence[str] = (),
-    evaluations: int = 100,
+    budget: int = 100,
     instances: int | None = None,
     workers: int | None = None,
     redo: Sequence[str] = (),
@@ -167,7 +180,7 @@ def complete(
         while True:
             # a few in flight for each worker, so that an interrupt loses little
             for cell in rest:
-                pending.add(pool.submit(run_one, *cell, evaluations))
+                pending.add(pool.submit(run_one, *cell, budget))
                 if len(pending) >= 2 * (workers or os.cpu_count() or 1):
                     break
             if not pending:
@@ -215,14 +228,15 @@ def markdown(runs: Sequence[Run]) -> str:
             continue
         paired, dims = key.startswith("mixture"), key.split("-")[1:]
         floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
-        head = ["sampler", "distance", "/ floor", "NFE", "s", "diverged"]
+        head = ["sampler", "distance", "/ floor", "NFE", "s", "failed"]
         head += ["rmse"] if any(math.isfinite(r.rmse) for r in rows[0].runs) else []
-        others = paired or bool(family.published)
+        others, whole = paired or bool(family.published), max(len(row.runs) for row in rows)
         head += (["public code", "ours / public"] if paired else ["published"]) if others else []
         table = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
         for row in rows:
             bad = int((~np.isfinite(row.distances)).sum())
-            cells = [row.sampler, exact.cell(row.distances), f"{row.mean / floor:.1f}"]
+            part = "" if len(row.runs) == whole else f", {len(row.runs)} instances"
+            cells = [row.sampler, exact.cell(row.distances) + part, f"{row.mean / floor:.1f}"]
             some = [np.mean([getattr(r, name) for r in row.runs]) for name in ("nfe", "seconds")]
             cells += ["", "", ""] if row.sampler == "floor" else [f"{some[0]:.0f}", f"{some[1]:.2f}", str(bad or "")]
             if "rmse" in head:
@@ -236,7 +250,6 @@ def markdown(runs: Sequence[Run]) -> str:
             elif others:
                 cells.append(family.published.get(row.sampler.split("(")[0], ""))
             table.append("| " + " | ".join(cells) + " |")
-        whole = max(len(row.runs) for row in rows)
         short = "" if whole == family.count else f" {whole} of {family.count} instances so far."
         parts.append(f"### {family.title}\n\n{family.note[0].upper()}{family.note[1:]}{short}\n\n" + "\n".join(table))
     return "\n\n".join(parts) + "\n"
@@ -271,7 +284,9 @@ def command(args: Namespace) -> None:
     if not args.families and args.manifold:
         from invgen.benchmarks import manifold
 
-        page += "\n" + manifold.markdown(manifold.table(range(args.manifold)))
+        results = manifold.table(range(args.manifold))
+        write_text(path.with_name("exact_manifold.json"), json.dumps(results) + "\n")
+        page += "\n" + manifold.markdown(results)
     print(page)
     if args.out is not None:
         write_text(args.out, page)

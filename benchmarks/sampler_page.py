@@ -1,0 +1,156 @@
+"""The page docs/samplers.md from the stored runs: `python -m invgen.benchmarks.sampler_page --out docs/samplers.md`.
+
+What a sampler needs and which gradients it takes come from its class, what it costs from a count on a small problem, how
+far its samples are from the exact posterior from the runs of `python -m invgen.benchmarks.exact --full`.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from invgen import catalogue, samplers
+from invgen.benchmarks import exact, exact_full, manifold
+from invgen.benchmarks.exact_problems import families
+from invgen.sampler import Cost, Sampler
+from invgen.samplers.unconditional import Unconditional
+from invgen.writing import write_text
+
+MANIFOLD = exact_full.RESULTS.with_name("exact_manifold.json")
+HEADINGS = {
+    "smc": "Sequential Monte Carlo",
+    "mcmc": "Langevin and Markov chains",
+    "guided": "Guided denoisers",
+    "projection": "Spectral and projection",
+    "variational": "Variational and optimisation",
+    "flow": "Flow matching",
+    "latent": "Latent",
+    "derivative-free": "Derivative-free",
+    "editing": "Editing",
+    "unconditional": "The prior alone",
+}
+# columns of the overview: heading -> the families behind it
+GROUPS = {
+    "mixture 8": ("mixture-8-1", "mixture-8-2", "mixture-8-4"),
+    "mixture 80": ("mixture-80-1", "mixture-80-2", "mixture-80-4"),
+    "mixture 800": ("mixture-800-1", "mixture-800-2", "mixture-800-4"),
+    "sixteen": tuple(key for key in families() if key.startswith("sixteen")),
+    "Gaussian": ("gaussian",),
+    "exact mask": ("mask",),
+    "latent": ("latent",),
+    "normal latent": ("normal",),
+}
+
+
+def over_floor(runs: Sequence[exact_full.Run]) -> dict[str, dict[str, float]]:
+    """sampler -> group -> mean distance over the floor's, geometric mean over the cells of a group that have been run."""
+    cells: dict[tuple[str, str], float] = {}
+    for key in families():
+        rows = exact_full.lines(key, runs)
+        floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
+        for row in rows:
+            cells[row.sampler, key] = row.mean / floor
+    out: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(name for name, _ in cells if name != "floor"):
+        for group, keys in GROUPS.items():
+            values = [cells[name, key] for key in keys if (name, key) in cells]
+            if values:
+                out.setdefault(name, {})[group] = float(np.exp(np.mean(np.log(values))))
+    return out
+
+
+def evaluations(cls: type[Sampler]) -> float:
+    """Network evaluations for one sample with the default options, found on the first small problem that fits."""
+    if issubclass(cls, Unconditional):
+        spent = Cost()
+        cls()(exact.mixture(8), 1, cost=spent)
+        return spent.nfe
+    for key in ("mixture-8-4", "mask", "latent", "normal"):
+        post = families()[key].make(0).posterior
+        if cls().refuses(post) is None:
+            return exact_full.evaluations(cls(), post)
+    return math.nan
+
+
+def number(value: float) -> str:
+    """A ratio for the table: two figures."""
+    return (
+        "" if math.isnan(value) else "diverged" if math.isinf(value) else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    )
+
+
+def overview(ratios: dict[str, dict[str, float]]) -> list[str]:
+    """How far each sampler is from the floor, group by group; the best of each group in bold."""
+    best = {g: min((r[g] for r in ratios.values() if g in r), default=math.nan) for g in GROUPS}
+    lines = ["| sampler | " + " | ".join(GROUPS) + " |", "|" + " --- |" * (len(GROUPS) + 1)]
+    for name in sorted(ratios, key=str.lower):
+        cells = []
+        for group in GROUPS:
+            value = ratios[name].get(group, math.nan)
+            cells.append(f"**{number(value)}**" if value == best[group] else number(value))
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(runs: Sequence[exact_full.Run]) -> str:
+    """The whole page."""
+    ratios = over_floor(runs)
+    _, described = catalogue.samplers()
+    about = {row[0]: row for row in described}
+    text = [INTRODUCTION, "## Distance to the exact posterior", OVERVIEW, "\n".join(overview(ratios))]
+    for family, heading in HEADINGS.items():
+        members = [c for c in samplers.catalogue().values() if c.family == family]
+        lines = ["| sampler | needs | evaluations | network gradient | exact | when to use it |", "|" + " --- |" * 6]
+        for cls in sorted(members, key=lambda c: c.__name__.lower()):
+            gradient = "yes" if cls.backprop else "no"
+            needs = about[cls.__name__][1] + ("" if cls.gradient else "; no gradient of it")
+            lines.append(
+                f"| `{cls.__name__}` | {needs} | {evaluations(cls):.0f} | {gradient} | {cls.exact or 'no'} | "
+                f"{WHEN[cls.__name__]} |"
+            )
+        text.append(f"## {heading}\n\n" + "\n".join(lines))
+    text += ["## All tables", DETAILS, exact_full.markdown(runs).strip()]
+    if MANIFOLD.exists():
+        text.append(manifold.markdown(json.loads(MANIFOLD.read_text())).strip())
+    return "\n\n".join(text) + "\n"
+
+
+INTRODUCTION = """# Posterior samplers
+
+Generated from stored runs by `python -m invgen.benchmarks.sampler_page --out docs/samplers.md`; the runs are made, and
+resumed, by `python -m invgen.benchmarks.exact --full`.
+
+Evaluations are those of the network for one sample with default options; a chain of particles with `draws=1` spends all its
+particles on one sample. "exact" says in which limit the samples have the exact law. `invgen.solve(..., sampler="auto")`
+picks by these tables and says why (`Result.reason`)."""
+
+OVERVIEW = """Sliced Wasserstein-1 distance to exact posterior samples, over that between two exact sets (the floor): 1 is
+indistinguishable. Every sampler has 100 network evaluations a sample; chains of particles give as many samples as they have
+particles. Geometric means over the cells of a column. An empty cell: the sampler does not take the problem, or has not been
+run on it. A point estimate is far from the floor by its nature: it has no spread."""
+
+DETAILS = """Mean over the instances +- 1.96 standard errors (runs that stayed finite / runs); "/ floor": over the mean of
+two exact sets; NFE: network evaluations a sample; s: seconds a run of all samples, one thread; failed: runs that raised an
+error, which are counted and left out of the mean."""
+
+WHEN: dict[str, str] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the page, or writes it."""
+    parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.sampler_page", description=__doc__.split("\n")[0])
+    parser.add_argument("--store", type=Path, default=exact_full.RESULTS, help="the CSV file of the runs")
+    parser.add_argument("--out", type=Path, help="docs/samplers.md")
+    args = parser.parse_args(argv)
+    page = markdown(exact_full.load(args.store))
+    if args.out is None:
+        print(page)
+    else:
+        write_text(args.out, page)
+
+
+if __name__ == "__main__":
+    main()
