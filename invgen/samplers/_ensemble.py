@@ -1,5 +1,7 @@
 """What ensemble Kalman methods share: residuals of a chain in units of the noise, and moves within the ensemble's span."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,12 @@ def whitened(post: Posterior, clean: Tensor, particles: int) -> Tensor:
     """(y - clean) / noise level of C chains, (C, particles, m) in double precision, complex values as pairs."""
     r = (post.y - clean) / post.noise.sigma
     r = torch.view_as_real(r) if r.is_complex() else r
-    return r.reshape(-1, particles, r[0].numel()).double()
+    return r.reshape(-1, particles, math.prod(r.shape[1:])).double()
 
 
 def centred(x: Tensor, particles: int) -> Tensor:
     """Deviations from the mean of each chain, (C, particles, n) in double precision, of x, (C * particles, *shape)."""
-    x = x.reshape(-1, particles, x[0].numel()).double()
+    x = x.reshape(-1, particles, math.prod(x.shape[1:])).double()
     return x - x.mean(1, keepdim=True)
 
 

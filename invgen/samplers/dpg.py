@@ -88,7 +88,7 @@ class DPG(Sampler):
             z = randn(x.new_empty(len(x), self.draws // 2, *x.shape[1:]))
             z = torch.cat([z, -z], 1)
             log = log_likelihoods(post, x0[:, None] + r * z, self.chunk)
-            T = log.std(1, keepdim=True).clamp(min=1)
+            T = (log - log.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt().clamp(min=1)
             pull = per_sample(T, x) / r * torch.einsum("bk,bk...->b...", (log / T).softmax(1), z)
             guidance = s**2 * vjp(pull)
             clean = post.A(x0)

@@ -35,11 +35,12 @@ class EnKG(EnsembleSampler):
     spread is that of the ensemble's collapse. `updates` evaluations of A for each particle and step.
 
     Args:
+        eta: 1 for ancestral steps, 0 for Euler steps of the probability-flow ODE, the paper's, whose errors stay.
         scale, updates: of form="paper"; 2 and 2 for Navier-Stokes, 3.5 and 1 for black holes.
         factor: of form="paper", steps left for each step of the inner ODE.
     """
 
-    eta: float = 0.0
+    eta: float = 1.0
     form: Literal["regression", "paper"] = "regression"
     scale: float = 2.0
     updates: int = 2
@@ -59,7 +60,7 @@ class EnKG(EnsembleSampler):
     @classmethod
     def paper(cls, particles: int = 2048) -> "EnKG":
         """The released settings for Navier-Stokes; every particle is returned."""
-        return cls(steps=80, particles=particles, draws=particles, form="paper")
+        return cls(steps=80, particles=particles, draws=particles, eta=0.0, form="paper")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         J, levels = self.particles, self.levels(post.prior)

@@ -1,5 +1,6 @@
 """Pokle, Muckley, Chen & Karrer, "Training-free linear image inverses via flows" (TMLR 2024), Algorithm 1: OT-ODE."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,11 +9,9 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator
-from invgen.guidance import GuidedSampler
-from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
+from invgen.samplers.pigdm import PiGDM
 
 _TASKS = {  # begin, weight
     "denoising": (0.3, "sqrt"),
@@ -24,12 +23,12 @@ _TASKS = {  # begin, weight
 
 
 @dataclass(frozen=True)
-class OTODE(GuidedSampler):
+class OTODE(PiGDM):
     """The flow's ODE with pseudoinverse guidance, started part of the way, from a draw that knows the measurement.
 
-    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I) with r^2 = s^2 d^2 / (s^2 + d^2), d the
-    prior's data_std (the paper has d = 1): PiGDM(width="paper") in other words, since Euler's step on the paper's velocity
-    v + (1 - t) / t grad log p(y | x_t), t = 1 at data, is the shared step with eta = 0.
+    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I) as in PiGDM, whose guidance this is: with
+    t = 1 at data, Euler's step on the paper's velocity v + (1 - t) / t grad log p(y | x_t) is the shared step with eta = 0.
+    The paper's r^2 = (1 - t)^2 / (t^2 + (1 - t)^2) is PiGDM's width="paper"; width="local" is the default here too.
 
     Args:
         begin: the paper's time t, 0 at noise, at which the ODE starts (0.1 to 0.4); 0 is from noise.
@@ -44,11 +43,7 @@ class OTODE(GuidedSampler):
     weight: Literal["constant", "sqrt"] = "constant"
     carry: Literal["draw", "adjoint"] = "draw"
 
-    A: ClassVar[type] = LinearOperator
-    noise: ClassVar[type] = Gaussian
-    noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
-    backprop: ClassVar[bool] = True
     exact: ClassVar[str] = "for white Gaussian priors, as steps grow"
 
     def __post_init__(self) -> None:
@@ -65,7 +60,7 @@ class OTODE(GuidedSampler):
         if task not in _TASKS:
             raise OptionError(f"OTODE was tuned for {', '.join(_TASKS)}, got {task!r}")
         begin, weight = _TASKS[task]
-        return cls(begin=begin, weight=weight, carry="adjoint")
+        return cls(begin=begin, weight=weight, carry="adjoint", width="paper")
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         top, d = prior.sigma_max, prior.data_std
@@ -81,10 +76,6 @@ class OTODE(GuidedSampler):
             x = x0 + self.levels(prior)[0][0] * randn(x)
         yield from super().run(post, x, randn)
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        A, d = post.A, post.prior.data_std
-        x0, vjp = post.prior.vjp(x, s)
-        u = A.solve(post.residual(x0), s**2 * d**2 / (s**2 + d**2), post.noise.var)
-        t = 1 - flow_time(s, d)
-        gamma = 1.0 if self.weight == "constant" else t / (t**2 + (1 - t) ** 2) ** 0.5
-        return x0 + gamma * s**2 * vjp(A.adjoint(u))
+    def gain(self, post: Posterior, s: float) -> float:
+        t = 1 - flow_time(s, post.prior.data_std)
+        return 1.0 if self.weight == "constant" else t / math.sqrt(t**2 + (1 - t) ** 2)
