@@ -47,7 +47,7 @@ class Calibration:
         value_ranks: ranks of the values of the signal looked at (all, or 64 of them), (num_simulations, values).
         spread_over_error: root mean square of the samples' standard deviation over that of the error of their mean, 1 if
             calibrated, below 1 for overconfidence.
-        residual_over_noise: mean over the samples (1 for the truths, in the mean square); nan for exact measurements.
+        residual_over_noise: root mean square over the samples, 1 if calibrated; nan for exact measurements.
         nfe, seconds: network evaluations a sample, and seconds of the sampler.
         x, y: the simulated pairs, (num_simulations, *shape) and (num_simulations, *out_shape).
     """
@@ -259,7 +259,8 @@ def calibrate(
     spread = (samples.var(0).mean() * (1 + 1 / num_samples)).sqrt().item()
     residual = math.nan
     if not isinstance(blank.noise, Noiseless):
-        residual = torch.stack([_by_rows(Posterior.residual_over_noise, post, s, max_batch) for s in samples]).mean().item()
+        each = torch.stack([_by_rows(Posterior.residual_over_noise, post, s, max_batch) for s in samples])
+        residual = each.square().mean().sqrt().item()
     return Calibration(
         sampler=repr(sampler),
         problem=f"{type(prior).__name__}{tuple(prior.shape)}, {type(operator).__name__}, {blank.noise!r}",
@@ -276,6 +277,39 @@ def calibrate(
         x=x,
         y=y,
     )
+
+
+def run(
+    *,
+    operator: str,
+    prior: str,
+    noise: str,
+    sampler: str,
+    out: str | Path,
+    size: tuple[int, ...] | None = None,
+    rescale: tuple[float, float] = (1.0, 0.0),
+    device: str = "cpu",
+    **options: Any,
+) -> Calibration:
+    """The job of `invgen calibrate`: names in; calibration.png and calibration.json, all or nothing, in `out`.
+
+    operator, prior, noise, sampler, size, rescale, device: as in `invgen.reconstruct`; options: of `calibrate`.
+    """
+    import json
+
+    from invgen import __version__, names
+    from invgen.reconstruct import prepared
+    from invgen.writing import atomic_folder
+
+    law, method = names.noise(noise), names.sampler(sampler)
+    p = prepared(prior, size, rescale, device)
+    A = names.operator(operator, p.shape).to(p.device)
+    with atomic_folder(out) as folder:
+        result = calibrate(p, A, law, method, **options)
+        result.plot(folder / "calibration.png")
+        summary = result.summary() | {"operator": operator, "prior": prior, "invgen": __version__}
+        (folder / "calibration.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def _check(sampler: Sampler, num_samples: int, alpha: float) -> None:

@@ -90,9 +90,11 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     """
     from matplotlib.figure import Figure
 
+    from invgen.calibration import JOINT, RANDOM_POINTS
+
     c = calibration
     curves = {"coverage of joint credible regions": c.coverage, "coverage around random points (TARP)": c.tarp}
-    histograms = {name: hist for name, hist in c.histograms.items() if c.curves[name] not in (c.coverage, c.tarp)}
+    histograms = {name: hist for name, hist in c.histograms.items() if name not in (JOINT, RANDOM_POINTS)}
     columns = 5
     rows = -(-(len(curves) + len(histograms)) // columns)
     figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")

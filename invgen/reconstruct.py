@@ -65,7 +65,7 @@ def reconstruct(
         InvgenError: one sentence about what does not fit.
     """
     law, method = names.noise(noise), names.sampler(sampler)
-    p = _on_device(_rescaled(_sized(prior, size), rescale), device)
+    p = prepared(prior, size, rescale, device)
     A = names.operator(operator, p.shape).to(p.device)
     truth, notes, spacing = None, (), None
     if measured:
@@ -101,6 +101,11 @@ def reconstruct(
         }
         _write(folder, result, truth, baseline, summary)
     return summary
+
+
+def prepared(prior: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> Prior:
+    """The prior of a name, for signals of a size, in other units, on a device."""
+    return _on_device(_rescaled(_sized(prior, size), rescale), device)
 
 
 def _sized(spec: str, size: tuple[int, ...] | None) -> Prior:
