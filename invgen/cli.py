@@ -134,9 +134,10 @@ def calibrate(
 ) -> None:
     """Test whether a sampler draws from the right posterior, for a prior, an operator and a noise law.
 
-    This is simulation-based calibration: signals are drawn from the prior and measured; the sampler solves each; the rank of the true signal among its samples
-    has to be uniform, by every quantity. Needs no data, and says nothing about whether the prior fits yours. Writes
-    calibration.png (coverage and rank histograms with their bands) and calibration.json, and prints the table.
+    Simulation-based calibration: signals are drawn from the prior and measured, the sampler solves each, and the rank of
+    the true signal among its samples has to be uniform, by every quantity. It needs no data, and does not say whether the
+    prior fits yours. Writes calibration.png (coverage curves and rank histograms with their bands) and calibration.json,
+    and prints the table.
     """
     from invgen import reconstruct as job
     from invgen.calibration import run
