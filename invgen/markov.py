@@ -5,14 +5,14 @@ is the end of its chain, so that samples are independent and `steps` is the burn
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser
+from invgen.diffusion import Denoiser, Prior
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
 from invgen.linalg import dot, norm
@@ -162,14 +162,14 @@ class LatentChain(Sampler):
     """The base of chains over the latent z of x = g(z), z standard normal: p(z | y) ~ N(z; 0, I) p(y | A(g(z))).
 
     A diffusion prior is read as `Flow(prior, ode_steps)`, the map from noise to signal along the probability-flow ODE, so
-    that the chain samples its posterior up to the discretisation of the ODE. A subclass's `run` starts from z, (B,
-    *latent_shape), and yields signals.
+    that the chain samples its posterior up to the discretisation of the ODE. A subclass writes `chain`.
 
     Args:
-        ode_steps: network evaluations of each decoding, where the prior is a Denoiser.
+        ode_steps: of the midpoint rule, two network evaluations each, in each decoding, where the prior is a Denoiser.
     """
 
-    ode_steps: int = 10
+    schedule: str | Sequence[float] = "flow"
+    ode_steps: int = 5
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "mcmc"
@@ -180,22 +180,35 @@ class LatentChain(Sampler):
         if not isinstance(self.ode_steps, int) or self.ode_steps < 1:
             raise OptionError(f"{type(self).__name__} needs a positive whole number of ode_steps, got {self.ode_steps!r}")
 
-    def _lifted(self, post: Posterior) -> Posterior:
+    def lifted(self, post: Posterior) -> Posterior:
+        """The problem with a Generator for its prior."""
         if not isinstance(post.prior, Denoiser):
             return post
-        return replace(post, prior=Flow(post.prior, self.ode_steps, self.schedule))
+        return replace(post, prior=Flow(post.prior, self.ode_steps, self.schedule, method="midpoint"))
 
     def refuses(self, post: Posterior) -> str | None:
-        post = self._lifted(post)
+        post = self.lifted(post)
         why = super().refuses(post)
         if why is None and not isinstance(post.prior.latent, StandardNormal):
             why = f"needs a standard normal latent, got {type(post.prior.latent).__name__}"
         return why
 
-    def __call__(self, post: Posterior, *args: Any, **kwargs: Any) -> Tensor:
-        return super().__call__(self._lifted(post), *args, **kwargs)
+    def levels(self, prior: Prior) -> list[tuple[float, float]]:
+        """None: a chain over z has no noise levels."""
+        return []
 
-    __call__.__doc__ = Sampler.__call__.__doc__
+    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+        return super().start(self.lifted(post), randn, rows)
+
+    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
+        """The algorithm: codes z, (B, *latent_shape), and their signals, (B, *shape), after each step."""
+        raise TypeError(f"{type(self).__name__} must define chain(self, post, z, randn)")
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        # the states are codes where the prior is a Generator, signals where it is a Denoiser
+        state = int(isinstance(post.prior, Denoiser))
+        for both in self.chain(self.lifted(post), x, randn):
+            yield both[state]
 
 
 def decode(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:

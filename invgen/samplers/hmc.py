@@ -44,8 +44,7 @@ class HMC(LatentChain):
                 f"{self.leapfrogs!r}, {self.acceptance!r} and {self.jitter!r}"
             )
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        z = x
+    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0.5 / (1 + curvature(post.latent(), z, 1.0)).sqrt()
         size = DualAveraging(first, self.acceptance, self.steps // 2)
         x, log, gradient = decode_with_gradient(post, z)
@@ -63,4 +62,4 @@ class HMC(LatentChain):
             accepted, probability = metropolis(energy - new_energy, randn)
             z, x, log, gradient = choose(accepted, (new, new_x, new_log, new_gradient), (z, x, log, gradient))
             size.update(probability)
-            yield x
+            yield z, x

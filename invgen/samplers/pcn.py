@@ -40,8 +40,7 @@ class PCN(LatentChain):
         if not (0 < self.beta <= 1 and 0 < self.acceptance < 1):
             raise OptionError(f"PCN needs 0 < beta <= 1 and 0 < acceptance < 1, got {self.beta!r} and {self.acceptance!r}")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        z = x
+    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         x, log = decode(post, z)
         size = DualAveraging(torch.full_like(log, self.beta), self.acceptance, self.steps // 2, largest=1.0)
         for _ in range(self.steps):
@@ -51,4 +50,4 @@ class PCN(LatentChain):
             accepted, probability = metropolis(new_log - log, randn)
             z, x, log = choose(accepted, (new, new_x, new_log), (z, x, log))
             size.update(probability)
-            yield x
+            yield z, x

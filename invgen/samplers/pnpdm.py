@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -48,6 +48,16 @@ class PnPDM(Sampler):
             )
 
     noiseless: ClassVar[bool] = False
+
+    @classmethod
+    def fixed(cls, rho: float = 0.1, sweeps: int = 50, **options: Any) -> "PnPDM":
+        """The split Gibbs sampler of Vono et al. at one rho (in units of data_std): a chain with a stationary law.
+
+        That law is p(x) E[p(y | x + rho eps)], for linear-Gaussian problems p(x) N(y; A x, sigma_y^2 I + rho^2 A A^T).
+        The smaller rho, the less the bias and the more sweeps until the chain has forgotten its start, a Gaussian of the
+        prior's moments.
+        """
+        return cls(steps=sweeps, rho_max=rho, rho_decay=1.0, rho_min=rho, **options)
 
     def levels(self, prior: object) -> list[tuple[float, float]]:
         """rho of each sweep and of the next, in units of the signal."""
