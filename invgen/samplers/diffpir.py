@@ -10,10 +10,13 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.guidance import published
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
+
+_TASKS = {"deblurring": (100, 0.1), "inpainting": (20, 1.0)}  # (steps, zeta)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class DiffPIR(Sampler):
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
+    family: ClassVar[str] = "guided"
+
+    @classmethod
+    def paper(cls, task: str = "deblurring") -> "DiffPIR":
+        """The released scripts' settings of a task: lambda = 1, on DDPM's schedule, for data in [-1, 1]."""
+        steps, zeta = published("DiffPIR", _TASKS, task)
+        return cls(steps=steps, schedule="vp", lam=1.0, zeta=zeta)
 
     def __post_init__(self) -> None:
         super().__post_init__()

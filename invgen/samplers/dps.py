@@ -44,13 +44,13 @@ class DPS(GuidedSampler):
             (random inpainting) and 1 (phase retrieval); see `paper`.
         share: of the uncertainty of D in the likelihood, for form="score". 0 is the paper's point estimate, which
             overshoots without bound where the noise is weak; 1 takes p(x_0 | x_sigma) for a Gaussian, as PiGDM and MMPS do,
-            which waits too long to choose between modes. 1/2 is the implicit midpoint rule for the flow that the gradient
-            drives: a residual is never larger after a step than before. All agree once sigma is small.
+            which waits too long to choose between modes. In between, a residual that the noise does not explain is left
+            with -(1 - share) / share of itself: it dies out for more than 1/2. All agree once sigma is small.
     """
 
     zeta: float = 1.0
     form: Literal["score", "paper"] = "score"
-    share: float = 0.5
+    share: float = 2 / 3
 
     noiseless: ClassVar[bool] = True
 

@@ -41,7 +41,7 @@ class FreeDoM(GuidedSampler):
     travel: tuple[float, float] = (1.0, 10.0)
     zeta: float = 1.0
     form: Literal["score", "paper"] = "score"
-    share: float = 0.5
+    share: float = 2 / 3
 
     noiseless: ClassVar[bool] = True
 

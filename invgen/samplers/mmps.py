@@ -28,6 +28,12 @@ class MMPS(GuidedSampler):
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
+    exact: ClassVar[str] = "for Gaussian priors, as iterations and steps grow"
+
+    @classmethod
+    def paper(cls, steps: int = 100, iterations: int = 1) -> "MMPS":
+        """The published form for every task: 64 to 1000 steps, 1 to 5 iterations."""
+        return cls(steps=steps, iterations=iterations)
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         A, var_y = post.A, post.noise.var

@@ -31,6 +31,12 @@ class PiGDM(GuidedSampler):
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
+    exact: ClassVar[str] = "for white Gaussian priors, as steps grow"
+
+    @classmethod
+    def paper(cls, steps: int = 100) -> "PiGDM":
+        """The published form for every task: the paper's width, eta = 1, 20 to 100 steps of DDPM's schedule."""
+        return cls(steps=steps, schedule="vp", eta=1.0, width="paper")
 
     def __post_init__(self) -> None:
         super().__post_init__()

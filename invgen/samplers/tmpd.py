@@ -22,6 +22,12 @@ class TMPD(GuidedSampler):
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
+    exact: ClassVar[str] = "for Gaussian priors with A C A^T diagonal, as steps grow"
+
+    @classmethod
+    def paper(cls, steps: int = 1000) -> "TMPD":
+        """The published form, which has nothing to tune: ancestral steps on DDPM's schedule."""
+        return cls(steps=steps, schedule="vp")
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         A, y = post.A, post.y

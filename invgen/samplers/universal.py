@@ -38,7 +38,7 @@ class UniversalGuidance(GuidedSampler):
     forward: float = 1.0
     backward_steps: int = 0
     recurrences: int = 2
-    share: float = 0.5
+    share: float = 2 / 3
     damped: bool = True
 
     noiseless: ClassVar[bool] = True
