@@ -28,9 +28,12 @@ class Particles:
     Attributes:
         samples: (chains, particles, *batch, *shape).
         log_weights: (chains, particles, *batch), normalised over the particles.
-        log_evidence: estimate of log p(y) of each chain, (chains, *batch). Its exponential is unbiased, for the law that
-            the prior's discrete steps have, where the sampler's docstring says so; the logarithm is biased downwards.
-        ess: effective sample size of each chain at each step, before resampling, (steps, chains, *batch).
+        log_evidence: estimate of log p(y) of each chain, (chains, *batch). Its exponential is unbiased for every number of
+            particles, but for the law that the prior's discrete steps have, p_model(y) = E[p(y | x_0)] with x_0 from
+            the sampler's start and its unguided steps; p_model goes to p as steps grow and sigma_max with them. The
+            logarithm is biased downwards, by about half the variance of exp(log_evidence) / p(y).
+        ess: effective sample size of each chain at each step, before resampling, and at the end,
+            (steps + 1, chains, *batch).
     """
 
     samples: Tensor
@@ -187,17 +190,41 @@ def by_rows(
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
 
+def extrapolate(
+    x0: Tensor, s: float, s_next: float, before: Tensor | None = None, h_before: Tensor | None = None
+) -> Tensor:
+    """What stands for x0 in the ancestral step from s to s_next, given the x0 of the step before and its log(s / s_next).
+
+    SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Section 5). The mean of the ancestral step is exact; its
+    covariance lacks what x_0 varies given x_sigma. The last change of x0 goes along with the noise of the last step, so
+    that more of it restores that covariance to second order in the steps.
+
+    Args:
+        h_before: (B,) or a number.
+    """
+    if before is None or s_next == 0:
+        return x0
+    h_before = torch.as_tensor(h_before, dtype=x0.dtype, device=x0.device).reshape(-1, *[1] * (x0.ndim - 1))
+    return x0 + math.log(s / s_next) / (2 * h_before) * (x0 - before)
+
+
 @dataclass(frozen=True)
 class ParticleSampler(EnsembleSampler):
     """Sequential Monte Carlo: weigh, resample where the weights have become uneven, move.
 
     A subclass writes two methods. `look` sees the particles at noise level s, with the network, and gives the log of their
     potential and whatever tensors `move` wants; `move` draws them at the next level, without the network, and gives what
-    that adds to the log-weights. The last weight is the true likelihood p(y | x_0).
+    that adds to the log-weights, and whatever tensors the next `look` wants to remember. The last weight is the true
+    likelihood p(y | x_0).
+
+    exp(log_evidence) has the mean that the product of all weights has under the moves, for all four schemes and every
+    threshold: each particle gets count * w_i copies on average, and whether to resample depends on the present alone.
+    Particles weighted by `log_weights * exp(log_evidence)` are unbiased in the same sense; normalised weights, and samples
+    drawn with them, are exact as particles grow only, with a bias of the order of 1 / particles.
 
     Args:
         resampling: "systematic", "stratified", "multinomial" or "residual".
-        threshold: resample when the effective size falls below this share of the particles; 1 is at every step.
+        threshold: resample when the effective size falls below this share of the particles; 1 is at every step, 0 never.
     """
 
     resampling: Resampling = "systematic"
@@ -215,14 +242,22 @@ class ParticleSampler(EnsembleSampler):
                 f"{self.resampling!r} and {self.threshold!r}"
             )
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
-        """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s."""
+    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+        """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.
+
+        Args:
+            before: what the last `move` gave to remember, nothing at the first step.
+        """
         raise TypeError(f"{type(self).__name__} must define look(self, post, x, s, s_next)")
 
     def move(
         self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Particles at level s_next, and the log-weight that moving them gives, (B,), from what `look` has seen."""
+    ) -> tuple[Tensor, ...]:
+        """Particles at level s_next, the log-weight that moving them gives, (B,), and what the next `look` is to remember.
+
+        Args:
+            potential, seen: what `look` gave, of the particles that were resampled.
+        """
         raise TypeError(f"{type(self).__name__} must define move(self, post, x, s, s_next, randn, potential, *seen)")
 
     def last(self, post: Posterior, x: Tensor) -> Tensor:
@@ -230,12 +265,18 @@ class ParticleSampler(EnsembleSampler):
         return post.log_likelihood(x)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
-        of_chain = randn.every(self.particles)
+        of_chain, memory = randn.every(self.particles), ()
         for s, s_next in self.levels(post.prior):
-            seen = by_rows(lambda p, u, s=s, s_next=s_next: self.look(p, u, s, s_next), cloud.split, x, post=post)
+
+            def look(
+                part: Posterior, u: Tensor, *before: Tensor, s: float = s, s_next: float = s_next
+            ) -> tuple[Tensor, ...]:
+                return self.look(part, u, s, s_next, *before)
+
+            seen = by_rows(look, cloud.split, x, *memory, post=post)
             self._weigh(cloud, seen[0])
             x, *seen = self._resample(cloud, of_chain, x, *seen)
-            x, moved = self.move(post, x, s, s_next, randn, *seen)
+            x, moved, *memory = self.move(post, x, s, s_next, randn, *seen)
             cloud.log_w = cloud.log_w + self.per_chain(moved.double())
             yield x
         self._weigh(cloud, self.last(post, x))
