@@ -9,7 +9,7 @@ from torch.distributions import Poisson as TorchPoisson
 
 import invgen
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.noise import Gaussian, Noiseless, Poisson, as_noise
+from invgen.noise import Energy, Gaussian, Noiseless, Poisson, as_noise
 
 
 def random(*shape, dtype=torch.float64, seed=0):
@@ -157,3 +157,57 @@ def test_as_noise_errors(noise):
 def test_poisson_shape_error():
     with pytest.raises(ShapeError, match="clean measurement"):
         Poisson().log_prob(torch.ones(2, 3), torch.ones(2, 4))
+
+
+# -- any loss ----------------------------------------------------------------------------------------------------------
+
+
+def half_square(clean, y):
+    return 0.5 * (clean - y) ** 2 / 0.3**2
+
+
+def test_the_loss_of_gaussian_noise_is_gaussian_noise():
+    y, clean = random(2, 4, 3), random(2, 4, 3, seed=1)
+    noise = Energy(half_square, std=0.3)
+    normaliser = 12 * (math.log(0.3) + 0.5 * math.log(2 * math.pi))
+    torch.testing.assert_close(noise.log_prob(y, clean) - normaliser, Gaussian(0.3).log_prob(y, clean))
+    summed = Energy(lambda clean, y: half_square(clean, y).flatten(1).sum(1))
+    torch.testing.assert_close(summed.log_prob(y, clean), noise.log_prob(y, clean))
+    assert noise.std(clean) == 0.3 and "half_square" in repr(noise) and as_noise(noise) is noise
+
+
+def test_a_loss_has_no_measurements_and_is_checked():
+    with pytest.raises(UnsupportedError, match="not a law of y"):
+        Energy(half_square).sample(random(2, 3))
+    with pytest.raises(OptionError, match="must be a function"):
+        Energy(0.5)
+    with pytest.raises(OptionError, match="positive number"):
+        Energy(half_square, std=0.0)
+    for wrong in (lambda clean, y: 1.0, lambda clean, y: clean.sum(), lambda clean, y: clean[:1].sum(1)):
+        with pytest.raises(ShapeError, match="one number for each of the 2 rows"):
+            Energy(wrong).log_prob(random(2, 3), random(2, 3))
+
+
+def test_a_loss_that_is_a_module_moves_with_its_tables():
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("w", torch.ones(3))
+
+        def forward(self, clean, y):
+            return (self.w * (clean - y)).square()
+
+    noise = Energy(Encoder()).to(torch.float64)
+    assert noise.log_prob(random(2, 3), random(2, 3, seed=1)).dtype == torch.float64
+    plain = Energy(half_square)
+    assert plain.to(torch.float64) is plain
+
+
+def test_samplers_of_gaussian_noise_refuse_a_loss():
+    from invgen import Posterior, samplers
+    from invgen.operators import Matrix
+    from invgen.priors import GaussianPrior
+
+    post = Posterior(GaussianPrior(3), Matrix(torch.eye(2, 3), (3,)), Energy(half_square), torch.zeros(2))
+    with pytest.raises(UnsupportedError, match="PiGDM needs Gaussian noise, got Energy; samplers that fit: .*DPS"):
+        samplers.PiGDM()(post)
