@@ -84,17 +84,12 @@ class DPG(Sampler):
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             v = post.prior.variance(s)
-            r = self.width * math.sqrt(v)
-            z = randn(x.new_empty(len(x), self.draws // 2, *x.shape[1:]))
-            z = torch.cat([z, -z], 1)
-            log = log_likelihoods(post, x0[:, None] + r * z, self.chunk)
-            T = (log - log.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt().clamp(min=1)
-            pull = per_sample(T, x) / r * torch.einsum("bk,bk...->b...", (log / T).softmax(1), z)
+            pull, T = policy_gradient(post, x0, self.width * math.sqrt(v), self.draws, self.chunk, randn)
             guidance = s**2 * vjp(pull)
             clean = post.A(x0)
             residual = (post.y - clean) / post.noise.std(clean)
             missing = 1 - (self.width**2 / T).clamp(max=1)  # share of the uncertainty of D that the draws do not have
-            kappa = missing.flatten() * dot(pull, guidance).flatten() / dot(residual, residual).flatten().clamp(min=1e-30)
+            kappa = missing * dot(pull, guidance).flatten() / dot(residual, residual).flatten().clamp(min=1e-30)
             x = step(x, x0 + guidance / (1 + per_sample(kappa.clamp(min=0), x)), s, s_next, self.eta, randn)
             yield x
 
@@ -111,7 +106,7 @@ class DPG(Sampler):
             reward = (gap / Z[:, None]).exp()
             reward = (reward - reward.mean(1, keepdim=True)) / (self.draws - 1)  # less the mean of the others
             # towards the reward; the paper writes the loss, whose gradient has the other sign
-            grad = vjp(torch.einsum("bk,bk...->b...", reward, z) / r)
+            grad = math.sqrt(1 + s**2) * vjp(torch.einsum("bk,bk...->b...", reward, z) / r)
             decay = self.momentum * (1 - (k + 1) / self.steps)
             smooth = grad if before is None else decay * before + (1 - decay) * grad
             before = grad
@@ -120,3 +115,17 @@ class DPG(Sampler):
             x = step(x, x0, s, s_next, self.eta, randn)
             x = x + (size if s_next > 0 else 0.0) * smooth / norm(smooth).clamp(min=1e-30)
             yield x
+
+
+def policy_gradient(post: Posterior, u: Tensor, r: float, draws: int, chunk: int, randn: Streams) -> tuple[Tensor, Tensor]:
+    """The gradient of T log E p(y | u + r z)^(1 / T) at u, (B, *shape), from `draws` values in pairs +- z, and T, (B,).
+
+    T is the standard deviation of the log-likelihoods, at least 1: many draws have weight. For a linear operator and
+    Gaussian noise this tends to A^T (sigma_y^2 + r^2 / T A A^T)^-1 (y - A u).
+    """
+    z = randn(u.new_empty(len(u), draws // 2, *u.shape[1:]))
+    z = torch.cat([z, -z], 1)
+    log = log_likelihoods(post, u[:, None] + r * z, chunk)
+    T = (log - log.mean(1, keepdim=True)).square().mean(1).sqrt().clamp(min=1)
+    weights = (log / T[:, None]).softmax(1)
+    return per_sample(T, u) / r * torch.einsum("bk,bk...->b...", weights, z), T

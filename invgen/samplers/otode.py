@@ -26,7 +26,7 @@ _TASKS = {  # begin, weight
 class OTODE(PiGDM):
     """The flow's ODE with pseudoinverse guidance, started part of the way, from a draw that knows the measurement.
 
-    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I) as in PiGDM, whose guidance this is: with
+    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I), and the guidance is PiGDM's: with
     t = 1 at data, Euler's step on the paper's velocity v + (1 - t) / t grad log p(y | x_t) is the shared step with eta = 0.
     The paper's r^2 = (1 - t)^2 / (t^2 + (1 - t)^2) is PiGDM's width="paper"; width="local" is the default here too.
 
