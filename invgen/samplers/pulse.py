@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.linalg import norm
+from invgen.linalg import dot, norm
 from invgen.optimise import Adam, noise_floor
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator, StandardNormal
@@ -25,7 +25,8 @@ class PULSE(Sampler):
     each random start, and not of the posterior's mode: the sphere takes the place of the prior, so that data which call for
     a longer z are not followed. A row stays once its residual is at the noise level, and its best z is kept. The released
     code keeps each of the 18 vectors of StyleGAN's extended latent space on a sphere of its random start's radius and adds
-    their spread (GEOCROSS) to the loss; a generator with one z has no such term.
+    their spread (GEOCROSS) to the loss; a generator with one z has no such term. It gives Adam the whole gradient, here the
+    part along the sphere.
 
     Args:
         steps: evaluations (100).
@@ -60,6 +61,7 @@ class PULSE(Sampler):
                 fit = codes.log_likelihood(z)
                 (grad,) = torch.autograd.grad(-fit.sum(), z)
             fit, z = fit.detach(), z.detach()
+            grad = grad - dot(grad, z) / radius**2 * z  # along the sphere, so that Adam's scale is of what can be used
             better = ~(fit <= best_fit) & ~(best_fit >= floor)  # a fit that is not a number is taken, and seen
             best_fit = torch.where(better, fit, best_fit)
             best = torch.where(better.reshape(-1, *[1] * (z.ndim - 1)), z, best)
