@@ -68,7 +68,7 @@ def test_version_and_help(run):
     assert run("--version") == (0, f"invgen {invgen.__version__}\n", "")
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("reconstruct", "list", "check", "demo", "train", "data"):
+    for command in ("reconstruct", "list", "check", "calibrate", "demo", "train", "data"):
         assert command in out
         assert run(command, "--help")[0] == 0
 

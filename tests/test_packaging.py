@@ -63,7 +63,7 @@ def test_the_core_loads_torch_and_numpy_alone():
     assert not (set(HEAVY) - {"torch"}) & set(loaded_by(code))
 
 
-@pytest.mark.parametrize("command", ["--help", "reconstruct --help", "--version", "train --help"])
+@pytest.mark.parametrize("command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help"])
 def test_help_loads_no_torch(command):
     code = f"""
 import sys

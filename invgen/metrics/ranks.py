@@ -194,7 +194,7 @@ def tarp(
     """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
 
     Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
-    inference" (ICML 2023), algorithm 2: the share of simulations in which fewer than a fraction `level` of the samples lie
+    inference" (ICML 2023): the share of simulations in which fewer than a fraction `level` of the samples lie
     nearer to the reference than the truth. The diagonal if calibrated; an S around it if too narrow or too wide, or
     biased by about their spread. References that do not look at the measurement cannot tell the prior from the posterior:
     `invgen.calibrate` has a quantity that does.

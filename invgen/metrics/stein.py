@@ -28,7 +28,7 @@ def kernel_stein_discrepancy(
 
         mean over pairs of  s(x).s(y) k + s(x).grad_y k + s(y).grad_x k + tr grad_x grad_y k,  k = (c^2 + |x - y|^2)^beta
 
-    (Liu, Lee & Jordan, ICML 2016, theorem 3.6; Chwialkowski et al., ICML 2016; the kernel of Gorham & Mackey, ICML 2017,
+    (Liu, Lee & Jordan, ICML 2016; Chwialkowski et al., ICML 2016; the kernel of Gorham & Mackey, ICML 2017,
     which notices samples that run away, as a Gaussian kernel does not in many dimensions.) Zero for exact samples, in the
     mean; units of 1 / signal^2. Blind where Stein's method is: the weights of components that lie far apart leave no trace
     in the score, so that a wrong mixture of modes may pass. Compare with exact samples or with ranks for that.

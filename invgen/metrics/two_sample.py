@@ -23,9 +23,9 @@ def mmd(
 ) -> Tensor:
     """Squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
 
-    Gretton et al., "A kernel two-sample test" (JMLR 13, 2012): lemma 6, the unbiased estimate, which is about zero and
-    may be negative where the laws agree; equation 5, the biased one, the squared distance of the two mean embeddings,
-    which is positive, by about (1 - mean k)(1/N + 1/M) where they agree. Differentiable for a given bandwidth.
+    Gretton et al., "A kernel two-sample test" (JMLR 13, 2012): lemma 6 has the unbiased estimate, which is about zero and
+    may be negative where the laws agree; the biased one is the squared distance of the two mean embeddings
+    and positive, by about (1 - mean k)(1/N + 1/M) where they agree. Differentiable for a given bandwidth.
 
     Args:
         x: (N, *batch, *shape), the samples on the first axis, where `shape` has `dims` axes (1: vectors) and is flattened.
@@ -75,9 +75,9 @@ def c2st(
     Args:
         x, y: (N, *shape) and (M, *shape) with N = M, where `shape` has `dims` axes and is flattened.
         folds: of the cross-validation, shuffled by `seed`.
-        classifier: any of scikit-learn's; by default the one of sbibm (Lueckmann et al., AISTATS 2021, appendix): two
-            hidden layers of 10 d rectified units, Adam, at most 1000 epochs, on values scaled by mean and standard
-            deviation of x. Meant for up to some 64 dimensions: summarise images first.
+        classifier: any of scikit-learn's; by default as in sbibm (Lueckmann et al., AISTATS 2021) two hidden layers of
+            10 d rectified units, trained by Adam for at most 1000 epochs, on values scaled by mean and standard deviation
+            of x. Meant for up to some 64 dimensions: summarise images first.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.

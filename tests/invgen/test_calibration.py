@@ -135,13 +135,13 @@ def test_returning_the_prior_is_noticed_by_the_likelihood_alone():
 
 def test_mmps_passes_on_gaussians_with_enough_steps():
     """It is exact there as steps and solve converge; 20 steps and 2 iterations leave its samples a fifth too narrow."""
-    options = {"num_simulations": 100, "num_samples": 19}
+    options = {"num_simulations": 60, "num_samples": 9}
     coarse = calibrate(samplers.MMPS(steps=20, iterations=2), **options)
     assert not coarse.calibrated
     assert coarse.spread_over_error < 0.88
     fine = calibrate(samplers.MMPS(steps=100, eta=0.0, iterations=4), **options)
     assert fine.calibrated
-    assert abs(fine.spread_over_error - 1) < 0.12
+    assert abs(fine.spread_over_error - 1) < 0.15
 
 
 @pytest.mark.parametrize("sampler", [samplers.DPS(steps=50, zeta=0.1), samplers.PnPDM(steps=20), samplers.DDNM(steps=50)])
