@@ -24,6 +24,7 @@ from invgen.sampler import Sampler
 
 Bend = Callable[[Tensor], Tensor]
 LogPotential = Callable[[Tensor], Tensor]
+Pullback = Callable[[Tensor], Tensor]
 Value = TypeVar("Value")
 
 
@@ -63,13 +64,16 @@ def likelihood_guidance(post: Posterior, x: Tensor, s: float, share: float) -> t
     return x0, (line_search(pull, d, bend, 0.0) if exact else line_search(pull, d, bend, share=share)) * d
 
 
-def local_fit(post: Posterior, u: Tensor, reach: float) -> tuple[Tensor, Bend]:
+def local_fit(post: Posterior, u: Tensor, reach: float, whole: bool = False) -> tuple[Tensor, Bend]:
     """The gradient of log p(y | u) at u, (B, *shape), and its curvature along a direction, d -> -d^T H d, (B, 1, ..., 1).
 
     The curvature is that along the residual r, (r^T J d)^2 / (|r|^2 var), which costs nothing beyond the gradient and is
     the whole of it, |J d|^2 / var, where r alone is pulled at. For a loss, whose noise is not known, it is found by a
     difference of its gradients over `reach` root mean square along d. Counts have the gradient of Fisher scoring,
     residual / variance with the variance kept above one photon's. Exact measurements count as if their noise were 1.
+
+    Args:
+        whole: take |J d|^2 / var, for directions that are not C times the gradient; one more application of A.
     """
     A, noise, y = post.A, post.noise, post.y
     if isinstance(noise, Energy):
@@ -91,7 +95,16 @@ def local_fit(post: Posterior, u: Tensor, reach: float) -> tuple[Tensor, Bend]:
     r = (y - clean) / std
     pull = A.adjoint(r / std) if isinstance(A, LinearOperator) else torch.autograd.grad(outputs, v, r / std)[0]
     weight = per_sample(dot(r, r).clamp(min=1e-30), u)
-    return pull, lambda d: dot(pull, d) ** 2 / weight
+
+    def along_residual(d: Tensor) -> Tensor:
+        return dot(pull, d) ** 2 / weight
+
+    def along_all(d: Tensor) -> Tensor:
+        h = 1.0 if isinstance(A, LinearOperator) else reach * math.sqrt(d[0].numel()) / norm(d).clamp(min=1e-30)
+        w = (A(d) if isinstance(A, LinearOperator) else A(u + h * d) - clean) / std
+        return per_sample(dot(w, w), u) / h**2
+
+    return pull, along_all if whole else along_residual
 
 
 def line_search(pull: Tensor, d: Tensor, bend: Bend, prior: float = 1.0, share: float = 1.0) -> Tensor:
@@ -124,6 +137,34 @@ def published(sampler: str, table: Mapping[str, Value], task: str) -> Value:
     if task.lower() not in table:
         raise OptionError(f"{sampler} has no published settings for {task!r}; there are {', '.join(map(repr, table))}")
     return table[task.lower()]
+
+
+def draw_near(
+    mean: Tensor, std: float, look: Callable[[Tensor], tuple[Tensor, Bend, Pullback]], iterations: int, randn: Streams
+) -> Tensor:
+    """A draw of N(u; mean, std^2 I) g(u), (B, *shape), as a Gaussian: its top, and its width where the data narrow it most.
+
+    The top by steepest ascent with an exact line search from the mean, one evaluation and two products with the Jacobian a
+    step; the width is std but along the first direction of ascent, where the data are strongest. For a log g that is a
+    square of one linear measurement one step is exact.
+
+    Args:
+        look: u -> gradient and curvature of log g at the point that the data see (`local_fit`), and the pullback from that
+            point to u, whose Jacobian is taken for symmetric, as that of an exact denoiser is.
+    """
+    shift, narrow = torch.zeros_like(mean), None
+    for _ in range(iterations):
+        pull, bend, pullback = look(mean + std * shift)
+        p = std * pullback(pull) - shift  # the gradient, in units of std
+        slope, curvature = dot(p, p), bend(std * pullback(p)).clamp(min=0)
+        shift = shift + slope / (slope + curvature).clamp(min=1e-30) * p
+        if narrow is None:
+            ratio = curvature / slope.clamp(min=1e-30)
+            narrow = p / slope.sqrt().clamp(min=1e-30), 1 / (1 + ratio).sqrt() - 1
+    z = randn(mean)
+    if narrow is not None:
+        z = z + narrow[1] * dot(narrow[0], z) * narrow[0]
+    return mean + std * (shift + z)
 
 
 def fit_gaussian(

@@ -4,14 +4,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.errors import OptionError
-from invgen.guidance import fit_gaussian
+from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit
 from invgen.linalg import norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -25,15 +25,16 @@ class DCPS(Sampler):
     Any differentiable operator, any noise with a density, any loss. At the lower end of a block, noise level k, the
     posterior is p_k(x_k) p(y | A(x_k))^(1 / (1 + (k / data_std)^2)): for Gaussian noise the paper's N(sqrt(alpha_bar) y;
     A x, sigma_y^2) in its own coordinates. A block begins with tamed Langevin steps on the posterior that it starts from,
-    then takes guided steps, each a Gaussian with independent values fitted to the step of the prior times what one further
-    step says about y at k. More blocks are shorter, and the bias falls; it also falls with the iterations.
+    then takes guided steps, each a draw of the step of the prior times what one further step says about y at k, as a
+    Gaussian. More blocks are shorter, and the bias falls; it also falls with the iterations.
 
-    The released code takes normalised gradients of length 1.5 over the whole image in the fit, and one norm over the batch
-    in its potentials; this class steps each value by Adam.
+    fit="line" (default): steepest ascent with a line search, in any units (`draw_near`). fit="adam": a Gaussian with
+    independent values fitted by Adam on random draws, as in the paper, whose default takes normalised gradients of length
+    1.5 over the whole image in place of Adam. The released code takes one norm over the batch in its potentials.
 
     Args:
         blocks: the paper's L - 1 (3).
-        iterations: gradient steps of a fit (2).
+        iterations: gradient steps of a fit (2), one network evaluation each.
         langevin_steps: at the start of a block (5).
         gamma: size of those steps, in units of data_std^2 + sigma^2 (1e-3, for data in [-1, 1]).
         lr: of Adam, in units of the standard deviation of the step.
@@ -44,7 +45,8 @@ class DCPS(Sampler):
     iterations: int = 2
     langevin_steps: int = 5
     gamma: float = 1e-3
-    lr: float = 0.3
+    fit: Literal["line", "adam"] = "line"
+    lr: float = 0.1
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
@@ -55,11 +57,13 @@ class DCPS(Sampler):
             raise OptionError(
                 f"DCPS needs blocks and iterations of at least 1, langevin_steps >= 0, gamma > 0 and lr > 0, got {self!r}"
             )
+        if self.fit not in ("line", "adam"):
+            raise OptionError(f"unknown fit of DCPS {self.fit!r}; there are 'line' and 'adam'")
 
     @classmethod
     def paper(cls, steps: int = 300) -> "DCPS":
         """The published numbers of steps, blocks and iterations on DDPM's schedule."""
-        return cls(steps=steps, schedule="vp")
+        return cls(steps=steps, schedule="vp", fit="adam")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
@@ -67,37 +71,49 @@ class DCPS(Sampler):
         ends = [round(i * len(levels) / blocks) for i in range(blocks + 1)]
         for begin, end in zip(ends, ends[1:], strict=False):
             low = levels[end - 1][1]
-            weight = 1 / (1 + (low / prior.data_std) ** 2)
-
-            def log_g(u: Tensor, s: float, z: Tensor, low: float = low, weight: float = weight) -> Tensor:
-                """log p(y | A(x_low)), tempered, for x_low one step of the prior from u at level s, with noise z."""
-                if s > low:
-                    mean, std = step_kernel(u, prior(u, s), s, low)
-                    u = mean + std * z
-                return weight * post.log_likelihood(u)
-
-            x = self.langevin(post, x, levels[begin][0], log_g, randn)
+            x = self.langevin(post, x, levels[begin][0], low, randn)
             for s, s_next in levels[begin:end]:
-                mean, spread = step_kernel(x, prior(x, s), s, s_next)
-                if s_next > 0:
-                    draws = randn
-
-                    def potential(u: Tensor, s_next: float = s_next, draws: Streams = draws) -> Tensor:
-                        return log_g(u, s_next, draws(u.detach()))
-
-                    mean, spread = fit_gaussian(mean, spread, potential, self.iterations, self.lr, randn)
-                    mean = mean + spread * randn(x)
-                x = mean
+                mean, std = step_kernel(x, prior(x, s), s, s_next)
+                x = self.draw(post, mean, std, s_next, low, randn) if s_next > 0 else mean
                 yield x
 
-    def langevin(self, post: Posterior, x: Tensor, s: float, log_g: object, randn: Streams) -> Tensor:
-        """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x)."""
+    def draw(self, post: Posterior, mean: Tensor, std: float, s: float, low: float, randn: Streams) -> Tensor:
+        """A draw of N(u; mean, std^2 I) g(u), as a Gaussian, where g is what one step from (u, s) to low says about y."""
+        prior, weight = post.prior, self.weight(post, low)
+        if self.fit == "adam":
+
+            def log_g(u: Tensor) -> Tensor:
+                there, spread = step_kernel(u, prior(u, s), s, low) if s > low else (u, 0.0)
+                return weight * post.log_likelihood(there + spread * randn(mean))
+
+            mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
+            return mean + spread * randn(mean)
+        kept = (low / s) ** 2  # the step's mean is D + kept (u - D)
+
+        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
+            if s > low:
+                x0, vjp = prior.vjp(u, s)
+                pull, bend = local_fit(post, x0 + kept * (u - x0), low or math.sqrt(prior.variance(s)), whole=True)
+            else:
+                vjp, (pull, bend) = (lambda v: v), local_fit(post, u, low, whole=True)
+            return weight * pull, lambda d: weight * bend(d), lambda v: kept * v + (1 - kept) * vjp(v)
+
+        return draw_near(mean, std, look, self.iterations, randn)
+
+    def weight(self, post: Posterior, low: float) -> float:
+        """The temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
+        return 1 / (1 + (low / post.prior.data_std) ** 2)
+
+    def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
+        """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x), g as in `draw`."""
         unit = math.sqrt(post.prior.data_std**2 + s**2)
         for _ in range(self.langevin_steps):
             with torch.enable_grad():
                 u = x.detach().requires_grad_()
                 x0 = post.prior(u, s)
-                (grad,) = torch.autograd.grad(log_g(u, s, torch.zeros_like(x)).sum(), u)
+                there, _ = step_kernel(u, x0, s, low)
+                log_g = self.weight(post, low) * post.log_likelihood(there)
+                (grad,) = torch.autograd.grad(log_g.sum(), u)
             drift = unit * (grad + (x0.detach() - x) / s**2)
             x = x + unit * (self.gamma / (1 + self.gamma * norm(drift)) * drift + math.sqrt(2 * self.gamma) * randn(x))
         return x

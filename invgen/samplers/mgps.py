@@ -4,13 +4,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.errors import OptionError
-from invgen.guidance import fit_gaussian
+from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -22,38 +22,44 @@ class MGPS(Sampler):
 
     Any differentiable operator, any noise with a density, any loss. At the midpoint m < s the likelihood of y is taken at
     the denoised signal, p(y | D(x_m, m)), which is nearer to the truth than at s; the price is p(x_m | x_s) as one Gaussian
-    step. The draw comes from a Gaussian with independent values, fitted by a few gradient steps. The bias falls with the
-    iterations down to that of the two approximations, which alpha trades.
+    step. The bias falls with the iterations down to that of the two approximations, which alpha trades.
 
-    The paper's warm start at high noise, a second fit at time 0, is left out.
+    fit="line" (default): the draw at m by steps of steepest ascent with a line search, in any units (`draw_near`).
+    fit="adam": the paper's, a Gaussian with independent values fitted by Adam on random draws. Its warm start at high
+    noise, a second fit at time 0, is left out.
 
     Args:
-        alpha: the midpoint, as a share of the steps that are left (0.5); 1 guides at the next level itself.
-        iterations: gradient steps a level (2 in the paper, and 20 at every tenth and at the end).
-        last_iterations: at every tenth level and over the last ten.
+        alpha: how far down the midpoint is, between 0 and 1; 1 guides at the next level itself.
+        midpoint: "level", alpha times the next noise level, or "step", alpha times the steps that are left, as in the paper (0.5),
+            whose steps are even in the time of DDPM.
+        iterations: gradient steps a level, one network evaluation each (2 in the paper).
+        last_iterations: at every tenth level and over the last ten (20 in the paper); None for as many as elsewhere.
         lr: of Adam, in units of the standard deviation of the step; the paper has 0.03 to 0.1, in those of the data.
     """
 
-    alpha: float = 0.5
-    iterations: int = 5
-    last_iterations: int = 20
-    lr: float = 0.3
+    alpha: float = 0.75
+    midpoint: Literal["level", "step"] = "level"
+    iterations: int = 2
+    last_iterations: int | None = None
+    fit: Literal["line", "adam"] = "line"
+    lr: float = 0.1
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.alpha <= 1 and self.iterations >= 1 and self.last_iterations >= 1 and self.lr > 0):
+        if not (0 < self.alpha <= 1 and self.iterations >= 1 and (self.last_iterations or 1) >= 1 and self.lr > 0):
+            raise OptionError(f"MGPS needs 0 < alpha <= 1, iterations of at least 1 and lr > 0, got {self!r}")
+        if self.fit not in ("line", "adam") or self.midpoint not in ("level", "step"):
             raise OptionError(
-                f"MGPS needs 0 < alpha <= 1, iterations of at least 1 and lr > 0, got {self.alpha!r}, {self.iterations!r}, "
-                f"{self.last_iterations!r} and {self.lr!r}"
+                f"MGPS knows fit 'line', 'adam' and midpoint 'level', 'step', got {self.fit!r} and {self.midpoint!r}"
             )
 
     @classmethod
     def paper(cls, steps: int = 300) -> "MGPS":
         """The published numbers of steps and iterations on DDPM's schedule."""
-        return cls(steps=steps, schedule="vp", iterations=2, last_iterations=20)
+        return cls(steps=steps, schedule="vp", alpha=0.5, midpoint="step", iterations=2, last_iterations=20, fit="adam")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
@@ -63,16 +69,29 @@ class MGPS(Sampler):
             if left == 0:
                 yield x0
                 return
-            middle = levels[len(levels) - max(math.floor(self.alpha * left), 1)][0]
+            middle = max(self.alpha * s_next, levels[-1][0])
+            if self.midpoint == "step":
+                middle = levels[len(levels) - max(math.floor(self.alpha * left), 1)][0]
 
-            def log_g(u: Tensor, middle: float = middle) -> Tensor:
-                return post.log_likelihood(prior(u, middle))
-
-            iterations = self.last_iterations if left % 10 == 0 or left <= 10 else self.iterations
+            often = self.last_iterations is not None and (left % 10 == 0 or left <= 10)
+            iterations = self.last_iterations if often else self.iterations
             mean, spread = step_kernel(x, x0, s, middle)
-            mean, spread = fit_gaussian(mean, spread, log_g, iterations, self.lr, randn)
-            mid = mean + spread * randn(x)
+            mid = self.draw(post, mean, spread, middle, iterations, randn)
             # x at s_next between x at s and mid, of variances that grow with sigma^2: a Brownian bridge
             weight = (s_next**2 - middle**2) / (s**2 - middle**2)
             x = mid + weight * (x - mid) + math.sqrt(weight * (s**2 - s_next**2)) * randn(x)
             yield x
+
+    def draw(self, post: Posterior, mean: Tensor, std: float, s: float, iterations: int, randn: Streams) -> Tensor:
+        """A draw of N(u; mean, std^2 I) p(y | D(u, s)), as a Gaussian."""
+        prior = post.prior
+        if self.fit == "adam":
+            mean, spread = fit_gaussian(mean, std, lambda u: post.log_likelihood(prior(u, s)), iterations, self.lr, randn)
+            return mean + spread * randn(mean)
+        reach = math.sqrt(prior.variance(s))
+
+        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
+            x0, vjp = prior.vjp(u, s)
+            return *local_fit(post, x0, reach, whole=True), vjp
+
+        return draw_near(mean, std, look, iterations, randn)
