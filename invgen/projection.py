@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, noise_levels
-from invgen.forward import LinearOperator, SVDOperator, has_svd
+from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.linalg import norm
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -21,6 +21,7 @@ from invgen.random import Streams
 from invgen.sampler import Sampler
 
 Levels = list[tuple[float, float]]
+Rule = Literal["level", "norm"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Spectral:
 class Projection:
     """x <- x + weight A^+ (y_s - A x), where y_s is the measurement with noise of level s in units of the signal.
 
-    Exact measurements: y_s = y + s A z, for any linear operator. Noisy ones: coordinate i of the SVD carries noise of level
-    sigma_y / s_i already, so only what is missing, sqrt(s^2 - (sigma_y / s_i)^2), is added, and below its own noise level a
-    coordinate is left to the sampler: there the measurement, taken as a state of the diffusion, has nothing to add.
+    Exact measurements: y_s = y + s A z, for any linear operator. Noisy ones: coordinate i of the SVD is read as the state
+    of the diffusion at the level sigma_y / s_i of its own noise. Above that level only the noise that is missing is added;
+    below it the sampler goes on from there: steps down need nothing more, because the states form a Markov chain, and steps
+    that keep or raise the level (`corrector`, `up`) are held to the measurement. So replacement is exact for independent
+    coordinates, noisy or not.
     """
 
     def __init__(self, post: Posterior, randn: Streams) -> None:
@@ -90,25 +93,37 @@ class Projection:
         gap = known.y + fresh * known.A.Vt(self.randn(x)) - known.A.Vt(x)
         return x + known.A.V(torch.where(known.seen & (known.s_y <= s), weight * gap, 0))
 
+    def up(self, x: Tensor, s: float, s_next: float) -> Tensor:
+        """The forward process from level s up to s_next, passing through the measurement where its level is above s."""
+        z, rise = self.randn(x), s_next**2 - s**2
+        if self.spectral is None:
+            return x + math.sqrt(rise) * z
+        known = self.spectral
+        A, v = known.A, known.A.Vt(x)
+        # a bridge to the measurement below its level, the forward process from it above
+        pull = torch.where(known.seen & (known.s_y > s), rise / (known.s_y**2 - s**2).clamp(min=rise), 0)
+        var = torch.where(pull == 1, s_next**2 - known.s_y**2, rise * (1 - pull)).clamp(min=0)
+        return A.V(v + pull * (known.y - v) + var.sqrt() * A.Vt(z))
 
-def corrector(
-    prior: Denoiser,
-    x: Tensor,
-    s: float,
-    snr: float,
-    randn: Streams,
-    rule: Literal["level", "norm"] = "level",
-) -> Tensor:
-    """One Langevin step on p_s, x + h score + sqrt(2 h) z: the corrector of Song et al. (ICLR 2021), Algorithms 4 and 5.
+    def corrector(self, x: Tensor, s: float, snr: float, rule: Rule = "level") -> Tensor:
+        """One Langevin step at level s, x + h score + sqrt(2 h) z: the corrector of Song et al. (ICLR 2021), Algorithm 4.
 
-    h = 2 (snr r)^2 with r = |z| / |score| in the paper, per sample here (the released code averages the norms over the
-    batch). For high-dimensional data |score| is about sqrt(n) / s, so r is about s; rule="level" takes that, which keeps
-    the step independent of the state, as the stationary law of a Langevin step asks.
-    """
-    score, z = prior.score(x, s), randn(x)
-    r = norm(z) / norm(score).clamp(min=1e-30) if rule == "norm" else s
-    h = 2 * (snr * r) ** 2
-    return x + h * score + (2 * h) ** 0.5 * z
+        h = 2 (snr r)^2 with r = |z| / |score| in the paper, per sample here (the released code averages the norms over the
+        batch). For high-dimensional data |score| is about sqrt(n) / s, so r is about s; rule="level" takes that, and the
+        step is independent of the state, as the stationary law of a Langevin step asks.
+        """
+        score, z = self.post.prior.score(x, s), self.randn(x)
+        r = norm(z) / norm(score).clamp(min=1e-30) if rule == "norm" else torch.full_like(norm(z), s)
+        h = 2 * (snr * r) ** 2
+        x = x + h * score + (2 * h).sqrt() * z
+        if self.spectral is None:
+            return x
+        # an implicit step, stable for any h, on the density N(y; x_s, s_y^2 - s^2) of what the measurement still holds
+        known = self.spectral
+        v = known.A.Vt(x)
+        h = per_sample(h.flatten(), v)
+        pull = torch.where(known.seen & (known.s_y > s), h / (h + (known.s_y**2 - s**2).clamp(min=0)), 0)
+        return x + known.A.V(pull * (known.y - v))
 
 
 def estimate(post: Posterior) -> Tensor:
@@ -150,8 +165,3 @@ def with_jumps(levels: Levels, length: int, repeat: int) -> Iterator[tuple[float
             left[k] -= 1
             yield sigmas[k], sigmas[k - length], False
             k -= length
-
-
-def noised(x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
-    """The forward process from level s up to s_next."""
-    return x + math.sqrt(s_next**2 - s**2) * randn(x)

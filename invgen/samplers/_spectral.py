@@ -16,13 +16,12 @@ class SpectralStep:
     Noise is drawn in the space of signals and transformed, so that any unitary V works, complex ones too.
     """
 
-    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams, eta_c: float | None = None) -> None:
+    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
         # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for
         # deblurring the released code drops singular values under 0.03.
         known = Spectral(post, 3 * post.prior.data_std)
         self.A, self.seen, self.y, self.s_y = known.A, known.seen, known.y, known.s_y
         self.eta, self.eta_b, self.randn = eta, eta_b, randn
-        self.eta_c = eta if eta_c is None else eta_c
 
     def start(self, x: Tensor, sigma: float) -> Tensor:
         """Equation 7: start from the measurement, topped up to the highest noise level; x is pure noise at that level."""
@@ -32,9 +31,10 @@ class SpectralStep:
         z = A.Vt(self.randn(x))
         return A.V(torch.where(known, self.y + (sigma**2 - s_y**2).clamp(min=0).sqrt() * z, v))
 
-    def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float) -> Tensor:
-        """Equation 8, from level s to s_next, given the denoised x0."""
-        A, eta, eta_b, eta_c, s_y = self.A, self.eta, self.eta_b, self.eta_c, self.s_y
+    def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float, eta_c: float | None = None) -> Tensor:
+        """Equation 8, from level s to s_next, given the denoised x0. eta_c: eta where nothing was measured."""
+        A, eta, eta_b, s_y = self.A, self.eta, self.eta_b, self.s_y
+        eta_c = eta if eta_c is None else eta_c
         c = math.sqrt(1 - eta**2)
         v, v0 = A.Vt(x), A.Vt(x0)
         blind = v0 + math.sqrt(1 - eta_c**2) * s_next / s * (v - v0)

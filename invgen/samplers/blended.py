@@ -27,7 +27,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
     evaluates its loss between D and x, sums it over augmentations, and blends one noise level too high.)
 
     Args:
-        zeta: strength of the guidance, as in DPS.
+        zeta, share: of the guidance, see DPS.
         image: (*shape), the image to edit.
         keep: (*shape) or broadcastable, nonzero where the image stays. Without image and keep this is DPS.
         sigma0: the first noise level, in units of the prior's data_std: how much of the image still shows through in the
@@ -35,6 +35,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
     """
 
     zeta: float = 1.0
+    share: float = 0.5
     image: Tensor | None = None
     keep: Tensor | None = None
     sigma0: float = 34.0

@@ -1,6 +1,7 @@
 """Wang, Yu & Zhang, "Zero-shot image restoration using denoising diffusion null-space model" (ICLR 2023), Algorithms 1
 and 2 (time travel) and Section 3.3 (DDNM+, noisy measurements)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.posterior import Posterior
-from invgen.projection import ProjectionSampler, noised, with_jumps
+from invgen.projection import ProjectionSampler, with_jumps
 from invgen.random import Streams
 from invgen.samplers._spectral import SpectralStep
 
@@ -47,7 +48,7 @@ class DDNM(ProjectionSampler):
         plus = SpectralStep(post, self.eta, 1.0, randn) if post.noise.sigma > 0 else None
         for s, s_next, new in with_jumps(self.levels(prior), self.travel_length, self.travel_repeat):
             if s_next > s:  # travel back: q(x_s_next | x_s)
-                x = noised(x, s, s_next, randn)
+                x = x + math.sqrt(s_next**2 - s**2) * randn(x)
                 continue
             x0 = prior(x, s)
             if plus is not None:

@@ -1,60 +1,77 @@
 """Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models" (NeurIPS 2022), equations 7 and 8."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator
-from invgen.noise import Gaussian
 from invgen.posterior import Posterior
+from invgen.projection import Levels, ProjectionSampler
 from invgen.random import Streams
-from invgen.sampler import Sampler
 from invgen.samplers._spectral import SpectralStep
 
 
 @dataclass(frozen=True)
-class DDRM(Sampler):
+class DDRM(ProjectionSampler):
     """Denoising diffusion restoration, coordinate by coordinate in the basis of the operator's SVD.
 
     Operators with an SVD, Gaussian noise of one level, or none. Coordinates whose noise exceeds three times the prior's
-    data_std count as unmeasured.
+    data_std count as unmeasured. Biased: a measured coordinate is data or noise, never weighed against the prior.
+
+    The paper's levels and its share of fresh noise in the unmeasured coordinates are made for 20 steps and signals of about
+    [-1, 1]. Fresh noise lets these coordinates find the modes that fit the measured ones, but each renewal at level s loses
+    the variance of x_0 given x_s, and the more often, the more steps there are. By default as much is renewed as loses
+    nothing, which depends on neither units nor the number of steps; the paper's form is DDRM.paper().
 
     Args:
-        eta: share of fresh noise where little was measured (0.85).
+        eta: share of fresh noise where the measurement is noisier than the current level (0.85).
         eta_b: trust in the measurement where it is cleaner than the current level (1).
-        schedule: the paper's is "vp", uniform in the time of DDPM, for signals of about [-1, 1].
-        eta_c: share of fresh noise where nothing was measured; eta by default. 1 explores more modes of the prior, at the
-            price of variance.
+        schedule: "angle", even in arctan(2 s / data_std), the angle between signal and noise, so that most levels lie where
+            the prior decides between signals; or as for other samplers, the paper's is "vp".
+        eta_c: share of fresh noise where nothing was measured: a number (the paper's 0.85), or None, the larger of the
+            ancestral step's, eta_c^2 = 1 - (s_next / s)^2, and 1 - v / s^2 with v = `prior.variance(s)`.
     """
 
     steps: int = 20
+    schedule: str | Sequence[float] = "angle"
     eta: float = 0.85
     eta_b: float = 1.0
     eta_c: float | None = None
 
-    A: ClassVar[type] = LinearOperator
     svd: ClassVar[bool] = True
-    noise: ClassVar[type] = Gaussian
-    noiseless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(0 <= eta <= 1 for eta in (self.eta, self.eta_b, self.eta if self.eta_c is None else self.eta_c)):
             raise OptionError(f"DDRM needs eta, eta_b, eta_c in [0, 1], got {self.eta!r}, {self.eta_b!r}, {self.eta_c!r}")
 
-    def refuses(self, post: Posterior) -> str | None:
-        why = super().refuses(post)
-        if why is None and isinstance(post.noise.sigma, Tensor):
-            why = "needs one noise level, got a tensor of levels"
-        return why
+    @classmethod
+    def paper(cls, steps: int = 20) -> "DDRM":
+        """The published settings: DDPM's schedule, eta 0.85 everywhere, eta_b 1, for data in [-1, 1]."""
+        return cls(steps=steps, schedule="vp", eta_c=0.85)
+
+    def levels(self, prior: Denoiser) -> Levels:
+        if self.schedule != "angle":
+            return super().levels(prior)
+        unit, last = prior.data_std / 2, max(self.steps - 1, 1)
+        high, low = math.atan(prior.sigma_max / unit), math.atan(prior.sigma_min / unit)
+        levels = [unit * math.tan(high + (low - high) * k / last) for k in range(self.steps)]
+        return list(zip(levels, [*levels[1:], 0.0], strict=True))
+
+    def fresh(self, prior: Denoiser, s: float, s_next: float) -> float:
+        """eta_c of this step."""
+        if self.eta_c is not None:
+            return self.eta_c
+        return math.sqrt(max(1 - (s_next / s) ** 2, 1 - prior.variance(s) / s**2))
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        spectral = SpectralStep(post, self.eta, self.eta_b, randn, self.eta_c)
-        levels = self.levels(post.prior)
+        prior, levels = post.prior, self.levels(post.prior)
+        spectral = SpectralStep(post, self.eta, self.eta_b, randn)
         x = spectral.start(x, levels[0][0])
         for s, s_next in levels:
-            x = spectral(x, post.prior(x, s), s, s_next)
+            x = spectral(x, prior(x, s), s, s_next, self.fresh(prior, s, s_next))
             yield x

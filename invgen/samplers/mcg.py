@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
+from invgen.guidance import published
 from invgen.linalg import norm
 from invgen.posterior import Posterior
 from invgen.projection import Projection, ProjectionSampler
 from invgen.random import Streams
 from invgen.samplers.dps import DPS
+
+_ZETA = {"inpainting": 1.0, "ct": 0.1}
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,17 @@ class MCG(DPS, ProjectionSampler):
     the level before the step.
 
     Args:
-        zeta: strength of the guidance (1 for inpainting and 0.1 for CT in the released code, form="paper").
+        zeta: strength of the guidance; for form="paper" see `paper`.
+        share: see DPS.
     """
 
     family: ClassVar[str] = "projection"
+    backprop: ClassVar[bool] = True
 
     @classmethod
-    def paper(cls, zeta: float = 1.0, steps: int = 1000) -> "MCG":
-        """The published algorithm with its schedule."""
+    def paper(cls, task: str = "inpainting", zeta: float | None = None, steps: int = 1000) -> "MCG":
+        """The published algorithm with DDPM's schedule (CT there: the corrector of a VE model), and the released zeta."""
+        zeta = published("MCG", _ZETA, task) if zeta is None else zeta
         return cls(steps=steps, schedule="vp", zeta=zeta, form="paper")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.posterior import Posterior
-from invgen.projection import Projection, ProjectionSampler, noised, with_jumps
+from invgen.projection import Projection, ProjectionSampler, with_jumps
 from invgen.random import Streams
 
 
@@ -47,7 +47,7 @@ class RePaint(ProjectionSampler):
         x = project(x, levels[0][0])
         for s, s_next, new in with_jumps(levels, max(1, round(self.jump * len(levels))), self.repeat):
             if s_next > s:
-                x = noised(x, s, s_next, randn)
+                x = project.up(x, s, s_next)
                 continue
             x = project(step(x, prior(x, s), s, s_next, 1.0, randn), s_next)
             if new:

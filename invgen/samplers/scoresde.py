@@ -3,14 +3,13 @@ equations" (ICLR 2021), Appendix I.2 and I.3 (imputation and colourisation) with
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.posterior import Posterior
-from invgen.projection import Projection, ProjectionSampler, corrector
+from invgen.projection import Projection, ProjectionSampler, Rule
 from invgen.random import Streams
 
 
@@ -26,14 +25,14 @@ class ScoreSDE(ProjectionSampler):
     Args:
         eta: of the predictor; 1 is the ancestral step.
         corrector_steps: Langevin steps at each level, one network evaluation each (1).
-        snr: their size, see `projection.corrector` (0.16).
+        snr: their size, see `Projection.corrector` (0.16).
         rule: "level", or "norm" as in the paper.
     """
 
     eta: float = 1.0
     corrector_steps: int = 1
     snr: float = 0.16
-    rule: Literal["level", "norm"] = "level"
+    rule: Rule = "level"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +52,6 @@ class ScoreSDE(ProjectionSampler):
         x = project(x, levels[0][0])
         for s, s_next in levels:
             for _ in range(self.corrector_steps):
-                x = project(corrector(prior, x, s, self.snr, randn, self.rule), s)
+                x = project(project.corrector(x, s, self.snr, self.rule), s)
             x = project(step(x, prior(x, s), s, s_next, self.eta, randn), s_next)
             yield x

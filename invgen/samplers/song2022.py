@@ -3,14 +3,13 @@ Algorithm 1 with the predictor-corrector of its experiments."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.posterior import Posterior
-from invgen.projection import Projection, ProjectionSampler, corrector
+from invgen.projection import Projection, ProjectionSampler, Rule
 from invgen.random import Streams
 
 _TASKS = {"lidc": (0.246, 0.841), "ldct": (0.4, 0.72), "brats": (0.517, 1.0)}  # snr, lambda
@@ -28,13 +27,13 @@ class MedicalProjection(ProjectionSampler):
 
     Args:
         lam: the paper's lambda, 0 (the prior) to 1 (replacement). Tuned there on a validation set, see `paper`.
-        snr, corrector_steps, rule: of the corrector, see `projection.corrector`.
+        snr, corrector_steps, rule: of the corrector, see `Projection.corrector`.
     """
 
     lam: float = 1.0
     corrector_steps: int = 1
     snr: float = 0.16
-    rule: Literal["level", "norm"] = "level"
+    rule: Rule = "level"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +55,7 @@ class MedicalProjection(ProjectionSampler):
         prior, project = post.prior, Projection(post, randn)
         for s, s_next in self.levels(prior):
             for _ in range(self.corrector_steps):
-                x = corrector(prior, project(x, s, self.lam), s, self.snr, randn, self.rule)
+                x = project.corrector(project(x, s, self.lam), s, self.snr, self.rule)
             x = project(x, s, self.lam)
             x = step(x, prior(x, s), s, s_next, 1.0, randn)
             yield project(x, 0.0) if s_next == 0 else x
