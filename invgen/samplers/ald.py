@@ -28,7 +28,8 @@ class ALD(Sampler):
     Args:
         steps: noise levels.
         iterations: Langevin steps at each, a network evaluation each.
-        step: size of a Langevin step, in units of sigma^2; stable below 1.
+        step: size of a Langevin step, in units of sigma^2; stable below 1. The same Langevin time in more, shorter steps
+            costs more and is hardly closer.
         likelihood: "annealed", or "paper", the released code's: the gradient A^T (y - A x) scaled to `weight` times the
             norm of the score (there over the batch, here per sample), whatever the noise; an earlier version of the code
             took `weight` / sigma^2 times the gradient.
@@ -36,7 +37,7 @@ class ALD(Sampler):
     """
 
     iterations: int = 3
-    step: float = 0.2
+    step: float = 0.5
     likelihood: Literal["annealed", "paper"] = "annealed"
     weight: float = 5.0
 

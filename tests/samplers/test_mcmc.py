@@ -252,7 +252,7 @@ def pushed(G: Tensor, mean: Tensor, post: Posterior) -> Law:
     return G @ z + mean, G @ S @ G.T
 
 
-LATENT = [samplers.PCN(steps=600), samplers.HMC(steps=40, leapfrogs=5)]
+LATENT = [samplers.PCN(steps=400), samplers.HMC(steps=40, leapfrogs=5)]
 
 
 @pytest.mark.parametrize("sampler", LATENT, ids=lambda s: type(s).__name__)
@@ -260,7 +260,7 @@ def test_latent_chains_sample_the_exact_posterior_of_a_linear_generator(sampler)
     generator = Linear()
     post = problem()
     post = dataclasses.replace(post, prior=generator)
-    x = sampler(post, 3000).flatten(1)
+    x = sampler(post, 2000).flatten(1)
     mean, S = pushed(generator.W, torch.full((N,), 0.5, dtype=F64), post)
     back = torch.linalg.pinv(generator.W)  # compared as codes: the law of x is flat
     z = (x - 0.5) @ back.T
@@ -277,8 +277,8 @@ def test_latent_chains_on_a_diffusion_prior_sample_the_posterior_of_its_flow(sam
         x = Flow(post.prior, steps, "flow", "midpoint")(eye).flatten(1)
         return pushed((x[1:] - x[0]).T, x[0], post)
 
-    x = dataclasses.replace(sampler, ode_steps=4)(post, 800)
-    assert x.shape == (800, *SHAPE)
+    x = dataclasses.replace(sampler, ode_steps=4)(post, 500)
+    assert x.shape == (500, *SHAPE)
     assert_moments(x, law(4))
     # the rule is of second order at least, and so is what it leaves of the error
     errors = [gap(law(n), exact(post)) for n in (4, 8, 16)]
@@ -363,8 +363,8 @@ def test_snips_follows_the_papers_recursion():
 def test_annealed_chains_converge_to_the_posterior(cls):
     post = problem()
     gaps = [gap(affine(cls(steps=n), post), exact(post)) for n in (20, 60, 180)]
-    # 4.5, 0.68, 0.19 for ALD; 1.6, 0.32, 0.10 for SNIPS
-    assert gaps[2] < 0.5 * gaps[1] < 0.25 * gaps[0] and gaps[2] < 0.2, gaps
+    # 1.10, 0.27, 0.085 for ALD; 0.92, 0.23, 0.073 for SNIPS: first order in the number of levels
+    assert gaps[2] < 0.4 * gaps[1] < 0.14 * gaps[0] and gaps[2] < 0.1, gaps
 
 
 @pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
@@ -381,7 +381,7 @@ def test_annealed_chains_on_a_mixture(cls):
     law = p.posterior(post.A, post.noise, post.y)
     shares = [p.responsibilities(cls(steps=n)(post, 300))[:, 0].mean().item() for n in (30, 200)]
     assert law.weights[0] > 0.9999
-    assert shares == pytest.approx({"ALD": [0.36, 0.60], "SNIPS": [0.66, 0.95]}[cls.__name__], abs=0.09)
+    assert shares == pytest.approx({"ALD": [0.47, 0.76], "SNIPS": [0.77, 0.99]}[cls.__name__], abs=0.09)
 
 
 def test_ald_of_the_released_code():
