@@ -46,7 +46,7 @@ class Measured(Spectral):
         if sigma > 0:
             explained = (s * self.y.abs()).square().flatten(1).sum(1)
             rest = (y.abs().double().square().flatten(1).sum(1) - explained).clamp(min=0)
-            count = y[0].numel() * (2 if y.is_complex() else 1) - self.seen.sum()
+            count = y.shape[1:].numel() * (2 if y.is_complex() else 1) - self.seen.sum()
             out = out - 0.5 * (rest / sigma**2 + count * math.log(2 * math.pi * sigma**2))
         return out
 

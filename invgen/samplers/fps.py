@@ -27,9 +27,9 @@ class FPS(SpectralParticles):
     The paper multiplies these potentials over all levels, as if each y_s were another measurement, although y_s - A x_s is
     the same noise at every level: its target is too narrow along what was measured, more so with more steps, whatever the
     particles. Here (target="posterior") the potential of a level is divided out at the next one, so that only the last,
-    p(y | x_0), remains; sigma_y^2 is widened by the variance of a step, so that the ratios keep a variance. Exact as
-    particles and steps grow, for any path; exp(log_evidence) is unbiased for the law of the discretised prior. It takes
-    many particles: potentials about one noisy path may lose modes that y leaves open.
+    p(y | x_0), remains; at level s it has variance sigma_y^2 I + (2 s)^2 A A^T, so that these ratios keep a variance.
+    Exact as particles and steps grow, for any path; exp(log_evidence) is unbiased for the law of the discretised prior. It
+    takes many particles: potentials about one noisy path may lose modes that y leaves open.
 
     Args:
         fresh: share c of fresh noise in a step of variance c s_next^2 (the paper's 0.95, InverseBench 0.72). A prior
@@ -75,7 +75,7 @@ class FPS(SpectralParticles):
             centre, std = self.kernel(path, m.y, s, s_next)
             path = centre + std * shared()
             mean, _ = self.kernel(m.A.Vt(x), m.A.Vt(x0), s, s_next)
-            var = m.s_y**2 + (std**2 if self.target == "posterior" else 0.0)
+            var = m.s_y**2 + ((2 * s_next) ** 2 if self.target == "posterior" else 0.0)
             self._weigh(cloud, m.log_normal(path - mean, var + std**2, m.seen))
             (mean,) = self._resample(cloud, of_chain, mean)
             gain = torch.where(m.seen, std**2 / (var + std**2).where(m.seen, 1), 0)

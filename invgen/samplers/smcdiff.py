@@ -25,9 +25,10 @@ class SMCDiff(PassingParticles):
     begins at tau_i = sigma_y / s_i, where coordinate i becomes free.
 
     Exact as particles and steps grow, whatever the path: above tau_i it holds nothing more about the signal than y does.
-    With few steps the reverse process does not retrace forward paths, which no number of particles repairs. exp(log_evidence)
-    is unbiased, over chains, for the density of y under the ancestral steps from independent noise, read off as in
-    MCGDiff. It varies from path to path; MCGDiff's varies less.
+    With few steps the reverse process does not retrace forward paths, which no number of particles repairs.
+
+    exp(log_evidence) is unbiased, over chains, for the density of y under the ancestral steps from independent noise, read
+    off as in MCGDiff. It varies from path to path; MCGDiff's varies less.
 
     Args:
         resampling: the paper's is "residual".
