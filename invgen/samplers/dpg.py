@@ -13,6 +13,7 @@ from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.forward import per_sample
 from invgen.linalg import dot, norm
+from invgen.noise import Energy
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -86,10 +87,8 @@ class DPG(Sampler):
             v = post.prior.variance(s)
             pull, T = policy_gradient(post, x0, self.width * math.sqrt(v), self.draws, self.chunk, randn)
             guidance = s**2 * vjp(pull)
-            clean = post.A(x0)
-            residual = (post.y - clean) / post.noise.std(clean)
             missing = 1 - (self.width**2 / T).clamp(max=1)  # share of the uncertainty of D that the draws do not have
-            kappa = missing * dot(pull, guidance).flatten() / dot(residual, residual).flatten().clamp(min=1e-30)
+            kappa = missing * dot(pull, guidance).flatten() / _square(post, x0).clamp(min=1e-30)
             x = step(x, x0 + guidance / (1 + per_sample(kappa.clamp(min=0), x)), s, s_next, self.eta, randn)
             yield x
 
@@ -115,6 +114,15 @@ class DPG(Sampler):
             x = step(x, x0, s, s_next, self.eta, randn)
             x = x + (size if s_next > 0 else 0.0) * smooth / norm(smooth).clamp(min=1e-30)
             yield x
+
+
+def _square(post: Posterior, u: Tensor) -> Tensor:
+    """|(y - A(u)) / noise level|^2, (B,); of a loss the double, as if it were half a square."""
+    if isinstance(post.noise, Energy):
+        return -2 * post.log_likelihood(u)
+    clean = post.A(u)
+    r = (post.y - clean) / post.noise.std(clean)
+    return dot(r, r).flatten()
 
 
 def policy_gradient(post: Posterior, u: Tensor, r: float, draws: int, chunk: int, randn: Streams) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
 from invgen.errors import OptionError
+from invgen.guidance import published
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.samplers.pigdm import PiGDM
@@ -57,9 +58,7 @@ class OTODE(PiGDM):
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "OTODE":
         """The settings that Martin et al. (ICLR 2025) found for a task, with public code's start."""
-        if task not in _TASKS:
-            raise OptionError(f"OTODE was tuned for {', '.join(_TASKS)}, got {task!r}")
-        begin, weight = _TASKS[task]
+        begin, weight = published("OTODE", _TASKS, task)
         return cls(begin=begin, weight=weight, carry="adjoint", width="paper")
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import flow_time
 from invgen.errors import OptionError
+from invgen.guidance import published
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -62,9 +63,7 @@ class PnPFlow(Sampler):
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "PnPFlow":
         """The published settings of a task: 100 steps of 5 denoisings, alpha by task (the released test script's)."""
-        if task not in _ALPHAS:
-            raise OptionError(f"PnPFlow was published for {', '.join(_ALPHAS)}, got {task!r}")
-        return cls(weight="paper", alpha=_ALPHAS[task])
+        return cls(weight="paper", alpha=published("PnPFlow", _ALPHAS, task))
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, data_step(post)

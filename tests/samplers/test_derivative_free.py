@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.metrics import sliced_wasserstein
-from invgen.noise import Poisson
+from invgen.noise import Energy, Poisson
 from invgen.operators import from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
@@ -78,6 +78,14 @@ def test_any_likelihood(cls):
     assert after < 0.25 * before, (before, after)
     for other in (samplers.EnKG(), samplers.EKI(), samplers.DPG.paper()):
         assert "Gaussian noise" in other.refuses(post)
+
+
+def test_a_loss_is_a_likelihood():
+    # half the squared error over the variance is Gaussian noise, up to a constant
+    gaussian, _ = black_box()
+    loss = Posterior(gaussian.prior, gaussian.A, Energy(lambda a, y: (a - y).square() / (2 * 0.1**2), std=0.1), gaussian.y)
+    for sampler in (samplers.SCG(steps=10), samplers.DPG(steps=10)):
+        torch.testing.assert_close(sampler(loss, 3), sampler(gaussian, 3))
 
 
 def test_operator_evaluations_are_as_documented():
@@ -174,7 +182,7 @@ def test_enkg_follows_its_recursion_and_improves_with_the_ensemble():
 
 def test_enkg_is_exact_on_white_gaussians_as_particles_and_steps_grow():
     post = problem(white())
-    errors = [distance(samplers.EnKG(steps=n, particles=64, draws=64)(post, 2048), post) for n in (25, 100)]
+    errors = [distance(samplers.EnKG(steps=n, particles=64, draws=64)(post, 1024), post) for n in (20, 80)]
     assert errors[1] < 0.6 * errors[0] and errors[1] < 0.12, errors
 
 
@@ -195,12 +203,13 @@ def test_enkg_of_the_paper_shrinks_its_ensemble():
 
 def test_scg_draws_nearly_the_posterior_and_the_papers_choice_fits_the_noise():
     post = problem(correlated())
-    error = distance(samplers.SCG(steps=200)(post, 500), post)
+    error = distance(samplers.SCG(steps=150)(post, 300), post)
     prior = distance(post.prior.sample(500, seed=1), post)
-    best = samplers.SCG(steps=100, choice="best")(post, 500)
-    # two exact sets of 500 differ by 0.08
+    best = samplers.SCG(steps=50, choice="best")(post, 300)
+    # two exact sets of 300 differ by 0.1
     assert error < 0.2 and prior > 0.6, (error, prior)
-    assert distance(best, post) > 0.5 and post.residual_over_noise(best).max() < 0.05
+    # the posterior leaves a residual of about 0.8
+    assert distance(best, post) > 0.5 and post.residual_over_noise(best).median() < 0.05
 
 
 def test_scg_follows_the_data_closer_with_more_candidates():
