@@ -29,8 +29,8 @@ class FlowPriors(Sampler):
     estimate for each random start, pulled towards the mode.
 
     lr=None scales the gradient by the inverse of the data's curvature plus 1 / (1 - t)^2, which bounds the prior's, so that
-    the data are matched at any noise level and in any units; the prior's part is followed `rate` times per unit of t. The
-    paper's form takes Adam, made anew at each time, so that with one iteration it moves each value by lr against the sign
+    the data are matched at any noise level and in any units; the data's gradient is taken with respect to u_(t + dt), and
+    the prior's part is followed `rate` times per unit of t. The paper's form takes Adam, made anew at each time, so that with one iteration it moves each value by lr against the sign
     of its gradient; its weight of the data is 100 to 10000, which stands here for 1 / (2 (t + dt)^2 sigma_y^2), the value
     that its code takes for lambda = 0, at sigma_y = 0.01.
 
@@ -95,15 +95,19 @@ class FlowPriors(Sampler):
                     r = t_next * goal + (1 - t_next) * noise - A(u + dt * v)
                     probe = randn(u).sign()
                     (turned,) = torch.autograd.grad(dot(v, probe).sum(), u, create_graph=True)
-                    misfit = 0.5 * dot(r, r / (t_next**2 * var_y)).sum()
-                    (data,) = torch.autograd.grad(misfit, u, retain_graph=True)
                     trace = torch.zeros_like(v)
+                    if adam is not None:
+                        misfit = 0.5 * dot(r, r / (t_next**2 * var_y)).sum()
+                        (data,) = torch.autograd.grad(misfit, u, retain_graph=True)
                     if turned.requires_grad:  # not where the velocity is linear
                         (trace,) = torch.autograd.grad(dt * dot(turned, probe).sum(), u)
                 density = (u.detach() - t * v.detach()) / (1 - t) + trace  # the first is -grad log p(u_t)
                 if adam is not None:
                     u = adam.step(u.detach(), data + density)
                     continue
+                # without the Jacobian of u_(t + dt), which is at most (t + dt) / t: what it turns out of the range of A^T
+                # is not in the curvature that scales the step
+                data = t / t_next * A.adjoint(-r.detach() / (t_next**2 * var_y))
                 grad = data + -math.expm1(-self.rate * dt / self.iterations) * density
                 # (A^T A / var + I / width)^-1 grad, by the identity of Woodbury
                 width = (1 - t) ** 2

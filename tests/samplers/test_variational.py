@@ -151,7 +151,8 @@ def flow_priors_law(post: Posterior, sampler: samplers.FlowPriors) -> tuple[Tens
         V, w = (E / t - EYE) / (1 - t), (E @ m + c - m) / (std * (1 - t))
         for _ in range(sampler.iterations):
             S = EYE + dt * V
-            H, L = S.T @ A.T @ A @ S / (ahead**2 * var), S.T @ A.T / (ahead**2 * var)
+            L = t / ahead * A.T / (ahead**2 * var)
+            H = L @ A @ S
             # gradient of the data and of -log p(u_t), each as (matrix on u, matrix on u_0, vector)
             data = H, -(1 - ahead) * L @ A, dt * L @ A @ w - ahead * L @ goal
             density = (EYE - t * V) / (1 - t), -t * w / (1 - t)
