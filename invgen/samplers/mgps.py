@@ -30,8 +30,8 @@ class MGPS(Sampler):
 
     Args:
         alpha: how far down the midpoint is, between 0 and 1; 1 guides at the next level itself.
-        midpoint: "level", alpha times the next noise level, or "step", alpha times the steps that are left, as in the paper (0.5),
-            whose steps are even in the time of DDPM.
+        midpoint: "level", alpha times the next noise level, or "step", alpha times the steps that are left, as in the
+            paper (0.5), whose steps are even in the time of DDPM.
         iterations: gradient steps a level, one network evaluation each (2 in the paper).
         last_iterations: at every tenth level and over the last ten (20 in the paper); None for as many as elsewhere.
         lr: of Adam, in units of the standard deviation of the step; the paper has 0.03 to 0.1, in those of the data.

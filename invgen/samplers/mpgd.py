@@ -35,7 +35,6 @@ class MPGD(GuidedSampler):
         between: noise levels, in units of data_std, between which to project: the released 0.3 to 0.5 of the steps.
     """
 
-    eta: float = 0.5
     form: Literal["score", "paper"] = "score"
     zeta: float = 1.0
     autoencoder: Generator | None = None
@@ -60,7 +59,7 @@ class MPGD(GuidedSampler):
         known = {20: 17.5, 50: 7.5, 100: 4.0}
         if zeta is None and steps not in known:
             raise OptionError(f"MPGD's zeta was published for 20, 50 and 100 steps, not {steps!r}; give zeta")
-        return cls(steps=steps, schedule="vp", form="paper", zeta=known[steps] if zeta is None else zeta)
+        return cls(steps=steps, schedule="vp", eta=0.5, form="paper", zeta=known[steps] if zeta is None else zeta)
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
