@@ -30,9 +30,9 @@ class FlowPriors(Sampler):
 
     lr=None scales the gradient by the inverse of the data's curvature plus 1 / (1 - t)^2, which bounds the prior's, so that
     the data are matched at any noise level and in any units; the data's gradient is taken with respect to u_(t + dt), and
-    the prior's part is followed `rate` times per unit of t. The paper's form takes Adam, made anew at each time, so that with one iteration it moves each value by lr against the sign
-    of its gradient; its weight of the data is 100 to 10000, which stands here for 1 / (2 (t + dt)^2 sigma_y^2), the value
-    that its code takes for lambda = 0, at sigma_y = 0.01.
+    the prior's part is followed `rate` times per unit of t. The paper's form takes Adam, made anew at each time, so that
+    with one iteration it moves each value by lr against the sign of its gradient; its weight of the data is 100 to 10000,
+    which stands here for 1 / (2 (t + dt)^2 sigma_y^2), the value that its code takes for lambda = 0, at sigma_y = 0.01.
 
     Args:
         steps: times, uniform from that of the prior's sigma_max to 1 (100).

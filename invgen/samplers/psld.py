@@ -88,8 +88,6 @@ class PSLD(GuidedSampler):
         (data,) = torch.autograd.grad(decoded, z, A.adjoint(r / var_y), retain_graph=True)
         gap = z.detach() - code.detach()
         (back,) = torch.autograd.grad(code, glued, gap)
-        back = back - A.adjoint(
-            A.solve(A(var_x * back), var_x, var_y)
-        )  # (I - K A)^T
+        back = back - A.adjoint(A.solve(A(var_x * back), var_x, var_y))  # (I - K A)^T
         (back,) = torch.autograd.grad(decoded, z, back)
         return data, back - gap, dot(r, r / var_y).flatten()
