@@ -124,9 +124,13 @@ def calibrate(
     rescale: Annotated[
         tuple[float, float], typer.Option(help="SCALE and SHIFT: work in the units SCALE * x + SHIFT, as in reconstruct.")
     ] = (1.0, 0.0),
-    prior_steps: Annotated[
-        int, typer.Option(min=1, help="Of Heun's method, to draw from a diffusion prior that cannot sample itself.")
-    ] = 32,
+    prior_sampler: Annotated[
+        str | None,
+        typer.Option(
+            help='How to draw from a diffusion prior that cannot sample itself: "Heun(steps=32)" if left out; '
+            '"Ancestral(steps=100)" is fairer to stochastic samplers.'
+        ),
+    ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Signals to work on at once: fewer take less memory.")
     ] = None,
@@ -154,7 +158,7 @@ def calibrate(
         alpha=alpha,
         size=job.parse_size(size),
         rescale=rescale,
-        prior_steps=prior_steps,
+        prior_sampler=prior_sampler,
         max_batch=max_batch,
         device=device,
         progress=sys.stderr.isatty(),

@@ -1,6 +1,7 @@
 """Problems that a prior sets itself: x from the prior, y from the measurement, for calibration and for tuning."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from invgen.posterior import Posterior
 from invgen.pushforward import Generator, StandardNormal
 from invgen.random import Streams
 
+if TYPE_CHECKING:
+    from invgen.sampler import Sampler
+
 ROWS = 2**20  # values of signals to work on at once where no max_batch is given
 
 
@@ -24,7 +28,7 @@ def simulate(
     num: int,
     seed: int = 0,
     *,
-    prior_steps: int = 32,
+    prior_sampler: "Sampler | None" = None,
     max_batch: int | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -36,7 +40,9 @@ def simulate(
         prior, A, noise: as for `invgen.solve`.
         num: number of pairs.
         seed: any integer.
-        prior_steps: of Heun's method, for a diffusion prior that has no `sample` of its own.
+        prior_sampler: for a diffusion prior that has no `sample` of its own, an unconditional sampler, `Heun(steps=32)` by
+            default. A trained network is not exactly a score, so that the flow (Heun) and the reverse diffusion
+            (`Ancestral(steps=100)`) draw from two laws that differ: take the one that is meant.
         max_batch: how many signals to work on at once; by default as many as hold a million values.
         progress: whether to show a bar while a network draws.
 
@@ -44,7 +50,7 @@ def simulate(
         InvgenError: what does not fit, as in `invgen.Posterior`.
     """
     blank = problem(prior, A, noise, num)
-    x = draw_prior(prior, num, spawn(seed, 0), steps=prior_steps, max_batch=max_batch, progress=progress)
+    x = draw_prior(prior, num, spawn(seed, 0), sampler=prior_sampler, max_batch=max_batch, progress=progress)
     with torch.no_grad():
         # on the CPU, so that every device sees the same noise
         clean = torch.cat([A(part).cpu() for part in x.split(max_batch or rows_at_once(prior))])
@@ -74,20 +80,25 @@ def draw_prior(
     num: int,
     seed: int = 0,
     *,
-    steps: int = 32,
+    sampler: "Sampler | None" = None,
     max_batch: int | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Samples of any prior, (num, *shape): by its own `sample(num, seed)`, a Generator by decoding samples of its latent
-    prior, another Denoiser by Heun's method with `steps` steps on the probability-flow ODE.
+    prior, another Denoiser by the unconditional `sampler`, `Heun(steps=32)` if none is given.
 
     Raises:
-        UnsupportedError: the prior is none of these.
+        UnsupportedError: the prior is none of these, or the sampler is no unconditional one.
     """
     from invgen.samplers import Heun
+    from invgen.samplers.unconditional import Unconditional
 
+    if sampler is not None and not isinstance(sampler, Unconditional):
+        raise UnsupportedError(
+            f"a prior is drawn from by an unconditional sampler, such as Heun or Ancestral, got {type(sampler).__name__}"
+        )
     max_batch = max_batch or rows_at_once(prior)
-    options = {"steps": steps, "max_batch": max_batch, "progress": progress}
+    options = {"sampler": sampler, "max_batch": max_batch, "progress": progress}
     with torch.no_grad():
         if hasattr(prior, "sample"):
             return prior.sample(num, seed)
@@ -99,7 +110,7 @@ def draw_prior(
             z = draw_prior(prior.latent, num, seed, **options)
             return torch.cat([prior(part) for part in z.split(max_batch)])
         if isinstance(prior, Denoiser):
-            return Heun(steps=steps)(prior, num, seed, max_batch=max_batch, progress=progress)
+            return (sampler or Heun(steps=32))(prior, num, seed, max_batch=max_batch, progress=progress)
     raise UnsupportedError(
         f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser "
         "or a Generator"

@@ -104,14 +104,14 @@ def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, 
     A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
 
     Args:
-        bins: at most num_samples + 1; by default between 10 and 20 (and no more than N / 10), the number that divides
+        bins: at most num_samples + 1; by default between 10 and 20 (fewer if N < 200, 5 at N = 50), the number that divides
             num_samples + 1 most evenly. Expectation and band account for bins that hold unequally many ranks.
         confidence: the probability that a calibrated histogram is within the band, at all bins.
     """
     ranks = _ranks("rank_histogram", ranks, num_samples, confidence)
     most = num_samples + 1
     if bins is None:
-        top = max(2, min(20, most, len(ranks) // 10))
+        top = min(20, most, max(5, len(ranks) // 10))
         bins = min(range(top, max(2, top // 2) - 1, -1), key=lambda b: -(-most // b) / (most // b))
     if not isinstance(bins, int) or not 2 <= bins <= most:
         raise OptionError(f"rank_histogram: bins must be a whole number from 2 to num_samples + 1 = {most}, got {bins!r}")

@@ -203,9 +203,13 @@ def test_every_kind_of_prior_can_be_drawn_from():
 
 
 def test_a_prior_without_samples_of_its_own():
-    c = invgen.calibrate(Learned(), A, NOISE, "mmps", num_simulations=10, num_samples=4, prior_steps=8)
+    c = invgen.calibrate(Learned(), A, NOISE, "mmps", 10, 4, prior_sampler=samplers.Ancestral(steps=8))
+    flow = simulate(Learned(), A, NOISE, 10, prior_sampler=samplers.Heun(steps=8))[0]
     assert c.x.shape == (10, D)
     assert c.nfe > 0
+    assert not torch.equal(c.x, flow)
+    with pytest.raises(UnsupportedError, match="by an unconditional sampler, such as Heun or Ancestral, got DPS"):
+        simulate(Learned(), A, NOISE, 10, prior_sampler=samplers.DPS())
 
 
 def test_the_seed_decides_and_the_batch_does_not():
@@ -322,6 +326,7 @@ def test_command_line(run, tmp_path):
         (("-s", "DPZ"), "did you mean 'DPS'?"),
         (("-s", "DDRM", "-A", "Quantize(levels=4)"), "samplers that fit: "),
         (("-n", "-1"), "must be a positive number"),
+        (("--prior-sampler", "DPS"), "by an unconditional sampler"),
         (("--alpha", 2), "alpha, the level of the test"),
         (("--size", "12x"), "cannot read the size"),
         (("--device", "quantum"), "cannot work on device"),
