@@ -241,8 +241,8 @@ def noise_levels(
 def flow_time(sigma: float, scale: float) -> float:
     """The time t of flow matching, x_t = (1 - t) x_0 + t scale eps (t = 1 is noise), at a noise level sigma.
 
-    x_t / (1 - t) = x_0 + sigma eps with sigma = scale t / (1 - t): a flow prior is a Denoiser, D = x_t - t v for its velocity
-    v = scale eps - x_0, and a step of Euler's method in t is `step` with eta = 0.
+    x_t / (1 - t) = x_0 + sigma eps with sigma = scale t / (1 - t): a flow prior is a Denoiser, D = x_t - t v for its
+    velocity v = scale eps - x_0, and a step of Euler's method in t is `step` with eta = 0.
     """
     return sigma / (sigma + scale)
 
