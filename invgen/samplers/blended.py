@@ -34,8 +34,8 @@ class BlendedDiffusion(Editor, GuidedSampler):
             edited part. For images in [-1, 1] of data_std 0.5, 34 is the paper's start after 25 of 100 steps: nothing does.
     """
 
-    zeta: float = 1.0
-    share: float = 0.5
+    zeta: float = DPS.zeta
+    share: float = DPS.share
     image: Tensor | None = None
     keep: Tensor | None = None
     sigma0: float = 34.0
