@@ -289,9 +289,10 @@ class ParticleSampler(EnsembleSampler):
     def _resample(self, cloud: Cloud, randn: Streams, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Replaces the particles of chains with uneven weights by particles drawn in proportion to them."""
         poor = (cloud.sizes[-1] < self.threshold * self.particles) | (self.threshold == 1)
-        if not poor.any():
-            return tensors
+        # drawn whether needed or not: what a chain draws next must not depend on the chains beside it
         chosen = resample(cloud.log_w, self.particles, randn, self.resampling)
+        if chosen.device.type == "cpu" and not poor.any():  # elsewhere reading it would stall the device
+            return tensors
         here = torch.arange(self.particles, device=chosen.device)
         chosen = torch.where(poor[:, None], chosen, here)
         rows = (chosen + self.particles * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten()
@@ -303,13 +304,15 @@ class ParticleSampler(EnsembleSampler):
         """The weighted particles of independent chains, not resampled at the end; the first chains of `__call__`'s.
 
         Raises:
-            UnsupportedError, DivergedError: as `__call__`.
+            UnsupportedError, OptionError, DivergedError: as `__call__`.
         """
         why = self.refuses(post)
         if why:
             raise UnsupportedError(f"{type(self).__name__} {why}")
         if self._through_latent(post):
             raise UnsupportedError("weighted particles of a pushforward prior are over z: pass post.latent()")
+        if not isinstance(chains, int) or chains < 1:
+            raise OptionError(f"chains must be a positive whole number, got {chains!r}")
         batch = max(math.prod(post.batch), 1)
         every = torch.arange(chains * batch)
         together = every.numel() if max_batch is None else max(max_batch // self.particles, 1)
