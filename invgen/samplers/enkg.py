@@ -81,7 +81,7 @@ class EnKG(EnsembleSampler):
                 r = whitened(post, self._measure(post, x0, cloud), J)
                 near = x0 + post.prior.variance(s) ** 0.5 * randn(x0)
                 spread = whitened(post, self._measure(post, near, cloud), J) - r
-                guided = x0 + s**2 * combined(_regression(centred(x, J), r, spread), centred(x, J), x)
+                guided = x0 + s**2 * _regression(centred(x, J), r, spread).reshape(x.shape).to(x.dtype)
             x = step(x, guided, s, s_next, self.eta, randn)
             yield x
 
@@ -93,18 +93,30 @@ class EnKG(EnsembleSampler):
 
 
 def _regression(X: Tensor, r: Tensor, spread: Tensor) -> Tensor:
-    """Coefficients c, (C, J, J), with c X the gradients of log N(y; A(D(x_j)), Gamma + A V A^T) by regression.
+    """The gradients of log N(y; A(D(x_j)), Gamma + A V A^T) by regression on the particles, (C, J, n).
+
+    Every system is solved in the smaller of its two forms: particles, or values of the signal or the measurement.
 
     Args:
         X: deviations of the particles, (C, J, n).
         r, spread: residuals and draws from N(0, A V A^T), in units of the noise, (C, J, m).
     """
-    J, n = X.shape[1:]
-    eye = torch.eye(J, dtype=X.dtype, device=X.device)
+    J, n, m = *X.shape[1:], r.shape[2]
     Y = r.mean(1, keepdim=True) - r
-    # r (I + S^T S / J)^-1 Y^T by Woodbury, J x J
-    inner = r @ Y.mT - r @ spread.mT @ torch.linalg.solve(J * eye + spread @ spread.mT, spread @ Y.mT)
-    gram = X @ X.mT
-    # a thousandth of the mean eigenvalue: directions that the ensemble hardly explores carry no slope
-    ridge = 1e-3 * gram.diagonal(dim1=1, dim2=2).sum(1) / max(min(J - 1, n), 1)
-    return torch.linalg.solve(gram + ridge[:, None, None].clamp(min=1e-300) * eye, inner.mT).mT
+    # r (I + S^T S / J)^-1 Y^T, applied from the right: first to Y^T X, (C, m, n)
+    moved = Y.mT @ X
+    if m <= J:
+        moved = torch.linalg.solve(spread.mT @ spread / J + _eye(m, X), moved)
+    else:
+        moved = moved - spread.mT @ torch.linalg.solve(J * _eye(J, X) + spread @ spread.mT, spread @ moved)
+    # (X X^T + ridge)^-1 X = X (X^T X + ridge)^-1; the ridge is a thousandth of the mean eigenvalue: directions that the
+    # ensemble hardly explores carry no slope
+    ridge = 1e-3 * X.square().sum((1, 2)) / max(min(J - 1, n), 1)
+    ridge = ridge[:, None, None].clamp(min=1e-300)
+    if n <= J:
+        return r @ torch.linalg.solve(X.mT @ X + ridge * _eye(n, X), moved, left=False)
+    return (r @ moved - (r @ moved @ X.mT) @ torch.linalg.solve(X @ X.mT + ridge * _eye(J, X), X)) / ridge
+
+
+def _eye(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
