@@ -12,6 +12,7 @@ from invgen.diffusion import Denoiser
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.markov import langevin, largest_curvature
+from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -64,7 +65,8 @@ class ULA(Sampler):
 
     def bounds(self, post: Posterior, x: Tensor, sigma: float, k: int, last: Tensor | float) -> Tensor:
         """A bound on the curvature of the target at step k, (B, 1, ..., 1), from that of the step before."""
-        if k and (k >= self.steps // 2 or isinstance(post.A, LinearOperator)):
+        constant = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
+        if k and (k >= self.steps // 2 or constant):
             return last
         # no smoothed prior is more curved than 1 / sigma^2
         return torch.maximum(largest_curvature(post, x, sigma) + 1 / sigma**2, torch.as_tensor(last).to(x))
