@@ -41,6 +41,7 @@ class DAPS(Sampler):
     width: Literal["prior", "paper"] = "prior"
 
     noiseless: ClassVar[bool] = True
+    family: ClassVar[str] = "mcmc"
 
     def __post_init__(self) -> None:
         super().__post_init__()

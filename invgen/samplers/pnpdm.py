@@ -48,6 +48,8 @@ class PnPDM(Sampler):
             )
 
     noiseless: ClassVar[bool] = False
+    family: ClassVar[str] = "mcmc"
+    exact: ClassVar[str] = "as rho falls and sweeps and denoising steps grow"
 
     @classmethod
     def fixed(cls, rho: float = 0.1, sweeps: int = 50, **options: Any) -> "PnPDM":

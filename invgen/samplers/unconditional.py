@@ -3,7 +3,7 @@ al., 2022, Algorithm 1 without churn). `samplers.Heun(steps=18)(prior, num_sampl
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class _Unmeasured(LinearOperator):
 @dataclass(frozen=True)
 class Unconditional(Sampler):
     """The base of samplers that draw from a prior; a posterior is refused, because its measurement would be ignored."""
+
+    family: ClassVar[str] = "unconditional"
+    exact: ClassVar[str] = "as steps grow"
 
     def refuses(self, post: Posterior) -> str | None:
         if not isinstance(post.A, _Unmeasured):

@@ -1,0 +1,137 @@
+"""The full benchmark: its families, its budget, its store that survives an interrupt, its tables and the page."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from invgen import samplers
+from invgen.benchmarks import exact, exact_full, exact_problems, manifold, sampler_page
+from invgen.errors import FileError
+from invgen.sampler import Cost
+
+FAMILIES = exact_problems.families()
+
+
+@pytest.mark.parametrize("key", [k for k in FAMILIES if "800" not in k])
+def test_exact_samples_fit_their_own_measurement(key):
+    family = FAMILIES[key]
+    problem = family.make(0)
+    post, x = problem.posterior, problem.law(2000, 0)
+    assert x.shape == (2000, *post.prior.shape) and torch.isfinite(x).all()
+    assert not torch.equal(problem.law(5, 0), problem.law(5, 1))
+    r = post.y - post.A(x)
+    if key == "mask":
+        assert r.abs().max() < 1e-3
+        return
+    # averaged over x ~ p(x | y) and over y, the squared residual is the noise's; for one y it may be several times that or
+    # a small part of it, never the data's own size
+    ratio = (r.square().mean() / post.noise.sigma**2).item()
+    assert 1e-3 < ratio < 8
+    assert r.square().mean() < 0.5 * post.y.square().mean()
+
+
+def test_the_seeded_instance_is_the_published_one():
+    # printed by the reference for d_y = 1: S = 0.0947, sigma = 0.0048, y = -0.295
+    post = FAMILIES["seeded-1"].make(0).posterior
+    assert torch.linalg.svdvals(post.A.matrix).item() == pytest.approx(0.0947, abs=5e-5)
+    assert post.noise.sigma == pytest.approx(0.0048, abs=5e-5) and post.y.item() == pytest.approx(-0.295, abs=5e-4)
+
+
+def test_the_error_of_exact_samples_in_sixteen_dimensions():
+    # the reference computes 1.105 and 1.304 for the many weak measurements; five draws of the noise, 500 samples
+    for sigma, expected in ((0.2, 1.105), (0.5, 1.304)):
+        family = FAMILIES[f"sixteen-many-weak-{sigma}"]
+        mean = sum(family.floor(i)["rmse"] for i in range(family.count)) / family.count
+        assert mean == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("spec", ["DPS", "DAPS", "PnPDM", "TDS", "EKI", "RePaint"])
+def test_every_sampler_gets_the_same_budget(spec):
+    post = FAMILIES["mixture-8-1"].make(0).posterior
+    sampler = exact_full.at_budget(samplers.get(spec)(), post, 60, 16)
+    spent = Cost()
+    sampler(post, 16, cost=spent)
+    # within one step of the budget, and never above it
+    one = exact_full.evaluations(samplers.get(spec)(steps=9), post) - exact_full.evaluations(
+        samplers.get(spec)(steps=8), post
+    )
+    per_draw = getattr(samplers.get(spec)(), "particles", 1)
+    assert 60 - max(one / per_draw, 1) * 8 < spent.nfe <= 60
+
+
+def test_runs_resume_and_a_cut_line_is_dropped(tmp_path):
+    store, keys = tmp_path / "runs.csv", ["mixture-8-4"]
+    first = exact_full.complete(store, keys, ["DDRM"], 10, instances=2, workers=1)
+    assert [(r.sampler, r.instance) for r in first] == [("floor", 0), ("floor", 1), ("DDRM", 0), ("DDRM", 1)]
+    with store.open("a") as file:
+        file.write("mixture-8-4,DDRM,7,0.1")
+    before = store.stat().st_mtime_ns
+    again = exact_full.complete(store, keys, ["DDRM", "DPS"], 10, instances=2, workers=2)
+    assert len(again) == 6 and store.stat().st_mtime_ns > before
+    same = {r.key: r.distance for r in again}
+    assert all(same[r.key] == pytest.approx(r.distance, rel=1e-4) for r in first)
+    assert exact_full.load(store) == sorted(exact_full.load(store), key=lambda r: r.key)
+    assert [r.sampler for r in exact_full.load(store) if r.nfe == 10].count("DPS") == 2
+    store.write_text("a,b\n1,2\n")
+    with pytest.raises(FileError, match="no table of exact runs"):
+        exact_full.load(store)
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_at_most_what_was_in_flight(tmp_path):
+    store = tmp_path / "runs.csv"
+    command = [sys.executable, "-m", "invgen.benchmarks.exact", "--full", "--families", "mixture-8-4", "--samplers", "DDRM"]
+    command += ["--steps", "10", "--workers", "1", "--store", str(store)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if store.exists() and store.read_text().count("\n") > 3:
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = exact_full.load(store)
+    assert len(kept) >= 3
+    whole = exact_full.complete(store, ["mixture-8-4"], ["DDRM"], 10, workers=1)
+    assert len(whole) == 40 and len({r.key for r in whole}) == 40
+    assert {r.key: r.distance for r in kept}.items() <= {r.key: r.distance for r in whole}.items()
+
+
+def test_a_run_that_fails_is_shown_and_counted():
+    runs = [exact_full.Run("mixture-8-4", "floor", i, 0.05) for i in range(3)]
+    runs += [exact_full.Run("mixture-8-4", "DPS", 0, 1.0, nfe=100), exact_full.Run("mixture-8-4", "DPS", 2, 3.0, nfe=100)]
+    runs += [exact_full.Run("mixture-8-4", "DPS", 1, math.nan, error="DivergedError: at step 3")]
+    page = exact_full.markdown(runs)
+    line = next(row for row in page.splitlines() if row.startswith("| DPS"))
+    assert "2.00 +- 1.96 (2/3)" in line and "| 40.0 |" in line and line.split(" | ")[5] == "1"
+    assert exact_full.best(runs)["mixture-8-4"] == ("DPS", pytest.approx(40))
+
+
+def test_the_covariance_test_ranks_the_choices_as_the_paper_does(monkeypatch):
+    monkeypatch.setattr(manifold, "LEVELS", (0.2, 1.0))
+    found = manifold.divergences(0, points=400, cloud=2**14)
+    # no covariance is worst, the exact one best, by factors
+    for k in range(2):
+        assert found["exact"][k] < 0.5 * found["zero"][k]
+        assert found["exact"][k] < found["sigma"][k]
+    page = manifold.markdown({c: [[v] for v in values] for c, values in found.items()})
+    assert page.count("| V = ") == len(manifold.CHOICES)
+
+
+def test_the_page_is_what_the_stored_runs_give():
+    assert set(sampler_page.WHEN) == {c.__name__ for c in samplers.catalogue().values()}
+    assert {c.family for c in samplers.catalogue().values()} <= set(sampler_page.HEADINGS)
+    page = sampler_page.markdown(exact_full.load(exact_full.RESULTS))
+    assert (exact_full.RESULTS.parents[2] / "docs" / "samplers.md").read_text() == page
+
+
+def test_the_goals_of_the_suite_stand_in_the_stored_runs():
+    best = exact_full.best(exact_full.load(exact_full.RESULTS))
+    for (d, dy), limit in {pair: 1.5 if pair[0] < 800 else 3.0 for pair in exact.ALL_DIMS}.items():
+        name, ratio = best[f"mixture-{d}-{dy}"]
+        assert ratio < limit, f"{name} on d={d}, d_y={dy}"
