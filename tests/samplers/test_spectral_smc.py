@@ -328,3 +328,12 @@ def test_modes_have_the_weights_of_the_posterior_as_particles_grow():
         )
         # two exact sets of 2000 are 0.1 apart; the modes 4
         assert many < 0.35 and many < 0.8 * few, (type(sampler).__name__, few, many)
+
+
+def test_densities_are_in_the_units_of_y_in_complex_coordinates_too():
+    # of a white prior the coordinates are independent; 1 / sqrt(2) is among these singular values of k-space
+    prior = GaussianPrior((1, 2, 2), torch.zeros(1, 2, 2, dtype=F64), 1.0)
+    post = problem(0.3, MRI((1, 2, 2), torch.tensor([[1, 0], [1, 1]])), prior)
+    m = Measured(post.rows(torch.tensor([0])))
+    density = m.log_normal(m.y, 1 + m.s_y**2, m.seen) + m.log_scale()
+    assert density.item() == pytest.approx(prior.posterior(post.A, post.noise, post.y).log_evidence, abs=1e-6)
