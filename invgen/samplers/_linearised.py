@@ -42,6 +42,8 @@ class Linearised:
         residual = self.residual if residual is None else residual
         r, std = (residual / self.std).double(), self.std.double()
         K = spread.double() / (std[:, :, None] * std[:, None])
+        # eigh refuses what is not finite; the states of such rows are not either, and the sampler says so
+        K = torch.where(K.isfinite().flatten(1).all(1)[:, None, None], K, 0)
         l, Q = torch.linalg.eigh((K + K.mT) / 2)
         total = 1 + l.clamp(min=0)
         c = torch.einsum("bij,bi->bj", Q, r)

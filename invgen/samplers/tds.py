@@ -29,6 +29,9 @@ class TDS(ParticleSampler):
     estimate of p(y) under that prior, for every number of particles, every resampling scheme and every threshold. A sample
     costs particles / draws times steps network evaluations.
 
+    The twist takes the operator for linear around D. One that is flat there and steep nearby, such as a square at zero, has
+    too narrow a twist at high noise: many particles die at the first levels, and estimates need many more of them.
+
     Few measured values make the weights even, many make them collapse: with thousands, a chain is one guided path, the best
     of its particles.
 
@@ -105,7 +108,7 @@ class TDS(ParticleSampler):
     def _dense(self, post: Posterior) -> bool:
         if self.twist != "auto":
             return self.twist == "covariance"
-        return not isinstance(post.noise, Energy) and post.y[0].numel() * (2 if post.y.is_complex() else 1) <= 16
+        return not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
 
     @staticmethod
     def _misfit(post: Posterior, x0: Tensor) -> Tensor:
