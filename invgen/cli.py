@@ -45,7 +45,9 @@ def reconstruct(
     noise: Annotated[
         str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
     ],
-    sampler: Annotated[str, typer.Option("-s", "--sampler", help='For example PiGDM or "DPS(steps=1000)".')] = "DPS",
+    sampler: Annotated[
+        str, typer.Option("-s", "--sampler", help='For example PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
+    ] = "DPS",
     num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="How many samples to draw.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise and of the samples.")] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
@@ -110,7 +112,9 @@ def calibrate(
     noise: Annotated[
         str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
     ],
-    sampler: Annotated[str, typer.Option("-s", "--sampler", help='For example PiGDM or "DPS(steps=1000)".')] = "DPS",
+    sampler: Annotated[
+        str, typer.Option("-s", "--sampler", help='PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
+    ] = "DPS",
     num_simulations: Annotated[
         int, typer.Option("-N", "--num-simulations", min=10, help="Pairs (x, y) to simulate.")
     ] = 200,

@@ -23,6 +23,7 @@ class Result:
         posterior: the problem that was solved.
         sampler: with which hyper-parameters.
         seed, nfe (network evaluations per sample), seconds.
+        reason: why this sampler, where `sampler="auto"` picked it.
     """
 
     samples: Tensor
@@ -31,6 +32,7 @@ class Result:
     seed: int
     nfe: float
     seconds: float
+    reason: str = ""
 
     @cached_property
     def mean(self) -> Tensor:
@@ -54,7 +56,7 @@ class Result:
     def __repr__(self) -> str:
         return (
             f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
-            f"nfe={self.nfe:g}, seconds={self.seconds:.1f})"
+            f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', picked because {self.reason}' if self.reason else ''})"
         )
 
 
@@ -78,16 +80,19 @@ def solve(
         A: the forward operator.
         prior: what signals look like.
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.
-        sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), or a file that `invgen.tune(...).save` has written.
+        sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), a file that `invgen.tune(...).save` has written, or "auto":
+            what docs/samplers.md recommends for such a problem; `Result.sampler` and `Result.reason` say what and why.
         num_samples, seed, max_batch, progress, callback: as in `Sampler.__call__`.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
     """
     from invgen import names
+    from invgen.auto import recommend
 
-    sampler = names.sampler(sampler) if isinstance(sampler, str) else sampler
-    post = Posterior(prior, A, noise, y)
+    post, reason = Posterior(prior, A, noise, y), ""
+    if isinstance(sampler, str):
+        sampler, reason = recommend(post) if sampler == "auto" else (names.sampler(sampler), "")
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
-    return Result(samples, post, sampler, seed, cost.nfe, cost.seconds)
+    return Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason)

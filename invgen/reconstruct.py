@@ -64,7 +64,7 @@ def reconstruct(
     Raises:
         InvgenError: one sentence about what does not fit.
     """
-    law, method = names.noise(noise), names.sampler(sampler)
+    law, method = names.noise(noise), sampler if sampler == "auto" else names.sampler(sampler)
     p = prepared(prior, size, rescale, device)
     A = names.operator(operator, p.shape).to(p.device)
     truth, notes, spacing = None, (), None
@@ -84,7 +84,8 @@ def reconstruct(
             "operator": operator,
             "prior": prior,
             "noise": repr(law),
-            "sampler": repr(method),
+            "sampler": repr(result.sampler),
+            "reason": result.reason,
             "num_samples": num_samples,
             "seed": seed,
             "shape": list(p.shape),
@@ -207,4 +208,6 @@ def table(summary: dict[str, Any]) -> str:
         f"{summary['num_samples']} samples by {summary['sampler']}: {summary['nfe_per_sample']:g} network evaluations a "
         f"sample, {summary['seconds']:.1f} s"
     )
+    if summary["reason"]:
+        lines.append(f"Picked because {summary['reason']}.")
     return "\n".join(lines)

@@ -1,0 +1,57 @@
+"""Which sampler to take: what a problem has, against what docs/samplers.md has measured."""
+
+from invgen.forward import LinearOperator, has_gradient, has_svd
+from invgen.noise import Energy, Gaussian
+from invgen.posterior import Posterior
+from invgen.pushforward import Generator
+from invgen.sampler import Sampler
+
+FEW = 16  # measured values up to which a chain of particles keeps even weights, see TDS
+
+
+def recommend(post: Posterior) -> tuple[Sampler, str]:
+    """A sampler for a problem, and one sentence that says why.
+
+    The rules follow the tables of docs/samplers.md: with few measured values a chain of particles is nearest to the exact
+    posterior; with many, where the weights of particles collapse, the guided denoiser that takes the most of the problem's
+    structure; what has no gradient is left to ensembles.
+
+    Raises:
+        UnsupportedError: the posterior is of no kind that a sampler takes.
+    """
+    from invgen import samplers
+
+    A, noise, prior = post.A, post.noise, post.prior
+    linear, gaussian = isinstance(A, LinearOperator), isinstance(noise, Gaussian)
+    exact = gaussian and not hasattr(noise.sigma, "shape") and noise.sigma == 0
+    values = A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1)
+    through = " through its decoder" if isinstance(prior, Generator) else ""
+
+    if not has_gradient(A):
+        if gaussian and not exact:
+            return samplers.EnKG(particles=64), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
+        return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
+    if exact and linear and has_svd(A) and not through:
+        if values <= FEW:
+            return samplers.MCGDiff(particles=64), (
+                f"{values} exact values of a linear operator with an SVD: particles in its coordinates come nearest"
+            )
+        return samplers.DDNM(travel_length=5, travel_repeat=3), (
+            "an exact measurement by a linear operator with an SVD: the null space from the prior, with time travel"
+        )
+    if values <= FEW and not exact:
+        return samplers.TDS(particles=64), (
+            f"{values} measured values: a chain of particles{through} is nearest to the exact posterior"
+        )
+    if linear and gaussian and not through:
+        return samplers.PiGDM(), (
+            f"{values} measured values of a linear operator with Gaussian noise: guidance that solves the linear system"
+        )
+    if isinstance(noise, Energy) or exact or through:
+        what = "a loss in place of a noise law" if isinstance(noise, Energy) else f"{_name(A)}{through}"
+        return samplers.DPS(), f"{what}: the gradient of the likelihood guides, which asks for nothing more"
+    return samplers.DAPS(), f"{_name(A)} with {type(noise).__name__} noise: Langevin steps inside follow its curvature"
+
+
+def _name(A: object) -> str:
+    return type(A).__name__

@@ -1,0 +1,63 @@
+"""sampler="auto": every kind of problem gets a sampler that takes it, and a reason."""
+
+import pytest
+import torch
+
+import invgen
+from invgen import Energy, Gaussian, Posterior, samplers
+from invgen.auto import recommend
+from invgen.noise import Noiseless, Poisson
+from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
+from invgen.priors import GaussianPrior
+from invgen.pushforward import Generator
+
+F64 = torch.float64
+
+
+class Decoder(Generator):
+    def __init__(self, n: int) -> None:
+        super().__init__((n,), (3,))
+        self.register_buffer("W", torch.randn(n, 3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z @ self.W.T
+
+
+def prior(n: int) -> GaussianPrior:
+    return GaussianPrior((n,), torch.zeros(n), 1.0)
+
+
+def wide(n: int, m: int) -> Matrix:
+    return Matrix(torch.randn(m, n, generator=torch.Generator().manual_seed(1)))
+
+
+PROBLEMS = {
+    "few values": (prior(6), wide(6, 3), Gaussian(0.1), "TDS"),
+    "few values, any noise": (prior(6), from_function(torch.exp, (6,)), Poisson(), "TDS"),
+    "many values": (prior(40), wide(40, 20), Gaussian(0.1), "PiGDM"),
+    "many values, nonlinear": (prior(40), HighDynamicRange((40,)), Gaussian(0.1), "DAPS"),
+    "few exact values": (prior(6), Mask((6,), torch.arange(6) < 3), Noiseless(), "MCGDiff"),
+    "many exact values": (prior(40), Mask((40,), torch.arange(40) < 20), Noiseless(), "DDNM"),
+    "black box": (prior(6), from_function(torch.exp, (6,), differentiable=False), Gaussian(0.1), "EnKG"),
+    "black box, any noise": (prior(6), from_function(torch.exp, (6,), differentiable=False), Poisson(), "SCG"),
+    "a loss": (prior(40), wide(40, 20), Energy(lambda clean, y: (clean - y).abs().flatten(1).sum(1)), "DPS"),
+    "a generator, few values": (Decoder(6), wide(6, 3), Gaussian(0.1), "TDS"),
+    "a generator, many values": (Decoder(40), wide(40, 20), Gaussian(0.1), "DPS"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_kind_of_problem_gets_a_sampler_that_takes_it(name):
+    p, A, noise, expected = PROBLEMS[name]
+    y = A(torch.zeros(p.shape)).float()
+    sampler, reason = recommend(Posterior(p, A, noise, y))
+    assert type(sampler).__name__ == expected and sampler.refuses(Posterior(p, A, noise, y)) is None
+    assert len(reason) > 30 and "\n" not in reason
+
+
+def test_solve_says_what_it_picked_and_why():
+    p, A, noise, _ = PROBLEMS["few values"]
+    result = invgen.solve(torch.zeros(3), A, p, noise, "auto", num_samples=2)
+    assert isinstance(result.sampler, samplers.TDS) and "3 measured values" in result.reason
+    assert "picked because 3 measured values" in repr(result)
+    assert invgen.solve(torch.zeros(3), A, p, noise, "DPS(steps=4)").reason == ""
