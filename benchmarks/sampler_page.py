@@ -138,7 +138,7 @@ error, which are counted and left out of the mean."""
 
 WHEN: dict[str, str] = {
     "TDS": "few measured values (tens at most) and samples that must be right: weights of distant modes, model evidence",
-    "MCGDiff": "few values of a linear operator with an SVD, exact or noisy; no gradient of the network, so cheaper than TDS",
+    "MCGDiff": "few values of a linear operator with an SVD, exact or noisy; no network gradient, cheaper than TDS",
     "DDSMC": "as MCGDiff, with another split of the noise; independent short chains",
     "FPS": "to compare with the paper",
     "SMCDiff": "inpainting with particles, where the other methods of this family cannot be had",
