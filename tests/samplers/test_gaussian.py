@@ -16,6 +16,7 @@ from invgen import Gaussian, Posterior, samplers
 from invgen.noise import Noiseless
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
+from invgen.random import Streams
 
 F64 = torch.float64
 SHAPE, N, ROWS, SIGMA = (2, 3), 6, 3, 0.4
@@ -398,6 +399,26 @@ def test_biases_stand_in_numbers():
         "DAPS": 0.144,
     }
     assert bias == pytest.approx(wanted, abs=0.002), bias
+
+
+def test_reddiff_follows_its_recursion():
+    # Algorithm 1 on the same noise: gradients from dense matrices, Adam as Kingma & Ba's Algorithm 1 has it
+    post, sampler, rows = problem(correlated()), samplers.REDdiff(steps=30, lam=0.5), 4
+    M, d, (a, b) = post.A.matrix, post.prior.data_std, (0.9, 0.99)
+    zeros, numbers = torch.zeros(rows, *SHAPE, dtype=F64), list(range(rows))
+    *_, got = sampler.run(post.rows(torch.zeros(rows, dtype=torch.int64)), zeros, Streams(0, numbers))
+    draw = Streams(0, numbers)
+    draw(zeros)  # for the start of operators without an adjoint
+    mu = (post.y @ M / torch.linalg.matrix_norm(M, 2) ** 2).expand(rows, N)
+    m = v = torch.zeros(rows, N, dtype=F64)
+    for t, (s, _) in enumerate(sampler.levels(post.prior), 1):
+        z = draw(zeros).flatten(1)
+        E, c = denoiser(post.prior, s)
+        predicted = (mu + s * z - (mu + s * z) @ E.T - c) / s
+        grad = (mu @ M.T - post.y) @ M / SIGMA**2 + 0.5 * s * (predicted - z) / d**2
+        m, v = a * m + (1 - a) * grad, b * v + (1 - b) * grad**2
+        mu = mu - 0.1 * d * (m / (1 - a**t)) / ((v / (1 - b**t)).sqrt() + 1e-8 / d)
+    torch.testing.assert_close(got.flatten(1), mu, rtol=1e-8, atol=1e-8)
 
 
 def test_reddiff_is_a_point_estimate_near_the_posterior():
