@@ -75,6 +75,7 @@ class GaussianMixture(Denoiser):
         centre = mean.mean().item()
         defaults = {"sigma_min": 1e-3 * smallest, "sigma_max": 100 * std, "data_mean": centre, "data_std": std}
         super().__init__(shape, **{"value_range": (centre - 3 * std, centre + 3 * std), **defaults, **options})
+        self._principal: tuple[Tensor, Tensor] | None = None  # of the whole covariance, found when first asked for
         self.register_buffer("means", flat)
         self.register_buffer("weights", weights.to(flat.dtype))
         self.register_buffer("spectrum", spectrum.to(flat.dtype))
@@ -161,7 +162,18 @@ class GaussianMixture(Denoiser):
         return super().variance(sigma)
 
     def start(self, z: Tensor, sigma: float) -> Tensor:
-        return self.mean.to(z.dtype) + (self.var.to(z.dtype) + sigma**2).sqrt() * z
+        """The Gaussian with p_sigma's mean and covariance; with its variances alone above 1024 entries.
+
+        Distant components spread along a few directions, in high dimension by more than sigma: the variances alone would
+        start in the wrong place.
+        """
+        if self.means.shape[1] > 1024:  # beyond, the decomposition takes many seconds
+            return self.mean.to(z.dtype) + (self.var.to(z.dtype) + sigma**2).sqrt() * z
+        if self._principal is None:
+            self._principal = torch.linalg.eigh(self.covariance.double())
+        spectrum, basis = (t.to(z.device, z.dtype) for t in self._principal)
+        flat = (z.flatten(1) * (spectrum.clamp(min=0) + sigma**2).sqrt()) @ basis.T
+        return self.mean.to(z.dtype) + flat.reshape(z.shape)
 
     # -- exact samples and posteriors ----------------------------------------------------------------------------
 

@@ -225,3 +225,13 @@ def test_bad_input_is_one_sentence():
     for error, words, call in cases:
         with pytest.raises(error, match=words):
             call()
+
+
+def test_a_mixture_starts_with_the_covariance_of_the_noised_law():
+    # two components far apart along one direction: variances alone would spread the start over all directions
+    means = torch.zeros(2, 50, dtype=torch.float64)
+    means[0], means[1] = 20.0, -20.0
+    prior, sigma = GaussianMixture(means, var=1.0), 10.0
+    eye = torch.eye(50, dtype=torch.float64)
+    root = prior.start(eye, sigma) - prior.start(0 * eye, sigma)  # rows are the images of unit vectors
+    torch.testing.assert_close(root.T @ root, prior.covariance + sigma**2 * eye, rtol=1e-9, atol=1e-6)
