@@ -18,7 +18,6 @@ d_y = 4 with 100 steps and at 0.46 with 1000 (the floor is 0.06), although it is
 
 import argparse
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen import names, samplers
 from invgen.errors import DivergedError, OptionError
 from invgen.metrics import sliced_wasserstein
 from invgen.noise import Gaussian
@@ -38,9 +36,7 @@ from invgen.operators import Matrix
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture
 from invgen.sampler import Cost, Sampler
-from invgen.writing import atomic_file
 
-DIMS = ((8, 1), (8, 2), (8, 4))
 ALL_DIMS = tuple((d, dy) for d in (8, 80, 800) for dy in (1, 2, 4))
 INSTANCES = 20
 SIGMA_MIN, SIGMA_MAX = (
@@ -49,7 +45,11 @@ SIGMA_MIN, SIGMA_MAX = (
 )  # DDPM's linear schedule, as sqrt((1 - alpha_bar) / alpha_bar) at its first and last step
 # rows beside the defaults: the settings of the re-runs (zeta = 0.1 there multiplies the gradient of the squared norm over
 # the norm, which is twice the gradient of the norm)
-PUBLISHED = ("DPS.paper(zeta=0.2)", 'DDRM(eta_c=1.0, schedule="vp")')
+PUBLISHED = (
+    "DPS.paper(zeta=0.2)",
+    "DDRM.paper()",
+    "TDS(steps=100, particles=2000, draws=1000)",  # as many paths as MCGDiff's published two runs of 1000 particles
+)
 # the column of the re-runs that a sampler is compared with
 RERUNS = {
     "MCGDiff": "mcg_k1e-2",
@@ -161,47 +161,6 @@ def floor(d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) 
     return Row("floor", d, dy, [distance(*exact_samples(d, dy, i, num_samples)) for i in range(instances)])
 
 
-def candidates(steps: int, chosen: Sequence[str] = ()) -> dict[str, Sampler]:
-    """The samplers by name, with `steps` network evaluations each; all that fit and PUBLISHED, unless some are chosen.
-
-    Args:
-        chosen: specs such as "DPS" or "PiGDM(eta=0.5)"; a spec that sets steps keeps its own.
-    """
-    fitting = [c.__name__ for c in samplers.catalogue().values() if c().refuses(problem(8, 1, 0)) is None]
-    out = {}
-    for spec in chosen or [*fitting, *PUBLISHED]:
-        sampler = names.sampler(spec)
-        if "steps=" not in spec:
-            # network evaluations within a step: the ODE of DAPS, the reverse diffusion of PnP-DM
-            inner = getattr(sampler, "ode_steps", getattr(sampler, "denoise_steps", 1))
-            sampler = type(sampler)(**vars(sampler) | {"steps": max(1, steps // inner)})
-        out[spec] = sampler
-    return out
-
-
-def run(
-    dims: Sequence[tuple[int, int]] = DIMS,
-    instances: int = INSTANCES,
-    num_samples: int = 1000,
-    steps: int = 100,
-    chosen: Sequence[str] = (),
-    progress: bool = False,
-) -> list[Row]:
-    """All rows: for each (d, d_y) the floor, then each sampler."""
-    from tqdm.auto import tqdm
-
-    methods = candidates(steps, chosen)
-    rows = []
-    with tqdm(total=len(dims) * len(methods), disable=not progress, leave=False) as bar:
-        for d, dy in dims:
-            rows.append(floor(d, dy, instances, num_samples))
-            for name, sampler in methods.items():
-                bar.set_description(f"{name} on {d},{dy}")
-                rows.append(evaluate(sampler, name, d, dy, instances, num_samples))
-                bar.update()
-    return rows
-
-
 def cell(values: Sequence[float]) -> str:
     """Mean +- 95 % interval (number kept / number, where some diverged)."""
     values = np.asarray(values)
@@ -213,78 +172,44 @@ def cell(values: Sequence[float]) -> str:
     return f"{kept.mean():.2f} +- {half:.2f}{some}"
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table: a block of columns for each (d, d_y), a line for each sampler, the floor first."""
-    dims = list(dict.fromkeys((r.d, r.dy) for r in rows))
-    cells = {(r.sampler, r.d, r.dy): r for r in rows}
-    head = ["sampler", "NFE", "s"]
-    for d, dy in dims:
-        head += [f"{d},{dy}", "/ floor", "public code", "ours / public"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name in dict.fromkeys(r.sampler for r in rows):
-        some = [r for r in rows if r.sampler == name]
-        line = (
-            [name, f"{some[0].nfe:.0f}", f"{np.mean([r.seconds for r in some]):.1f}"] if name != "floor" else [name, "", ""]
-        )
-        for d, dy in dims:
-            row, base = cells[name, d, dy], cells["floor", d, dy]
-            column = "floor" if name == "floor" else RERUNS.get(name.split("(")[0])
-            other = [reruns().get((d, dy, i), {}).get(column, math.nan) for i in range(len(row.distances))]
-            known = bool(np.isfinite(other).any())
-            times = row.finite.mean() / base.finite.mean() if len(row.finite) else math.nan
-            line += [cell(row.distances), f"{times:.1f}"]
-            line += [cell(other), f"{row.against(other):.2f}"] if known else ["", ""]
-        lines.append("| " + " | ".join(line) + " |")
-    lines += [
-        "",
-        "Sliced Wasserstein-1 distance to exact posterior samples: mean over the instances +- 1.96 standard errors (runs "
-        "that stayed finite / runs); NFE: network evaluations a sample; s: seconds an instance. Floor: two exact sets. "
-        "Public code: re-run on the same instances, 100 steps, the paper's reversed linear-beta grid (DPS: zeta = 0.1; "
-        "PiGDM: r^2 = 1 - alpha_bar; MMPS: the exact covariance). Ours / public: geometric mean over the instances.",
-    ]
-    return "\n".join(lines)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table, and writes it as Markdown or JSON (every instance) with --out."""
+    """Prints a table for each family of problems, and writes them as Markdown with --out."""
+    from invgen.benchmarks import exact_full
+
     parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.exact", description=__doc__.split("\n")[0])
-    parser.add_argument("--dims", nargs="+", default=["8"], help="d or d,d_y, such as 8 or 80,4 (default: 8)")
-    parser.add_argument("--instances", type=int, default=INSTANCES, choices=range(1, INSTANCES + 1), metavar="N")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="samples an instance (default: 1000)")
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="network evaluations a sample (default: 100)")
+    parser.add_argument("--dims", nargs="+", default=["8"], help="the mixture: d or d,d_y, such as 8 or 80,4 (default: 8)")
+    parser.add_argument(
+        "--families", nargs="+", default=[], metavar="KEY", help="in place of --dims, such as gaussian or mask"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="every family, into the shipped results unless --store is given"
+    )
     parser.add_argument(
         "--samplers", nargs="+", default=[], metavar="SPEC", help='such as MMPS "DPS(zeta=0.5)"; all that fit'
     )
-    parser.add_argument("--out", type=Path, help="a .md or .json file to write the table to")
-    full = parser.add_argument_group("--full", "every sampler on every problem with an exact posterior; resumes")
-    full.add_argument("--full", action="store_true")
-    full.add_argument("--families", nargs="+", default=[], metavar="KEY", help="such as mixture-80-4 or mask; all")
-    full.add_argument("--store", type=Path, help="the CSV file of the runs; the shipped results by default")
-    full.add_argument("--workers", type=int, default=None, metavar="N", help="processes; as many as there are cores")
-    full.add_argument("--redo", nargs="+", default=[], metavar="SPEC", help="samplers to compute anew")
-    full.add_argument("--manifold", type=int, default=4, metavar="N", help="seeds of the covariance test (default: 4)")
+    parser.add_argument("--instances", type=int, default=None, metavar="N", help="at most so many of a family")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="network evaluations a sample (default: 100)")
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; as many as there are cores")
+    parser.add_argument("--store", type=Path, help="a CSV file of runs, which is completed")
+    parser.add_argument("--redo", nargs="+", default=[], metavar="SPEC", help="samplers to compute anew")
+    parser.add_argument(
+        "--manifold", type=int, default=4, metavar="N", help="seeds of --full's covariance test (default: 4)"
+    )
+    parser.add_argument("--out", type=Path, help="a .md file to write the tables to")
     args = parser.parse_args(argv)
-    if args.full:
-        from invgen.benchmarks import exact_full
-
-        exact_full.command(args)
-        return
-    dims = [pair for text in args.dims for pair in ALL_DIMS if text in (f"{pair[0]}", f"{pair[0]},{pair[1]}")]
-    if not dims or any(
-        text not in {f"{d}" for d, _ in ALL_DIMS} | {f"{d},{dy}" for d, dy in ALL_DIMS} for text in args.dims
-    ):
+    known = [f"{d}" for d, _ in ALL_DIMS] + [f"{d},{dy}" for d, dy in ALL_DIMS]
+    if any(text not in known for text in args.dims):
         parser.error("--dims takes 8, 80 or 800, or one of them with 1, 2 or 4 measurements, such as 80,4")
-    if args.out is not None and args.out.suffix not in (".md", ".json"):
-        parser.error("--out takes a file that ends in .md or .json")
-    rows = run(dims, args.instances, args.samples, args.steps, args.samplers, progress=True)
-    table = markdown(rows)
-    print(table)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(args.out) as path:
-            path.write_text(
-                table + "\n" if args.out.suffix == ".md" else json.dumps([vars(r) for r in rows], indent=1) + "\n"
-            )
+    if any(key not in exact_full.families() for key in args.families):
+        parser.error(f"--families takes {', '.join(exact_full.families())}")
+    if args.instances is not None and args.instances < 1:
+        parser.error("--instances takes a positive number")
+    if args.out is not None and args.out.suffix != ".md":
+        parser.error("--out takes a file that ends in .md")
+    if not args.families:
+        chosen = [p for text in args.dims for p in ALL_DIMS if text in (f"{p[0]}", f"{p[0]},{p[1]}")]
+        args.families = list(exact_full.families()) if args.full else [f"mixture-{d}-{dy}" for d, dy in chosen]
+    exact_full.command(args)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from invgen import names, samplers
-from invgen.benchmarks import exact
+from invgen.benchmarks import exact, manifold
 from invgen.benchmarks.exact_problems import Family, families
 from invgen.errors import FileError
 from invgen.particles import EnsembleSampler
@@ -266,24 +267,12 @@ def best(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
 
 
 def command(args: Namespace) -> None:
-    """What `python -m invgen.benchmarks.exact --full` does: computes, prints all tables, writes them with --out."""
-    unknown = [key for key in args.families if key not in families()]
-    if unknown:
-        raise SystemExit(f"--families: unknown {', '.join(unknown)}; there are {', '.join(families())}")
-    path = args.store or RESULTS
-    runs = complete(
-        path,
-        args.families or list(families()),
-        args.samplers,
-        args.steps,
-        None if args.instances == exact.INSTANCES else args.instances,
-        args.workers,
-        args.redo,
-    )
-    page = markdown([r for r in runs if r.family in (args.families or families())])
-    if not args.families and args.manifold:
-        from invgen.benchmarks import manifold
-
+    """What `python -m invgen.benchmarks.exact` does: computes what is missing, prints the tables, writes them to --out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = args.store or (RESULTS if args.full else Path(scratch) / "runs.csv")
+        runs = complete(path, args.families, args.samplers, args.steps, args.instances, args.workers, args.redo)
+    page = markdown([r for r in runs if r.family in args.families])
+    if args.full and args.manifold and set(args.families) == set(families()):
         results = manifold.table(range(args.manifold))
         write_text(path.with_name("exact_manifold.json"), json.dumps(results) + "\n")
         page += "\n" + manifold.markdown(results)

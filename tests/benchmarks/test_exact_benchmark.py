@@ -1,13 +1,12 @@
 """The exact-posterior benchmark: its instances, its arithmetic, its table."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from invgen.benchmarks import exact
+from invgen.benchmarks import exact, exact_full
 from invgen.errors import OptionError
 from invgen.samplers import DPS, MMPS, PiGDM
 
@@ -65,9 +64,7 @@ def test_mmps_and_pigdm_are_no_worse_than_public_code_and_no_better_than_exact()
 def test_divergence_is_counted_and_kept_out_of_the_mean():
     row = exact.Row("DPS", 8, 4, [1.0, math.nan, 3.0])
     assert row.finite.tolist() == [1.0, 3.0] and row.against([1.0, 1.0, 1.0]) == pytest.approx(3**0.5)
-    table = exact.markdown([exact.Row("floor", 8, 4, [0.5, 0.5, 0.5]), row])
-    assert "2.00 +- 1.96 (2/3)" in table and "| 4.0 |" in table
-    assert "diverged (0/1)" in exact.markdown([exact.Row("floor", 8, 4, [0.5]), exact.Row("DPS", 8, 4, [math.nan])])
+    assert exact.cell(row.distances) == "2.00 +- 1.96 (2/3)" and exact.cell([math.nan]) == "diverged (0/1)"
 
 
 def test_a_sampler_that_diverges_is_a_row_of_its_own(monkeypatch):
@@ -76,35 +73,25 @@ def test_a_sampler_that_diverges_is_a_row_of_its_own(monkeypatch):
     assert all(math.isnan(v) for v in row.distances)
 
 
-def test_candidates_have_the_same_number_of_network_evaluations():
-    methods = exact.candidates(40)
-    assert {"MMPS", "PiGDM", "TMPD", "DPS", "DDRM", "DDNM", "DiffPIR", "DDS", "DAPS", "PnPDM", "REDdiff"} <= set(methods)
-    for name, sampler in methods.items():
-        row = exact.evaluate(sampler, name, 8, 1, instances=1, num_samples=2)
-        assert row.nfe == 40, name
-    assert exact.candidates(40, ["DPS(steps=7)", "MMPS"]).keys() == {"DPS(steps=7)", "MMPS"}
-    assert exact.candidates(40, ["DPS(steps=7)"])["DPS(steps=7)"] == DPS(steps=7)
-
-
 def test_the_command_prints_the_table_and_writes_it(tmp_path, capsys):
-    base = ["--dims", "8,4", "--instances", "2", "--samples", "50", "--steps", "10", "--samplers", "DDRM", "MMPS"]
-    exact.main([*base, "--out", str(tmp_path / "new" / "table.md")])
+    base = ["--dims", "8,4", "--instances", "2", "--steps", "10", "--samplers", "DDRM", "MMPS", "--workers", "1"]
+    exact.main([*base, "--out", str(tmp_path / "table.md"), "--store", str(tmp_path / "runs.csv")])
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    assert lines[0].startswith("| sampler | NFE | s | 8,4 |")
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| floor", "| DDRM", "| MMPS"]
-    assert (tmp_path / "new" / "table.md").read_text() == printed
-    exact.main([*base, "--out", str(tmp_path / "table.json")])
-    rows = json.loads((tmp_path / "table.json").read_text())
-    assert [row["sampler"] for row in rows] == ["floor", "DDRM", "MMPS"] and all(len(r["distances"]) == 2 for r in rows)
+    assert lines[0] == "### Mixture of MCGDiff, d = 8, d_y = 4"
+    assert lines[4].startswith("| sampler | distance | / floor |")
+    assert sorted(line.split(" | ")[0] for line in lines[6:9]) == ["| DDRM", "| MMPS", "| floor"]
+    assert (tmp_path / "table.md").read_text() == printed.rstrip("\n") + "\n"
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 7
 
 
 def test_bad_arguments_are_refused(capsys):
-    for argv in (["--dims", "9"], ["--dims", "8,3"], ["--instances", "21"], ["--out", "table.pdf"]):
+    for argv in (["--dims", "9"], ["--dims", "8,3"], ["--instances", "0"], ["--out", "table.pdf"], ["--families", "x"]):
         with pytest.raises(SystemExit):
             exact.main(argv)
-    assert "--dims takes 8, 80 or 800" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--dims takes 8, 80 or 800" in error and "--families takes mixture-8-1" in error
     with pytest.raises(OptionError, match="there are d in 8, 80, 800"):
         exact.problem(8, 3, 0)
     with pytest.raises(OptionError, match="DPSS"):
-        exact.candidates(10, ["DPSS"])
+        exact_full.specs(exact_full.families()["mixture-8-1"], ["DPSS"])
