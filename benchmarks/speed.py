@@ -1,10 +1,10 @@
 """Speed, as ratios of processor time in one alternating run on one thread: `python -m invgen.benchmarks.speed`.
 
-1. Each sampler over its bare network evaluations: the run is recorded, then the same calls (forward, or forward and
-   backward) are replayed without the sampler. The target is 1.05.
+1. Each sampler over its bare network evaluations: the run is recorded, then the same calls are replayed without the
+   sampler, each forward with as many products with its Jacobian as the sampler took. The target is 1.05.
 2. CT against ASTRA slice by slice, scikit-image and the memory-bandwidth floor (benchmarks/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
-4. Peak memory against the number of samples, with and without `max_batch`.
+4. Peak memory against the number of samples or particles, with and without `max_batch`.
 
 Times are medians over rounds in which all candidates take turns, so that a drift of the machine's speed cancels.
 """
@@ -15,55 +15,158 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invgen import samplers
 from invgen.diffusion import Denoiser, Sigma
+from invgen.forward import Operator
+from invgen.noise import Noiseless
 from invgen.operators import Blur, Downsample, Mask, gaussian_kernel
 from invgen.posterior import Posterior
 from invgen.priors.network import EDMDenoiser, UNet
+from invgen.pushforward import Generator
+from invgen.sampler import Sampler
 from invgen.samplers.unconditional import Unconditional
 
-Replay = Callable[[], object]
+_OPERATOR = ("forward", "adjoint", "solve", "prox", "pinv", "norm", "V", "Vt", "U", "Ut")
 
 
-class Recorded(Denoiser):
-    """A denoiser that notes its calls, so that they can be replayed bare."""
+@dataclass
+class Call:
+    """One evaluation of a network on x, and the products with its Jacobian that were taken there.
 
-    def __init__(self, net: Denoiser) -> None:
-        super().__init__(
-            net.shape, sigma_min=net.sigma_min, sigma_max=net.sigma_max, data_mean=net.data_mean, data_std=net.data_std
-        )
-        self.net, self.calls = net, []
+    Attributes:
+        products: of first order; `second`: derivatives of such a product.
+    """
 
-    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        self.calls.append((x.shape, sigma, 0))
-        return self.net(x, sigma)
+    network: Callable[..., Tensor]
+    x: Tensor
+    rest: tuple[Sigma, ...]
+    products: int = 0
+    second: int = 0
 
-    def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        x0, pullback = super().vjp(x, sigma)
-        place = len(self.calls) - 1
+    def replay(self) -> None:
+        """The same work, bare: no graph where nothing was differentiated."""
+        if not self.products:
+            with torch.no_grad():
+                self.network(self.x, *self.rest)
+            return
+        with torch.enable_grad():
+            x = self.x.detach().requires_grad_()
+            out = self.network(x, *self.rest)
+            v = out.detach()
+            for k in range(self.products):
+                first = k < self.second
+                (g,) = torch.autograd.grad(out, x, v, retain_graph=True, create_graph=first)
+                if first:
+                    torch.autograd.grad(g, x, self.x, retain_graph=True)
 
-        def counted(v: Tensor) -> Tensor:
-            shape, level, products = self.calls[place]
-            self.calls[place] = (shape, level, products + 1)
-            return pullback(v)
 
-        return x0, counted
+class Tape:
+    """What a sampler asks of its networks, and the processor time that it spends in them and in its operator.
+
+    Backward passes are seen by hooks at the output and the input of a network, wherever they are called from.
+    """
+
+    def __init__(self) -> None:
+        self.keep = True
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the times, and the calls too if they are being kept."""
+        self.network = self.operator = 0.0
+        self._depth, self._begin = 0, None
+        if self.keep:
+            self.calls: list[Call] = []
+
+    def through(self, network: Callable[..., Tensor], x: Tensor, *rest: Sigma) -> Tensor:
+        """network(x, *rest), noted and timed."""
+        call = Call(network, x.detach(), rest)
+        if self.keep:
+            self.calls.append(call)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        if differentiable:
+            x = x.view_as(x)  # a tensor of this call alone, so that what arrives there has passed the network
+            x.register_hook(lambda _: self._leave(call))
+        begin = time.process_time()
+        out = network(x, *rest)
+        self.network += time.process_time() - begin
+        if differentiable:
+            out.register_hook(lambda _: self._enter(call))
+        return out
+
+    def _enter(self, call: Call) -> None:
+        call.products += 1
+        self._begin = time.process_time()
+
+    def _leave(self, call: Call) -> None:
+        if self._begin is None:  # the backward pass did not come in by the output: it differentiates an earlier one
+            call.second += 1
+        else:
+            self.network += time.process_time() - self._begin
+            self._begin = None
+
+    def time(self, A: Operator) -> Operator:
+        """A, whose own methods are timed from now on; what autograd computes in them is not."""
+        for name in _OPERATOR:
+            if hasattr(A, name):
+                setattr(A, name, partial(self._timed, getattr(A, name)))
+        return A
+
+    def _timed(self, f: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._depth += 1
+        begin = time.process_time()
+        try:
+            return f(*args, **kwargs)
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self.operator += time.process_time() - begin
 
     def replay(self) -> None:
         """The network evaluations of the recorded run and nothing else."""
-        for shape, sigma, products in self.calls:
-            x = torch.zeros(shape)
-            if not products:
-                with torch.no_grad():
-                    self.net(x, sigma)
-                continue
-            x0, pullback = self.net.vjp(x, sigma)
-            for _ in range(products):
-                pullback(x0)
+        for call in self.calls:
+            call.replay()
+
+
+class Recorded(Denoiser):
+    """A denoiser whose calls, and the products with its Jacobian, are noted on a tape."""
+
+    def __init__(self, net: Denoiser, tape: Tape | None = None) -> None:
+        super().__init__(
+            net.shape, sigma_min=net.sigma_min, sigma_max=net.sigma_max, data_mean=net.data_mean, data_std=net.data_std
+        )
+        self.net, self.tape, self.mmse = net, tape or Tape(), net.mmse
+
+    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
+        return self.tape.through(self.net, x, sigma)
+
+
+class RecordedDecoder(Generator):
+    """An untrained autoencoder of half the resolution, for samplers in a latent: what it computes does not matter here."""
+
+    def __init__(self, latent: Recorded, shape: torch.Size) -> None:
+        super().__init__(shape, latent, data_mean=latent.data_mean, data_std=latent.data_std)
+        self.nets = torch.nn.ModuleList(UNet(3, widths=(32, 64), blocks=2) for _ in range(2)).requires_grad_(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.latent.tape.through(self._decode, z)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.latent.tape.through(self._encode, x)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        x = F.interpolate(z, scale_factor=2)
+        return x + self.nets[0](x, x.new_zeros(len(x)))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x + self.nets[1](x, x.new_zeros(len(x))), 2)
 
 
 def cpu(f: Callable[[], object]) -> float:
@@ -88,36 +191,100 @@ def ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def sampler_overhead(net: Denoiser, rounds: int, steps: int) -> list[dict]:
-    """Rows (sampler, operator, seconds a network evaluation, ratio) at the prior's shape, batch 1."""
+def problems(net: Denoiser, tape: Tape, latent: Denoiser | None = None) -> dict[str, Posterior]:
+    """Problems of which each sampler gets the first that it accepts, at the shape of the prior."""
+    prior = Recorded(net, tape)
+    down, mask = tape.time(Downsample(net.shape, 4)), tape.time(Mask.random(net.shape, 0.3, seed=0))
+    generator = torch.Generator().manual_seed(0)
+    clean = net.data_mean + net.data_std * torch.randn(1, *net.shape, generator=generator)
+    out = {
+        "downsample": Posterior(prior, down, 0.05, down(clean)[0]),
+        "mask": Posterior(prior, mask, 0.05, mask(clean)[0]),
+        "exact mask": Posterior(prior, mask, Noiseless(), mask(clean)[0]),
+    }
+    if latent is not None:
+        decoder = RecordedDecoder(Recorded(latent, tape), net.shape)
+        out["latent"] = Posterior(decoder, down, 0.05, down(clean)[0])
+    return out
+
+
+def short(kind: type[Sampler], steps: int) -> Sampler:
+    """The sampler with its defaults but for the steps and what multiplies the evaluations of one."""
+    small = {"particles": 4, "candidates": 4, "leapfrogs": 2, "warm": 2}
+    names = {f.name for f in fields(kind)}
+    return kind(steps=steps, **{name: value for name, value in small.items() if name in names})
+
+
+def sampler_overhead(
+    net: Denoiser, rounds: int, steps: int, names: list[str] | None = None, latent: Denoiser | None = None
+) -> list[dict]:
+    """One row for each sampler, at the prior's shape, one sample (4 particles where it works with particles).
+
+    A sampler whose step takes many evaluations gets fewer steps, so that no run takes many more than others. Processor
+    time over that of the replayed calls is `ratio`. The others are of the run itself, so that they vary less: `whole`, all
+    of its time over that in the networks, and `own`, the same without the time in the operator's methods, which are part
+    of the problem: what derivative-free samplers and Langevin steps spend there is no overhead.
+    """
+    tape = Tape()
+    posts = problems(net, tape, latent)
     rows = []
-    A = Downsample(net.shape, 4)
-    y = torch.zeros(A.out_shape)
-    for kind in samplers.catalogue().values():
-        sampler = kind(steps=steps)
-        recorded = Recorded(net)
-        post = recorded if issubclass(kind, Unconditional) else Posterior(recorded, A, 0.05, y)
+    for name, kind in samplers.catalogue().items():
+        if names and name not in names:
+            continue
+        unconditional = issubclass(kind, Unconditional)
+        fits = [p for p, post in posts.items() if unconditional or kind().refuses(post) is None]
+        if not fits:
+            print(f"no problem here fits {kind.__name__}", file=sys.stderr)
+            continue
+        post = posts[fits[0]].prior if unconditional else posts[fits[0]]
+        shares = {"whole": [], "own": []}
 
-        def run(sampler: object = sampler, post: object = post, recorded: Recorded = recorded) -> None:
-            recorded.calls.clear()
-            sampler(post, 1, seed=0)
+        def run(sampler: Sampler, post: object = post, shares: dict[str, list[float]] = shares) -> None:
+            tape.clear()
+            whole = cpu(lambda: sampler(post, 1, seed=0))
+            shares["whole"].append(whole / tape.network)
+            shares["own"].append((whole - tape.operator) / tape.network)
 
-        run()
-        times = alternate({"sampler": run, "bare": recorded.replay}, rounds)
-        rows.append(
-            {
-                "what": f"{kind.__name__}, {len(recorded.calls)} evaluations, {sum(c[2] for c in recorded.calls)} products",
-                "seconds": statistics.median(times["sampler"]),
-                "ratio": ratio(times["sampler"], times["bare"]),
-            }
+        def work() -> int:
+            return sum(len(c.x) * (1 + c.products) for c in tape.calls)
+
+        tape.keep = True
+        run(short(kind, 2))
+        # one network evaluation a step is the rule; where there are n, a step counts for n
+        sampler = short(kind, max(2, min(steps, 2 * 3 * steps // work())))
+        run(sampler)
+        tape.keep = False
+        shares["whole"].clear(), shares["own"].clear()
+        times = alternate({"sampler": partial(run, sampler), "bare": tape.replay}, rounds)
+        forward, backward = (
+            sum(len(c.x) * k(c) for c in tape.calls) for k in (lambda _: 1, lambda c: c.products + c.second)
         )
+        second = any(c.second for c in tape.calls)  # their backward passes have no beginning that a hook sees
+        row = {
+            "what": f"{kind.__name__}, {'prior' if unconditional else fits[0]}",
+            "forward": forward,
+            "backward": backward,
+            "seconds": statistics.median(times["sampler"]),
+            "ratio": ratio(times["sampler"], times["bare"]),
+            **{k: float("nan") if second else statistics.median(v[1:]) for k, v in shares.items()},
+        }
+        rows.append(row)
+        print(_row(row), flush=True)
     return rows
+
+
+_HEADER = "| sampler | forward | backward | CPU ms | ratio | whole | own |\n|---|---:|---:|---:|---:|---:|---:|"
+
+
+def _row(r: dict) -> str:
+    return (
+        f"| {r['what']} | {r['forward']} | {r['backward']} | {1e3 * r['seconds']:.0f} | {r['ratio']:.3f} | "
+        f"{r['whole']:.3f} | {r['own']:.3f} |"
+    )
 
 
 def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch: int = 8) -> list[dict]:
     """Rows for forward and adjoint of the image operators over the plain torch expression of the same map."""
-    import torch.nn.functional as F
-
     x = torch.randn(batch, *shape)
     kernel = gaussian_kernel(1.0, 9)
     mask = Mask.random(shape, 0.3, seed=0)
@@ -159,10 +326,11 @@ def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch
 _MEMORY = """
 import sys, torch
 from invgen import Posterior, operators, priors, samplers
-prior = priors.load("photo", (3, 128, 128))
+size, sampler = int(sys.argv[1]), eval(sys.argv[2], vars(samplers))
+num_samples, max_batch = (int(a) or None for a in sys.argv[3:])
+prior = priors.load("photo", (3, size, size))
 A = operators.Downsample(prior.shape, 4)
-num_samples, max_batch = (int(a) or None for a in sys.argv[1:])
-samplers.PiGDM(steps=2)(Posterior(prior, A, 0.05, torch.zeros(A.out_shape)), num_samples, max_batch=max_batch)
+sampler(Posterior(prior, A, 0.05, torch.zeros(A.out_shape)), num_samples, max_batch=max_batch)
 # not resource.ru_maxrss, which a child inherits from the process that forked it
 print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -171,13 +339,15 @@ print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if 
 def peak_memory() -> None:
     """Prints the peak resident memory (Linux) of a process that draws samples, by their number and the batch size."""
     print(
-        "\n## peak memory of PiGDM with `photo` at 3x128x128 (a process each)\n\n"
-        "| samples | max_batch | MB |\n|---:|---:|---:|"
+        "\n## peak memory with `photo` (a process each)\n\n"
+        "| sampler | size | samples | max_batch | MB |\n|---|---|---:|---:|---:|"
     )
-    for num_samples, max_batch in ((2, 2), (8, 2), (32, 2), (8, 0), (32, 0)):
-        command = [sys.executable, "-c", _MEMORY, str(num_samples), str(max_batch)]
-        megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        print(f"| {num_samples} | {max_batch or 'all'} | {float(megabytes):.0f} |", flush=True)
+    runs = [(128, "PiGDM(steps=2)", n, k) for n, k in ((2, 2), (8, 2), (32, 2), (8, 0), (32, 0))]
+    runs += [(64, "TDS(steps=2, particles=64)", n, k) for n, k in ((1, 4), (1, 16), (4, 16), (1, 0), (4, 0))]
+    for size, sampler, num_samples, max_batch in runs:
+        command = [sys.executable, "-c", _MEMORY, str(size), sampler, str(num_samples), str(max_batch)]
+        megabytes = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"| {sampler} | 3x{size}x{size} | {num_samples} | {max_batch or 'all'} | {megabytes:.0f} |", flush=True)
 
 
 def print_rows(title: str, rows: list[dict]) -> None:
@@ -195,23 +365,26 @@ def large_network() -> EDMDenoiser:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds; medians are printed")
-    parser.add_argument("--skip-large", action="store_true", help="leave out the 10M-parameter network (minutes)")
+    parser.add_argument("--steps", type=int, default=20, help="of a sampler with one network evaluation a step")
+    parser.add_argument("--skip-large", action="store_true", help="leave out the 10M-parameter network (an hour)")
+    parser.add_argument("--samplers", nargs="*", type=str.lower, help="these only, and no other table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     from invgen.benchmarks import ct_speed
     from invgen.priors import load
 
-    print_rows(
-        "samplers over bare network evaluations, shipped prior `photo`, 3x64x64",
-        sampler_overhead(load("photo"), options.rounds, 20),
-    )
+    print(f"\n## samplers over bare network evaluations, shipped prior `photo`, 3x64x64\n\n{_HEADER}", flush=True)
+    sampler_overhead(load("photo"), options.rounds, options.steps, options.samplers, load("photo", (3, 32, 32)))
     if not options.skip_large:
         net = large_network()
         millions = sum(p.numel() for p in net.parameters()) / 1e6
-        print_rows(
-            f"samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256", sampler_overhead(net, 1, 3)
+        print(
+            f"\n## samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256\n\n{_HEADER}", flush=True
         )
+        sampler_overhead(net, options.rounds, 3, options.samplers)
+    if options.samplers:
+        return
     print_rows("operators over the plain torch expression, batch 8, 3x256x256", operator_overhead(5 * options.rounds))
     peak_memory()
     print()

@@ -79,25 +79,33 @@ def cg(
 
 
 def gmres(
-    M: Map,
+    M: Callable[..., Tensor],
     b: Tensor,
     *,
     max_iter: int = 10,
     tol: float | None = None,
     warn: bool = False,
+    along: Map | None = None,
 ) -> Tensor:
     """Solves M x = b for any square M by `max_iter` iterations of GMRES, without restarts, from zero.
 
     Saad & Schultz (1986), with modified Gram-Schmidt. One product with M an iteration and one small least-squares
     problem at the end, both batched; a sample whose Krylov space is exhausted is frozen.
+
+    Args:
+        M: the map, (B, *shape) -> (B, *shape).
+        along: a linear map that M goes through, such as the costly half of it. M is then called with v and along(v), and
+            the result is along(x) in place of x. It costs nothing: x is a combination of the v that M has seen.
     """
     tol = default_tolerance(b.dtype) if tol is None else tol
     shape, one = b.shape, (-1, *[1] * (b.ndim - 1))
     beta = norm(b)
     basis = [b / beta.where(beta > 0, 1)]
-    columns = []
+    columns, images = [], []
     for _ in range(max_iter):
-        w = M(basis[-1])
+        if along is not None:
+            images.append(along(basis[-1]))
+        w = M(basis[-1], *images[-1:])
         scale = norm(w)
         h = []
         for q in basis:
@@ -118,10 +126,15 @@ def gmres(
     # the pseudo-inverse, not a QR solve: H loses rank where a Krylov space is exhausted. It refuses NaN; the caller sees it
     finite = H.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     coefficients = torch.where(finite, torch.linalg.pinv(H.where(finite, 0)) @ e, torch.nan)
-    x = sum(coefficients[:, j, 0].reshape(one) * basis[j] for j in range(k))
+    x, image = (
+        sum(coefficients[:, j, 0].reshape(-1, *[1] * (v.ndim - 1)) * v for j, v in enumerate(vectors[:k]))
+        if vectors
+        else None
+        for vectors in (basis, images)
+    )
     if warn:
-        _warn("GMRES", norm(b - M(x)), beta, tol, max_iter)
-    return x
+        _warn("GMRES", norm(b - (M(x) if image is None else M(x, image))), beta, tol, max_iter)
+    return x if image is None else image
 
 
 def _warn(name: str, residual: Tensor, scale: Tensor, tol: float, iterations: int) -> None:

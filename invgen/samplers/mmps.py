@@ -38,5 +38,11 @@ class MMPS(GuidedSampler):
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         A, var_y = post.A, post.noise.var
         x0, vjp = post.prior.vjp(x, s)
-        u = gmres(lambda v: var_y * v + s**2 * A(vjp(A.adjoint(v))), post.residual(x0), max_iter=self.iterations)
-        return x0 + s**2 * vjp(A.adjoint(u))
+        # u = (var_y I + A C A^T)^-1 (y - A x0), of which only C A^T u is wanted
+        guidance = gmres(
+            lambda v, moved: var_y * v + A(moved),
+            post.residual(x0),
+            max_iter=self.iterations,
+            along=lambda v: s**2 * vjp(A.adjoint(v)),
+        )
+        return x0 + guidance

@@ -18,15 +18,16 @@ def test_recorded_counts_evaluations_and_products():
     recorded = speed.Recorded(GaussianPrior((4,)))
     PiGDM(steps=3)(Posterior(recorded, Half((4,)), 0.1, torch.zeros(2)), 5)
     # one evaluation a step, with the two products of the local width
-    assert [(tuple(shape), products) for shape, _, products in recorded.calls] == [((5, 4), 2)] * 3
-    recorded.replay()
-    assert len(recorded.calls) == 3
+    calls = recorded.tape.calls
+    assert [(tuple(c.x.shape), c.products) for c in calls] == [((5, 4), 2)] * 3
+    recorded.tape.replay()
+    assert len(calls) == 3
 
 
 def test_recorded_counts_a_product_for_each_iteration_of_gmres():
     recorded = speed.Recorded(GaussianPrior((4,)))
     MMPS(steps=2, iterations=2)(Posterior(recorded, Half((4,)), 0.1, torch.zeros(2)), 1)
-    assert [products for _, _, products in recorded.calls] == [3, 3]
+    assert [c.products for c in recorded.tape.calls] == [2, 2]  # none for the guidance: it is a combination of them
 
 
 def test_ratio_is_the_median_of_the_pairs():
