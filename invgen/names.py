@@ -30,12 +30,11 @@ SHAPE_NAMES = ("in_shape", "image_shape", "shape")  # what constructors call the
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> OptionError:
-    """The error for a name that is not known, with the nearest one and all that there are."""
-    names = list(names)
+    """The error for a name that is not known, with the nearest one, or with all that there are."""
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(name.lower(), by_lower, 1)
-    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
-    return OptionError(f"unknown {kind} {name!r}; {hint}there are {', '.join(names) or 'none'}")
+    hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"there are {', '.join(by_lower.values()) or 'none'}"
+    return OptionError(f"unknown {kind} {name!r}; {hint}")
 
 
 def user_object(module: str, name: str) -> Any:

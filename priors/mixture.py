@@ -172,7 +172,8 @@ class GaussianMixture(Denoiser):
         if self._principal is None:
             self._principal = torch.linalg.eigh(self.covariance.double())
         spectrum, basis = (t.to(z.device, z.dtype) for t in self._principal)
-        flat = (z.flatten(1) * (spectrum.clamp(min=0) + sigma**2).sqrt()) @ basis.T
+        # the symmetric root, which does not depend on the signs of the eigenvectors and is nearly a multiple of z
+        flat = (z.flatten(1) @ basis * (spectrum.clamp(min=0) + sigma**2).sqrt()) @ basis.T
         return self.mean.to(z.dtype) + flat.reshape(z.shape)
 
     # -- exact samples and posteriors ----------------------------------------------------------------------------

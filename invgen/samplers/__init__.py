@@ -128,13 +128,15 @@ def get(name: str) -> type[Sampler]:
     """The sampler class of a name, in any case.
 
     Raises:
-        OptionError: no such sampler; the sentence lists the names.
+        OptionError: no such sampler; the sentence has the nearest name, or all.
     """
     known = catalogue()
     if name.lower() not in known:
         import difflib
 
         close = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"did you mean {known[close[0]].__name__!r}? " if close else ""
-        raise OptionError(f"unknown sampler {name!r}; {hint}there are {', '.join(c.__name__ for c in known.values())}")
+        if close:
+            raise OptionError(f"unknown sampler {name!r}; did you mean {known[close[0]].__name__!r}?")
+        names = sorted((c.__name__ for c in known.values()), key=str.lower)
+        raise OptionError(f"unknown sampler {name!r}; there are {', '.join(names)}")
     return known[name.lower()]
