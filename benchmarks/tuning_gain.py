@@ -1,7 +1,7 @@
 """What tuning without ground truth is worth: `python -m invgen.benchmarks.tuning_gain`.
 
 DPS and DAPS with their published hyper-parameters, and as `invgen.tune` sets them on problems that the prior `photo` draws
-itself, both at 100 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's pictures, which the
+itself, both at 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's pictures, which the
 prior has not seen. The search sees no photograph. Scores are paired by crop.
 """
 
@@ -24,7 +24,7 @@ from invgen.sampler import Sampler
 from invgen.samplers import DAPS, DPS
 from invgen.writing import write_text
 
-SHAPE, NOISE, STEPS = (3, 32, 32), 0.05, 100
+SHAPE, NOISE, STEPS = (3, 32, 32), 0.05, 50
 PUBLISHED: dict[str, Sampler] = {
     "DPS": DPS.paper(zeta=0.3, steps=STEPS),
     "DAPS": DAPS(steps=STEPS // 5, ode_steps=5, inner="langevin", width="paper", langevin_steps=20),
@@ -76,7 +76,7 @@ def rows(
             )
             scores, errors = [], []
             for sampler in (start, found.sampler):
-                x = invgen.solve(y, A, prior, NOISE, sampler, num_samples=8, seed=1).samples
+                x = invgen.solve(y, A, prior, NOISE, sampler, num_samples=4, seed=1).samples
                 scores.append(energy_score(x, truth))
                 errors.append(psnr(x.mean(0), truth, data_range=2.0))
             gain = scores[0] - scores[1]
@@ -97,8 +97,8 @@ def rows(
 def main(argv: list[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.tuning_gain", description=__doc__.split("\n")[0])
-    parser.add_argument("--budget", type=int, default=16, help="trials for each sampler and problem")
-    parser.add_argument("--simulations", type=int, default=12, help="problems in a trial")
+    parser.add_argument("--budget", type=int, default=12, help="trials for each sampler and problem")
+    parser.add_argument("--simulations", type=int, default=8, help="problems in a trial")
     parser.add_argument("--studies", type=Path, help="a folder for the studies, to go on from after an interrupt")
     parser.add_argument("--out", type=Path, help="a .md file for the table")
     args = parser.parse_args(argv)
