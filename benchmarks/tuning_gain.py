@@ -31,7 +31,7 @@ PUBLISHED: dict[str, Sampler] = {
 }
 SPACE = {
     "DPS": {"zeta": (0.03, 3.0), "eta": (0.0, 1.0), "form": ["score", "paper"]},
-    "DAPS": {"inner": ["exact", "langevin"], "width": ["prior", "paper"], "ode_steps": [1, 2, 5]},
+    "DAPS": {"inner": ["exact", "langevin"], "width": ["prior", "paper"], "schedule": ["edm", "log", "vp"]},
 }
 
 
