@@ -63,6 +63,11 @@ def test_the_core_loads_torch_and_numpy_alone():
     assert not (set(HEAVY) - {"torch"}) & set(loaded_by(code))
 
 
+def test_samplers_load_torch_alone():
+    heavy = {*HEAVY, "torch._dynamo", "torch._inductor", "optuna", "sklearn", "ot"} - {"torch"}
+    assert not heavy & set(loaded_by("import torch, invgen\nfrom invgen import samplers"))
+
+
 @pytest.mark.parametrize("command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help"])
 def test_help_loads_no_torch(command):
     code = f"""
@@ -113,6 +118,25 @@ def test_the_house_rule_of_imports():
         for line, name in imports(path, top_level_only=True):
             wrong = [c for c in catalogues if name == c or name.startswith(c + ".")]
             assert not wrong, f"{path}:{line} imports {name}"
+
+
+def signatures(nodes, owner=""):
+    """The public functions and methods of a file: (name, node)."""
+    for node in nodes:
+        public = not node.name.startswith("_") or node.name in ("__init__", "__call__") if hasattr(node, "name") else False
+        if public and isinstance(node, ast.ClassDef):
+            yield from signatures(node.body, f"{owner}{node.name}.")
+        elif public and isinstance(node, ast.FunctionDef):
+            yield owner + node.name, node
+
+
+def test_every_public_signature_is_annotated():
+    for path in sources():
+        for name, node in signatures(ast.parse(path.read_text(encoding="utf-8")).body):
+            spec = node.args
+            every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
+            bare = [a.arg for a in every if a.annotation is None and a.arg not in ("self", "cls")]
+            assert not bare and node.returns is not None, f"{path}:{node.lineno} {name} lacks types: {bare or 'the result'}"
 
 
 def test_every_folder_with_code_is_a_listed_package():

@@ -23,7 +23,8 @@ def test_tables_are_up_to_date():
 
 def test_tables_go_between_their_markers(tmp_path):
     page = tmp_path / "page.md"
-    text = "# Page\n" + "".join(f"<!-- {kind}:begin -->\nAN EARLIER TABLE\n<!-- {kind}:end -->\n" for kind in catalogue.TABLES) + "end\n"
+    blocks = [f"<!-- {kind}:begin -->\nAN EARLIER TABLE\n<!-- {kind}:end -->\n" for kind in catalogue.TABLES]
+    text = "# Page\n" + "".join(blocks) + "end\n"
     page.write_text(text)
     assert catalogue.write(page)
     assert not catalogue.write(page)

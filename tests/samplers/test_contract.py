@@ -8,6 +8,8 @@ samples only where they are samples, not codes z or chains of particles.
 """
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +73,13 @@ def each_but(promise: str) -> pytest.MarkDecorator:
 
 def test_exemptions_name_samplers_that_exist():
     assert {name for names in EXEMPT.values() for name in names} <= {c.__name__ for c in CONDITIONAL}
+
+
+def test_every_sampler_is_compared_with_a_law_elsewhere():
+    # the promises here hold for a sampler of the wrong law too: each is named in another file of this folder
+    here = Path(__file__)
+    words = set(re.findall(r"\w+", "".join(p.read_text() for p in here.parent.glob("test_*.py") if p != here)))
+    assert {c.__name__ for c in ALL} <= words
 
 
 def prior(shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = F64) -> GaussianMixture:
@@ -169,6 +178,16 @@ def test_a_sample_depends_on_its_number_only_not_on_its_batch(cls):
     # the order of sums in a matrix product may depend on the batch: float64 rounding, amplified by a few steps
     torch.testing.assert_close(draw(sampler, post, 3), x[:3], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(draw(sampler, post, 7, max_batch=2), x, rtol=1e-8, atol=1e-8)
+
+
+@each
+def test_no_network_sees_more_rows_than_max_batch(cls):
+    post, rows = problem_for(cls), []
+    for module in post.prior.modules():
+        if isinstance(module, Prior):
+            module.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    draw(short(cls), post, 4, max_batch=3)
+    assert max(rows) <= 3
 
 
 @each_conditional
