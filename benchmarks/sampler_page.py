@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from invgen import catalogue, samplers
-from invgen.benchmarks import exact, exact_full, manifold
+from invgen.benchmarks import evidence, exact, exact_full, manifold
 from invgen.benchmarks.exact_problems import families
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.unconditional import Unconditional
@@ -113,6 +113,8 @@ def markdown(runs: Sequence[exact_full.Run]) -> str:
             )
         text.append(f"## {heading}\n\n" + "\n".join(lines))
     text += ["## All tables", DETAILS, exact_full.markdown(runs).strip()]
+    if evidence.STORE.exists():
+        text.append(evidence.markdown(json.loads(evidence.STORE.read_text())).strip())
     if MANIFOLD.exists():
         text.append(manifold.markdown(json.loads(MANIFOLD.read_text())).strip())
     return "\n\n".join(text) + "\n"
