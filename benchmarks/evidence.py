@@ -1,8 +1,8 @@
 """The model evidence that sequential Monte Carlo gives, against the exact one: `python -m invgen.benchmarks.evidence`.
 
-On the mixture of MCGDiff (benchmarks/exact.py) log p(y) is known. exp(log_evidence) is unbiased for the law that the discrete
-steps have, not for the mixture itself, so what is left for many particles is the bias of the steps; the tests of particles
-show the unbiasedness on Gaussians, whose discrete law is known in closed form.
+On the mixture of MCGDiff (benchmarks/exact.py) log p(y) is known. exp(log_evidence) is unbiased for the law that the
+discrete steps have, not for the mixture itself, so what is left for many particles is the bias of the steps; the tests of
+particles show the unbiasedness on Gaussians, whose discrete law is known in closed form.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def markdown(results: dict[str, list[float]]) -> str:
     lines = [
         "### Model evidence, mixture with d = 8",
         "",
-        "One chain on each of the 20 instances, 100 steps. Ratio: mean of estimate / p(y), +- 1.96 standard errors; error: of "
-        "log p(y), mean and standard deviation. The estimate is unbiased for the law of the discrete steps.",
+        "One chain on each of the 20 instances, 100 steps. Ratio: mean of estimate / p(y), +- 1.96 standard errors; "
+        "error: of log p(y), mean and standard deviation. The estimate is unbiased for the law of the discrete steps.",
         "",
         "| sampler | particles | d_y | ratio | error of log p(y) |",
         "| --- | --- | --- | --- | --- |",
@@ -58,9 +58,8 @@ def markdown(results: dict[str, list[float]]) -> str:
     for key, values in results.items():
         e = np.asarray(values)
         half = 1.96 * np.exp(e).std(ddof=1) / math.sqrt(len(e))
-        lines.append(
-            f"| {' | '.join(key.split(', '))} | {np.exp(e).mean():.2f} +- {half:.2f} | {e.mean():+.2f}, {e.std(ddof=1):.2f} |"
-        )
+        cells = [*key.split(", "), f"{np.exp(e).mean():.2f} +- {half:.2f}", f"{e.mean():+.2f}, {e.std(ddof=1):.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
