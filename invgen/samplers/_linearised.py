@@ -1,10 +1,15 @@
-"""A problem with few measured values, made linear and Gaussian around a point: dense algebra among those values."""
+"""A problem made linear and Gaussian around a point, with dense algebra among few measured values; and what its operator
+does beyond that, over a finite reach."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from invgen.forward import Operator
+from invgen.linalg import dot
 from invgen.posterior import Posterior
 from invgen.random import Streams
 
@@ -14,10 +19,53 @@ def _flat(y: Tensor) -> Tensor:
     return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
 
 
+def reach(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions: int = 4) -> tuple[Tensor, float]:
+    """Where u ~ N(x0, s^2 dD/dx) lies: moves from x0, both ways, (K, B, *shape), and their share of the weight.
+
+    A spherical-radial rule, in n = 1 that of Gauss and Hermite with three points: |z|^2 = n + 2 along fixed orthogonal
+    directions, the same for all rows and levels, so that what it gives is smooth in both. M z for M = dD/dx, brought to the
+    length that M^(1/2) z has, has the law wanted where the spectrum of M is flat or of zeros and ones.
+    """
+    n = x0[0].numel()
+    generator = torch.Generator().manual_seed(0)
+    z = torch.linalg.qr(torch.randn(n, min(n, directions), generator=generator, dtype=torch.float64))[0].T
+    moves = []
+    for unit in z.to(x0):
+        row = math.sqrt(n + 2) * unit.reshape(1, *x0.shape[1:]).expand_as(x0)
+        image = vjp(row)
+        length = (dot(row, image).clamp(min=0) / dot(image, image).clamp(min=1e-30)).sqrt()
+        moves.append(s * length * image)
+    return torch.stack(moves), n / (n + 2)
+
+
+def changes(A: Operator, x0: Tensor, clean: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """The even and the odd part, in the move, of A(x0 + move) - A(x0), (K, B, *out_shape) each.
+
+    Args:
+        clean: A(x0); moves: (K, B, *shape).
+    """
+    ahead, back = (torch.stack([A(x0 + sign * move) for move in moves]) for sign in (1, -1))
+    return (ahead + back) / 2 - clean, (ahead - back) / 2
+
+
+def centred(post: Posterior, x0: Tensor, moves: Tensor, weight: float) -> tuple[Posterior, Tensor, Tensor]:
+    """The problem less what A rises by on average over the moves of `reach`, and what A changes by over the noise, mean
+    squared, the odd part and the even one, (B, 1, ..., 1) each.
+    """
+    clean = post.A(x0)
+    even, odd = changes(post.A, x0, clean, moves)
+    std = post.noise.std(clean)
+    shift = weight * even.mean(0).nan_to_num()  # states that are not finite are the sampler's to report
+    squares = [(part / std).abs().square().mean(0).flatten(1).mean(1) for part in (odd, even)]
+    odd, even = (weight * square.reshape(-1, *[1] * (x0.ndim - 1)) for square in squares)
+    return replace(post, y=post.y - shift), odd, even
+
+
 class Linearised:
     """y = A(x0) + J (u - x0) + noise of the standard deviation at A(x0), for u near x0: exact if linear and Gaussian.
 
     Attributes:
+        clean: A(x0), (B, *out_shape).
         rows: J as signals, (B, m, *shape), with m the number of (real) measured values; one product with J^T each.
         residual, std: of the measured values, (B, m).
     """
@@ -29,10 +77,24 @@ class Linearised:
             flat = _flat(outputs)
             pulls = [torch.autograd.grad(value.sum(), u, retain_graph=True)[0] for value in flat.unbind(1)]
         self.post, self.x0, self.rows = post, x0, torch.stack(pulls, 1)
-        clean = outputs.detach()
+        self.clean = clean = outputs.detach()
         std = torch.as_tensor(post.noise.std(clean), dtype=flat.dtype, device=x0.device).expand(clean.shape)
         self.residual = _flat(post.y - clean)
         self.std = (std[..., None].expand(*std.shape, 2) if clean.is_complex() else std).flatten(1)
+
+    def beyond(self, moves: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """What A does over a finite reach and J does not tell: a shift of its mean, (B, m), and a spread, (B, m, m).
+
+        Args:
+            moves: (K, B, *shape), taken from x0 both ways; they stand for the law of u - x0, the point x0 itself having
+                the weight that they leave of 1.
+        """
+        parts = changes(self.post.A, self.x0, self.clean, moves)
+        even, odd = (torch.stack([_flat(y) for y in part]) for part in parts)
+        odd = odd - torch.einsum("bin,kbn->kbi", self.rows.flatten(2), moves.flatten(2))
+        shift = weight * even.mean(0)
+        spread = weight * (torch.einsum("kbi,kbj->bij", even, even) + torch.einsum("kbi,kbj->bij", odd, odd)) / len(moves)
+        return shift, spread - shift[:, :, None] * shift[:, None]
 
     def gaussian(self, spread: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log N(residual; 0, S), (B,), and S^-1 residual, (B, m), for S = noise variance + spread, (B, m, m).
