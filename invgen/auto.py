@@ -1,5 +1,6 @@
 """Which sampler to take: what a problem has, against what docs/samplers.md has measured."""
 
+from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
 from invgen.noise import Energy, Gaussian
 from invgen.posterior import Posterior
@@ -27,25 +28,29 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
     values = A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1)
     through = " through its decoder" if isinstance(prior, Generator) else ""
 
+    count = f"{values} measured value{'' if values == 1 else 's'}"
+
     if not has_gradient(A):
-        if gaussian and not exact:
+        if exact:
+            raise UnsupportedError(
+                f"no sampler takes exact measurements of {_name(A)}, which has no gradient; state a small noise level"
+            )
+        if gaussian:
             return samplers.EnKG(particles=64), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
         return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
     if exact and linear and has_svd(A) and not through:
         if values <= FEW:
             return samplers.MCGDiff(particles=64), (
-                f"{values} exact values of a linear operator with an SVD: particles in its coordinates come nearest"
+                f"{count}, exact, by a linear operator with an SVD: particles in its coordinates come nearest"
             )
         return samplers.DDNM(travel_length=5, travel_repeat=3), (
             "an exact measurement by a linear operator with an SVD: the null space from the prior, with time travel"
         )
     if values <= FEW and not exact:
-        return samplers.TDS(particles=64), (
-            f"{values} measured values: a chain of particles{through} is nearest to the exact posterior"
-        )
+        return samplers.TDS(particles=64), (f"{count}: a chain of particles{through} is nearest to the exact posterior")
     if linear and gaussian and not through:
         return samplers.PiGDM(), (
-            f"{values} measured values of a linear operator with Gaussian noise: guidance that solves the linear system"
+            f"{count} of a linear operator with Gaussian noise: guidance that solves the linear system"
         )
     if isinstance(noise, Energy) or exact or through:
         what = "a loss in place of a noise law" if isinstance(noise, Energy) else f"{_name(A)}{through}"

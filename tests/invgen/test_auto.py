@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import invgen
-from invgen import Energy, Gaussian, Posterior, samplers
+from invgen import Energy, Gaussian, Posterior, UnsupportedError, samplers
 from invgen.auto import recommend
 from invgen.noise import Noiseless, Poisson
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
@@ -53,6 +53,12 @@ def test_each_kind_of_problem_gets_a_sampler_that_takes_it(name):
     sampler, reason = recommend(Posterior(p, A, noise, y))
     assert type(sampler).__name__ == expected and sampler.refuses(Posterior(p, A, noise, y)) is None
     assert len(reason) > 30 and "\n" not in reason
+
+
+def test_what_no_sampler_takes_is_said_at_once():
+    p, A = prior(6), from_function(torch.exp, (6,), differentiable=False)
+    with pytest.raises(UnsupportedError, match="no sampler takes exact measurements of FunctionOperator"):
+        recommend(Posterior(p, A, Noiseless(), torch.ones(6)))
 
 
 def test_solve_says_what_it_picked_and_why():
