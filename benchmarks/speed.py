@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from invgen.noise import Noiseless
 from invgen.operators import Blur, Downsample, Mask, gaussian_kernel
 from invgen.posterior import Posterior
 from invgen.priors.network import EDMDenoiser, UNet
-from invgen.pushforward import Generator
+from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Sampler
 from invgen.samplers.unconditional import Unconditional
 
@@ -151,15 +151,16 @@ class Recorded(Denoiser):
 class RecordedDecoder(Generator):
     """An untrained autoencoder of half the resolution, for samplers in a latent: what it computes does not matter here."""
 
-    def __init__(self, latent: Recorded, shape: torch.Size) -> None:
+    def __init__(self, latent: Denoiser, shape: torch.Size, tape: Tape) -> None:
         super().__init__(shape, latent, data_mean=latent.data_mean, data_std=latent.data_std)
+        self.tape = tape
         self.nets = torch.nn.ModuleList(UNet(3, widths=(32, 64), blocks=2) for _ in range(2)).requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.latent.tape.through(self._decode, z)
+        return self.tape.through(self._decode, z)
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.latent.tape.through(self._encode, x)
+        return self.tape.through(self._encode, x)
 
     def _decode(self, z: Tensor) -> Tensor:
         x = F.interpolate(z, scale_factor=2)
@@ -203,16 +204,20 @@ def problems(net: Denoiser, tape: Tape, latent: Denoiser | None = None) -> dict[
         "exact mask": Posterior(prior, mask, Noiseless(), mask(clean)[0]),
     }
     if latent is not None:
-        decoder = RecordedDecoder(Recorded(latent, tape), net.shape)
-        out["latent"] = Posterior(decoder, down, 0.05, down(clean)[0])
+        codes = {"latent diffusion": Recorded(latent, tape), "generator": StandardNormal(latent.shape)}
+        for name, prior in codes.items():
+            out[name] = Posterior(RecordedDecoder(prior, net.shape, tape), down, 0.05, down(clean)[0])
     return out
+
+
+_SMALL = {"particles": 4, "candidates": 4, "leapfrogs": 2, "warm": 2, "iterations": 5, "repeat": 2, "repeats": 1}
+_SMALL |= {"prior_steps": 4, "corrections": 2, "inner_steps": 4, "restarts": 1, "draws": 16, "stages": 4}
 
 
 def short(kind: type[Sampler], steps: int) -> Sampler:
     """The sampler with its defaults but for the steps and what multiplies the evaluations of one."""
-    small = {"particles": 4, "candidates": 4, "leapfrogs": 2, "warm": 2}
-    names = {f.name for f in fields(kind)}
-    return kind(steps=steps, **{name: value for name, value in small.items() if name in names})
+    larger = {name: value for name, value in _SMALL.items() if name in kind.options() and kind.options()[name] > value}
+    return kind(steps=steps, **larger)
 
 
 def sampler_overhead(

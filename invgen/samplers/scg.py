@@ -2,8 +2,8 @@
 guided diffusion" (ICML 2024), Algorithm 1: stochastic control guidance."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ class SCG(Sampler):
     def paper(cls, candidates: int = 16) -> "SCG":
         """The released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
         return cls(steps=1000, schedule="vp", candidates=candidates, choice="best")
+
+    def _draw(self, post: Posterior, rows: Tensor, seed: int, max_batch: int | None, *watch: Any) -> tuple[Tensor, Tensor]:
+        # the network meets `chunk` candidates of every sample at once: no more than max_batch in all
+        chunk = self.chunk if max_batch is None else max(min(self.chunk, max_batch // max(len(rows), 1)), 1)
+        return Sampler._draw(replace(self, chunk=chunk), post, rows, seed, max_batch, *watch)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         x0 = post.prior(x, self.levels(post.prior)[0][0])
