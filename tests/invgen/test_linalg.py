@@ -112,6 +112,18 @@ def test_gmres_minimises_the_residual_over_the_krylov_space():
     assert torch.allclose(gmres(times(M), b, max_iter=4)[0], best, atol=1e-9)
 
 
+def test_gmres_gives_a_linear_map_of_the_solution_without_another_product():
+    inner, outer, b, calls = positive(2, 6), positive(2, 6), draw(2, 6), []
+
+    def along(v):
+        calls.append(v)
+        return times(inner)(v)
+
+    u = gmres(lambda v: v + times(outer)(times(inner)(v)), b, max_iter=3)
+    image = gmres(lambda v, moved: v + times(outer)(moved), b, max_iter=3, along=along)
+    assert torch.allclose(image, times(inner)(u), atol=1e-9) and len(calls) == 3
+
+
 def test_gmres_survives_an_exhausted_space_and_a_zero():
     b = draw(2, 6)
     b[1] = 0
