@@ -163,7 +163,10 @@ def test_a_folder_of_diffusers_is_a_prior(tmp_path, monkeypatch):
     monkeypatch.setattr(priors, "from_diffusers", lambda model, shape=None: asked.append((model, shape)) or "prior")
     assert names.prior(str(tmp_path), (1, 8, 8)) == "prior"
     assert asked == [(str(tmp_path), (1, 8, 8))]
-    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(invgen.WeightsError, match="no diffusers model could be read"):
         names.prior(f"from_diffusers(model={str(tmp_path)!r})")
 

@@ -58,14 +58,11 @@ def test_import_invgen_loads_nothing_heavy():
     assert not set(HEAVY) & set(loaded_by("import invgen"))
 
 
-def test_the_core_loads_torch_and_numpy_alone():
+def test_the_core_and_the_samplers_load_torch_and_numpy_alone():
     code = "import invgen\nfor name in invgen.__all__:\n    name == 'plots' or getattr(invgen, name)"
-    assert not (set(HEAVY) - {"torch"}) & set(loaded_by(code))
-
-
-def test_samplers_load_torch_alone():
+    code += "\nfrom invgen import samplers\nsamplers.catalogue()"
     heavy = {*HEAVY, "torch._dynamo", "torch._inductor", "optuna", "sklearn", "ot"} - {"torch"}
-    assert not heavy & set(loaded_by("import torch, invgen\nfrom invgen import samplers"))
+    assert not heavy & set(loaded_by(code))
 
 
 @pytest.mark.parametrize("command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help"])

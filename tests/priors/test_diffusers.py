@@ -6,6 +6,8 @@ import torch
 import invgen
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
 
+pytestmark = pytest.mark.slow  # the import of the library alone takes seconds
+
 
 def tiny(out_channels=1, **config):
     from diffusers import DDPMScheduler, UNet2DModel
