@@ -1,5 +1,6 @@
 """The front door: from a measurement to posterior samples in one call."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from invgen.diffusion import Prior
 from invgen.forward import Operator
-from invgen.noise import Noise
+from invgen.noise import Energy, Noise, Noiseless
 from invgen.posterior import Posterior
 from invgen.sampler import Cost, Sampler
+
+FAR = 3.0  # residual over noise from which samples are said not to explain the measurement
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def solve(
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
+
+    Warns (UserWarning) where the median residual of the samples is over three times the noise.
     """
     from invgen import names
     from invgen.auto import recommend
@@ -95,4 +100,14 @@ def solve(
         sampler, reason = recommend(post) if sampler == "auto" else (names.sampler(sampler), "")
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
-    return Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason)
+    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason)
+    if not isinstance(post.noise, Noiseless | Energy) and result.samples.numel():
+        misfit = result.residual.median().item()
+        if misfit > FAR:
+            warnings.warn(
+                f"the samples of {type(sampler).__name__} do not explain the measurement: their residual is {misfit:.1f} "
+                "times the noise, where 1 is expected; use more steps or another sampler, or check the units of noise and "
+                "prior",
+                stacklevel=2,
+            )
+    return result

@@ -66,4 +66,12 @@ def test_solve_says_what_it_picked_and_why():
     result = invgen.solve(torch.zeros(3), A, p, noise, "auto", num_samples=2)
     assert isinstance(result.sampler, samplers.TDS) and "3 measured values" in result.reason
     assert "picked because 3 measured values" in repr(result)
-    assert invgen.solve(torch.zeros(3), A, p, noise, "DPS(steps=4)").reason == ""
+    assert invgen.solve(torch.zeros(3), A, p, noise, "DPS(steps=50)").reason == ""
+
+
+def test_samples_that_miss_the_measurement_are_warned_about():
+    p, A, noise, _ = PROBLEMS["many values"]
+    y = A(p.sample(1, seed=3))[0]
+    # a guidance of nothing returns the prior, whose residual is the data's size over the noise
+    with pytest.warns(UserWarning, match=r"samples of DPS do not explain the measurement: their residual is \d+\.\d times"):
+        invgen.solve(y, A, p, noise, samplers.DPS(steps=10, zeta=0.0))
