@@ -209,6 +209,7 @@ def test_any_rank_of_signal_in_single_precision(cls, shape):
     assert x.shape == (2, *shape) and x.dtype == torch.float32 and torch.isfinite(x).all()
 
 
+@pytest.mark.slow  # by default settings, a third of this file's time
 @each_but("follows the measurement")
 def test_samples_follow_the_measurement(cls):
     post = problem_for(cls, sigma=0.2)
