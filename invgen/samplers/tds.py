@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator, SVDOperator, has_svd
+from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.guidance import local_fit
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
@@ -88,7 +88,13 @@ class TDS(ParticleSampler):
         elif self.twist != "likelihood" and isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian):
             r = post.residual(x0)
             u = post.A.solve(r, post.prior.variance(s), post.noise.var)
-            twist, guidance = -0.5 * dot(r, u).flatten(), s**2 * vjp(post.A.adjoint(u))
+            pull = post.A.adjoint(u)
+            guidance = s**2 * vjp(pull)
+            # C is far larger than r^2 in some directions, such as the mean of an image: as far as the data allow along it
+            seen = post.A(guidance)
+            rise, bend = (per_sample(dot(a / post.noise.var, seen), x0) for a in (r, seen))
+            share = rise.clamp(min=0) / (bend + dot(pull, guidance).clamp(min=0)).clamp(min=1e-30)
+            twist, guidance = -0.5 * dot(r, u).flatten(), share * guidance
         elif self.twist == "likelihood":
             twist, guidance = post.log_likelihood(x0), s**2 * vjp(post.likelihood_score(x0))
         else:

@@ -150,6 +150,20 @@ def test_last_draw_of_many_values_through_the_svd_equals_dense_algebra():
     assert (post.residual_over_noise(x) < 2).all() and (post.residual_over_noise(y) < 2).all()
 
 
+def test_guidance_stops_where_the_data_are_met_along_the_mean_of_a_signal():
+    # values that move together: along their mean C is a hundred times its average r^2, and so was the overshoot
+    cov = 0.3 * torch.ones(150, 150, dtype=F64) + 0.002 * torch.eye(150, dtype=F64)
+    prior = GaussianPrior((150,), covariance=cov, sigma_min=0.01, sigma_max=50.0)
+    prior.measure_mmse(prior.sample(64))
+    A = Mask((150,), torch.arange(150) % 5 > 0)
+    post = Posterior(prior, A, Gaussian(0.05), A(prior.sample(1, seed=3))[0])
+    exact = prior.posterior(A, post.noise, post.y)
+    x = TDS(steps=30, particles=4, twist="local")(post, 8)
+    # the standard deviation of the posterior's mean value is 0.005; one path in four is chosen by its weight
+    assert (x.mean(1) - exact.mean.mean()).abs().max() < 0.03
+    assert (post.residual_over_noise(x) < 1.2).all()
+
+
 def test_complex_measurements():
     class Phase(Operator):
         def forward(self, x: Tensor) -> Tensor:
