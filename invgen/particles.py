@@ -197,7 +197,8 @@ def extrapolate(
 
     SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Section 5). The mean of the ancestral step is exact; its
     covariance lacks what x_0 varies given x_sigma. The last change of x0 goes along with the noise of the last step, so
-    that more of it restores that covariance to second order in the steps.
+    that more of it restores that covariance to second order in the steps. After a step much shorter than this one, which is
+    mostly noise, no more of it than twice its equal share is taken.
 
     Args:
         h_before: (B,) or a number.
@@ -205,7 +206,7 @@ def extrapolate(
     if before is None or s_next == 0:
         return x0
     h_before = torch.as_tensor(h_before, dtype=x0.dtype, device=x0.device).reshape(-1, *[1] * (x0.ndim - 1))
-    return x0 + math.log(s / s_next) / (2 * h_before) * (x0 - before)
+    return x0 + (math.log(s / s_next) / (2 * h_before)).clamp(max=1) * (x0 - before)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """Cardoso, Janati El Idrissi, Le Corff & Moulines, "Monte Carlo guided diffusion for Bayesian linear inverse problems"
 (ICLR 2024)."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
+from invgen.errors import OptionError
+from invgen.particles import extrapolate
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.samplers._measured import PassingParticles
@@ -32,30 +36,38 @@ class MCGDiff(PassingParticles):
     Args:
         particles: the released configuration has 64; the paper 32 to 1000.
         threshold: 1, as in the paper: resample at every step.
+        order: 2 extrapolates the denoiser, see `TDS`; 1 is the paper's ancestral step.
     """
 
     particles: int = 64
     threshold: float = 1.0
+    order: Literal[1, 2] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (1, 2):
+            raise OptionError(f"MCGDiff needs order 1 or 2, got {self.order!r}")
 
     @classmethod
     def paper(cls) -> "MCGDiff":
         """The released configuration for images: 100 steps, 64 particles, multinomial resampling."""
-        return cls(steps=100, particles=64, resampling="multinomial")
+        return cls(steps=100, particles=64, resampling="multinomial", order=1)
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
+    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         m, x0 = self.measured(post), post.prior(x, s)
-        v, v0 = m.A.Vt(x), m.A.Vt(x0)
+        extended = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
+        v, v0 = m.A.Vt(x), m.A.Vt(extended)
         ahead, still = m.ahead(s), m.ahead(s_next)
         mean, std = step_kernel(v, v0, s, s_next)
         expected = m.log_normal(m.y - mean, std**2 + s_next**2 - m.s_y**2, still)
         mean, var = m.passing(v, v0, s, s_next)
-        return expected + m.log_normal(m.y - mean, var, ahead & ~still), x0
+        return expected + m.log_normal(m.y - mean, var, ahead & ~still), x0, extended
 
     def move(
         self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        m = self.measured(post)
-        v, v0, z = m.A.Vt(x), m.A.Vt(seen[0]), m.A.Vt(randn(x))
+    ) -> tuple[Tensor, ...]:
+        m, (x0, extended) = self.measured(post), seen
+        v, v0, z = m.A.Vt(x), m.A.Vt(extended), m.A.Vt(randn(x))
         ahead, still = m.ahead(s), m.ahead(s_next)
         mean, std = step_kernel(v, v0, s, s_next)
         var = (s_next**2 - m.s_y**2).where(still, 1)
@@ -63,4 +75,5 @@ class MCGDiff(PassingParticles):
         guided = mean + gain * (m.y - mean) + (gain * var).sqrt() * z
         free = torch.where(ahead, m.passed(v0, s, s_next, z), mean + std * z)
         v = torch.where(still, guided, free)
-        return m.A.V(v), -m.log_normal(m.y - v, var, still)
+        log_w = -m.log_normal(m.y - v, var, still)
+        return m.A.V(v), log_w, x0, torch.full_like(log_w, math.log(s / s_next) if s_next > 0 else 0.0)
