@@ -11,7 +11,8 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.errors import OptionError
-from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit
+from invgen.forward import LinearOperator
+from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit, perturbed, step_reach
 from invgen.linalg import norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -23,14 +24,16 @@ class DCPS(Sampler):
     """Divides the diffusion into blocks, each with a posterior of its own at its lower end, and goes from one to the next.
 
     Any differentiable operator, any noise with a density, any loss. At the lower end of a block, noise level k, the
-    posterior is p_k(x_k) p(y | A(x_k))^(1 / (1 + (k / data_std)^2)): for Gaussian noise the paper's N(sqrt(alpha_bar) y;
-    A x, sigma_y^2) in its own coordinates. A block begins with tamed Langevin steps on the posterior that it starts from,
-    then takes guided steps, each a draw of the step of the prior times what one further step says about y at k, as a
-    Gaussian. More blocks are shorter, and the bias falls; it also falls with the iterations.
+    posterior is p_k(x_k) p(y | A x_k)^(1 / (1 + (k / data_std)^2)): for Gaussian noise the paper's N(sqrt(alpha_bar) y;
+    A x, sigma_y^2) in its own coordinates. An operator that is not linear says nothing of a signal under noise many times
+    its size (one that saturates is flat there): it takes D(x_k, k) in place of x_k, whose mean over the steps from any
+    higher level s is D(x_s, s), so that it costs no further evaluation. A block begins with tamed Langevin steps on the
+    posterior that it starts from, then takes guided steps, each a draw of the step of the prior times what one further step
+    says about y at k. More blocks are shorter, and the bias falls.
 
-    fit="line" (default): steepest ascent with a line search, in any units (`draw_near`). fit="adam": a Gaussian with
-    independent values fitted by Adam on random draws, as in the paper, whose default takes normalised gradients of length
-    1.5 over the whole image in place of Adam. The released code takes one norm over the batch in its potentials.
+    fit="line" (default): perturb and optimise by conjugate gradients, in any units (`draw_near`). fit="adam": a Gaussian
+    with independent values fitted by Adam on random draws, as in the paper, whose default takes normalised gradients of
+    length 1.5 over the whole image in place of Adam. The released code takes one norm over the batch in its potentials.
 
     Args:
         blocks: the paper's L - 1 (3).
@@ -74,35 +77,38 @@ class DCPS(Sampler):
             x = self.langevin(post, x, levels[begin][0], low, randn)
             for s, s_next in levels[begin:end]:
                 mean, std = step_kernel(x, prior(x, s), s, s_next)
-                x = self.draw(post, mean, std, s_next, low, randn) if s_next > 0 else mean
+                x = self.draw(post, mean, std, step_reach(post, std, s, s_next), s_next, low, randn) if s_next > 0 else mean
                 yield x
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, s: float, low: float, randn: Streams) -> Tensor:
-        """A draw of N(u; mean, std^2 I) g(u), as a Gaussian, where g is what one step from (u, s) to low says about y."""
+    def draw(self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, low: float, randn: Streams) -> Tensor:
+        """A draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
         prior, weight = post.prior, self.weight(post, low)
         if self.fit == "adam":
 
             def log_g(u: Tensor) -> Tensor:
+                if not isinstance(post.A, LinearOperator):
+                    return weight * post.log_likelihood(prior(u, s))
                 there, spread = step_kernel(u, prior(u, s), s, low) if s > low else (u, 0.0)
                 return weight * post.log_likelihood(there + spread * randn(mean))
 
             mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
             return mean + spread * randn(mean)
-        kept = (low / s) ** 2  # the step's mean is D + kept (u - D)
+        kept, data = self.kept(post, s, low), perturbed(post, randn, weight)
 
         def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
-            if s > low:
-                x0, vjp = prior.vjp(u, s)
-                pull, bend = local_fit(post, x0 + kept * (u - x0), low or math.sqrt(prior.variance(s)), whole=True)
-            else:
-                vjp, (pull, bend) = (lambda v: v), local_fit(post, u, low, whole=True)
+            x0, vjp = (u, lambda v: v) if kept == 1 else prior.vjp(u, s)
+            pull, bend = local_fit(data, x0 + kept * (u - x0), math.sqrt(prior.variance(s)), whole=True)
             return weight * pull, lambda d: weight * bend(d), lambda v: kept * v + (1 - kept) * vjp(v)
 
-        return draw_near(mean, std, look, self.iterations, randn)
+        return draw_near(mean, std, look, self.iterations, randn, reach)
 
     def weight(self, post: Posterior, low: float) -> float:
         """The temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
         return 1 / (1 + (low / post.prior.data_std) ** 2)
+
+    def kept(self, post: Posterior, s: float, low: float) -> float:
+        """The likelihood of a block is seen from (u, s) at D + kept (u - D): its step to low, or D alone."""
+        return (low / s) ** 2 if isinstance(post.A, LinearOperator) else 0.0
 
     def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
         """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x), g as in `draw`."""
@@ -111,7 +117,7 @@ class DCPS(Sampler):
             with torch.enable_grad():
                 u = x.detach().requires_grad_()
                 x0 = post.prior(u, s)
-                there, _ = step_kernel(u, x0, s, low)
+                there = x0 + self.kept(post, s, low) * (u - x0)
                 log_g = self.weight(post, low) * post.log_likelihood(there)
                 (grad,) = torch.autograd.grad(log_g.sum(), u)
             drift = unit * (grad + (x0.detach() - x) / s**2)

@@ -99,5 +99,6 @@ class LGD(GuidedSampler):
         Log-normal weights of spread c leave n exp(-c^2) of n draws effective; the spread grows with the width at least in
         proportion, so that this is narrow enough.
         """
-        spread = self.log_likelihoods(post, x0 + z).std(0, correction=0)
+        log = self.log_likelihoods(post, x0 + z)
+        spread = (log - log.mean(0)).square().mean(0).sqrt()
         return (math.sqrt(0.5 * math.log(self.draws)) / spread.clamp(min=1e-30)).clamp(max=1)

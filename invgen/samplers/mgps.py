@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.errors import OptionError
-from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit
+from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit, perturbed, step_reach
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -22,9 +22,9 @@ class MGPS(Sampler):
 
     Any differentiable operator, any noise with a density, any loss. At the midpoint m < s the likelihood of y is taken at
     the denoised signal, p(y | D(x_m, m)), which is nearer to the truth than at s; the price is p(x_m | x_s) as one Gaussian
-    step. The bias falls with the iterations down to that of the two approximations, which alpha trades.
+    step. The bias is that of these two approximations, which alpha trades; iterations do not remove it.
 
-    fit="line" (default): the draw at m by steps of steepest ascent with a line search, in any units (`draw_near`).
+    fit="line" (default): the draw at m by perturbing and conjugate gradients, in any units (`draw_near`).
     fit="adam": the paper's, a Gaussian with independent values fitted by Adam on random draws. Its warm start at high
     noise, a second fit at time 0, is left out.
 
@@ -76,22 +76,25 @@ class MGPS(Sampler):
             often = self.last_iterations is not None and (left % 10 == 0 or left <= 10)
             iterations = self.last_iterations if often else self.iterations
             mean, spread = step_kernel(x, x0, s, middle)
-            mid = self.draw(post, mean, spread, middle, iterations, randn)
+            reach = step_reach(post, spread, s, middle)
+            mid = self.draw(post, mean, spread, reach, middle, iterations, randn)
             # x at s_next between x at s and mid, of variances that grow with sigma^2: a Brownian bridge
             weight = (s_next**2 - middle**2) / (s**2 - middle**2)
             x = mid + weight * (x - mid) + math.sqrt(weight * (s**2 - s_next**2)) * randn(x)
             yield x
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, s: float, iterations: int, randn: Streams) -> Tensor:
-        """A draw of N(u; mean, std^2 I) p(y | D(u, s)), as a Gaussian."""
+    def draw(
+        self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, iterations: int, randn: Streams
+    ) -> Tensor:
+        """A draw of N(u; mean, std^2 I) p(y | D(u, s))."""
         prior = post.prior
         if self.fit == "adam":
             mean, spread = fit_gaussian(mean, std, lambda u: post.log_likelihood(prior(u, s)), iterations, self.lr, randn)
             return mean + spread * randn(mean)
-        reach = math.sqrt(prior.variance(s))
+        width, data = math.sqrt(prior.variance(s)), perturbed(post, randn)
 
         def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
             x0, vjp = prior.vjp(u, s)
-            return *local_fit(post, x0, reach, whole=True), vjp
+            return *local_fit(data, x0, width, whole=True), vjp
 
-        return draw_near(mean, std, look, iterations, randn)
+        return draw_near(mean, std, look, iterations, randn, reach)

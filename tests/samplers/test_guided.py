@@ -9,8 +9,9 @@ from torch import Tensor
 
 from invgen import Energy, Gaussian, Noiseless, OptionError, Posterior, samplers
 from invgen.diffusion import step, travel_back
-from invgen.guidance import draw_near, fit_gaussian, likelihood_guidance, line_search, local_fit
-from invgen.operators import Mask, Matrix
+from invgen.guidance import draw_near, fit_gaussian, likelihood_guidance, line_search, local_fit, perturbed
+from invgen.metrics import sliced_wasserstein
+from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.pushforward import Generator
 from invgen.random import Streams
@@ -110,20 +111,44 @@ def test_dps_leaves_the_stated_share_of_a_residual_that_noise_does_not_explain()
 
 
 def test_a_draw_near_a_gaussian_is_exact_for_one_measurement():
-    # N(u; m, t^2 I) N(y; a u, sigma^2): one step of ascent finds the mean, one direction is narrowed
+    # N(u; m, t^2 I) N(y; a u, sigma^2), perturbed: one step of ascent is exact
     a, std, count = normal(1, N, seed=7), 0.8, 6000
     post = many(problem(white(), A=Matrix(a, SHAPE)), count)
-    mean = normal(1, *SHAPE, seed=9).expand(count, *SHAPE)
+    mean, randn = normal(1, *SHAPE, seed=9).expand(count, *SHAPE), Streams(0, list(range(count)))
+    data = perturbed(post, randn)
 
     def look(u: Tensor):
-        return *local_fit(post, u, 1.0, whole=True), lambda v: v
+        return *local_fit(data, u, 1.0, whole=True), lambda v: v
 
-    x = draw_near(mean, std, look, 1, Streams(0, list(range(count)))).flatten(1)
+    x = draw_near(mean, std, look, 1, randn).flatten(1)
     S = torch.linalg.inv(EYE / std**2 + a.T @ a / SIGMA**2)
     m = S @ (mean[0].flatten() / std**2 + (a * post.y[0]).flatten() / SIGMA**2)
     # five standard errors of means and of covariances
     assert ((x.mean(0) - m).abs() < 5 * (S.diagonal() / count).sqrt()).all()
     assert ((x.T.cov() - S).abs() < 5 * std**2 * (2 / count) ** 0.5).all()
+
+
+def test_draws_near_a_gaussian_become_exact_with_as_many_steps_as_measurements():
+    # conjugate gradients solve three rows in three steps; with fewer the spread stays too wide, and never goes below
+    std, count, weight = 0.8, 6000, 0.5
+    post = many(problem(white()), count)
+    mean, A = normal(1, *SHAPE, seed=9).expand(count, *SHAPE), normal(ROWS, N, seed=3)
+    S = torch.linalg.inv(EYE / std**2 + weight * A.T @ A / SIGMA**2)
+    m = S @ (mean[0].flatten() / std**2 + weight * A.T @ post.y[0] / SIGMA**2)
+    traces = []
+    for iterations in (1, 2, 3):
+        randn = Streams(0, list(range(count)))
+        data = perturbed(post, randn, weight)
+
+        def look(u: Tensor, data: Posterior = data):
+            pull, bend = local_fit(data, u, 1.0, whole=True)
+            return weight * pull, lambda d: weight * bend(d), lambda v: v
+
+        x = draw_near(mean, std, look, iterations, randn).flatten(1)
+        traces.append(x.T.cov().trace())
+    assert ((x.mean(0) - m).abs() < 5 * (S.diagonal() / count).sqrt()).all()
+    assert ((x.T.cov() - S).abs() < 5 * std**2 * (2 / count) ** 0.5).all()
+    assert traces[0] > traces[1] > 0.98 * S.trace(), (traces, S.trace())
 
 
 def test_adam_fits_the_nearest_gaussian_with_independent_values():
@@ -159,6 +184,83 @@ def test_lgd_becomes_pigdm_as_draws_grow():
         errors.append(((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()).item())
     # Monte Carlo: about a factor 4 for every 16 times the draws, 16 for 256, within a factor of 2
     assert errors[0] > 2 * errors[1] > 4 * errors[2] and 8 < errors[0] / errors[2] < 32, errors
+
+
+def test_lgd_narrows_its_draws_to_what_they_resolve():
+    # one draw is DPS, whose line search goes no further than the gradient
+    post, x, s = many(problem(correlated(), 1.0), 4), 2 * normal(4, *SHAPE, seed=8), 0.9
+    with torch.no_grad():
+        one = next(samplers.LGD(steps=1, schedule=(s,), draws=1).run(post, x, Streams(1, [0, 1, 2, 3])))
+    x0, ascent = likelihood_guidance(post, x, s, 2 / 3)
+    full = s**2 * post.prior.vjp(x, s)[1](post.likelihood_score(x0))
+    wanted = x0 + torch.where(
+        ascent.flatten(1).norm(dim=1)[:, None, None] < full.flatten(1).norm(dim=1)[:, None, None], ascent, full
+    )
+    torch.testing.assert_close(one, wanted)
+    # the width stays where y says little, and shrinks with the noise where it says much
+    sampler, z = samplers.LGD(), normal(10, 4, *SHAPE, seed=9)
+    assert (sampler.resolved(many(problem(correlated(), 50.0), 4), x0, z) == 1).all()
+    shares = [sampler.resolved(many(problem(correlated(), v), 4), x0, z).max() for v in (0.1, 0.01)]
+    assert shares[1] < 0.05 * shares[0] < 0.05, shares
+
+
+# -- operators that are not linear -----------------------------------------------------------------------------------------
+
+GUIDED = ("DPS", "LGD", "MPGD", "FreeDoM", "UniversalGuidance", "DCPS", "MGPS")
+
+
+def curved(name: str) -> tuple[Posterior, Tensor]:
+    """A mixture in two dimensions, seen through a detector that saturates or squared, and exact posterior samples.
+
+    These by importance sampling: 400 000 draws of the prior leave thousands of them effective.
+    """
+    prior = GaussianMixture(torch.tensor([[-0.6, 0.3], [0.5, 0.5], [0.2, -0.7]], dtype=F64), var=0.04)
+    if name == "clip":
+        post = Posterior(prior, HighDynamicRange((2,)), Gaussian(0.1), torch.tensor([0.5, -1.0], dtype=F64))
+    else:
+        post = Posterior(prior, from_function(torch.square, (2,)), Gaussian(0.05), torch.tensor([0.3, 0.2], dtype=F64))
+    x = prior.sample(400_000, seed=0)
+    weights = (-0.5 * ((post.y - post.A(x)) / post.noise.sigma).square().sum(1)).softmax(0)
+    assert 1 / weights.square().sum() > 2000
+    return post, x[torch.multinomial(weights, 400, replacement=True, generator=torch.Generator().manual_seed(1))]
+
+
+@pytest.mark.parametrize("name", ["clip", "square"])
+def test_guidance_through_an_operator_that_is_not_linear_stays_near_the_posterior(name):
+    """Sliced Wasserstein distance over the posterior's standard deviation: 0.1 to 0.15 between two exact sets, 1 and more
+    for samples that overshot (LGD with draws of the whole width, 0.98)."""
+    post, exact = curved(name)
+    unit = exact.var(0).sum().sqrt()
+    for cls in GUIDED:
+        x = getattr(samplers, cls)(steps=20)(post, 400, seed=1)
+        distance = float(sliced_wasserstein(x, exact) / unit)
+        # MPGD's isotropic C picks modes too early
+        assert distance < (0.75 if cls == "MPGD" else 0.55), (cls, distance)
+        level = post.residual_over_noise(x).square().mean().sqrt()
+        assert level < 1.2, (cls, level)
+
+
+def test_guidance_through_a_saturated_detector_in_many_dimensions():
+    """A smooth signal of 64 values, a third of them saturated, at noise 5 % of the detector's range.
+
+    LGD with draws of the whole width was at an error of 1.08, twice the prior's, and a residual of 3.85.
+    """
+    t = torch.arange(64, dtype=F64)
+    cov = 0.25 * (torch.exp(-0.5 * ((t[:, None] - t) / 6) ** 2) + 1e-3 * torch.eye(64, dtype=F64))
+    prior, A, noise = (
+        GaussianPrior((64,), torch.zeros(64, dtype=F64), covariance=cov),
+        HighDynamicRange((64,)),
+        Gaussian(0.05),
+    )
+    truth = prior.sample(1, seed=3)[0]
+    post = Posterior(prior, A, noise, noise.sample(A(truth), torch.Generator().manual_seed(1)))
+    # FreeDoM and UniversalGuidance leave a few samples where values of the wrong sign are saturated, whose gradient is zero
+    for cls in ("DPS", "LGD", "DCPS", "MGPS"):
+        x = getattr(samplers, cls)(steps=20)(post, 8, seed=1)
+        error = (x - truth).square().mean(1).sqrt().mean()
+        # half of the prior's standard deviation
+        assert error < 0.25, (cls, error)
+        assert post.residual_over_noise(x).mean() < 2.2, (cls, post.residual_over_noise(x).mean())
 
 
 # -- MPGD, FreeDoM, universal guidance -----------------------------------------------------------------------------------
@@ -256,20 +358,19 @@ def test_sitcom_stops_at_the_noise_and_returns_its_last_step():
 # -- DCPS and MGPS: biases that fall -----------------------------------------------------------------------------------
 
 
-def test_mgps_bias_falls_with_its_iterations():
+def test_mgps_bias_is_that_of_its_approximations():
+    # the likelihood at the midpoint leaves out what D does not know there: closer draws do not make up for it
     post = problem(correlated())
     errors = [bias(samplers.MGPS(steps=40, iterations=k), post, 800) for k in (1, 2, 4)]
-    assert errors == pytest.approx([0.244, 0.210, 0.197], abs=0.01), errors
+    assert errors == pytest.approx([0.203, 0.223, 0.228], abs=0.01), errors
 
 
-def test_dcps_bias_falls_with_its_iterations_and_blocks():
+def test_dcps_bias_falls_with_its_blocks():
     post = problem(correlated())
     by_iterations = [bias(samplers.DCPS(steps=40, iterations=k), post, 800) for k in (1, 2, 4)]
-    assert by_iterations == pytest.approx([0.228, 0.194, 0.184], abs=0.01) and by_iterations[0] > by_iterations[2], (
-        by_iterations
-    )
+    assert by_iterations == pytest.approx([0.220, 0.202, 0.208], abs=0.01), by_iterations
     by_blocks = [bias(samplers.DCPS(steps=40, blocks=b), post, 800) for b in (1, 3, 6)]
-    assert by_blocks == pytest.approx([0.226, 0.194, 0.165], abs=0.01), by_blocks
+    assert by_blocks == pytest.approx([0.236, 0.202, 0.190], abs=0.01), by_blocks
 
 
 def test_biases_stand_in_numbers():
@@ -293,12 +394,12 @@ def test_biases_stand_in_numbers():
     got = {name: round(bias(sampler, post, 1000), 3) for name, sampler in make.items()}
     wanted = {
         "DPS": 0.151,
-        "LGD": 0.177,
+        "LGD": 0.168,
         "MPGD": 0.166,
         "FreeDoM": 0.200,
         "UniversalGuidance": 0.207,
         "SITCOM": 0.413,
-        "MGPS": 0.236,
+        "MGPS": 0.202,
         "DCPS": 0.208,
     }
     # samples are the same everywhere but for rounding, which a few hundred steps of float64 keep small
