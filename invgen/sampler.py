@@ -175,10 +175,11 @@ class Sampler:
 
     def _last(self, prior: Prior, states: Iterator[Tensor], x: Tensor, bar: object, callback: Callable | None) -> Tensor:
         """Runs through the states, watching them, and returns the last."""
-        first_bad = torch.full((), -1, device=x.device)
+        first_bad, limit = torch.full((), -1, device=x.device), _limit(prior)
         for k, x in enumerate(states):
-            # kept on the device: reading it at every step would stall an accelerator
-            first_bad = torch.where((first_bad < 0) & ~torch.isfinite(x).all(), k, first_bad)
+            # Kept on the device: reading it at every step would stall an accelerator. No comparison holds for a nan.
+            fine = x.abs().amax() < limit if x.numel() else torch.ones_like(first_bad, dtype=torch.bool)
+            first_bad = torch.where((first_bad < 0) & ~fine, k, first_bad)
             if x.device.type == "cpu" and first_bad >= 0:
                 break
             if bar is not None:
@@ -194,14 +195,21 @@ class Sampler:
         if isinstance(prior, Denoiser) and k < len(self.levels(prior)):
             where += f" (sigma = {self.levels(prior)[k][0]:.3g})"
         return (
-            f"{type(self).__name__} diverged {where}: the state is no longer finite; use more steps, a weaker guidance, or "
-            "check that noise and prior are in the units of the operator"
+            f"{type(self).__name__} diverged {where}: the state is not finite or far beyond any signal; use more steps, a "
+            "weaker guidance, or check that noise and prior are in the units of the operator"
         )
 
     @classmethod
     def options(cls) -> dict[str, object]:
         """The names and defaults of the hyper-parameters."""
         return {f.name: f.default for f in dataclasses.fields(cls)}
+
+
+def _limit(prior: Prior) -> float:
+    """Ten thousand times the largest value that a state may have: what is beyond has diverged, although still finite."""
+    low, high = prior.value_range
+    noise = prior.sigma_max if isinstance(prior, Denoiser) else 1.0
+    return 1e4 * (noise + prior.data_std + abs(prior.data_mean) + max(abs(low), abs(high)))
 
 
 class _Counter:

@@ -264,6 +264,19 @@ def test_divergence_is_an_error_that_says_where(cls):
         draw(short(cls), post, 2)
 
 
+def test_a_state_that_grows_without_bound_is_a_divergence_before_it_overflows():
+    @dataclasses.dataclass(frozen=True)
+    class Doubling(samplers.Ancestral):
+        def run(self, post, x, randn):
+            for _ in range(self.steps):
+                x = 8 * x
+                yield x
+
+    assert torch.isfinite(Doubling(steps=3)(prior(), 2)).all()
+    with pytest.raises(DivergedError, match=r"at step \d+ of 60.*far beyond any signal"):
+        Doubling(steps=60)(prior(), 2)
+
+
 class Curved(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return (x**2).flatten(1)
