@@ -80,9 +80,21 @@ def curvature(post: Posterior, x: Tensor, reach: float) -> Tensor:
 
 
 def largest_curvature(post: Posterior, x: Tensor, reach: float) -> Tensor:
-    """The largest curvature of -log p(y | u), (B, 1, ..., 1): a bound for linear-Gaussian problems, else `curvature`."""
+    """The largest curvature of -log p(y | u), (B, 1, ..., 1): a bound for linear-Gaussian problems, else an estimate.
+
+    The estimate is the larger of `curvature` and of three power iterations on the Hessian, which is applied by differences
+    of the gradient. They start from the pull and from x: where the data are met along the stiffest direction already, the
+    pull alone knows nothing of it.
+    """
     if not isinstance(post.A, LinearOperator) or not isinstance(post.noise, Gaussian):
-        return curvature(post, x, reach)
+        largest, pull = curvature(post, x, reach), post.likelihood_score(x)
+        v, h = pull / norm(pull).clamp(min=1e-30) + x / norm(x).clamp(min=1e-30), 1e-2 * reach
+        v = v / norm(v).clamp(min=1e-30)
+        for _ in range(3):
+            bent = (pull - post.likelihood_score(x + h * v)) / h
+            size = norm(bent)
+            largest, v = torch.maximum(largest, size), bent / size.clamp(min=1e-30)
+        return largest
     std = torch.as_tensor(post.noise.sigma, dtype=x.dtype, device=x.device).expand(post.y.shape).flatten(1).amin(1)
     return per_sample((post.A.norm() / std) ** 2, x)
 

@@ -28,7 +28,7 @@ class SKROCK(ULA):
     """
 
     steps: int = 50
-    step: float = 0.5
+    step: float = 0.25
     stages: int = 10
     eta: float = 0.05
 
