@@ -1,7 +1,7 @@
 """What tuning without ground truth is worth: `python -m invgen.benchmarks.tuning_gain`.
 
 DPS and DAPS with their published hyper-parameters, and as `invgen.tune` sets them on problems that the prior `photo` draws
-itself, both at 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's pictures, which the
+itself, both at no more than 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's pictures, which the
 prior has not seen. The search sees no photograph. Scores are paired by crop.
 """
 
@@ -31,7 +31,14 @@ PUBLISHED: dict[str, Sampler] = {
 }
 SPACE = {
     "DPS": {"zeta": (0.03, 3.0), "eta": (0.0, 1.0), "form": ["score", "paper"]},
-    "DAPS": {"inner": ["exact", "langevin"], "width": ["prior", "paper"], "schedule": ["edm", "log", "vp"]},
+    # no more evaluations than the published 10 levels of 5
+    "DAPS": {
+        "steps": [10, 25],
+        "ode_steps": [1, 2],
+        "inner": ["exact", "langevin"],
+        "width": ["prior", "paper"],
+        "schedule": ["edm", "log", "vp"],
+    },
 }
 
 
