@@ -1,8 +1,8 @@
 """What tuning without ground truth is worth: `python -m invgen.benchmarks.tuning_gain`.
 
 DPS and DAPS with their published hyper-parameters, and as `invgen.tune` sets them on problems that the prior `photo` draws
-itself, both at no more than 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's pictures, which the
-prior has not seen. The search sees no photograph. Scores are paired by crop.
+itself, both at no more than 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's
+pictures, which the prior has not seen. The search sees no photograph. Scores are paired by crop.
 """
 
 import argparse
