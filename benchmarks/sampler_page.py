@@ -145,8 +145,8 @@ TUNING = """## Tuning without ground truth
 
 Made by `python -m invgen.benchmarks.tuning_gain`: DPS and DAPS with their published hyper-parameters and as `invgen.tune`
 set them on problems that the prior `photo` drew itself (12 trials of 8 problems), both at no more than 50 evaluations a
-sample, on 24 held-out photographs of 32x32 pixels, noise 0.05 in units of [-1, 1]. Energy scores are the smaller the better; gains
-are paired by photograph, with 95 % intervals."""
+sample, on 24 held-out photographs of 32x32 pixels, noise 0.05 in units of [-1, 1]. Energy scores are the smaller the
+better; gains are paired by photograph, with 95 % intervals."""
 
 WHEN: dict[str, str] = {
     "TDS": "few measured values (tens at most) and samples that must be right: weights of distant modes, model evidence",
