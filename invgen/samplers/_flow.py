@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.markov import largest_curvature
+from invgen.markov import curvature, largest_curvature
 from invgen.noise import Gaussian, Noiseless
 from invgen.posterior import Posterior
 
@@ -16,8 +16,8 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
     """step(u, var, prior=1), the change of u that a stable gradient step on log p(y | u) + prior log N(u; ., var I) makes.
 
     gamma grad log p(y | u) with gamma = 1 / (L + prior / var). L is the curvature of the data term: |A|^2 / sigma_y^2 for a
-    linear operator and Gaussian noise, found once, so that the step is affine in u; else local. Exact measurements count
-    as if their noise were 1, and without the prior.
+    linear operator and Gaussian noise, found once, so that the step is affine in u; else that along the pull. Exact
+    measurements count as if their noise were 1, and without the prior.
     """
     exact = isinstance(post.noise, Noiseless)
     if exact:
@@ -26,7 +26,7 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
     L = largest_curvature(post, post.y.real, 1.0).flatten() if fixed else None
 
     def step(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
-        bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else largest_curvature(post, u, math.sqrt(var))
+        bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
         return post.likelihood_score(u) / (bend + (0.0 if exact else prior / var)).clamp(min=1e-30)
 
     return step

@@ -6,7 +6,6 @@ evidence estimates, and the law of the signal given y, which the particles tend 
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -316,7 +315,8 @@ def test_all_mixtures_of_dimension_eight(dy):
     row, others = compare(MCGDiff, dy, exact.INSTANCES)
     for column in ("mcg_k1e-2", "mcg_k1e-6"):
         assert row.against([o[column] for o in others]) < 0.5
-    assert row.finite.mean() < 2.5 * np.mean([o["floor"] for o in others])
+    # by the geometric mean: one chain that loses a mode on one of twenty instances would decide an arithmetic one
+    assert row.against([o["floor"] for o in others]) < 2
 
 
 def test_modes_have_the_weights_of_the_posterior_as_particles_grow():
