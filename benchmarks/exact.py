@@ -167,9 +167,9 @@ def cell(values: Sequence[float]) -> str:
     kept = values[np.isfinite(values)]
     if not len(kept):
         return f"diverged (0/{len(values)})"
-    half = 1.96 * kept.std(ddof=1) / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
+    half = f" +- {1.96 * kept.std(ddof=1) / math.sqrt(len(kept)):.2f}" if len(kept) > 1 else ""
     some = "" if len(kept) == len(values) else f" ({len(kept)}/{len(values)})"
-    return f"{kept.mean():.2f} +- {half:.2f}{some}"
+    return f"{kept.mean():.2f}{half}{some}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
