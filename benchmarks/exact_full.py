@@ -24,7 +24,7 @@ import numpy as np
 from invgen import names, samplers
 from invgen.benchmarks import exact, manifold
 from invgen.benchmarks.exact_problems import Family, families
-from invgen.errors import FileError
+from invgen.errors import DivergedError, FileError
 from invgen.particles import EnsembleSampler
 from invgen.posterior import Posterior
 from invgen.sampler import Cost, Sampler
@@ -52,16 +52,21 @@ class Run:
 
 
 def _price(sampler: Sampler, post: Posterior) -> tuple[float, float]:
-    """Network evaluations a sample as a + b * steps, measured at 8 and 16 steps; of a particle, where there are chains."""
-    few = replace(sampler, particles=2, draws=2) if isinstance(sampler, EnsembleSampler) else sampler
+    """Network evaluations a sample as a + b * steps, of a particle where there are chains.
 
-    def cost(steps: int) -> float:
-        spent = Cost()
-        replace(few, steps=steps)(post, 2, cost=spent)
-        return spent.nfe
-
-    low, high = cost(8), cost(16)
-    return low - (high - low), (high - low) / 8
+    Measured with 8 and 16 steps on two samples; with more of both where so few diverge.
+    """
+    chain = isinstance(sampler, EnsembleSampler)
+    for steps, count in ((8, 2), (64, 32), (256, 128)):
+        few, spent = replace(sampler, particles=count, draws=count) if chain else sampler, [Cost(), Cost()]
+        try:
+            for k, cost in enumerate(spent):
+                replace(few, steps=steps * (k + 1))(post, count, cost=cost)
+        except DivergedError:
+            continue
+        low, high = (cost.nfe for cost in spent)
+        return 2 * low - high, (high - low) / steps
+    return 0.0, 0.0
 
 
 def evaluations(sampler: Sampler, post: Posterior) -> float:
