@@ -171,8 +171,9 @@ def complete(
     cells = []
     for key in keys:
         family = families()[key]
-        for spec in ["floor", *specs(family, chosen)]:
-            cells += [(key, spec, i) for i in range(min(family.count, instances or family.count))]
+        # instance by instance, so that a run that is cut off leaves rows of equal length
+        rows = ["floor", *specs(family, chosen)]
+        cells += [(key, spec, i) for i in range(min(family.count, instances or family.count)) for spec in rows]
     cells = [cell for cell in cells if cell not in done]
     if not cells:
         return runs

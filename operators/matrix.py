@@ -17,8 +17,9 @@ class Matrix(SVDOperator):
         matrix: (m, n), real, finite.
         in_shape: the shape of one signal, (n,) by default; signals are flattened row by row.
 
-    The complete SVD is computed once, in double precision: n^2 + m^2 numbers of memory, so for signals of thousands of
-    values at most.
+    The SVD is computed once, in double precision. Where the rank r is at most a quarter of n, the null space gets no basis:
+    spectral coordinates are r numbers of the range, then the n values of what is left of the signal without it, a tight
+    frame in place of a basis (V Vt = I, Vt an isometry), which takes n r numbers in place of n^2, and as much less time.
     """
 
     def __init__(self, matrix: Tensor, in_shape: Sequence[int] | None = None) -> None:
@@ -34,13 +35,19 @@ class Matrix(SVDOperator):
                 f"matrix has {n} columns but in_shape {tuple(self.in_shape)} {math.prod(self.in_shape)} values"
             )
         self.out_shape = (m,)
-        left, s, right = torch.linalg.svd(matrix.double(), full_matrices=True)
-        s = torch.cat([s, s.new_zeros(n - len(s))])
+        left, s, right = torch.linalg.svd(matrix.double(), full_matrices=False)
         # a singular value at rounding level would otherwise be divided by
         s = torch.where(s > max(m, n) * torch.finfo(matrix.dtype).eps * s.max(), s, 0)
+        rank = int((s > 0).sum())
+        self.framed = 4 * rank <= n
+        if self.framed:
+            left, right, s = left[:, :rank], right[:rank], torch.cat([s[:rank], s.new_zeros(n)])
+        elif m < n:
+            right = torch.linalg.svd(matrix.double(), full_matrices=True)[2]
+            s = torch.cat([s, s.new_zeros(n - m)])
         self.register_buffer("matrix", matrix)
         self.register_buffer("s", s.to(matrix.dtype), persistent=False)
-        self.register_buffer("left", left[:, : min(m, n)].contiguous(), persistent=False)
+        self.register_buffer("left", left.contiguous(), persistent=False)
         self.register_buffer("right", right.T.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +66,14 @@ class Matrix(SVDOperator):
         return torch.cat([z, z.new_zeros(len(z), len(self.s) - k)], 1)
 
     def V(self, z: Tensor) -> Tensor:
-        return (z @ self.right.to(z.dtype).T).reshape(-1, *self.in_shape)
+        right = self.right.to(z.dtype)
+        if not self.framed:
+            return (z @ right.T).reshape(-1, *self.in_shape)
+        k = right.shape[1]
+        rest = z[:, k:]
+        return (rest + (z[:, :k] - rest @ right) @ right.T).reshape(-1, *self.in_shape)
 
     def Vt(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.right.to(x.dtype)
+        x, right = x.flatten(1), self.right.to(x.dtype)
+        z = x @ right
+        return torch.cat([z, x - z @ right.T], 1) if self.framed else z

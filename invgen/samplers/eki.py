@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import Prior
 from invgen.errors import OptionError
+from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
 from invgen.posterior import Posterior
@@ -78,6 +79,6 @@ class EKI(EnsembleSampler):
             Y = r.mean(1, keepdim=True) - r  # deviations of A(x_j), in units of the noise
             perturbed = r + randn(r.flatten(0, 1)).reshape(r.shape) / math.sqrt(h)
             # C_xy (C_yy + I / h)^-1 with covariances over J - 1, in the J x J form
-            gain = torch.linalg.solve(Y @ Y.mT + (J - 1) / h * eye, Y @ perturbed.mT).mT if J > 1 else 0 * eye
+            gain = solve_positive(Y @ Y.mT + (J - 1) / h * eye, Y @ perturbed.mT).mT if J > 1 else 0 * eye
             x = x + combined(gain, centred(x, J), x)
             yield x

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
 from invgen.errors import OptionError
+from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
 from invgen.posterior import Posterior
@@ -106,16 +107,16 @@ def _regression(X: Tensor, r: Tensor, spread: Tensor) -> Tensor:
     # r (I + S^T S / J)^-1 Y^T, applied from the right: first to Y^T X, (C, m, n)
     moved = Y.mT @ X
     if m <= J:
-        moved = torch.linalg.solve(spread.mT @ spread / J + _eye(m, X), moved)
+        moved = solve_positive(spread.mT @ spread / J + _eye(m, X), moved)
     else:
-        moved = moved - spread.mT @ torch.linalg.solve(J * _eye(J, X) + spread @ spread.mT, spread @ moved)
+        moved = moved - spread.mT @ solve_positive(J * _eye(J, X) + spread @ spread.mT, spread @ moved)
     # (X X^T + ridge)^-1 X = X (X^T X + ridge)^-1; the ridge is a thousandth of the mean eigenvalue: directions that the
     # ensemble hardly explores carry no slope
     ridge = 1e-3 * X.square().sum((1, 2)) / max(min(J - 1, n), 1)
     ridge = ridge[:, None, None].clamp(min=1e-300)
     if n <= J:
-        return r @ torch.linalg.solve(X.mT @ X + ridge * _eye(n, X), moved, left=False)
-    return (r @ moved - (r @ moved @ X.mT) @ torch.linalg.solve(X @ X.mT + ridge * _eye(J, X), X)) / ridge
+        return r @ solve_positive(X.mT @ X + ridge * _eye(n, X), moved.mT).mT
+    return (r @ moved - (r @ moved @ X.mT) @ solve_positive(X @ X.mT + ridge * _eye(J, X), X)) / ridge
 
 
 def _eye(size: int, like: Tensor) -> Tensor:
