@@ -72,7 +72,8 @@ def test_every_sampler_gets_the_same_budget(spec):
 def test_runs_resume_and_a_cut_line_is_dropped(tmp_path):
     store, keys = tmp_path / "runs.csv", ["mixture-8-4"]
     first = exact_full.complete(store, keys, ["DDRM"], 10, instances=2, workers=1)
-    assert sorted(((r.sampler, r.instance) for r in first), key=lambda k: k[1]) == [("floor", 0), ("DDRM", 0), ("floor", 1), ("DDRM", 1)]
+    order = sorted((r.instance, r.sampler) for r in first)
+    assert order == [(0, "DDRM"), (0, "floor"), (1, "DDRM"), (1, "floor")]
     with store.open("a") as file:
         file.write("mixture-8-4,DDRM,7,0.1")
     before = store.stat().st_mtime_ns
