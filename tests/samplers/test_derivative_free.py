@@ -5,7 +5,27 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_gaussian import EYE, ROWS, SHAPE, SIGMA, N, bures, correlated, denoiser, exact, normal, problem, white
+from gaussian_problems import (
+    EYE,
+    F64,
+    ROWS,
+    SHAPE,
+    SIGMA,
+    Map,
+    N,
+    correlated,
+    ddim,
+    denoiser,
+    distance,
+    exact,
+    many,
+    matrix,
+    moments,
+    normal,
+    problem,
+    propagate,
+    white,
+)
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
@@ -17,7 +37,6 @@ from invgen.random import Streams
 from invgen.sampler import Cost
 from invgen.samplers.dpg import policy_gradient
 
-F64 = torch.float64
 ALL = [samplers.EnKG, samplers.EKI, samplers.SCG, samplers.DPG]
 each = pytest.mark.parametrize("cls", ALL, ids=lambda c: c.__name__)
 
@@ -42,16 +61,6 @@ def black_box() -> tuple[Posterior, Simulator]:
     truth = torch.tensor([[0.8, 1.2, -0.9], [1.0, 0.4, -0.6]], dtype=F64)[None]
     prior = GaussianPrior(SHAPE, torch.zeros(SHAPE, dtype=F64), 1.0)
     return Posterior(prior, A, Gaussian(0.1), A(truth)[0] + 0.1 * normal(4, seed=3)), f
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.flatten(1)
-    return x.mean(0), torch.cov(x.T)
-
-
-def distance(x: Tensor, post: Posterior) -> float:
-    """Of the samples' moments to the exact posterior, in units of its spread."""
-    return bures(moments(x), exact(post)) / exact(post)[1].trace().sqrt().item()
 
 
 @each
@@ -129,10 +138,9 @@ def test_eki_at_any_number_of_steps_has_the_law_of_its_time(steps, time):
     post = problem(correlated())
     x = samplers.EKI(steps=steps, particles=256, draws=256, time=time, prior_steps=30)(post, 4096)
     # time T is T measurements: noise of variance sigma^2 / T
-    wanted = post.prior.posterior(post.A, Gaussian(SIGMA / math.sqrt(time)), post.y)
-    scale = wanted.covariance.trace().sqrt().item()
+    wanted = Posterior(post.prior, post.A, Gaussian(SIGMA / math.sqrt(time)), post.y)
     # 16 chains of 256: two exact sets of 4096 differ by 0.03
-    assert bures(moments(x), (wanted.mean.flatten(), wanted.covariance)) / scale < 0.08
+    assert distance(x, wanted) < 0.08
 
 
 def test_eki_stays_in_the_span_of_its_first_ensemble():
@@ -162,20 +170,18 @@ def test_eki_blurs_modes():
 
 def test_enkg_follows_its_recursion_and_improves_with_the_ensemble():
     post = problem(correlated())
-    prior, A, steps = post.prior, post.A(EYE.reshape(N, *SHAPE)).T, 24
-    m, P = prior.mean.flatten(), prior.covariance + samplers.EnKG(steps=steps).levels(prior)[0][0] ** 2 * EYE
-    for s, s_next in samplers.EnKG(steps=steps).levels(prior):
+    prior, A, steps = post.prior, matrix(post.A), 24
+
+    def recursion(s: float, s_next: float) -> Map:
         E, c = denoiser(prior, s)
         S = A.T @ torch.linalg.inv(prior.variance(s) * A @ A.T + SIGMA**2 * torch.eye(ROWS, dtype=F64))
-        F, f = E - s**2 * E @ S @ A @ E, c + s**2 * E @ S @ (post.y - A @ c)
-        tau2 = s_next**2 * (1 - (s_next / s) ** 2)
-        M = F + math.sqrt(max(s_next**2 - tau2, 0.0)) / s * (EYE - F)
-        m, P = M @ m + f - (M - F) @ torch.linalg.solve(EYE - F, f), M @ P @ M.T + tau2 * EYE
-    scale = exact(post)[1].trace().sqrt().item()
+        return ddim(E - s**2 * E @ S @ A @ E, c + s**2 * E @ S @ (post.y - A @ c), s, s_next, 1.0)
+
+    wanted = propagate(samplers.EnKG(steps=steps), post, recursion)
     errors = []
     for J, chains in ((4, 512), (8, 256), (64, 32)):
         x = samplers.EnKG(steps=steps, particles=J, draws=J)(post, J * chains)
-        errors.append(bures(moments(x), (m, P)) / scale)
+        errors.append(distance(x, wanted))
     # 2048 samples each: two exact sets differ by 0.04
     assert errors[2] < errors[1] < errors[0] and errors[2] < 0.08, errors
 
@@ -234,8 +240,8 @@ def test_chunks_do_not_change_samples(make):
 
 
 def test_policy_gradient_tends_to_the_smoothed_gradient_at_the_rate_of_monte_carlo():
-    post = problem(correlated()).rows(torch.zeros(64, dtype=torch.int64))
-    A, u, r = post.A(EYE.reshape(N, *SHAPE)).T, normal(64, *SHAPE, seed=4), 0.2
+    post = many(problem(correlated()), 64)
+    A, u, r = matrix(post.A), normal(64, *SHAPE, seed=4), 0.2
     errors = []
     for draws in (128, 2048):
         pull, T = policy_gradient(post, u, r, draws, 500, Streams(0, range(64)))
@@ -259,7 +265,7 @@ def test_dpg_is_as_biased_as_dps_and_not_more():
 def test_dpg_of_the_paper_in_its_own_coordinates():
     post = problem(correlated())
     sampler = samplers.DPG(steps=40, schedule="vp", draws=40, form="paper", scale=3.0, momentum=0.2)
-    rows, z = post.rows(torch.zeros(2, dtype=torch.int64)), Streams(1, [0, 1])
+    rows, z = many(post, 2), Streams(1, [0, 1])
     x = sampler.start(rows, Streams(0, [0, 1]), 2)
     *_, got = sampler.run(rows, x, Streams(1, [0, 1]))
     levels = sampler.levels(post.prior)

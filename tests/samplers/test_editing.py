@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from test_gaussian import EYE, F64, SHAPE, N, bures, correlated, law, normal
+from gaussian_problems import (
+    EYE,
+    F64,
+    SHAPE,
+    N,
+    assert_same_law,
+    correlated,
+    ddim,
+    denoiser,
+    distance,
+    law,
+    normal,
+    propagate,
+)
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, ShapeError, UnsupportedError, samplers
@@ -27,22 +40,14 @@ def trade(sampler: samplers.SDEdit, post: Posterior) -> tuple[float, float]:
     prior = post.prior
     scale = prior.covariance.trace().sqrt()
     away = ((m - post.y.flatten()).square().sum() + P.trace()).sqrt() / scale
-    return away.item(), bures((m, P), (prior.mean.flatten(), prior.covariance)) / scale.item()
+    return away.item(), distance((m, P), (prior.mean.flatten(), prior.covariance))
 
 
 def test_sdedit_follows_its_recursion():
     post, sampler = painting(), samplers.SDEdit(steps=8, eta=0.5)
-    levels = sampler.levels(post.prior)
-    m, P = post.y.flatten(), levels[0][0] ** 2 * EYE
-    for s, s_next in levels:
-        E = post.prior.covariance @ torch.linalg.inv(post.prior.covariance + s**2 * EYE)
-        tau2 = (0.5 * s_next) ** 2 * (1 - (s_next / s) ** 2)
-        k = (s_next**2 - tau2) ** 0.5 / s
-        M = E + k * (EYE - E)
-        m, P = post.prior.mean.flatten() + M @ (m - post.prior.mean.flatten()), M @ P @ M.T + tau2 * EYE
-    got = law(sampler, post)
-    torch.testing.assert_close(got[0], m, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(got[1], P, rtol=1e-9, atol=1e-9)
+    start = post.y.flatten(), sampler.levels(post.prior)[0][0] ** 2 * EYE
+    wanted = propagate(sampler, post, lambda s, s_next: ddim(*denoiser(post.prior, s), s, s_next, 0.5), start)
+    assert_same_law(law(sampler, post), wanted, tol=1e-9)
 
 
 def test_sdedit_trades_the_guide_for_the_prior():

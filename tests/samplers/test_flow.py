@@ -4,21 +4,25 @@ import math
 
 import pytest
 import torch
-from test_gaussian import (
+from gaussian_problems import (
     EYE,
+    F64,
     ROWS,
     SHAPE,
     SIGMA,
+    Map,
     N,
     UnitNoise,
     assert_first_order,
     assert_same_law,
-    bures,
     correlated,
     ddim,
     denoiser,
+    distance,
     exact,
     law,
+    many,
+    matrix,
     normal,
     problem,
     propagate,
@@ -34,33 +38,20 @@ from invgen.operators import Mask
 from invgen.priors import GaussianPrior
 from invgen.random import Streams
 
-F64 = torch.float64
-
-
-def dense(post: Posterior) -> tuple[Tensor, Tensor]:
-    """(A, A^T y) as matrices."""
-    A = post.A(EYE.reshape(N, *SHAPE)).T
-    return A, A.T @ post.y
-
 
 def data_map(post: Posterior, var: float, prior: float = 1.0) -> tuple[Tensor, Tensor]:
     """(M, b) with u -> M u + b the data step of the flow samplers, gamma = 1 / (|A|^2 / sigma^2 + prior / var)."""
-    A, Aty = dense(post)
+    A = matrix(post.A)
     gamma = 1 / (torch.linalg.matrix_norm(A, 2) ** 2 / SIGMA**2 + prior / var) / SIGMA**2
-    return EYE - gamma * A.T @ A, gamma * Aty
+    return EYE - gamma * A.T @ A, gamma * A.T @ post.y
 
 
 def mean_of(sampler: samplers.PnPFlow, post: Posterior) -> Tensor:
     """The mean of an affine sampler's output: its output without noise."""
-    silent, one = UnitNoise(), post.rows(torch.zeros(1, dtype=torch.int64))
+    silent, one = UnitNoise(), many(post, 1)
     with torch.no_grad():
         *_, x = sampler.run(one, sampler.start(one, silent, 1), silent)
     return x.flatten()
-
-
-def posterior_mean(post: Posterior, var_y: float) -> Tensor:
-    """The posterior mean of a Gaussian problem with another noise variance."""
-    return post.prior.posterior(post.A, Gaussian(math.sqrt(var_y)), post.y).mean.flatten()
 
 
 # -- the time of flow matching ------------------------------------------------------------------------------------------
@@ -106,15 +97,16 @@ def test_otode_is_exact_on_a_white_prior_from_both_starts(start, width):
 @pytest.mark.parametrize("weight", ["constant", "sqrt"])
 def test_otode_follows_the_papers_recursion(weight):
     post = problem(correlated())
-    prior, (A, _), d = post.prior, dense(post), post.prior.data_std
+    prior, A, d = post.prior, matrix(post.A), post.prior.data_std
     sampler = samplers.OTODE(steps=12, weight=weight, width="paper")
     (s0, _), *_ = sampler.levels(prior)
     assert flow_time(s0, d) == pytest.approx(0.8)
     # the start: the posterior under N(data_mean, d^2 I), and noise of level s0
     gain = d**2 * A.T @ torch.linalg.inv(d**2 * A @ A.T + SIGMA**2 * torch.eye(ROWS, dtype=F64))
     flat = torch.full((N,), prior.data_mean, dtype=F64)
-    m, P = flat + gain @ (post.y - A @ flat), d**2 * (EYE - gain @ A) + s0**2 * EYE
-    for s, s_next in sampler.levels(prior):
+    start = flat + gain @ (post.y - A @ flat), d**2 * (EYE - gain @ A) + s0**2 * EYE
+
+    def recursion(s: float, s_next: float) -> Map:
         # the paper's time: 1 at data, alpha = t, sigma = 1 - t, in units of d
         t, t_next = 1 - flow_time(s, d), 1 - flow_time(s_next, d)
         E, c = denoiser(prior, s)
@@ -125,16 +117,15 @@ def test_otode_follows_the_papers_recursion(weight):
         grad_M, grad_b = -E.T @ S @ A @ E / t**2, E.T @ S @ (post.y - A @ c) / t
         V = (E / t - EYE) / (1 - t) + gamma * d**2 * (1 - t) / t * grad_M
         b = c / (1 - t) + gamma * d**2 * (1 - t) / t * grad_b
-        M, b = (EYE + (t_next - t) * V) * t / t_next, (t_next - t) * b / t_next
-        m, P = M @ m + b, M @ P @ M.T
-    assert_same_law(law(sampler, post), (m, P))
+        return (EYE + (t_next - t) * V) * t / t_next, (t_next - t) * b / t_next, 0 * EYE
+
+    assert_same_law(law(sampler, post), propagate(sampler, post, recursion, start))
 
 
 def test_otode_biased_where_the_prior_is_not_white():
     post = problem(correlated())
-    scale = exact(post)[1].trace().sqrt().item()
     # the width r^2 = s^2 d^2 / (s^2 + d^2) is not the covariance of D: the error stays as steps grow
-    errors = [bures(law(samplers.OTODE(steps=n, width="paper"), post), exact(post)) / scale for n in (50, 100)]
+    errors = [distance(law(samplers.OTODE(steps=n, width="paper"), post), post) for n in (50, 100)]
     assert 0.05 < errors[1] < 0.35 and abs(errors[1] - errors[0]) < 0.05, errors
 
 
@@ -146,7 +137,7 @@ def test_flowdps_follows_the_papers_recursion_and_its_bias_is_known():
     prior, sampler = post.prior, samplers.FlowDPS(steps=10, shift=2.0)
     d = prior.data_std
 
-    def recursion(s: float, s_next: float) -> tuple[Tensor, Tensor, Tensor]:
+    def recursion(s: float, s_next: float) -> Map:
         E, c = denoiser(prior, s)
         M, b = data_map(post, prior.variance(s))
         U, u = E, c
@@ -160,7 +151,7 @@ def test_flowdps_follows_the_papers_recursion_and_its_bias_is_known():
     assert_same_law(law(sampler, post), propagate(sampler, post, recursion))
     # its last steps belong to the prior: less biased with more steps, never unbiased
     sampler = samplers.FlowDPS(steps=60)
-    error = bures(propagate(sampler, post, recursion), exact(post)) / exact(post)[1].trace().sqrt().item()
+    error = distance(propagate(sampler, post, recursion), post)
     assert 0.15 < error < 0.45, error
 
 
@@ -168,14 +159,14 @@ def test_flowchef_follows_its_recursion():
     post = problem(correlated())
     sampler = samplers.FlowChef(steps=10)
 
-    def recursion(s: float, s_next: float) -> tuple[Tensor, Tensor, Tensor]:
+    def recursion(s: float, s_next: float) -> Map:
         E, c = denoiser(post.prior, s)
         M, b = data_map(post, post.prior.variance(s))
         return ddim(M @ E, M @ c + b, s, s_next, 0.0)
 
     assert_same_law(law(sampler, post), propagate(sampler, post, recursion))
     sampler = samplers.FlowChef(steps=100)
-    error = bures(propagate(sampler, post, recursion), exact(post)) / exact(post)[1].trace().sqrt().item()
+    error = distance(propagate(sampler, post, recursion), post)
     # one gradient step of the size that the largest singular value allows leaves the small ones behind
     assert 0.15 < error < 0.45, error
 
@@ -189,7 +180,7 @@ def test_flowchef_is_exact_on_a_white_prior_behind_a_mask():
 def test_papers_flowchef_in_the_flows_own_time():
     post = problem(correlated())
     prior, sampler = post.prior, samplers.FlowChef.paper(scale=0.3, steps=15)
-    d, rows = prior.data_std, post.rows(torch.zeros(3, dtype=torch.int64))
+    d, rows = prior.data_std, many(post, 3)
     x = sampler.start(rows, Streams(0, [0, 1, 2]), 3)
     *_, got = sampler.run(rows, x, Streams(1, [0, 1, 2]))
     levels = sampler.levels(prior)
@@ -208,7 +199,7 @@ def test_papers_flowdps_in_the_flows_own_time():
     post = problem(correlated())
     prior, sampler = post.prior, samplers.FlowDPS.paper(step_size=0.05)
     assert (sampler.steps, sampler.shift, sampler.inner) == (28, 4.0, 3)
-    d, rows = prior.data_std, post.rows(torch.zeros(2, dtype=torch.int64))
+    d, rows = prior.data_std, many(post, 2)
     x = sampler.start(rows, Streams(0, [0, 1]), 2)
     *_, got = sampler.run(rows, x, Streams(1, [0, 1]))
     noise, levels = Streams(1, [0, 1]), sampler.levels(prior)
@@ -236,13 +227,13 @@ def test_papers_flowdps_in_the_flows_own_time():
 @pytest.mark.parametrize(("weight", "alpha"), [("map", 1.0), ("paper", 0.5), ("paper", 1.0)])
 def test_pnpflow_fixed_point_at_a_level(weight, alpha):
     post = problem(correlated())
-    A, _ = dense(post)
     s, n = 0.3, 2000
     grid = tuple(s * (1 + 1e-9 * (n - k)) for k in range(n))
     sampler = samplers.PnPFlow(steps=n, schedule=grid, average=1, weight=weight, alpha=alpha)
-    spare = s**2 * torch.linalg.matrix_norm(A, 2).item() ** 2
+    spare = s**2 * torch.linalg.matrix_norm(matrix(post.A), 2).item() ** 2
     var_y = SIGMA**2 + spare if weight == "map" else spare / flow_time(s, post.prior.data_std) ** alpha
-    torch.testing.assert_close(mean_of(sampler, post), posterior_mean(post, var_y), rtol=1e-6, atol=1e-6)
+    wanted, _ = exact(Posterior(post.prior, post.A, Gaussian(math.sqrt(var_y)), post.y))
+    torch.testing.assert_close(mean_of(sampler, post), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_pnpflow_ends_at_the_mode_as_steps_grow():

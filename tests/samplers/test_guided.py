@@ -5,6 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gaussian_problems import (
+    EYE,
+    F64,
+    ROWS,
+    SHAPE,
+    SIGMA,
+    Linear,
+    N,
+    correlated,
+    distance,
+    many,
+    normal,
+    problem,
+    white,
+)
 from torch import Tensor
 
 from invgen import Energy, Gaussian, Noiseless, OptionError, Posterior, samplers
@@ -13,60 +28,8 @@ from invgen.guidance import draw_near, fit_gaussian, likelihood_guidance, line_s
 from invgen.metrics import sliced_wasserstein
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.pushforward import Generator
 from invgen.random import Streams
 from invgen.sampler import Cost
-
-F64 = torch.float64
-SHAPE, N, ROWS, SIGMA = (2, 3), 6, 3, 0.4
-EYE = torch.eye(N, dtype=F64)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated() -> GaussianPrior:
-    root = normal(N, N, seed=1)
-    return GaussianPrior(SHAPE, normal(*SHAPE, seed=2), covariance=root @ root.T / N + 0.2 * EYE)
-
-
-def white(d: float = 0.7) -> GaussianPrior:
-    return GaussianPrior(SHAPE, torch.zeros(SHAPE, dtype=F64), d**2)
-
-
-def problem(prior: GaussianMixture, sigma: float = SIGMA, A: Matrix | None = None) -> Posterior:
-    A = Matrix(normal(ROWS, N, seed=3), SHAPE) if A is None else A
-    noise = Gaussian(sigma)
-    return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=4))[0], torch.Generator().manual_seed(5)))
-
-
-def many(post: Posterior, rows: int) -> Posterior:
-    return post.rows(torch.zeros(rows, dtype=torch.int64))
-
-
-def bures(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """Wasserstein-2 distance of two Gaussians."""
-
-    def root(S: Tensor) -> Tensor:
-        l, Q = torch.linalg.eigh(S)
-        return Q * l.clamp(min=0).sqrt() @ Q.T
-
-    half = root(a[1])
-    cross = torch.linalg.eigvalsh(half @ b[1] @ half).clamp(min=0).sqrt().sum()
-    return ((a[0] - b[0]).square().sum() + a[1].trace() + b[1].trace() - 2 * cross).clamp(min=0).sqrt().item()
-
-
-def bias(sampler: samplers.Sampler, post: Posterior, count: int = 1500, seed: int = 0) -> float:
-    """W2 distance of the samples' moments from the posterior's, over the root of its total variance.
-
-    The moments of 1500 exact samples are within 0.05 of the posterior's by this measure.
-    """
-    posterior = post.prior.posterior(post.A, post.noise, post.y)
-    x = sampler(post, count, seed).flatten(1)
-    wanted = posterior.mean.flatten(), posterior.covariance
-    return bures((x.mean(0), x.T.cov()), wanted) / wanted[1].trace().sqrt().item()
-
 
 # -- shared pieces -------------------------------------------------------------------------------------------------
 
@@ -280,21 +243,6 @@ def test_mpgd_without_a_guide_is_ddim_and_its_paper_form_is_the_formula():
     torch.testing.assert_close(got, wanted)
 
 
-class Linear(Generator):
-    """x = W z with its pseudo-inverse as encoder: an autoencoder onto a subspace."""
-
-    def __init__(self, W: Tensor) -> None:
-        super().__init__(SHAPE, (W.shape[1],))
-        self.register_buffer("W", W)
-        self.latent.to(F64)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.W.T).reshape(-1, *SHAPE)
-
-    def encode(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ torch.linalg.pinv(self.W).T
-
-
 def test_mpgd_stays_on_the_manifold_of_its_autoencoder():
     W = torch.linalg.qr(normal(N, 2, seed=6)).Q
     post, auto = many(problem(white()), 4), Linear(W)
@@ -326,7 +274,9 @@ def test_freedom_without_travel_is_dps_and_travel_costs_what_it_says():
 def test_time_travel_brings_a_short_run_nearer_to_the_posterior():
     # repeated steps let every level settle into its own law; on one measurement the guidance is that law's (share = 1)
     post = problem(correlated(), A=Matrix(normal(1, N, seed=7), SHAPE))
-    errors = [bias(samplers.FreeDoM(steps=12, repeats=r, travel=(0.0, 1e9), share=1.0), post) for r in (1, 4)]
+    errors = [
+        distance(samplers.FreeDoM(steps=12, repeats=r, travel=(0.0, 1e9), share=1.0)(post, 1500), post) for r in (1, 4)
+    ]
     # what is left is the width of the last steps, which travel does not change
     assert errors == pytest.approx([0.361, 0.311], abs=0.02), errors
 
@@ -361,15 +311,15 @@ def test_sitcom_stops_at_the_noise_and_returns_its_last_step():
 def test_mgps_bias_is_that_of_its_approximations():
     # the likelihood at the midpoint leaves out what D does not know there: closer draws do not make up for it
     post = problem(correlated())
-    errors = [bias(samplers.MGPS(steps=40, iterations=k), post, 800) for k in (1, 2, 4)]
+    errors = [distance(samplers.MGPS(steps=40, iterations=k)(post, 800), post) for k in (1, 2, 4)]
     assert errors == pytest.approx([0.203, 0.223, 0.228], abs=0.01), errors
 
 
 def test_dcps_bias_falls_with_its_blocks():
     post = problem(correlated())
-    by_iterations = [bias(samplers.DCPS(steps=40, iterations=k), post, 800) for k in (1, 2, 4)]
+    by_iterations = [distance(samplers.DCPS(steps=40, iterations=k)(post, 800), post) for k in (1, 2, 4)]
     assert by_iterations == pytest.approx([0.220, 0.202, 0.208], abs=0.01), by_iterations
-    by_blocks = [bias(samplers.DCPS(steps=40, blocks=b), post, 800) for b in (1, 3, 6)]
+    by_blocks = [distance(samplers.DCPS(steps=40, blocks=b)(post, 800), post) for b in (1, 3, 6)]
     assert by_blocks == pytest.approx([0.236, 0.202, 0.190], abs=0.01), by_blocks
 
 
@@ -391,7 +341,7 @@ def test_biases_stand_in_numbers():
         "MGPS": samplers.MGPS(steps=33),
         "DCPS": samplers.DCPS(steps=33),
     }
-    got = {name: round(bias(sampler, post, 1000), 3) for name, sampler in make.items()}
+    got = {name: round(distance(sampler(post, 1000), post), 3) for name, sampler in make.items()}
     wanted = {
         "DPS": 0.151,
         "LGD": 0.168,

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from test_gaussian import law
+from gaussian_problems import law
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, samplers

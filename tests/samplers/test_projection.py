@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_gaussian import (
+from gaussian_problems import (
     EYE,
     F64,
     SHAPE,

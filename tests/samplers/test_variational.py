@@ -7,7 +7,22 @@ import math
 
 import pytest
 import torch
-from test_gaussian import EYE, SHAPE, N, assert_same_law, correlated, denoiser, exact, law, normal, problem
+from gaussian_problems import (
+    EYE,
+    F64,
+    SHAPE,
+    Law,
+    N,
+    assert_same_law,
+    correlated,
+    denoiser,
+    exact,
+    law,
+    many,
+    matrix,
+    normal,
+    problem,
+)
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
@@ -17,8 +32,6 @@ from invgen.priors import GaussianMixture
 from invgen.pushforward import Flow
 from invgen.random import Streams
 from invgen.sampler import Cost
-
-F64 = torch.float64
 
 
 def spread(x: Tensor) -> float:
@@ -136,9 +149,9 @@ def test_dflow_options_and_cost():
 # -- Flow Priors ----------------------------------------------------------------------------------------------------
 
 
-def flow_priors_law(post: Posterior, sampler: samplers.FlowPriors) -> tuple[Tensor, Tensor]:
+def flow_priors_law(post: Posterior, sampler: samplers.FlowPriors) -> Law:
     """The recursion of Algorithm 1 in dense matrices: u = P u_0 + q with u_0 standard normal."""
-    prior, A, std = post.prior, post.A(EYE.reshape(N, *SHAPE)).T, post.prior.data_std
+    prior, A, std = post.prior, matrix(post.A), post.prior.data_std
     m = torch.full((N,), prior.data_mean, dtype=F64)
     goal, var = (post.y - A @ m) / std, post.noise.sigma**2 / std**2
     P, q = EYE, torch.zeros(N, dtype=F64)
@@ -213,9 +226,8 @@ def test_flow_priors_follows_the_trace_of_a_prior_that_is_not_gaussian():
     dt = (1 - t) / 20
     rows = 4000
     u = normal(1, 2, seed=12)
-    many = post.rows(torch.zeros(rows, dtype=torch.int64))
     with torch.no_grad():
-        got = next(sampler.run(many, u.expand(rows, 2), Streams(0, torch.arange(rows)))).mean(0)
+        got = next(sampler.run(many(post, rows), u.expand(rows, 2), Streams(0, torch.arange(rows)))).mean(0)
 
     def velocity(u: Tensor) -> Tensor:
         return ((prior(mean + std * u / t, 0.8) - mean) / std - u) / (1 - t)
