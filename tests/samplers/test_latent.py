@@ -8,7 +8,21 @@ import math
 
 import pytest
 import torch
-from gaussian_problems import law
+from gaussian_problems import (
+    F64,
+    SHAPE,
+    Law,
+    Linear,
+    Map,
+    N,
+    assert_same_law,
+    ddim,
+    law,
+    matrix,
+    normal,
+    propagate,
+    through,
+)
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, samplers
@@ -19,27 +33,7 @@ from invgen.priors import GaussianMixture
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost
 
-F64 = torch.float64
-SHAPE, N, CODES = (2, 3), 6, 3
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-class Linear(Generator):
-    """x = W z + b with orthonormal columns, and the encoder W^T (x - b)."""
-
-    def __init__(self, latent: Denoiser | None = None) -> None:
-        super().__init__(SHAPE, StandardNormal((CODES,), F64) if latent is None else latent, data_std=1.0)
-        self.register_buffer("W", torch.linalg.qr(normal(N, CODES, seed=1))[0])
-        self.register_buffer("b", normal(N, seed=2))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.W.T + self.b).reshape(-1, *SHAPE)
-
-    def encode(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) - self.b) @ self.W
+CODES = 3
 
 
 def mixture() -> GaussianMixture:
@@ -47,16 +41,18 @@ def mixture() -> GaussianMixture:
 
 
 def problem(latent: Denoiser | None = None, rows: int = 2, sigma: float = 0.3) -> Posterior:
-    return Posterior(Linear(latent), Matrix(normal(rows, N, seed=4), SHAPE), Gaussian(sigma), normal(rows, seed=5))
+    """A decoder with orthonormal columns."""
+    decoder = Linear(torch.linalg.qr(normal(N, CODES, seed=1))[0], normal(N, seed=2), latent)
+    return Posterior(decoder, Matrix(normal(rows, N, seed=4), SHAPE), Gaussian(sigma), normal(rows, seed=5))
 
 
 def over_codes(post: Posterior) -> tuple[Tensor, Tensor]:
     """(M, v) with A g(z) = M z + v."""
-    g, A = post.prior, post.A(torch.eye(N, dtype=F64).reshape(N, *SHAPE)).T
+    g, A = post.prior, matrix(post.A)
     return A @ g.W, A @ g.b
 
 
-def exact_gaussian(post: Posterior) -> tuple[Tensor, Tensor]:
+def exact_gaussian(post: Posterior) -> Law:
     """Mean and covariance of z given y for standard normal codes."""
     M, v = over_codes(post)
     covariance = torch.linalg.inv(M.T @ M / post.noise.sigma**2 + torch.eye(CODES, dtype=F64))
@@ -203,17 +199,22 @@ def orthogonal_problem() -> Posterior:
     return Posterior(post.prior, Matrix(1.7 * Q.T @ post.prior.W.T, SHAPE), post.noise, post.y)
 
 
-def psld_law(post: Posterior, sampler: samplers.PSLD) -> tuple[Tensor, Tensor]:
+def codes_at_the_top(sampler: samplers.Sampler, post: Posterior) -> Law:
+    """Standard normal codes at the highest level."""
+    var = 1 + sampler.levels(post.prior)[0][0] ** 2
+    return torch.zeros(CODES, dtype=F64), var * torch.eye(CODES, dtype=F64)
+
+
+def psld_law(post: Posterior, sampler: samplers.PSLD) -> Law:
     """The algorithm in dense matrices, on standard normal codes."""
     M, v = over_codes(post)
-    A, W = post.A(torch.eye(N, dtype=F64).reshape(N, *SHAPE)).T, post.prior.W
+    A, W = matrix(post.A), post.prior.W
     var, eye = post.noise.sigma**2, torch.eye(CODES, dtype=F64)
     K = A.T @ torch.linalg.inv(A @ A.T + var * torch.eye(len(A), dtype=F64))
     T = W.T @ (torch.eye(N, dtype=F64) - K @ A) @ W  # of the code glued together, as a map of the clean code
     glued = W.T @ K @ (post.y - v)
-    levels = sampler.levels(post.prior)
-    P, m = (1 + levels[0][0] ** 2) * eye, torch.zeros(CODES, dtype=F64)
-    for s, s_next in levels:
+
+    def step(s: float, s_next: float) -> Map:
         E = eye / (1 + s**2)
         spread = s**2 / (1 + s**2) * 1.7**2 / var
         # z0 + zeta s^2 E M^T r / var / (1 + spread) - gamma s^2 / variance E (I - T)^T ((I - T) z0 - glued)
@@ -221,20 +222,15 @@ def psld_law(post: Posterior, sampler: samplers.PSLD) -> tuple[Tensor, Tensor]:
         pull = sampler.gamma * (eye - T).T  # s^2 / variance times E is 1 here
         G = E - sampler.zeta * weight * M.T @ M @ E - pull @ (eye - T) @ E
         c = sampler.zeta * weight * M.T @ (post.y - v) + pull @ glued
-        tau2 = s_next**2 * (1 - (s_next / s) ** 2)
-        k = math.sqrt(s_next**2 - tau2) / s
-        step, shift = G + k * (eye - G), (1 - k) * c
-        P, m = step @ P @ step.T + tau2 * eye, step @ m + shift
-    return m, P
+        return ddim(G, c, s, s_next, 1.0)
+
+    return propagate(sampler, post, step, codes_at_the_top(sampler, post))
 
 
 @pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"zeta": 0.5, "gamma": 0.3}])
 def test_psld_is_its_recursion(options):
     post, sampler = orthogonal_problem(), samplers.PSLD(steps=12, **options)
-    m, S = law(sampler, post)
-    wanted = psld_law(post, sampler)
-    torch.testing.assert_close(m, wanted[0], rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(S, wanted[1], rtol=1e-7, atol=1e-7)
+    assert_same_law(law(sampler, post), psld_law(post, sampler))
 
 
 def test_psld_without_gluing_is_exact_here_and_gluing_counts_the_data_again():
@@ -252,20 +248,19 @@ def test_psld_without_gluing_is_exact_here_and_gluing_counts_the_data_again():
 # -- ReSample -------------------------------------------------------------------------------------------------------
 
 
-def resample_law(post: Posterior, sampler: samplers.ReSample) -> tuple[Tensor, Tensor]:
+def resample_law(post: Posterior, sampler: samplers.ReSample) -> Law:
     """Algorithm 1 in dense matrices, on standard normal codes, without a stop: optimisation is projection."""
     M, v = over_codes(post)
-    A, W = post.A(torch.eye(N, dtype=F64).reshape(N, *SHAPE)).T, post.prior.W
+    A, W = matrix(post.A), post.prior.W
     eye, levels = torch.eye(CODES, dtype=F64), sampler.levels(post.prior)
     gains = {True: W.T @ torch.linalg.pinv(A), False: torch.linalg.pinv(M)}  # on the signal and encoded, or on the code
-    P, m = (1 + levels[0][0] ** 2) * eye, torch.zeros(CODES, dtype=F64)
-    first = len(levels) // 3
+    maps, first = [], len(levels) // 3
     assert sampler.corrections >= len(levels) - first  # every level of the last two thirds
     for k, (s, s_next) in enumerate(levels):
         E = eye / (1 + s**2)
         onward = E + s_next / s * (eye - E)
         if k < first:
-            P, m = onward @ P @ onward.T, onward @ m
+            maps.append((onward, torch.zeros(CODES, dtype=F64), 0 * eye))
             continue
         gain = gains[k - first < (len(levels) - first) // 3]
         clean, c = (eye - gain @ M) @ E, gain @ (post.y - v)
@@ -275,17 +270,14 @@ def resample_law(post: Posterior, sampler: samplers.ReSample) -> tuple[Tensor, T
             clean, c, noise = a * clean + (1 - a) * onward, a * c, a * s_next**2
         else:
             noise = 0.0
-        P, m = clean @ P @ clean.T + noise * eye, clean @ m + c
-    return m, P
+        maps.append((clean, c, noise * eye))
+    return through(codes_at_the_top(sampler, post), maps)
 
 
 @pytest.mark.parametrize("options", [{}, {"form": "paper", "gamma": 40.0}])
 def test_resample_is_its_recursion(options):
     post, sampler = problem(), samplers.ReSample(steps=9, inner_steps=40, stop=0.0, **options)
-    m, S = law(sampler, post)
-    wanted = resample_law(post, sampler)
-    torch.testing.assert_close(m, wanted[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(S, wanted[1], rtol=1e-5, atol=1e-5)
+    assert_same_law(law(sampler, post), resample_law(post, sampler), tol=1e-5)
 
 
 def test_resample_stops_at_the_noise_level_and_spreads_too_little():

@@ -1,6 +1,6 @@
 """Markov chains against the laws that they leave invariant, which are known in closed form on Gaussian problems.
 
-Unadjusted chains are affine maps of their state and noise there, so one step of theirs is read off (`moved`) and the law
+Unadjusted chains are affine maps of their state and noise there, so one step of theirs is read off (`law`) and the law
 that it keeps, with the bias of its step, is compared without Monte-Carlo error. Chains that accept and reject are compared
 by the moments of many of them.
 """
@@ -8,34 +8,48 @@ by the moments of many of them.
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 
+import gaussian_problems
 import pytest
 import torch
+from gaussian_problems import (
+    EYE,
+    F64,
+    ROWS,
+    SHAPE,
+    Law,
+    Linear,
+    Map,
+    N,
+    assert_same_law,
+    begin,
+    correlated,
+    denoiser,
+    exact,
+    law,
+    many,
+    matrix,
+    moments,
+    normal,
+    through,
+)
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.forward import Operator
 from invgen.markov import DualAveraging, choose, local_step, log_prior_change, metropolis, skrock_reach
-from invgen.noise import Noiseless
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.pushforward import Flow, Generator
+from invgen.pushforward import Flow
 from invgen.random import Streams
 from invgen.sampler import Cost
 
-F64 = torch.float64
-SHAPE, N, ROWS, SIGMA = (2, 3), 6, 3, 0.5
-EYE = torch.eye(N, dtype=F64)
-Law = tuple[Tensor, Tensor]
+SIGMA = 0.5
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def prior(**options: float) -> GaussianPrior:
-    root = normal(N, N, seed=1)
-    return GaussianPrior(SHAPE, normal(*SHAPE, seed=2), covariance=root @ root.T / N + 0.3 * EYE, **options)
+def prior() -> GaussianPrior:
+    return correlated(floor=0.3)
 
 
 def mixture(spread: float = 1.0) -> GaussianMixture:
@@ -43,57 +57,7 @@ def mixture(spread: float = 1.0) -> GaussianMixture:
 
 
 def problem(p: GaussianMixture | None = None, A: Operator | None = None, sigma: float = SIGMA) -> Posterior:
-    p = prior() if p is None else p
-    A = Matrix(normal(ROWS, N, seed=3), SHAPE) if A is None else A
-    noise = Gaussian(sigma) if sigma > 0 else Noiseless()
-    return Posterior(p, A, noise, noise.sample(A(p.sample(1, seed=4))[0], torch.Generator().manual_seed(5)))
-
-
-class UnitNoise:
-    """Stands in for the noise streams: each row after `used` draws a one in one place of one draw, the others zeros."""
-
-    def __init__(self, rows: int = 0, used: int = 0) -> None:
-        self.rows, self.used = rows, used
-
-    def __call__(self, like: Tensor) -> Tensor:
-        z, size = torch.zeros_like(like).flatten(1), like[0].numel()
-        if self.rows:
-            z[1 + self.used + torch.arange(size), torch.arange(size)] = 1
-        self.used += size
-        return z.reshape(like.shape)
-
-
-def affine(sampler: samplers.Sampler, post: Posterior, start: Law | None = None) -> Law:
-    """Mean and covariance of what an affine sampler gives, from its own start or from a state of law `start`."""
-    first = 0 if start is None else N
-    rows, randn = 1 + first, UnitNoise(0, first)
-    for _ in range(2):
-        many = post.rows(torch.zeros(rows, dtype=torch.int64))
-        with torch.no_grad():
-            if start is None:
-                x = sampler.start(many, randn, rows)
-            else:
-                x = start[0].repeat(rows, 1)
-                x[1 : 1 + N] += torch.linalg.cholesky(start[1]).T
-                x = x.reshape(rows, *SHAPE)
-            *_, x = sampler.run(many, x, randn)
-        rows, randn = 1 + randn.used, UnitNoise(1 + randn.used, first)
-    x = x.flatten(1)
-    return x[0], (x[1:] - x[0]).T @ (x[1:] - x[0])
-
-
-def exact(post: Posterior, sigma: float = 0.0, rho: float = 0.0) -> Law:
-    """p_sigma(x) N(y; A x, sigma_y^2 I + rho^2 A A^T), by dense algebra."""
-    H, p = post.A(EYE.reshape(N, *SHAPE)).T, post.prior
-    inverse = torch.linalg.inv(p.covariance + sigma**2 * EYE)
-    pull = H.T @ torch.linalg.inv(post.noise.var * torch.eye(len(H), dtype=F64) + rho**2 * H @ H.T)
-    S = torch.linalg.inv(inverse + pull @ H)
-    return S @ (inverse @ p.mean.flatten() + pull @ post.y), S
-
-
-def assert_same(got: Law, wanted: Law, tol: float = 1e-9) -> None:
-    torch.testing.assert_close(got[0], wanted[0], rtol=tol, atol=tol)
-    torch.testing.assert_close(got[1], wanted[1], rtol=tol, atol=tol)
+    return gaussian_problems.problem(prior() if p is None else p, sigma, A)
 
 
 def gap(got: Law, wanted: Law) -> float:
@@ -103,11 +67,6 @@ def gap(got: Law, wanted: Law) -> float:
     white = torch.linalg.solve_triangular(L, white.T, upper=False)
     shift = torch.linalg.solve_triangular(L, (got[0] - wanted[0])[:, None], upper=False)
     return max(shift.abs().max().item(), (white - torch.eye(len(L), dtype=F64)).abs().max().item())
-
-
-def moments(x: Tensor) -> Law:
-    x = x.flatten(1)
-    return x.mean(0), x.T.cov()
 
 
 def assert_moments(x: Tensor, wanted: Law) -> None:
@@ -121,9 +80,9 @@ def assert_moments(x: Tensor, wanted: Law) -> None:
 def spectrum(post: Posterior, sampler: samplers.ULA) -> tuple[Law, Tensor, Tensor, float]:
     """The smoothed posterior, its precisions and axes, and the inverse of the bound on them that steps are in units of."""
     sigma = sampler.levels(post.prior)[0][0]
-    law = exact(post, sigma)
-    variances, Q = torch.linalg.eigh(law[1])
-    return law, 1 / variances, Q, 1 / ((post.A.norm() / SIGMA) ** 2 + 1 / sigma**2)
+    smoothed = exact(post, sigma)
+    variances, Q = torch.linalg.eigh(smoothed[1])
+    return smoothed, 1 / variances, Q, 1 / ((post.A.norm() / SIGMA) ** 2 + 1 / sigma**2)
 
 
 @pytest.mark.parametrize("step", [0.25, 1.0])
@@ -133,7 +92,7 @@ def test_ula_keeps_the_smoothed_posterior_with_the_variances_of_its_step(step):
     h = step * unit
     assert h * q.max() < step  # the bound is one
     kept = mean, Q @ (1 / (q * (1 - h * q / 2))).diag() @ Q.T
-    assert_same(affine(sampler, post, kept), kept)
+    assert_same_law(law(sampler, post, kept), kept, tol=1e-9)
 
 
 def test_ula_bias_is_a_number_and_falls_with_the_step():
@@ -172,7 +131,7 @@ def test_skrock_keeps_the_law_of_its_stability_polynomials(stages, step):
     B = chebyshev(stages - 1, at, 2) / chebyshev(stages - 1, w0, 2) * (1 - w1 * h * q / 2)
     assert (A.abs() < 1).all()
     kept = mean, Q @ (2 * h * B**2 / (1 - A**2)).diag() @ Q.T
-    assert_same(affine(sampler, post, kept), kept)
+    assert_same_law(law(sampler, post, kept), kept, tol=1e-9)
     if step == 0.05:  # at small steps it is the posterior
         assert gap(kept, (mean, S)) < 0.35
 
@@ -184,7 +143,7 @@ def test_skrock_forgets_its_start_faster_than_ula_at_equal_cost():
     wanted = exact(post, 0.1 * post.prior.data_std)[0]
     left = []
     for sampler in (samplers.ULA(steps=100), samplers.SKROCK(steps=10, stages=10)):
-        left.append((affine(sampler, post, start)[0] - wanted).norm().item())
+        left.append((law(sampler, post, start)[0] - wanted).norm().item())
     assert left[1] < 0.5 * left[0], left
 
 
@@ -208,13 +167,13 @@ def test_mala_on_a_mixture_by_the_density_and_by_the_integral_of_the_score():
     p = mixture(0.5)
     wide = GaussianMixture(p.means.reshape(-1, *SHAPE), p.weights, var=0.4 + (0.5 * p.data_std) ** 2)
     post = problem(p)
-    law = wide.posterior(post.A, post.noise, post.y)
+    wanted = wide.posterior(post.A, post.noise, post.y)
     sampler = samplers.MALA(steps=300, sigma=0.5, warm=0)
     cost, dearer = Cost(), Cost()
     a = sampler(post, 1000, cost=cost)
     b = sampler(dataclasses.replace(post, prior=hidden(p)), 1000, cost=dearer)
     for x in (a, b):
-        assert_moments(x, (law.mean.flatten(), law.covariance))
+        assert_moments(x, (wanted.mean.flatten(), wanted.covariance))
     assert (cost.nfe, dearer.nfe) == (301, 601)
 
 
@@ -233,31 +192,21 @@ def test_the_change_of_the_prior_by_simpsons_rule():
         assert errors[0] < 1e-12 if isinstance(p, GaussianPrior) else errors[1] < errors[0] / 16 < 1e-3, errors
 
 
-class Linear(Generator):
-    """x = W z + b with four latent numbers."""
-
-    def __init__(self, latent: object = (4,)) -> None:
-        super().__init__(SHAPE, latent)
-        self.register_buffer("W", normal(N, 4, seed=11))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (z.to(F64) @ self.W.T).reshape(-1, *SHAPE) + 0.5
-
-
 def pushed(G: Tensor, mean: Tensor, post: Posterior) -> Law:
     """The posterior of x = G z + mean, its mean and covariance, for standard normal z."""
-    H = post.A(EYE.reshape(N, *SHAPE)).T
+    H = matrix(post.A)
     S = torch.linalg.inv(torch.eye(G.shape[1], dtype=F64) + (H @ G).T @ (H @ G) / post.noise.var)
     z = S @ (H @ G).T @ (post.y - H @ mean) / post.noise.var
     return G @ z + mean, G @ S @ G.T
 
 
+W = normal(N, 4, seed=11)
 LATENT = [samplers.PCN(steps=400), samplers.HMC(steps=40, leapfrogs=5)]
 
 
 @pytest.mark.parametrize("sampler", LATENT, ids=lambda s: type(s).__name__)
 def test_latent_chains_sample_the_exact_posterior_of_a_linear_generator(sampler):
-    generator = Linear()
+    generator = Linear(W, 0.5, (4,))
     post = problem()
     post = dataclasses.replace(post, prior=generator)
     x = sampler(post, 2000).flatten(1)
@@ -273,21 +222,21 @@ def test_latent_chains_on_a_diffusion_prior_sample_the_posterior_of_its_flow(sam
     post = problem()
     eye = torch.cat([torch.zeros(1, N, dtype=F64), EYE]).reshape(-1, *SHAPE)
 
-    def law(steps: int) -> Law:
+    def of_flow(steps: int) -> Law:
         x = Flow(post.prior, steps, "flow", "midpoint")(eye).flatten(1)
         return pushed((x[1:] - x[0]).T, x[0], post)
 
     x = dataclasses.replace(sampler, ode_steps=4)(post, 500)
     assert x.shape == (500, *SHAPE)
-    assert_moments(x, law(4))
+    assert_moments(x, of_flow(4))
     # the rule is of second order at least, and so is what it leaves of the error
-    errors = [gap(law(n), exact(post)) for n in (4, 8, 16)]
+    errors = [gap(of_flow(n), exact(post)) for n in (4, 8, 16)]
     assert errors[2] < 0.3 * errors[1] < 0.09 * errors[0] and errors[2] < 1e-3, errors
 
 
 def test_latent_chains_ask_for_a_standard_normal_latent_and_pcn_for_no_gradient():
     post = problem()
-    odd = dataclasses.replace(post, prior=Linear(GaussianPrior((4,), 0.0, 2.0)))
+    odd = dataclasses.replace(post, prior=Linear(W, 0.5, GaussianPrior((4,), 0.0, 2.0)))
     for sampler in LATENT:
         with pytest.raises(UnsupportedError, match="needs a standard normal latent, got GaussianPrior; samplers that fit"):
             sampler(odd)
@@ -306,41 +255,35 @@ def test_latent_chains_ask_for_a_standard_normal_latent_and_pcn_for_no_gradient(
 # -- annealed chains ---------------------------------------------------------------------------------------------------
 
 
-def annealed(sampler: samplers.Sampler, post: Posterior, step) -> Law:
-    """Moments through x' = (I - P) x + P t + noise of covariance V, with (P, P t, V) = step(s); then the denoiser."""
-    p = post.prior
-    top = sampler.levels(p)[0][0]
-    m, S = p.mean.flatten(), p.covariance + top**2 * EYE
-    for s, _ in sampler.levels(p):
-        P, b, V = step(s)
-        for _ in range(sampler.iterations):
-            m, S = m - P @ m + b, (EYE - P) @ S @ (EYE - P).T + V
-    E = p.covariance @ torch.linalg.inv(p.covariance + s**2 * EYE)
-    return E @ m + (EYE - E) @ p.mean.flatten(), E @ S @ E.T
+def annealed(sampler: samplers.Sampler, post: Posterior, step: Callable[[float], Map]) -> Law:
+    """The law after x' = (I - P) x + b + noise of covariance V at each level, (P, b, V) = step(s), and a last denoising."""
+    levels = sampler.levels(post.prior)
+    maps = [(EYE - P, b, V) for s, _ in levels for P, b, V in [step(s)] * sampler.iterations]
+    return through(begin(sampler, post), [*maps, (*denoiser(post.prior, levels[-1][0]), 0 * EYE)])
 
 
 def test_ald_follows_its_recursion():
     post, sampler = problem(), samplers.ALD(steps=20, step=0.15, iterations=2)
-    H, mean = post.A(EYE.reshape(N, *SHAPE)).T, post.prior.mean.flatten()
+    H, mean = matrix(post.A), post.prior.mean.flatten()
 
-    def step(s: float) -> tuple[Tensor, Tensor, Tensor]:
+    def step(s: float) -> Map:
         inverse = torch.linalg.inv(post.prior.covariance + s**2 * EYE)
         pull = H.T @ torch.linalg.inv(SIGMA**2 * torch.eye(ROWS, dtype=F64) + s**2 * H @ H.T)
         a = 0.15 * s**2
         return a * (inverse + pull @ H), a * (inverse @ mean + pull @ post.y), 2 * a * EYE
 
-    assert_same(affine(sampler, post), annealed(sampler, post, step))
+    assert_same_law(law(sampler, post), annealed(sampler, post, step), tol=1e-9)
 
 
 def test_snips_follows_the_papers_recursion():
     A = Matrix(normal(ROWS, N, seed=3), SHAPE)
     post, sampler = problem(A=A), samplers.SNIPS(steps=20, step=0.15, iterations=2)
-    H, mean = A(EYE.reshape(N, *SHAPE)).T, post.prior.mean.flatten()
+    H, mean = matrix(A), post.prior.mean.flatten()
     U, values, Vt = torch.linalg.svd(H)
     values = torch.cat([values, torch.zeros(N - ROWS, dtype=F64)])
     y = torch.cat([U.T @ post.y, torch.zeros(N - ROWS, dtype=F64)])
 
-    def step(s: float) -> tuple[Tensor, Tensor, Tensor]:
+    def step(s: float) -> Map:
         inverse = Vt @ torch.linalg.inv(post.prior.covariance + s**2 * EYE) @ Vt.T
         P, b, V = torch.zeros(N, N, dtype=F64), torch.zeros(N, dtype=F64), torch.zeros(N, dtype=F64)
         for i, v in enumerate(values.tolist()):
@@ -356,13 +299,13 @@ def test_snips_follows_the_papers_recursion():
             V[i] = 2 * size
         return Vt.T @ P @ Vt, Vt.T @ b, Vt.T @ V.diag() @ Vt
 
-    assert_same(affine(sampler, post), annealed(sampler, post, step))
+    assert_same_law(law(sampler, post), annealed(sampler, post, step), tol=1e-9)
 
 
 @pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
 def test_annealed_chains_converge_to_the_posterior(cls):
     post = problem()
-    gaps = [gap(affine(cls(steps=n), post), exact(post)) for n in (20, 60, 180)]
+    gaps = [gap(law(cls(steps=n), post), exact(post)) for n in (20, 60, 180)]
     # 1.10, 0.27, 0.085 for ALD; 0.92, 0.23, 0.073 for SNIPS: first order in the number of levels
     assert gaps[2] < 0.4 * gaps[1] < 0.14 * gaps[0] and gaps[2] < 0.1, gaps
 
@@ -371,16 +314,16 @@ def test_annealed_chains_converge_to_the_posterior(cls):
 def test_annealed_chains_on_a_mixture(cls):
     p = mixture(0.5)
     post = problem(p)
-    law = p.posterior(post.A, post.noise, post.y)
+    wanted = p.posterior(post.A, post.noise, post.y)
     x = cls(steps=200)(post, 1000)
     # Monte-Carlo errors of 0.1 and what is left of the annealing
-    assert gap(moments(x), (law.mean.flatten(), law.covariance)) < 0.25
+    assert gap(moments(x), (wanted.mean.flatten(), wanted.covariance)) < 0.25
     # between distant modes the weights are decided at high noise, where neither law is that of x_sigma given y
     p = mixture(1.5)
     post = problem(p)
-    law = p.posterior(post.A, post.noise, post.y)
+    wanted = p.posterior(post.A, post.noise, post.y)
     shares = [p.responsibilities(cls(steps=n)(post, 300))[:, 0].mean().item() for n in (30, 200)]
-    assert law.weights[0] > 0.9999
+    assert wanted.weights[0] > 0.9999
     assert shares == pytest.approx({"ALD": [0.47, 0.76], "SNIPS": [0.77, 0.99]}[cls.__name__], abs=0.09)
 
 
@@ -391,11 +334,11 @@ def test_ald_of_the_released_code():
     assert levels[-1][0] == pytest.approx(0.0066) and sampler.step * 0.0066**2 == pytest.approx(5e-5)
     post = problem()
     x = normal(4, *SHAPE, seed=3)
-    many = post.rows(torch.zeros(4, dtype=torch.int64))
+    rows = many(post, 4)
     score = post.prior.score(x, 0.3)
-    pull = sampler.pull(many, x, 0.3, score)
+    pull = sampler.pull(rows, x, 0.3, score)
     torch.testing.assert_close(pull.flatten(1).norm(dim=1), 5 * score.flatten(1).norm(dim=1))
-    plain = post.A.adjoint(many.residual(x))
+    plain = post.A.adjoint(rows.residual(x))
     torch.testing.assert_close((pull * plain).sum((1, 2)), pull.flatten(1).norm(dim=1) * plain.flatten(1).norm(dim=1))
 
 
@@ -418,11 +361,11 @@ def test_split_gibbs_at_a_fixed_rho_keeps_its_stationary_law(rho):
     post = problem()
     wanted = exact(post, rho=rho * post.prior.data_std)
     # one sweep moves the law by what the reverse diffusion in n levels gets wrong, which halves as they double
-    errors = [gap(affine(samplers.PnPDM.fixed(rho, 1, denoise_steps=n), post, wanted), wanted) for n in (20, 40, 80)]
+    errors = [gap(law(samplers.PnPDM.fixed(rho, 1, denoise_steps=n), post, wanted), wanted) for n in (20, 40, 80)]
     assert errors[2] < 0.6 * errors[1] < 0.4 * errors[0] and errors[2] < 0.12, errors
     # and the chain forgets its start: the law after some sweeps is the stationary one, to the same accuracy
     sampler = samplers.PnPDM.fixed(rho, 40 if rho < 1 else 12, denoise_steps=20)
-    assert gap(affine(sampler, post), wanted) < 2 * errors[0]
+    assert gap(law(sampler, post), wanted) < 2 * errors[0]
 
 
 def test_split_gibbs_approaches_the_posterior_as_rho_falls():

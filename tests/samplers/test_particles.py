@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from gaussian_problems import F64, Law, correlated, denoiser, matrix, normal
 from torch import Tensor
 
 from invgen import DivergedError, Gaussian, Posterior
@@ -20,15 +21,10 @@ from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.samplers import TDS
 
-F64 = torch.float64
 SCHEMES = ("systematic", "stratified", "residual", "multinomial")
 WEIGHTS = torch.tensor([0.02, 0.31, 0.0, 0.17, 0.08, 0.29, 0.13], dtype=F64)
 CHAINS = 20_000
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
 
 
 def counts(scheme: str, count: int, shift: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -97,15 +93,12 @@ def test_effective_size():
 
 
 def gaussian(n: int = 3, rows: int = 2, sigma: float = 0.8) -> Posterior:
-    root = normal(n, n, seed=1)
-    prior = GaussianPrior(
-        (n,), normal(n, seed=2), covariance=root @ root.T / n + 0.2 * torch.eye(n), sigma_min=0.1, sigma_max=4.0
-    )
+    prior = correlated((n,), sigma_min=0.1, sigma_max=4.0)
     A = Matrix(normal(rows, n, seed=3), (n,))
     return Posterior(prior, A, Gaussian(sigma), A(prior.mean) + 0.7 * normal(rows, seed=4))
 
 
-def model(sampler: TDS, prior: GaussianPrior) -> tuple[Tensor, Tensor]:
+def model(sampler: TDS, prior: GaussianPrior) -> Law:
     """Mean and covariance of x_0 under the sampler's start and unguided steps, by the recursion of (x, last D)."""
     n = prior.mean.numel()
     eye, zero = torch.eye(n, dtype=F64), torch.zeros(n, n, dtype=F64)
@@ -115,7 +108,7 @@ def model(sampler: TDS, prior: GaussianPrior) -> tuple[Tensor, Tensor]:
     P = torch.block_diag(S + levels[0][0] ** 2 * eye, zero)
     h = math.inf
     for k, (s, s_next) in enumerate(levels):
-        E = S @ torch.linalg.inv(S + s**2 * eye)
+        E, _ = denoiser(prior, s)
         share = 1 - (s_next / s) ** 2
         c = math.log(s / s_next) / (2 * h) if sampler.order == 2 and k and s_next else 0.0
         # D = E (x - mean) + mean: about the mean, the recursion has no constant
@@ -130,7 +123,7 @@ def model(sampler: TDS, prior: GaussianPrior) -> tuple[Tensor, Tensor]:
 
 def log_model_evidence(sampler: TDS, post: Posterior) -> float:
     m, P = model(sampler, post.prior)
-    A = post.A(torch.eye(len(m), dtype=F64).reshape(-1, *post.prior.shape)).flatten(1).T
+    A = matrix(post.A)
     S = A @ P @ A.T + post.noise.sigma**2 * torch.eye(len(A), dtype=F64)
     return torch.distributions.MultivariateNormal(A @ m, S).log_prob(post.y.flatten()).item()
 

@@ -6,43 +6,27 @@ evidence estimates, and the law of the signal given y, which the particles tend 
 
 import math
 
+import gaussian_problems
 import pytest
 import torch
+from gaussian_problems import F64, SIGMA, correlated, denoiser, normal
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError
 from invgen.benchmarks import exact
+from invgen.forward import Operator
 from invgen.metrics import sliced_wasserstein
-from invgen.noise import Noiseless
 from invgen.operators import MRI, Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.samplers import DDSMC, FPS, MCGDiff, SMCDiff
 from invgen.samplers._measured import Measured, PassingParticles
 
-F64 = torch.float64
 N, SHAPE = 4, (2, 2)
 EYE = torch.eye(N, dtype=F64)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated() -> GaussianPrior:
-    root = normal(N, N, seed=1)
-    return GaussianPrior(SHAPE, normal(*SHAPE, seed=2), covariance=root @ root.T / N + 0.2 * EYE)
-
-
-def problem(sigma: float = 0.4, A=None, prior=None) -> Posterior:
-    prior = correlated() if prior is None else prior
-    A = Matrix(normal(2, N, seed=3), SHAPE) if A is None else A
-    noise = Gaussian(sigma) if sigma else Noiseless()
-    return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=4))[0], torch.Generator().manual_seed(5)))
-
-
-def denoiser(prior: GaussianPrior, s: float) -> tuple[Tensor, Tensor]:
-    E = prior.covariance @ torch.linalg.inv(prior.covariance + s**2 * EYE)
-    return E, (EYE - E) @ prior.mean.flatten()
+def problem(sigma: float = SIGMA, A: Operator | None = None, prior: GaussianPrior | None = None) -> Posterior:
+    return gaussian_problems.problem(correlated(SHAPE) if prior is None else prior, sigma, A, rows=2)
 
 
 def log_normal(x: Tensor, mean: Tensor, cov: Tensor) -> float:
@@ -179,7 +163,7 @@ def test_the_discretised_posterior_tends_to_the_exact_one():
 
 @pytest.mark.parametrize("cls", [MCGDiff, SMCDiff])
 def test_exact_measurements_are_kept(cls):
-    prior = correlated()
+    prior = correlated(SHAPE)
     mask = Mask(SHAPE, torch.tensor([[1, 0], [1, 1]]))
     kspace = MRI((1, 2, 2), torch.tensor([[1, 0], [1, 0]]))  # complex coordinates of a real image
     image = GaussianPrior((1, 2, 2), prior.mean[None], covariance=prior.covariance)
@@ -195,7 +179,7 @@ def test_exact_measurements_are_kept(cls):
 
 def test_complex_coordinates_and_two_channels():
     # a real image's k-space with noise: V^T x is complex; noise is drawn as a signal, so that it has the symmetry of one
-    prior = GaussianPrior((1, 2, 2), correlated().mean[None], covariance=correlated().covariance)
+    prior = GaussianPrior((1, 2, 2), correlated(SHAPE).mean[None], covariance=correlated(SHAPE).covariance)
     post = problem(0.3, MRI((1, 2, 2), torch.tensor([[1, 0], [1, 1]])), prior)
     law = prior.posterior(post.A, post.noise, post.y)
     for sampler in (MCGDiff(steps=60, particles=1000), DDSMC(steps=60, particles=1000)):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from gaussian_problems import F64, many
 from torch import Tensor
 
 from invgen import Gaussian, Posterior
@@ -16,8 +17,6 @@ from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.samplers import TDS
 from invgen.samplers._linearised import Linearised
-
-F64 = torch.float64
 
 
 def mixture(sigma: float, y: float) -> Posterior:
@@ -93,8 +92,7 @@ def test_nonlinear_operators_and_any_noise_by_quadrature(name, twist):
     prior = GaussianMixture(torch.tensor([[-1.0], [2.0]], dtype=F64), [0.7, 0.3], 0.3, sigma_min=0.01, sigma_max=50.0)
     post = Posterior(prior, Pointwise(f), noise, torch.tensor([y], dtype=F64))
     grid = torch.linspace(-6, 8, 20001, dtype=F64)[:, None]
-    many = post.rows(torch.zeros(len(grid), dtype=torch.int64))
-    joint = (prior.log_prob(grid) + many.log_likelihood(grid)).exp()
+    joint = (prior.log_prob(grid) + many(post, len(grid)).log_likelihood(grid)).exp()
     evidence = joint.sum() * 14 / 20000
     mean = (joint @ grid) / joint.sum()
     out = TDS(steps=100, particles=500, twist=twist).weighted(post, 8)
@@ -115,8 +113,7 @@ def test_four_modes_of_two_squares(twist):
     post = Posterior(prior, Pointwise(torch.square, 2), Gaussian(0.3), torch.tensor([2.0, 1.0], dtype=F64))
     line = torch.linspace(-5, 6, 801, dtype=F64)
     grid = torch.cartesian_prod(line, line)
-    many = post.rows(torch.zeros(len(grid), dtype=torch.int64))
-    evidence = (prior.log_prob(grid) + many.log_likelihood(grid)).exp().sum() * (11 / 800) ** 2
+    evidence = (prior.log_prob(grid) + many(post, len(grid)).log_likelihood(grid)).exp().sum() * (11 / 800) ** 2
     ratio = TDS(steps=60, particles=500, twist=twist).weighted(post, 6).log_evidence.exp() / evidence
     # a linear twist gives 0.05 with as many particles
     assert 0.92 < ratio.mean() < 1.08 and 0.7 < ratio.min() < ratio.max() < 1.3, ratio
@@ -125,7 +122,7 @@ def test_four_modes_of_two_squares(twist):
 def test_the_twist_is_exact_for_a_gaussian_prior():
     prior = GaussianPrior((4,), var=torch.tensor([0.3, 1.0, 2.0, 0.7], dtype=F64), sigma_min=0.01, sigma_max=50.0)
     A = torch.randn(2, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
-    post = Posterior(prior, Matrix(A), Gaussian(0.2), torch.tensor([0.5, -1.0], dtype=F64)).rows(torch.zeros(6, dtype=int))
+    post = many(Posterior(prior, Matrix(A), Gaussian(0.2), torch.tensor([0.5, -1.0], dtype=F64)), 6)
     s = 0.8
     x = 2 * torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
     twist, x0, _, guidance = TDS().look(post, x, s, 0.7)
@@ -139,7 +136,7 @@ def test_the_twist_is_exact_for_a_gaussian_prior():
 def test_last_draw_of_many_values_through_the_svd_equals_dense_algebra():
     prior = GaussianPrior((30,), var=torch.linspace(0.2, 2, 30, dtype=F64), sigma_min=0.3, sigma_max=20.0)
     A = Mask((30,), torch.arange(30) % 3 > 0)
-    post = Posterior(prior, A, Gaussian(1e-3), torch.zeros(20, dtype=F64)).rows(torch.zeros(5, dtype=torch.int64))
+    post = many(Posterior(prior, A, Gaussian(1e-3), torch.zeros(20, dtype=F64)), 5)
     x0 = prior.sample(5)
     x, log_w = TDS(twist="local")._finish(post, x0, 0.05, Streams(0, torch.arange(5)))
     # weight times likelihood is p(y) of the last step whatever was drawn
