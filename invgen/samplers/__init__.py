@@ -3,6 +3,7 @@
 from invgen.errors import OptionError
 from invgen.sampler import Sampler
 from invgen.samplers.ald import ALD
+from invgen.samplers.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.blended import BlendedDiffusion
 from invgen.samplers.ccdf import CCDF
 from invgen.samplers.csgm import CSGM
@@ -16,6 +17,7 @@ from invgen.samplers.dflow import DFlow
 from invgen.samplers.diffpir import DiffPIR
 from invgen.samplers.dmplug import DMPlug
 from invgen.samplers.dpg import DPG
+from invgen.samplers.dpmsolver import DPMSolver
 from invgen.samplers.dps import DPS
 from invgen.samplers.eki import EKI
 from invgen.samplers.enkg import EnKG
@@ -75,6 +77,7 @@ __all__ = [
     "DDS",
     "DDSMC",
     "DPG",
+    "DPMSolver",
     "DPS",
     "EKI",
     "FPS",
@@ -94,6 +97,7 @@ __all__ = [
     "TMPD",
     "ULA",
     "Ancestral",
+    "AutoregressiveSMC",
     "BlendedDiffusion",
     "DFlow",
     "DMPlug",
