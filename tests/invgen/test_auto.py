@@ -73,5 +73,14 @@ def test_samples_that_miss_the_measurement_are_warned_about():
     p, A, noise, _ = PROBLEMS["many values"]
     y = A(p.sample(1, seed=3))[0]
     # a guidance of nothing returns the prior, whose residual is the data's size over the noise
-    with pytest.warns(UserWarning, match=r"samples of DPS do not explain the measurement: their residual is \d+\.\d times"):
+    with pytest.warns(UserWarning, match=r"\d of \d samples of DPS do not explain .* up to \d+\.\d times"):
         invgen.solve(y, A, p, noise, samplers.DPS(steps=10, zeta=0.0))
+
+
+def test_a_few_samples_that_went_astray_are_warned_about():
+    """Values of the wrong sign on a saturated detector have no gradient: some of FreeDoM's samples stay there."""
+    prior = GaussianPrior((1,), torch.zeros(1, dtype=F64), covariance=torch.ones(1, 1, dtype=F64))
+    y = torch.tensor([1.0], dtype=F64)
+    with pytest.warns(UserWarning, match=r"\d+ of 200 samples of FreeDoM do not explain the measurement"):
+        result = invgen.solve(y, HighDynamicRange((1,)), prior, 0.05, samplers.FreeDoM(steps=5), num_samples=200)
+    assert 0.01 < (result.residual > 5).double().mean() < 0.5 and result.residual.median() < 2
