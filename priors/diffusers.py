@@ -1,104 +1,305 @@
-"""Priors from unconditional pixel-space models of the diffusers library: a UNet2DModel and its scheduler."""
+"""Priors from pixel-space models of the diffusers library: a network and the scheduler it was trained with."""
 
-from collections.abc import Sequence
+import functools
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from invgen.diffusion import Denoiser, Sigma
-from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
+from invgen.conditional import Conditioned
+from invgen.diffusion import Sigma
+from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
+from invgen.priors.from_network import Call, NetworkDenoiser, call_network
+from invgen.priors.schedules import Schedule
+
+NETWORKS = ("UNet2DModel", "UNet1DModel", "DiTTransformer2DModel", "Transformer2DModel")
+AUTOENCODERS = ("vae", "vqvae", "vqgan", "movq")  # components of a pipeline that diffuses codes
+PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
 
 
-class DiffusersDenoiser(Denoiser):
-    """A variance-preserving network as a denoiser in x_sigma = x_0 + sigma eps.
+class DiffusersDenoiser(NetworkDenoiser):
+    """A network of the diffusers library and its scheduler as a denoiser in x_sigma = x_0 + sigma eps.
 
-    With sigma(t) = sqrt((1 - abar_t) / abar_t), the network sees x / sqrt(1 + sigma^2) at the (fractional) time of sigma,
-    interpolated linearly in log sigma. D = x - sigma e ("epsilon"), o ("sample"), or x / (1 + sigma^2) - sigma /
-    sqrt(1 + sigma^2) v ("v_prediction"; Salimans & Ho, ICLR 2022).
+    Of the scheduler only what the network was trained on enters: its noise levels, what is predicted, and the
+    preconditioning. Its options of sampling do not: spacing and number of steps, Karras levels, offsets, thresholds, and
+    clipping (`clip_sample`, which DDPMScheduler has on, is off here: a clamped D has no gradient).
 
     Args:
-        unet: called as unet(x, t).sample, with `config.in_channels`, `config.out_channels`; of twice as many channels out
-            as in (a learned variance) the first half is taken.
-        scheduler: its `betas` and `config.prediction_type`.
-        shape: (C, H, W); by default what the configuration says.
-        facts: value_range, data_mean, data_std, as for every `Denoiser`.
+        net: UNet2DModel, UNet1DModel or DiTTransformer2DModel, or any network with their `config` that `call` can call.
+        scheduler: DDPM, DDIM, PNDM, DPMSolver, UniPC, DEIS, Euler, Heun, LMS (all of one kind: betas), EDM, FlowMatch,
+            ScoreSdeVe, IPNDM or CMStochasticIterative; its prediction_type may be epsilon, sample, v_prediction or
+            flow_prediction.
+        shape: (C, *sizes); by default what the network's configuration says. Sizes that the network cannot halve as often
+            as it wants are padded by reflection and cropped.
+        null_label: the label that means "no class" in a class-conditional network trained for classifier-free guidance;
+            DiT has its own.
+        mu: the dynamic shift of a flow-matching scheduler with `use_dynamic_shifting`; it moves only the range of sigma.
+        options: call, stride, sigma_data, value_range, data_mean, data_std, sigma_min, sigma_max as for `NetworkDenoiser`.
     """
 
-    def __init__(self, unet: nn.Module, scheduler: Any, shape: Sequence[int] | None = None, **facts: Any) -> None:
-        prediction = scheduler.config.get("prediction_type", "epsilon")
-        if prediction not in ("epsilon", "sample", "v_prediction"):
-            raise UnsupportedError(
-                f"the scheduler predicts {prediction!r}; expected 'epsilon', 'sample' or 'v_prediction' of a "
-                "variance-preserving diffusion"
-            )
-        betas = getattr(scheduler, "betas", None)
-        if betas is None:
-            raise UnsupportedError(
-                f"{type(scheduler).__name__} has no betas; expected the scheduler of a variance-preserving diffusion, "
-                "such as DDPMScheduler"
-            )
-        channels, out = unet.config.in_channels, unet.config.out_channels
-        if out not in (channels, 2 * channels):
-            raise UnsupportedError(f"the network turns {channels} channels into {out}; expected as many or twice as many")
-        if shape is None:
-            size = unet.config.sample_size
-            if size is None:
-                raise OptionError("the network does not say the size of its images; pass shape=(C, H, W)")
-            shape = (channels, *((size, size) if isinstance(size, int) else size))
-        if len(shape) != 3 or shape[0] != channels:
-            raise ShapeError(
-                f"the network takes {channels} channels, so that shape must be ({channels}, H, W), got {shape}"
-            )
-        # in double precision: diffusers' float32 tables lose digits at the last times
-        alpha_bar = torch.cumprod(1 - betas.double(), 0)
-        sigmas = ((1 - alpha_bar) / alpha_bar).sqrt()
-        sigmas = sigmas[torch.isfinite(sigmas)]  # a schedule of zero terminal SNR ends at infinity
-        super().__init__(shape, **{"sigma_min": sigmas[0].item(), "sigma_max": sigmas[-1].item(), "data_std": 0.5, **facts})
-        self.unet, self.prediction = unet, prediction
-        self.register_buffer("log_sigmas", sigmas.log(), persistent=False)
+    def __init__(
+        self,
+        net: nn.Module,
+        scheduler: Any,
+        shape: Sequence[int] | None = None,
+        *,
+        null_label: int | None = None,
+        mu: float | None = None,
+        **options: Any,
+    ) -> None:
+        config = net.config
+        options = parametrisation(scheduler, options.pop("call", call_diffusers), mu) | options
+        options.setdefault("stride", network_stride(config))
+        super().__init__(net, network_shape(config, shape), options.pop("prediction"), options.pop("schedule"), **options)
+        self.num_classes = config.get("num_class_embeds")
+        self.null_label = null_label
+        if "num_embeds_ada_norm" in config:
+            self.num_classes = config.num_embeds_ada_norm
+            self.null_label = config.num_embeds_ada_norm if null_label is None else null_label
+        self.takes_classes = self.num_classes is not None or config.get("class_embed_type") is not None
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float64 if next(self.unet.parameters()).dtype == torch.float64 else torch.float32
+    def condition(self, condition: Any) -> Conditioned:
+        """p(x | class): a label 0, 1, ..., or what the network's class_embed_type asks for (a number, an embedding)."""
+        if not self.takes_classes:
+            raise UnsupportedError("this network knows no classes; use the prior itself, without condition()")
+        if isinstance(condition, int) and self.num_classes is not None and not 0 <= condition < self.num_classes:
+            raise OptionError(f"there is no class {condition}; the network knows labels 0 to {self.num_classes - 1}")
+        return Conditioned(self, torch.as_tensor(condition))
 
-    def _time(self, sigma: Tensor) -> Tensor:
-        """The fractional time of each noise level, clamped to the range of training."""
-        log = sigma.double().log().clamp(self.log_sigmas[0], self.log_sigmas[-1])
-        k = torch.searchsorted(self.log_sigmas, log).clamp(1, len(self.log_sigmas) - 1)
-        low, high = self.log_sigmas[k - 1], self.log_sigmas[k]
-        return k - 1 + (log - low) / (high - low)
-
-    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """E[x_0 | x_0 + sigma eps = x], (B, C, H, W). sigma: a number or one per sample, (B,)."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
-        dtype = next(self.unet.parameters()).dtype
-        s = sigma.to(x.dtype).reshape(-1, 1, 1, 1)
-        scale = (1 + s**2).sqrt()
-        out = self.unet((x / scale).to(dtype), self._time(sigma).to(dtype)).sample[:, : x.shape[1]].to(x.dtype)
-        if self.prediction == "epsilon":
-            return x - s * out
-        return out if self.prediction == "sample" else x / scale**2 - s / scale * out
+    def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
+        """E[x_0 | x_0 + sigma eps = x, class], (B, *shape); sigma: a number or (B,); condition: None, a label or (B,)."""
+        if condition is None and self.takes_classes:
+            if self.null_label is None:
+                raise UnsupportedError(
+                    "the network is class-conditional and has no label for 'no class': use prior.condition(label), or "
+                    "pass null_label= if it was trained with one"
+                )
+            condition = self.null_label
+        if condition is not None and not isinstance(condition, Tensor):
+            condition = torch.as_tensor(condition, device=x.device)
+        if condition is not None and condition.ndim == 0:
+            condition = condition.expand(len(x))
+        return super().forward(x, sigma, condition)
 
 
-def from_diffusers(model: str | Path, shape: Sequence[int] | None = None, **facts: Any) -> DiffusersDenoiser:
-    """The prior in a folder (or hub name) that diffusers wrote: unet/ and scheduler/ of a DDPM or DDIM pipeline.
+def call_diffusers(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+    """The raw output of a UNet or a DiT of diffusers."""
+    if net.config.get("time_embedding_type") == "learned":  # a table of times knows only whole ones
+        t = t.round().long()
+    if hasattr(net, "pos_embed") and x.shape[-1] != x.shape[-2]:
+        raise ShapeError(f"the transformers of diffusers take square images only, got {tuple(x.shape)}")
+    return net(x, t).sample if condition is None else net(x, t, class_labels=condition).sample
 
-    Only safetensors weights are read, never a pickle. shape and facts: see `DiffusersDenoiser`.
+
+def parametrisation(scheduler: Any, call: Call = call_network, mu: float | None = None) -> dict[str, Any]:
+    """What a scheduler says of its network, as arguments of `NetworkDenoiser`: prediction, schedule, call, facts."""
+    config, kind = scheduler.config, type(scheduler).__name__
+    given = config.get("prediction_type", "epsilon")
+    schedule = Schedule.from_scheduler(scheduler, mu)
+    options: dict[str, Any] = {"schedule": schedule, "call": call}
+    if kind.startswith("EDM") and given in ("epsilon", "v_prediction"):
+        if given == "v_prediction":
+            options["call"] = functools.partial(_negated, call)
+        return options | {"prediction": "edm", "sigma_data": config.sigma_data, "data_std": config.sigma_data}
+    if kind.startswith("CMStochasticIterative"):
+        return options | {"prediction": "consistency", "sigma_data": config.sigma_data, "data_std": config.sigma_data}
+    if kind.startswith("ScoreSdeVe"):  # the published NCSN++ models see images in [0, 1]
+        return options | {"prediction": "score", "value_range": (0.0, 1.0), "data_mean": 0.5, "data_std": 0.25}
+    if kind == "IPNDMScheduler":
+        return options | {"prediction": "v"}
+    if "FlowMatch" in kind or (config.get("use_flow_sigmas") and given == "flow_prediction"):
+        return options | {"prediction": "velocity"}
+    if given not in PREDICTIONS or (config.get("use_flow_sigmas") and given == "v_prediction"):
+        raise UnsupportedError(
+            f"{kind} predicts {given!r}; expected 'epsilon', 'sample' or 'v_prediction', or 'flow_prediction' with "
+            "use_flow_sigmas=True"
+        )
+    if given == "epsilon" and config.get("rescale_betas_zero_snr"):
+        warnings.warn(
+            "the noise schedule ends at pure noise (zero terminal SNR), where a network that predicts epsilon says nothing "
+            f"of the signal: noise levels above {schedule.sigma_max:.4g} are left out; such schedules are made for "
+            "v_prediction or sample",
+            stacklevel=2,
+        )
+    return options | {"prediction": PREDICTIONS[given]}
+
+
+def _negated(call: Call, net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+    """Minus the network: EDM schedulers with v_prediction, whose c_out is negative."""
+    return -call(net, x, t, condition)
+
+
+def network_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    """The shape of one signal, (C, *sizes), checked against the network's channels."""
+    channels = config.in_channels
+    out = config.get("out_channels") or channels
+    if out not in (channels, 2 * channels):
+        raise UnsupportedError(f"the network turns {channels} channels into {out}; expected as many or twice as many")
+    sizes = "L" if "extra_in_channels" in config else "H, W"  # UNet1DModel alone has the key
+    rank = 2 if sizes == "L" else 3
+    if shape is None:
+        size = config.sample_size
+        if size is None:
+            raise OptionError(f"the network does not say the size of its signals; pass shape=({channels}, {sizes})")
+        shape = (channels, *(size if isinstance(size, list | tuple) else [size] * (rank - 1)))
+    if len(shape) != rank or shape[0] != channels:
+        raise ShapeError(
+            f"the network takes {channels} channels, so that shape must be ({channels}, {sizes}), got {tuple(shape)}"
+        )
+    return tuple(shape)
+
+
+def network_stride(config: Any) -> int:
+    """What the sizes of signals must be divisible by: the patch of a transformer, the halvings of a UNet."""
+    if "block_out_channels" not in config:
+        return config.get("patch_size") or 1
+    blocks = config.get("down_block_types", config.block_out_channels)
+    if "extra_in_channels" not in config:
+        return 2 ** (len(blocks) - 1)
+    halvings = sum(b in ("DownBlock1D", "AttnDownBlock1D") for b in blocks) + (config.mid_block_type == "UNetMidBlock1D")
+    halvings += sum(b == "DownResnetBlock1D" for b in (blocks if config.downsample_each_block else blocks[:-1]))
+    return 2**halvings
+
+
+def from_diffusers(
+    model: str | Path,
+    shape: Sequence[int] | None = None,
+    *,
+    scheduler: Any = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> DiffusersDenoiser:
+    """The prior in a folder that diffusers wrote, or in a model of the Hugging Face hub.
+
+    Read are pipelines of a network in pixel space and a scheduler (DDPM, DDIM, consistency models, ...), with subfolders
+    unet/ or transformer/ and scheduler/, or all in one folder as the old google/ddpm-* models are. Weights in .safetensors,
+    or in .bin through torch.load(weights_only=True): nothing in the files is run.
+
+    Args:
+        model: the folder, or a name such as "google/ddpm-cat-256".
+        shape: (C, *sizes) if not what the network's configuration says.
+        scheduler: a scheduler of diffusers in place of the folder's, or where it has none.
+        subfolder: of the network, if not unet/ or transformer/: "unet_ema" for instance.
+        variant, revision: of the files on the hub, such as "fp16".
+        dtype: the precision of the network, float32 by default whatever the files hold.
+        options: null_label, mu and further options and facts of a `DiffusersDenoiser`.
 
     Raises:
-        WeightsError: there is no such model, or it is not an unconditional pixel-space one.
+        WeightsError: there is no such model, or its files are damaged or do not fit each other.
+        UnsupportedError: it is a model of another kind.
     """
-    from diffusers import DDPMScheduler, UNet2DModel
+    import diffusers
+
+    with _reading(model):
+        files = _descriptions(model, revision)
+        index = _json(files / "model_index.json") or {}
+        found = sorted(set(AUTOENCODERS) & {key for key, value in index.items() if value not in (None, [None, None])})
+        if found:
+            raise UnsupportedError(
+                f"{model} holds a latent diffusion model (its pipeline {index.get('_class_name')} has a component "
+                f"'{found[0]}'), whose network denoises codes and not signals; from_diffusers reads models in pixel space"
+            )
+        folders = ["unet", "transformer", None] if subfolder is None else [subfolder]
+        config, folder = _first(files, "config.json", folders)
+        if config is None:
+            raise OSError("there is no config.json of a network")
+        kind = config.get("_class_name")
+        if kind not in NETWORKS:
+            raise UnsupportedError(f"the network in {model} is a {kind}; from_diffusers reads {', '.join(NETWORKS)}")
+        which = {"variant": variant, "revision": revision, "torch_dtype": dtype}
+        net = _network(getattr(diffusers, kind), model, folder, **which)
+        if scheduler is None:
+            config, _ = _first(files, "scheduler_config.json", ["scheduler", None])
+            if config is None:
+                raise WeightsError(
+                    f"{model} holds a network but no scheduler, so that its noise schedule is unknown; pass the one it was "
+                    "trained with, such as scheduler=diffusers.DDPMScheduler()"
+                )
+            maker = getattr(diffusers, str(config.get("_class_name")), None)
+            if not hasattr(maker, "set_timesteps"):
+                raise UnsupportedError(f"diffusers {diffusers.__version__} has no scheduler {config.get('_class_name')!r}")
+            scheduler = maker.from_config(config)
+    return DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)
+
+
+def _network(kind: Any, model: str | Path, folder: str | None, **options: Any) -> nn.Module:
+    """The network with every weight from its file: what is missing diffusers would leave random."""
+    options |= {"subfolder": folder, "output_loading_info": True}
+    try:
+        net, info = kind.from_pretrained(str(model), use_safetensors=True, **options)
+    except OSError as error:
+        try:
+            net, info = kind.from_pretrained(str(model), use_safetensors=False, **options)
+        except OSError as other:
+            raise error if "no file named" in str(other) else other from None
+    wrong = [*info.get("missing_keys", []), *info.get("unexpected_keys", []), *map(str, info.get("mismatched_keys", []))]
+    if wrong:
+        raise WeightsError(
+            f"the weights in {model} do not fit its configuration: {len(wrong)} tensors are missing, extra or of another "
+            f"shape, {sorted(wrong)[0]!r} first"
+        )
+    bad = next((name for name, p in net.named_parameters() if not p.isfinite().all()), None)
+    if bad is not None:
+        raise WeightsError(f"the weights in {model} are not finite ({bad!r}): the training diverged or the file is damaged")
+    return net
+
+
+def _descriptions(model: str | Path, revision: str | None) -> Path:
+    """The folder with the JSON files: the model's own, or one of the hub's cache."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
 
     try:
-        unet = UNet2DModel.from_pretrained(model, subfolder="unet", use_safetensors=True)
-        scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        return Path(snapshot_download(str(model), revision=revision, allow_patterns=["*.json"]))
+    except Exception as error:  # no such name, no such revision, no network and nothing in the cache
         raise WeightsError(
-            f"no diffusers model could be read from {model} ({reason}); expected a folder with unet/ (safetensors) and "
-            "scheduler/"
+            f"{model} is no folder, and the Hugging Face hub does not give it ({_reason(error)}): check the name, or "
+            "download it where there is a network and pass the folder"
         ) from error
-    return DiffusersDenoiser(unet.eval().requires_grad_(False), scheduler, shape, **facts)
+
+
+def _first(files: Path, name: str, folders: Sequence[str | None]) -> tuple[dict[str, Any] | None, str | None]:
+    """The first of the JSON files that is there, and its folder."""
+    for folder in folders:
+        if (config := _json(files / (folder or "") / name)) is not None:
+            return config, folder
+    return None, None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _reason(error: BaseException) -> str:
+    """The message of an error on one line, at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextmanager
+def _reading(model: str | Path) -> Iterator[None]:
+    """Quiet, and with one clear sentence for whatever goes wrong in the files."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except InvgenError:
+        raise
+    except Exception as error:  # the library raises whatever a damaged file leads it to
+        raise WeightsError(
+            f"no diffusers model could be read from {model} ({_reason(error)}); expected a folder with unet/ or "
+            "transformer/ (.safetensors, or .bin that holds nothing but tensors) and scheduler/"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)

@@ -127,6 +127,11 @@ class Schedule(nn.Module):
         return _EDM(sigma_min, sigma_max, time_scale)
 
     @staticmethod
+    def angle(time_scale: float = 1.0, t_min: float = 1e-3) -> "Schedule":
+        """x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps, t in [t_min, 1 - t_min] (v-diffusion, Dance Diffusion)."""
+        return _Angle(time_scale, t_min)
+
+    @staticmethod
     def flow(shift: float = 1.0, time_scale: float = 1000.0, *, reverse: bool = False, steps: int = 1000) -> "Schedule":
         """Flow matching on straight paths, x_t = (1 - t) x_0 + t eps; the network is given time_scale t.
 
@@ -151,9 +156,8 @@ class Schedule(nn.Module):
         config, kind = scheduler.config, type(scheduler).__name__
         if "FlowMatch" in kind or config.get("use_flow_sigmas"):
             shift = config.get("shift", config.get("flow_shift", 1.0))
-            if config.get("use_dynamic_shifting"):
-                dynamic = 1.0 if mu is None else mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-                shift = dynamic
+            if config.get("use_dynamic_shifting"):  # in place of the constant one
+                shift = 1.0 if mu is None else mu if config.get("time_shift_type") == "linear" else math.exp(mu)
             steps = config.num_train_timesteps
             return Schedule.flow(shift, steps, reverse=bool(config.get("invert_sigmas")), steps=steps)
         if kind.startswith("EDM"):
@@ -162,13 +166,19 @@ class Schedule(nn.Module):
             return Schedule.edm(config.sigma_min, config.sigma_max, time_scale=1000)
         if kind.startswith("ScoreSdeVe"):
             return Schedule.ve(config.sigma_min, config.sigma_max)
+        if kind == "IPNDMScheduler":
+            return Schedule.angle()
         betas = getattr(scheduler, "betas", None)
-        if betas is None or "prediction_type" not in config:
+        if betas is None or "prediction_type" not in config or "snr_shift_scale" in config:
             raise UnsupportedError(
                 f"{kind} has no noise schedule that invgen knows; expected one with betas (DDPM, DDIM, PNDM, DPMSolver, "
-                "UniPC, Euler, Heun, LMS), EDM, FlowMatch, ScoreSdeVe or CMStochasticIterative"
+                "UniPC, Euler, Heun, LMS), EDM, FlowMatch, ScoreSdeVe, IPNDM or CMStochasticIterative"
             )
-        return Schedule.from_betas(betas)
+        table = Schedule.from_betas(betas)
+        if config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction":
+            low, high = config.get("sigma_min") or table.sigma_min, config.get("sigma_max") or table.sigma_max
+            return _EDM(low, high, 1.0, preserving=True)
+        return table
 
 
 class _Table(Schedule):
@@ -214,16 +224,28 @@ class _VE(Schedule):
         return torch.ones_like(sigma)
 
 
-class _EDM(Schedule):
-    def __init__(self, sigma_min: float, sigma_max: float, time_scale: float) -> None:
-        super().__init__(sigma_min, sigma_max)
+class _Angle(Schedule):
+    def __init__(self, time_scale: float, t_min: float) -> None:
+        super().__init__(math.tan(math.pi / 2 * t_min), 1 / math.tan(math.pi / 2 * t_min))
         self.time_scale = time_scale
+
+    def _time(self, sigma: Tensor) -> Tensor:
+        return sigma.atan() * (self.time_scale * 2 / math.pi)
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        return (1 + sigma**2).rsqrt()
+
+
+class _EDM(Schedule):
+    def __init__(self, sigma_min: float, sigma_max: float, time_scale: float, preserving: bool = False) -> None:
+        super().__init__(sigma_min, sigma_max)
+        self.time_scale, self.preserving = time_scale, preserving
 
     def _time(self, sigma: Tensor) -> Tensor:
         return sigma.log() * (self.time_scale / 4)
 
     def alpha(self, sigma: Tensor) -> Tensor:
-        return torch.ones_like(sigma)
+        return (1 + sigma**2).rsqrt() if self.preserving else torch.ones_like(sigma)
 
 
 class _Flow(Schedule):
