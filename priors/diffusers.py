@@ -198,14 +198,14 @@ def from_diffusers(
     """
     import diffusers
 
-    with _reading(model):
-        files = _descriptions(model, revision)
-        index = _json(files / "model_index.json") or {}
+    with reading(model):
+        files = descriptions(model, revision)
+        index = read_json(files / "model_index.json") or {}
         found = sorted(set(AUTOENCODERS) & {key for key, value in index.items() if value not in (None, [None, None])})
         if found:
             raise UnsupportedError(
                 f"{model} holds a latent diffusion model (its pipeline {index.get('_class_name')} has a component "
-                f"'{found[0]}'), whose network denoises codes and not signals; from_diffusers reads models in pixel space"
+                f"'{found[0]}'), whose network denoises codes: read it by priors.from_pipeline"
             )
         folders = ["unet", "transformer", None] if subfolder is None else [subfolder]
         config, folder = _first(files, "config.json", folders)
@@ -213,9 +213,12 @@ def from_diffusers(
             raise OSError("there is no config.json of a network")
         kind = config.get("_class_name")
         if kind not in NETWORKS:
-            raise UnsupportedError(f"the network in {model} is a {kind}; from_diffusers reads {', '.join(NETWORKS)}")
+            raise UnsupportedError(
+                f"the network in {model} is a {kind}; from_diffusers reads {', '.join(NETWORKS)}, and priors.from_pipeline "
+                "latent models with their autoencoder"
+            )
         which = {"variant": variant, "revision": revision, "torch_dtype": dtype}
-        net = _network(getattr(diffusers, kind), model, folder, **which)
+        net = read_network(getattr(diffusers, kind), model, folder, **which)
         if scheduler is None:
             config, _ = _first(files, "scheduler_config.json", ["scheduler", None])
             if config is None:
@@ -230,7 +233,7 @@ def from_diffusers(
     return DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)
 
 
-def _network(kind: Any, model: str | Path, folder: str | None, **options: Any) -> nn.Module:
+def read_network(kind: Any, model: str | Path, folder: str | None, **options: Any) -> nn.Module:
     """The network with every weight from its file: what is missing diffusers would leave random."""
     options |= {"subfolder": folder, "output_loading_info": True}
     try:
@@ -252,7 +255,7 @@ def _network(kind: Any, model: str | Path, folder: str | None, **options: Any) -
     return net
 
 
-def _descriptions(model: str | Path, revision: str | None) -> Path:
+def descriptions(model: str | Path, revision: str | None) -> Path:
     """The folder with the JSON files: the model's own, or one of the hub's cache."""
     if Path(model).is_dir():
         return Path(model)
@@ -270,12 +273,12 @@ def _descriptions(model: str | Path, revision: str | None) -> Path:
 def _first(files: Path, name: str, folders: Sequence[str | None]) -> tuple[dict[str, Any] | None, str | None]:
     """The first of the JSON files that is there, and its folder."""
     for folder in folders:
-        if (config := _json(files / (folder or "") / name)) is not None:
+        if (config := read_json(files / (folder or "") / name)) is not None:
             return config, folder
     return None, None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -286,7 +289,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _reading(model: str | Path) -> Iterator[None]:
+def reading(model: str | Path) -> Iterator[None]:
     """Quiet, and with one clear sentence for whatever goes wrong in the files."""
     from diffusers.utils import logging
 
