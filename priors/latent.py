@@ -1,7 +1,7 @@
 """Latent diffusion: x = decode(z) with the decoder of an autoencoder and a diffusion prior over its codes z.
 
-Rombach, Blattmann, Lorenz, Esser & Ommer, "High-resolution image synthesis with latent diffusion models" (CVPR 2022). It is a
-pushforward prior like any other: each sampler that takes a nonlinear operator draws codes and decodes them, and PSLD and
+Rombach, Blattmann, Lorenz, Esser & Ommer, "High-resolution image synthesis with latent diffusion models" (CVPR 2022). It is
+a pushforward prior like any other: each sampler that takes a nonlinear operator draws codes and decodes them, and PSLD and
 ReSample use the encoder too.
 """
 
@@ -20,9 +20,9 @@ from invgen.pushforward import Generator
 class Autoencoder(nn.Module):
     """An autoencoder of the diffusers library, in the units of the diffusion over its codes.
 
-    z = (E(x) - shift) scale and x = D(z / scale + shift), with `scaling_factor` and `shift_factor` of its configuration; where
-    that has `latents_mean` and `latents_std`, one per channel, z = (E(x) - mean) scale / std. E is the mode of the posterior
-    (AutoencoderKL), or the code itself (VQModel before quantisation, AutoencoderTiny, AutoencoderDC).
+    z = (E(x) - shift) scale and x = D(z / scale + shift), with `scaling_factor` and `shift_factor` of its configuration;
+    where that has `latents_mean` and `latents_std`, one per channel, z = (E(x) - mean) scale / std. E is the mode of the
+    posterior (AutoencoderKL), or the code itself (VQModel before quantisation, AutoencoderTiny, AutoencoderDC).
 
     The network is evaluated in its own precision, whatever that of z and x.
 
@@ -141,7 +141,7 @@ class LatentDiffusion(Generator):
         )
 
     def condition(self, condition: Any) -> "LatentDiffusion":
-        """p(x | condition): a prompt, its `TextEmbedding` or a tensor of embeddings, a class, ... as the latent prior takes.
+        """p(x | condition): a prompt, its `TextEmbedding`, a tensor of embeddings, a class: what the latent prior takes.
 
         Raises:
             UnsupportedError: the latent prior is unconditional.
