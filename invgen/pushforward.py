@@ -15,6 +15,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
 from invgen.errors import OptionError, UnsupportedError
 from invgen.forward import Operator
+from invgen.random import Streams
 
 
 class StandardNormal(Denoiser):
@@ -31,6 +32,10 @@ class StandardNormal(Denoiser):
         """log N(x; 0, (1 + sigma^2) I), the log-density of x_sigma, (B,)."""
         var = 1 + torch.as_tensor(per_sample_sigma(sigma, x), dtype=x.dtype, device=x.device) ** 2
         return -0.5 * (x.square() / var + (2 * math.pi * var).log()).flatten(1).sum(1)
+
+    def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
+        """Standard normals, (num_samples, *shape); sample i depends on the seed and on i only."""
+        return Streams(seed, range(num_samples))(self.zero.new_empty(num_samples, *self.shape, dtype=self.dtype))
 
 
 class Generator(Prior):
@@ -70,6 +75,63 @@ class Generator(Prior):
     def has_encoder(self) -> bool:
         """Whether `encode` is defined."""
         return type(self).encode is not Generator.encode
+
+    def sample(self, num_samples: int = 1, seed: int = 0, *, max_batch: int | None = None) -> Tensor:
+        """Samples of the prior, (num_samples, *shape); sample i depends on the seed and on i only.
+
+        Args:
+            max_batch: how many codes to decode at once.
+
+        Raises:
+            UnsupportedError: the latent prior has no method `sample`.
+        """
+        if not hasattr(self.latent, "sample"):
+            raise UnsupportedError(
+                f"the latent prior {type(self.latent).__name__} has no method sample; draw codes with a sampler such as "
+                "samplers.Heun and decode them"
+            )
+        with torch.no_grad():
+            codes = self.latent.sample(num_samples, seed)
+            return torch.cat([self(z) for z in codes.split(max_batch or max(num_samples, 1))])
+
+    def rescaled(self, scale: float, shift: float = 0.0) -> "RescaledGenerator":
+        """The same prior for scale * x + shift, over the same codes."""
+        return RescaledGenerator(self, scale, shift)
+
+
+class RescaledGenerator(Generator):
+    """`generator` in other units: signals are scale * x + shift, for a positive scale. Codes are the same."""
+
+    network = False  # the generator within counts
+
+    def __init__(self, generator: Generator, scale: float, shift: float = 0.0) -> None:
+        if not (scale > 0 and math.isfinite(scale) and math.isfinite(shift)):
+            raise OptionError(f"a prior is rescaled by a positive scale and a finite shift, got {scale!r} and {shift!r}")
+        low, high = generator.value_range
+        super().__init__(
+            generator.shape,
+            generator.latent,
+            value_range=(scale * low + shift, scale * high + shift),
+            data_mean=scale * generator.data_mean + shift,
+            data_std=scale * generator.data_std,
+        )
+        self.generator, self.scale, self.shift = generator, float(scale), float(shift)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.generator(z) * self.scale + self.shift
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.generator.encode((x - self.shift) / self.scale)
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.generator.has_encoder
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), (B,), where the generator has a density (a normalising flow)."""
+        if not hasattr(self.generator, "log_prob"):
+            raise UnsupportedError(f"{type(self.generator).__name__} has no density, so that there is no log_prob")
+        return self.generator.log_prob((x - self.shift) / self.scale) - x[0].numel() * math.log(self.scale)
 
 
 class Flow(Generator):

@@ -1,22 +1,38 @@
 """The catalogue of priors."""
 
+from invgen.priors.adm import from_guided_diffusion
+from invgen.priors.autoregressive import CausalNetwork, from_autoregressive
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
+from invgen.priors.generators import VAE, Decoder, from_generator, from_vae
 from invgen.priors.load import load, names
+from invgen.priors.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.schedules import Schedule
+from invgen.priors.stylegan import StyleGAN, from_stylegan
 
 __all__ = [
     "Atoms",
+    "CausalNetwork",
+    "Decoder",
     "DiffusersDenoiser",
     "FunctionDenoiser",
     "GaussianMixture",
     "GaussianPrior",
     "NetworkDenoiser",
+    "NormalisingFlow",
     "Schedule",
+    "StyleGAN",
+    "VAE",
+    "from_autoregressive",
     "from_denoiser",
     "from_diffusers",
+    "from_flow",
+    "from_generator",
+    "from_guided_diffusion",
     "from_network",
+    "from_stylegan",
+    "from_vae",
     "load",
     "names",
 ]

@@ -1,0 +1,81 @@
+"""Zhao, Brekelmans, Makhzani & Grosse, "Probabilistic inference in language models via twisted sequential Monte Carlo"
+(ICML 2024), Section 3 and Algorithm 1, for signals and measurements."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invgen.autoregressive import Autoregressive, draw_token
+from invgen.errors import OptionError
+from invgen.particles import Cloud, ParticleSampler, by_rows
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.samplers._lookahead import Filled, Gaussian, fits_gaussian
+
+
+@dataclass(frozen=True)
+class AutoregressiveSMC(ParticleSampler):
+    """Particles are prefixes of a signal; each next token is drawn and weighed by how well its signals may explain y.
+
+    Any operator, black boxes too, and any noise with a density. psi_i(x_1..x_i), what a prefix lets expect of p(y | x), is
+    the paper's twist; there it is learnt, here it comes from the Gaussian of the prior's moments
+    (`Autoregressive.measure_moments`, else independent values):
+
+        "gaussian"  psi_i = the density of y when the rest is that Gaussian given the prefix, in closed form for a linear
+                    operator and Gaussian noise; tokens are drawn from p(x_i | prefix) psi_i, the best proposal for it
+                    (Section 3.2).
+        "filled"    psi_i = p(y | A(m))^(i / n) with the rest at the Gaussian's mean m; tokens are drawn from the prior.
+        "none"      psi_i = 1: importance sampling from the prior.
+        "auto"      "gaussian" where it is possible (and sites times measured values are at most 2^25), else "filled".
+
+    Exact as particles grow, whatever psi: the last one is p(y | x) itself. exp(log_evidence) is unbiased for p(y).
+
+    Args:
+        steps: after how many blocks of sites the weights are looked at, at most after every site.
+        lookahead: one of the four above.
+    """
+
+    particles: int = 64
+    lookahead: Literal["auto", "gaussian", "filled", "none"] = "auto"
+
+    prior: ClassVar[type] = Autoregressive
+    gradient: ClassVar[bool] = False
+    family: ClassVar[str] = "smc"
+    exact: ClassVar[str] = "as particles grow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = ("auto", "gaussian", "filled", "none")
+        if self.lookahead not in kinds:
+            raise OptionError(f"AutoregressiveSMC needs lookahead in {', '.join(kinds)}, got {self.lookahead!r}")
+
+    def refuses(self, post: Posterior) -> str | None:
+        why = super().refuses(post)
+        if why is None and self.lookahead == "gaussian" and not fits_gaussian(post):
+            why = "with lookahead='gaussian' needs a linear operator and Gaussian noise, and not too many values"
+        return why
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+        prior, of_chain = post.prior, randn.every(self.particles)
+        gaussian = self.lookahead in ("auto", "gaussian") and fits_gaussian(post)
+        psi = Gaussian(post) if gaussian else Filled(post, self.lookahead != "none")
+        tokens = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+        cloud.log_w = cloud.log_w + self.per_chain(psi.start())
+        blocks = torch.arange(prior.sites).tensor_split(min(self.steps, prior.sites))
+        for k, block in enumerate(blocks):
+            for i in block.tolist():
+                (logits,) = by_rows(lambda part, t: (part.prior(t),), cloud.split, tokens, post=post)
+                log_q = logits.double().log_softmax(1) + psi.ratio(i)  # p(x_i | prefix) psi_i / psi_{i-1} for every token
+                cloud.log_w = cloud.log_w + self.per_chain(log_q.logsumexp(1))
+                token = draw_token(log_q, randn)
+                tokens = torch.cat([tokens, token], 1)
+                psi.add(i, token)
+            self._weigh(cloud, psi.weigh(int(block[-1]) + 1))
+            if k + 1 < len(blocks):
+                tokens, *psi.state = self._resample(cloud, of_chain, tokens, *psi.state)
+            yield prior.decode(tokens)
+        cloud.log_z = cloud.log_z + cloud.log_w.logsumexp(1) - math.log(self.particles)
