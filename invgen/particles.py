@@ -236,12 +236,8 @@ class ParticleSampler(EnsembleSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        schemes = Resampling.__args__
-        if self.resampling not in schemes or not 0 <= self.threshold <= 1:
-            raise OptionError(
-                f"{type(self).__name__} needs resampling in {', '.join(schemes)} and 0 <= threshold <= 1, got "
-                f"{self.resampling!r} and {self.threshold!r}"
-            )
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"{type(self).__name__} needs 0 <= threshold <= 1, got {self.threshold!r}")
 
     def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.

@@ -34,12 +34,11 @@ class ProjectionSampler(Sampler):
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
+    one_level: ClassVar[bool] = True
     family: ClassVar[str] = "projection"
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
-        if why is None and isinstance(post.noise.sigma, Tensor):
-            why = "needs one noise level, got a tensor of levels"
         if why is None and post.noise.sigma > 0 and not has_svd(post.A):
             why = f"needs an SVDOperator for noisy measurements, got {type(post.A).__name__}"
         return why

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ class Sampler:
 
     Class attributes say what the algorithm asks of a problem: `prior`, `A`, `noise` (types), `noiseless` (whether exact
     measurements are allowed), `svd` (whether the operator must have a singular value decomposition) and `gradient` (whether
-    the operator must be differentiable). They are checked before the first step. Others describe it: `family`, `backprop`
-    (whether it differentiates the network) and `exact`, in which limit its samples have the exact law, "" if in none.
+    the operator must be differentiable), `one_level` (whether the noise must have the same level everywhere). They are
+    checked before the first step. Others describe it: `family`, `backprop` (whether it differentiates the network) and
+    `exact`, in which limit its samples have the exact law, "" if in none. An option annotated Literal[...] is checked here.
 
     A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
     Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.
@@ -53,6 +54,7 @@ class Sampler:
     noiseless: ClassVar[bool] = False
     svd: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
+    one_level: ClassVar[bool] = False
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = False
     exact: ClassVar[str] = ""
@@ -62,6 +64,11 @@ class Sampler:
             object.__setattr__(self, "schedule", tuple(self.schedule))
         if not isinstance(self.steps, int) or self.steps < 1:
             raise OptionError(f"{type(self).__name__} needs a positive whole number of steps, got {self.steps!r}")
+        for option in dataclasses.fields(self):
+            value, known = getattr(self, option.name), get_args(option.type)
+            if get_origin(option.type) is Literal and value not in known:
+                names = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"
+                raise OptionError(f"unknown {option.name} of {type(self).__name__} {value!r}; there are {names}")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         """The algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape)."""
@@ -95,6 +102,8 @@ class Sampler:
         exact = isinstance(post.noise, Gaussian) and not isinstance(post.noise.sigma, Tensor) and post.noise.sigma == 0
         if exact and not self.noiseless:
             return "needs noise with a density, got a noiseless measurement"
+        if self.one_level and isinstance(getattr(post.noise, "sigma", None), Tensor):
+            return "needs one noise level, got a tensor of levels"
         return None
 
     def __call__(

@@ -12,6 +12,7 @@ from torch import Tensor
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian as GaussianNoise
 from invgen.posterior import Posterior
+from invgen.random import Streams
 
 LARGEST = 2**25  # sites times measured values of a dense matrix
 
@@ -86,15 +87,19 @@ class Gaussian:
 
 
 class Filled:
-    """psi_i = p(y | A(E[x | prefix]))^(i / n), for any operator and noise; 1 up to the last site if it does not look ahead.
+    """psi_i = the mean over completions of p(y | A(x))^(i / n), for any operator and noise; 1 before the last site if blind.
 
-    state: E[x | prefix] in e, (B, sites), and log psi so far, (B, 1).
+    Completions are prefix and Gaussian rest, with the same few e_{i+1}..e_n for every prefix, so that psi is a function of the
+    prefix alone. The power keeps few completions from deciding early.
+
+    state: e of what is known, (B, sites), and log psi so far, (B, 1).
     """
 
-    def __init__(self, post: Posterior, look: bool) -> None:
-        self.post, self.prior, self.look = post, post.prior, look
+    def __init__(self, post: Posterior, completions: int) -> None:
+        self.post, self.prior, self.completions = post, post.prior, completions
         self.mean, self.root = post.prior.mean.double(), post.prior.root.double()
         rows, n = len(post.y), post.prior.sites
+        self.rest = Streams(0, range(max(completions, 1)))(self.mean.new_empty(max(completions, 1), n))
         self.state = [self.mean.new_zeros(rows, n), self.mean.new_zeros(rows, 1)]
 
     def start(self) -> Tensor:
@@ -105,22 +110,27 @@ class Filled:
 
     def add(self, i: int, token: Tensor) -> None:
         known, before = self.state
-        values, root = self.prior.levels.double()[token], self.root
-        e = (values - (self.mean[i] + known[:, :i] @ root[i, :i])[:, None]) / root[i, i]
+        centre = self.mean[i] + known[:, :i] @ self.root[i, :i]
+        e = (self.prior.levels.double()[token] - centre[:, None]) / self.root[i, i]
         self.state = [torch.cat([known[:, :i], e, known[:, i + 1 :]], 1), before]
 
     def weigh(self, count: int) -> Tensor:
         known, before = self.state
-        share = count / self.prior.sites
-        if share < 1 and not self.look:
+        n = self.prior.sites
+        if count < n and not self.completions:
             return torch.zeros_like(before[:, 0])
-        sites = self.mean + known @ self.root.T
+        rest = self.rest if count < n else self.rest[:1]
+        log = torch.stack([self._log_likelihood(torch.cat([known[:, :count], r[count:].expand(len(known), -1)], 1)) for r in rest])
+        now = (count / n * log).logsumexp(0)[:, None] - math.log(len(rest))
+        self.state = [known, now]
+        return (now - before)[:, 0]
+
+    def _log_likelihood(self, e: Tensor) -> Tensor:
+        sites = self.mean + e @ self.root.T
         flat = torch.empty_like(sites)
         flat[:, self.prior.order] = sites
         x = flat.reshape(-1, *self.prior.shape).to(self.prior.dtype)
-        now = share * self.post.log_likelihood(x).double()[:, None]
-        self.state = [known, now]
-        return (now - before)[:, 0]
+        return self.post.log_likelihood(x).double()
 
 
 def _real(y: Tensor, both: bool = False) -> Tensor:

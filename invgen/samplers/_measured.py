@@ -78,12 +78,7 @@ class SpectralParticles(ParticleSampler):
     svd: ClassVar[bool] = True
     gradient: ClassVar[bool] = False
     noise: ClassVar[type] = Gaussian
-
-    def refuses(self, post: Posterior) -> str | None:
-        why = super().refuses(post)
-        if why is None and isinstance(getattr(post.noise, "sigma", None), Tensor):
-            why = "needs one noise level, got a tensor of levels"
-        return why
+    one_level: ClassVar[bool] = True
 
     def measured(self, post: Posterior) -> Measured:
         """The measured coordinates; those noisier than the highest level explain nothing."""

@@ -48,11 +48,8 @@ class ALD(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.likelihood not in ("annealed", "paper") or not isinstance(self.iterations, int) or self.iterations < 1:
-            raise OptionError(
-                "ALD knows likelihood 'annealed' and 'paper' and needs a positive whole number of iterations, got "
-                f"{self.likelihood!r} and {self.iterations!r}"
-            )
+        if not isinstance(self.iterations, int) or self.iterations < 1:
+            raise OptionError(f"ALD needs a positive whole number of iterations, got {self.iterations!r}")
 
     @classmethod
     def paper(cls, iterations: int = 3) -> "ALD":

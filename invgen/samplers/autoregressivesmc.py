@@ -41,6 +41,7 @@ class AutoregressiveSMC(ParticleSampler):
 
     particles: int = 64
     lookahead: Literal["auto", "gaussian", "filled", "none"] = "auto"
+    completions: int = 8
 
     prior: ClassVar[type] = Autoregressive
     gradient: ClassVar[bool] = False
@@ -62,7 +63,7 @@ class AutoregressiveSMC(ParticleSampler):
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         prior, of_chain = post.prior, randn.every(self.particles)
         gaussian = self.lookahead in ("auto", "gaussian") and fits_gaussian(post)
-        psi = Gaussian(post) if gaussian else Filled(post, self.lookahead != "none")
+        psi = Gaussian(post) if gaussian else Filled(post, self.completions if self.lookahead != "none" else 0)
         tokens = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
         cloud.log_w = cloud.log_w + self.per_chain(psi.start())
         blocks = torch.arange(prior.sites).tensor_split(min(self.steps, prior.sites))

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.markov import langevin, local_step
 from invgen.noise import Gaussian
@@ -42,14 +41,6 @@ class DAPS(Sampler):
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "mcmc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.inner not in ("auto", "exact", "langevin") or self.width not in ("prior", "paper"):
-            raise OptionError(
-                f"DAPS knows inner 'auto', 'exact', 'langevin' and width 'prior', 'paper', got {self.inner!r} and "
-                f"{self.width!r}"
-            )
 
     @classmethod
     def paper(cls) -> "DAPS":

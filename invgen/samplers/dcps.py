@@ -60,8 +60,6 @@ class DCPS(Sampler):
             raise OptionError(
                 f"DCPS needs blocks and iterations of at least 1, langevin_steps >= 0, gamma > 0 and lr > 0, got {self!r}"
             )
-        if self.fit not in ("line", "adam"):
-            raise OptionError(f"unknown fit of DCPS {self.fit!r}; there are 'line' and 'adam'")
 
     @classmethod
     def paper(cls, steps: int = 300) -> "DCPS":

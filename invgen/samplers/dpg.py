@@ -60,10 +60,9 @@ class DPG(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("DPG", draws=self.draws, chunk=self.chunk)
-        if self.form not in ("score", "paper") or not self.width > 0 or self.draws % 2:
+        if not self.width > 0 or self.draws % 2:
             raise OptionError(
-                f"DPG knows form 'score' and 'paper' and needs an even number of draws and a positive width, got "
-                f"{self.form!r}, {self.draws!r} and {self.width!r}"
+                f"DPG needs an even number of draws and a positive width, got {self.draws!r} and {self.width!r}"
             )
 
     @classmethod

@@ -56,8 +56,6 @@ class DPS(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("score", "paper"):
-            raise OptionError(f"unknown form of DPS {self.form!r}; there are 'score' and 'paper'")
         if not 0 <= self.share <= 1:
             raise OptionError(f"the share of the uncertainty must be between 0 and 1, got {self.share!r}")
 

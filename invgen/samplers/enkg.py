@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
-from invgen.errors import OptionError
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
@@ -55,8 +54,6 @@ class EnKG(EnsembleSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("EnKG", updates=self.updates, factor=self.factor)
-        if self.form not in ("regression", "paper"):
-            raise OptionError(f"unknown form of EnKG {self.form!r}; there are 'regression' and 'paper'")
 
     @classmethod
     def paper(cls, particles: int = 2048) -> "EnKG":

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import flow_time, step
-from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler
 from invgen.linalg import dot
 from invgen.posterior import Posterior
@@ -40,11 +39,6 @@ class FlowChef(GuidedSampler):
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
     backprop: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in ("step", "paper"):
-            raise OptionError(f"unknown form of FlowChef {self.form!r}; there are 'step' and 'paper'")
 
     @classmethod
     def paper(cls, scale: float = 500.0, steps: int = 100) -> "FlowChef":

@@ -47,11 +47,8 @@ class FlowDPS(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("step", "paper") or not self.shift > 0 or not isinstance(self.inner, int) or self.inner < 1:
-            raise OptionError(
-                f"FlowDPS knows form 'step' and 'paper' and needs shift > 0 and inner >= 1, got {self.form!r}, "
-                f"{self.shift!r} and {self.inner!r}"
-            )
+        if not self.shift > 0 or not isinstance(self.inner, int) or self.inner < 1:
+            raise OptionError(f"FlowDPS needs shift > 0 and inner >= 1, got {self.shift!r} and {self.inner!r}")
 
     @classmethod
     def paper(cls, step_size: float = 15.0) -> "FlowDPS":

@@ -46,11 +46,8 @@ class FPS(SpectralParticles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target not in ("posterior", "paper") or not (self.fresh is None or 0 < self.fresh <= 1):
-            raise OptionError(
-                f"FPS knows target 'posterior' and 'paper', and 0 < fresh <= 1 or None, got {self.target!r} and "
-                f"{self.fresh!r}"
-            )
+        if not (self.fresh is None or 0 < self.fresh <= 1):
+            raise OptionError(f"FPS needs 0 < fresh <= 1 or None, got {self.fresh!r}")
 
     @classmethod
     def paper(cls, steps: int = 1000) -> "FPS":

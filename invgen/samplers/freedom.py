@@ -47,10 +47,8 @@ class FreeDoM(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("score", "paper") or self.repeats < 1:
-            raise OptionError(
-                f"FreeDoM needs form 'score' or 'paper' and repeats of at least 1, got {self.form!r} and {self.repeats!r}"
-            )
+        if self.repeats < 1:
+            raise OptionError(f"FreeDoM needs repeats of at least 1, got {self.repeats!r}")
 
     @classmethod
     def paper(cls, task: str = "parsing", rho: float | None = None, steps: int = 100, repeats: int = 1) -> "FreeDoM":

@@ -51,10 +51,8 @@ class LGD(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.draws < 1 or self.width not in ("prior", "paper"):
-            raise OptionError(
-                f"LGD needs at least one draw and width 'prior' or 'paper', got {self.draws!r} and {self.width!r}"
-            )
+        if self.draws < 1:
+            raise OptionError(f"LGD needs at least one draw, got {self.draws!r}")
 
     @classmethod
     def paper(cls, zeta: float = 1.0, draws: int = 10, steps: int = 1000) -> "LGD":

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
 from invgen.particles import extrapolate
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -43,11 +42,6 @@ class MCGDiff(PassingParticles):
     particles: int = 64
     threshold: float = 1.0
     order: Literal[1, 2] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.order not in (1, 2):
-            raise OptionError(f"MCGDiff needs order 1 or 2, got {self.order!r}")
 
     @classmethod
     def paper(cls) -> "MCGDiff":

@@ -51,10 +51,6 @@ class MGPS(Sampler):
         super().__post_init__()
         if not (0 < self.alpha <= 1 and self.iterations >= 1 and (self.last_iterations or 1) >= 1 and self.lr > 0):
             raise OptionError(f"MGPS needs 0 < alpha <= 1, iterations of at least 1 and lr > 0, got {self!r}")
-        if self.fit not in ("line", "adam") or self.midpoint not in ("level", "step"):
-            raise OptionError(
-                f"MGPS knows fit 'line', 'adam' and midpoint 'level', 'step', got {self.fit!r} and {self.midpoint!r}"
-            )
 
     @classmethod
     def paper(cls, steps: int = 300) -> "MGPS":

@@ -45,11 +45,6 @@ class MPGD(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("score", "paper") or self.projection not in ("code", "gradient"):
-            raise OptionError(
-                f"MPGD knows form 'score', 'paper' and projection 'code', 'gradient', got {self.form!r} and "
-                f"{self.projection!r}"
-            )
         if self.autoencoder is not None and not getattr(self.autoencoder, "has_encoder", False):
             raise OptionError(f"MPGD projects with a Generator that has an encoder, got {type(self.autoencoder).__name__}")
 

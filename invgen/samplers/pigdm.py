@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.guidance import GuidedSampler
 from invgen.linalg import dot
@@ -37,11 +36,6 @@ class PiGDM(GuidedSampler):
     def paper(cls, steps: int = 100) -> "PiGDM":
         """The published form for every task: the paper's width, eta = 1, 20 to 100 steps of DDPM's schedule."""
         return cls(steps=steps, schedule="vp", eta=1.0, width="paper")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width not in ("local", "paper"):
-            raise OptionError(f"unknown width of PiGDM {self.width!r}; there are 'local' and 'paper'")
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         A, d = post.A, post.prior.data_std

@@ -55,10 +55,8 @@ class PnPFlow(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight not in ("map", "paper") or not isinstance(self.average, int) or self.average < 1:
-            raise OptionError(
-                f"PnPFlow knows weight 'map' and 'paper' and needs average >= 1, got {self.weight!r} and {self.average!r}"
-            )
+        if not isinstance(self.average, int) or self.average < 1:
+            raise OptionError(f"PnPFlow needs average >= 1, got {self.average!r}")
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "PnPFlow":

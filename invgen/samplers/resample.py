@@ -49,10 +49,10 @@ class ReSample(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole = all(isinstance(n, int) and n > 0 for n in (self.corrections, self.inner_steps))
-        if not whole or not self.gamma > 0 or self.form not in ("invariant", "paper"):
+        if not whole or not self.gamma > 0:
             raise OptionError(
-                "ReSample needs positive whole numbers of corrections and inner_steps, gamma > 0 and form 'invariant' or "
-                f"'paper', got {self.corrections!r}, {self.inner_steps!r}, {self.gamma!r} and {self.form!r}"
+                "ReSample needs positive whole numbers of corrections and inner_steps, and gamma > 0, got "
+                f"{self.corrections!r}, {self.inner_steps!r} and {self.gamma!r}"
             )
 
     @classmethod

@@ -47,8 +47,6 @@ class SCG(Sampler):
         require_positive("SCG", candidates=self.candidates, chunk=self.chunk)
         if not 0 <= self.skip <= 1:
             raise OptionError(f"SCG skips a share of the steps between 0 and 1, got {self.skip!r}")
-        if self.choice not in ("draw", "best"):
-            raise OptionError(f"unknown choice of SCG {self.choice!r}; there are 'draw' and 'best'")
 
     @classmethod
     def paper(cls, candidates: int = 16) -> "SCG":

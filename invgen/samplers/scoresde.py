@@ -36,10 +36,10 @@ class ScoreSDE(ProjectionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.corrector_steps < 0 or not self.snr > 0 or self.rule not in ("level", "norm"):
+        if self.corrector_steps < 0 or not self.snr > 0:
             raise OptionError(
-                f"{type(self).__name__} needs corrector_steps >= 0, snr > 0 and rule 'level' or 'norm', got "
-                f"{self.corrector_steps!r}, {self.snr!r} and {self.rule!r}"
+                f"{type(self).__name__} needs corrector_steps >= 0 and snr > 0, got {self.corrector_steps!r} and "
+                f"{self.snr!r}"
             )
 
     @classmethod

@@ -43,6 +43,7 @@ class SDEdit(Editor):
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
+    one_level: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,12 +60,6 @@ class SDEdit(Editor):
 
     def levels(self, prior: Denoiser) -> Levels:
         return levels_from(prior, self.sigma0, self.steps, self.schedule)
-
-    def refuses(self, post: Posterior) -> str | None:
-        why = super().refuses(post)
-        if why is None and isinstance(post.noise.sigma, Tensor):
-            why = "needs one noise level, got a tensor of levels"
-        return why
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, guide = post.prior, self.levels(post.prior), estimate(post)

@@ -39,6 +39,7 @@ class SNIPS(Sampler):
     svd: ClassVar[bool] = True
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
+    one_level: ClassVar[bool] = True
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as steps grow and the last level falls"
 
@@ -54,12 +55,6 @@ class SNIPS(Sampler):
     def paper(cls) -> "SNIPS":
         """The released configuration for CelebA in [0, 1]: 500 levels from 90 to 0.01, steps of 3.3e-6 at the last."""
         return cls(500, tuple(90 * (0.01 / 90) ** (k / 499) for k in range(500)), iterations=5, step=3.3e-6 / 0.01**2)
-
-    def refuses(self, post: Posterior) -> str | None:
-        why = super().refuses(post)
-        if why is None and isinstance(post.noise.sigma, Tensor):
-            why = "needs one noise level, got a tensor of levels"
-        return why
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A = post.A if isinstance(post.A, SVDOperator) else post.A.svd()

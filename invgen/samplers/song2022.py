@@ -37,10 +37,10 @@ class MedicalProjection(ProjectionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.lam <= 1 or self.corrector_steps < 0 or not self.snr > 0 or self.rule not in ("level", "norm"):
+        if not 0 <= self.lam <= 1 or self.corrector_steps < 0 or not self.snr > 0:
             raise OptionError(
-                f"MedicalProjection needs 0 <= lam <= 1, corrector_steps >= 0, snr > 0 and rule 'level' or 'norm', got "
-                f"{self.lam!r}, {self.corrector_steps!r}, {self.snr!r} and {self.rule!r}"
+                f"MedicalProjection needs 0 <= lam <= 1, corrector_steps >= 0 and snr > 0, got {self.lam!r}, "
+                f"{self.corrector_steps!r} and {self.snr!r}"
             )
 
     @classmethod

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.guidance import local_fit
 from invgen.linalg import dot
@@ -54,14 +53,6 @@ class TDS(ParticleSampler):
     order: Literal[1, 2] = 2
 
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.twist not in ("auto", "covariance", "local", "likelihood") or self.order not in (1, 2):
-            raise OptionError(
-                "TDS needs twist in auto, covariance, local, likelihood and order 1 or 2, got "
-                f"{self.twist!r} and {self.order!r}"
-            )
 
     @classmethod
     def paper(cls, particles: int = 4, steps: int = 100) -> "TDS":

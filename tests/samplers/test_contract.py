@@ -10,6 +10,7 @@ samples only where they are samples, not codes z or chains of particles.
 import dataclasses
 import re
 from pathlib import Path
+from typing import Literal, get_origin
 
 import pytest
 import torch
@@ -313,6 +314,10 @@ def test_bad_options_are_refused(cls):
         draw(short(cls), problem_for(cls), 1, max_batch=0)
     with pytest.raises(TypeError, match="guidance_scale"):
         cls(guidance_scale=3.0)  # nothing unknown is swallowed
+    for option in dataclasses.fields(cls):
+        if get_origin(option.type) is Literal:
+            with pytest.raises(OptionError, match=f"unknown {option.name} of {cls.__name__} 'tea'; there are "):
+                cls(**{option.name: "tea"})
 
 
 @each

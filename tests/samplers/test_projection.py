@@ -201,9 +201,12 @@ def test_mcg_as_published_runs_on_data_in_its_range():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: samplers.ScoreSDE(snr=0.0), "ScoreSDE needs corrector_steps >= 0, snr > 0"),
+        (lambda: samplers.ScoreSDE(snr=0.0), "ScoreSDE needs corrector_steps >= 0 and snr > 0"),
         (lambda: samplers.MedicalProjection(lam=1.5), "0 <= lam <= 1"),
-        (lambda: samplers.MedicalProjection(rule="ald"), "rule 'level' or 'norm'"),
+        (
+            lambda: samplers.MedicalProjection(rule="ald"),
+            "unknown rule of MedicalProjection 'ald'; there are 'level' and",
+        ),
         (lambda: samplers.ILVR(until=-1.0), "until >= 0"),
         (lambda: samplers.RePaint(jump=10), "share of the steps"),
         (lambda: samplers.RePaint(repeat=0), "whole number of repeats"),
