@@ -1,7 +1,7 @@
 """Speed, as ratios of processor time in one alternating run on one thread: `python -m invgen.benchmarks.speed`.
 
-1. Each sampler over its bare network evaluations: the run is recorded, then the same calls are replayed without the
-   sampler, each forward with as many products with its Jacobian as the sampler took. The target is 1.05.
+1. Each sampler over its network evaluations, which the goal is to exceed by at most 1.05: `--overhead FILE` measures this
+   table alone and keeps its rows in FILE, docs and tests read benchmarks/data/overhead.csv.
 2. CT against ASTRA slice by slice, scikit-image and the memory-bandwidth floor (benchmarks/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
 4. Peak memory against the number of samples or particles, with and without `max_batch`.
@@ -10,13 +10,15 @@ Times are medians over rounds in which all candidates take turns, so that a drif
 """
 
 import argparse
+import csv
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Sampler
 from invgen.samplers.unconditional import Unconditional
 
+OVERHEAD = Path(__file__).parent / "data" / "overhead.csv"
 _OPERATOR = ("forward", "adjoint", "solve", "prox", "pinv", "norm", "V", "Vt", "U", "Ut")
 
 
@@ -81,7 +84,7 @@ class Tape:
     def clear(self) -> None:
         """Forgets the times, and the calls too if they are being kept."""
         self.network = self.operator = 0.0
-        self._depth, self._begin = 0, None
+        self._depth, self._begin = 0, 0.0
         if self.keep:
             self.calls: list[Call] = []
 
@@ -93,7 +96,7 @@ class Tape:
         differentiable = torch.is_grad_enabled() and x.requires_grad
         if differentiable:
             x = x.view_as(x)  # a tensor of this call alone, so that what arrives there has passed the network
-            x.register_hook(lambda _: self._leave(call))
+            x.register_hook(partial(self._leave, call))
         begin = time.process_time()
         out = network(x, *rest)
         self.network += time.process_time() - begin
@@ -101,33 +104,48 @@ class Tape:
             out.register_hook(lambda _: self._enter(call))
         return out
 
-    def _enter(self, call: Call) -> None:
-        call.products += 1
+    def _enter(self, call: Call, again: bool = False) -> None:
+        call.products += not again
+        call.second += again
         self._begin = time.process_time()
 
-    def _leave(self, call: Call) -> None:
-        if self._begin is None:  # the backward pass did not come in by the output: it differentiates an earlier one
-            call.second += 1
-        else:
-            self.network += time.process_time() - self._begin
-            self._begin = None
+    def _leave(self, call: Call, gradient: Tensor) -> None:
+        self.network += time.process_time() - self._begin
+        if gradient.requires_grad:  # a product that will be differentiated itself: that pass comes in by the product
+            gradient.register_hook(lambda _: self._enter(call, again=True))
 
     def time(self, A: Operator) -> Operator:
-        """A, whose own methods are timed from now on; what autograd computes in them is not."""
+        """A, whose own methods are timed from now on, and the passes of autograd back through them."""
         for name in _OPERATOR:
             if hasattr(A, name):
                 setattr(A, name, partial(self._timed, getattr(A, name)))
         return A
 
     def _timed(self, f: Callable, *args: Any, **kwargs: Any) -> Any:
-        self._depth += 1
+        if self._depth:  # one method of the operator calls another
+            return f(*args, **kwargs)
+        differentiable = [k for k, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad]
+        if len(differentiable) == 1 and torch.is_grad_enabled():
+            (k,) = differentiable
+            x = args[k].view_as(args[k])
+            x.register_hook(self._return)
+            args = (*args[:k], x, *args[k + 1 :])
+        self._depth = 1
         begin = time.process_time()
         try:
-            return f(*args, **kwargs)
+            out = f(*args, **kwargs)
         finally:
-            self._depth -= 1
-            if not self._depth:
-                self.operator += time.process_time() - begin
+            self._depth = 0
+            self.operator += time.process_time() - begin
+        if isinstance(out, Tensor) and out.requires_grad and len(differentiable) == 1:
+            out.register_hook(self._turn)
+        return out
+
+    def _turn(self, gradient: Tensor) -> None:
+        self._turned = time.process_time()
+
+    def _return(self, gradient: Tensor) -> None:
+        self.operator += time.process_time() - self._turned
 
     def replay(self) -> None:
         """The network evaluations of the recorded run and nothing else."""
@@ -151,10 +169,10 @@ class Recorded(Denoiser):
 class RecordedDecoder(Generator):
     """An untrained autoencoder of half the resolution, for samplers in a latent: what it computes does not matter here."""
 
-    def __init__(self, latent: Denoiser, shape: torch.Size, tape: Tape) -> None:
+    def __init__(self, latent: Denoiser, shape: torch.Size, tape: Tape, widths: tuple[int, ...]) -> None:
         super().__init__(shape, latent, data_mean=latent.data_mean, data_std=latent.data_std)
         self.tape = tape
-        self.nets = torch.nn.ModuleList(UNet(3, widths=(32, 64), blocks=2) for _ in range(2)).requires_grad_(False)
+        self.nets = torch.nn.ModuleList(UNet(3, widths=widths, blocks=2) for _ in range(2)).requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.tape.through(self._decode, z)
@@ -192,8 +210,14 @@ def ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def problems(net: Denoiser, tape: Tape, latent: Denoiser | None = None) -> dict[str, Posterior]:
-    """Problems of which each sampler gets the first that it accepts, at the shape of the prior."""
+def problems(
+    net: Denoiser, tape: Tape, latent: Denoiser | None = None, widths: tuple[int, ...] = (32, 64)
+) -> dict[str, Posterior]:
+    """Problems of which each sampler gets the first that it accepts, at the shape of the prior.
+
+    Args:
+        latent: a denoiser of half the resolution; widths: of the decoder to it. None for no problems with a latent.
+    """
     prior = Recorded(net, tape)
     down, mask = tape.time(Downsample(net.shape, 4)), tape.time(Mask.random(net.shape, 0.3, seed=0))
     generator = torch.Generator().manual_seed(0)
@@ -206,7 +230,7 @@ def problems(net: Denoiser, tape: Tape, latent: Denoiser | None = None) -> dict[
     if latent is not None:
         codes = {"latent diffusion": Recorded(latent, tape), "generator": StandardNormal(latent.shape)}
         for name, prior in codes.items():
-            out[name] = Posterior(RecordedDecoder(prior, net.shape, tape), down, 0.05, down(clean)[0])
+            out[name] = Posterior(RecordedDecoder(prior, net.shape, tape, widths), down, 0.05, down(clean)[0])
     return out
 
 
@@ -221,18 +245,16 @@ def short(kind: type[Sampler], steps: int) -> Sampler:
 
 
 def sampler_overhead(
-    net: Denoiser, rounds: int, steps: int, names: list[str] | None = None, latent: Denoiser | None = None
-) -> list[dict]:
-    """One row for each sampler, at the prior's shape, one sample (4 particles where it works with particles).
+    network: str, posts: dict[str, Posterior], tape: Tape, rounds: int, steps: int, batch: int, names: list[str] | None
+) -> Iterator[dict[str, str]]:
+    """One row for each sampler on the first of `posts` that it accepts, `batch` samples (of 4 particles each).
 
-    A sampler whose step takes many evaluations gets fewer steps, so that no run takes many more than others. Processor
-    time over that of the replayed calls is `ratio`. The others are of the run itself, so that they vary less: `whole`, all
-    of its time over that in the networks, and `own`, the same without the time in the operator's methods, which are part
-    of the problem: what derivative-free samplers and Langevin steps spend there is no overhead.
+    A sampler whose step takes many evaluations gets fewer steps, so that no run takes many more than others. All times are
+    processor time. `own` is the overhead that samplers are judged by: all time but the operator's, over that of the
+    networks, forwards and products with their Jacobians, in the same run. `whole` has the operator's time too, which is the
+    problem's and not the sampler's: some spend most there by their nature. `ratio` is the whole run over a bare replay of
+    its network evaluations; it knows what hooks cannot see, and is noisier, being of two runs.
     """
-    tape = Tape()
-    posts = problems(net, tape, latent)
-    rows = []
     for name, kind in samplers.catalogue().items():
         if names and name not in names:
             continue
@@ -246,7 +268,7 @@ def sampler_overhead(
 
         def run(sampler: Sampler, post: object = post, shares: dict[str, list[float]] = shares) -> None:
             tape.clear()
-            whole = cpu(lambda: sampler(post, 1, seed=0))
+            whole = cpu(lambda: sampler(post, batch, seed=0))
             shares["whole"].append(whole / tape.network)
             shares["own"].append((whole - tape.operator) / tape.network)
 
@@ -256,36 +278,62 @@ def sampler_overhead(
         tape.keep = True
         run(short(kind, 2))
         # one network evaluation a step is the rule; where there are n, a step counts for n
-        sampler = short(kind, max(2, min(steps, 2 * 3 * steps // work())))
+        sampler = short(kind, max(2, min(steps, 2 * 3 * steps * batch // work())))
         run(sampler)
         tape.keep = False
         shares["whole"].clear(), shares["own"].clear()
         times = alternate({"sampler": partial(run, sampler), "bare": tape.replay}, rounds)
-        forward, backward = (
-            sum(len(c.x) * k(c) for c in tape.calls) for k in (lambda _: 1, lambda c: c.products + c.second)
-        )
-        second = any(c.second for c in tape.calls)  # their backward passes have no beginning that a hook sees
         row = {
-            "what": f"{kind.__name__}, {'prior' if unconditional else fits[0]}",
-            "forward": forward,
-            "backward": backward,
-            "seconds": statistics.median(times["sampler"]),
-            "ratio": ratio(times["sampler"], times["bare"]),
-            **{k: float("nan") if second else statistics.median(v[1:]) for k, v in shares.items()},
+            "network": network,
+            "sampler": kind.__name__,
+            "problem": "prior" if unconditional else fits[0],
+            "forward": sum(len(c.x) for c in tape.calls),
+            "backward": sum(len(c.x) * (c.products + c.second) for c in tape.calls),
+            "milliseconds": f"{1e3 * statistics.median(times['sampler']):.0f}",
+            "ratio": f"{ratio(times['sampler'], times['bare']):.3f}",
+            **{k: f"{statistics.median(v[1:]):.3f}" for k, v in shares.items()},
         }
-        rows.append(row)
-        print(_row(row), flush=True)
-    return rows
+        yield {k: str(v) for k, v in row.items()}
 
 
-_HEADER = "| sampler | forward | backward | CPU ms | ratio | whole | own |\n|---|---:|---:|---:|---:|---:|---:|"
+def overhead_table(
+    path: Path | None, chosen: list[str], rounds: int, steps: int, batch: int, names: list[str] | None
+) -> None:
+    """Prints the table of `sampler_overhead` on the chosen networks, and keeps it in `path`.
+
+    Rows are kept the moment they are measured; those of samplers that are not measured stay as they are.
+    """
+    from invgen.priors import load
+
+    large = large_network((3, 64, 64))
+    # name -> prior, prior of half the resolution, widths of the decoder to it
+    networks = {
+        "small": (load("photo"), load("photo", (3, 32, 32)), (32, 64)),
+        "large": (large, large_network((3, 32, 32)), (64, 128)),
+    }
+    rows = {}
+    if path is not None and path.exists():
+        with path.open(newline="") as file:
+            rows = {(row["network"], row["sampler"]): row for row in csv.DictReader(file)}
+    for network in chosen:
+        net, latent, widths = networks[network]
+        millions = sum(p.numel() for p in net.parameters()) / 1e6
+        title = f"samplers over their network, {network}: {millions:.1f}M parameters, {tuple(net.shape)}, batch {batch}"
+        print(f"\n## {title}\n\n{_HEADER}", flush=True)
+        tape = Tape()
+        for row in sampler_overhead(network, problems(net, tape, latent, widths), tape, rounds, steps, batch, names):
+            print("| " + " | ".join(list(row.values())[1:]) + " |", flush=True)
+            rows[network, row["sampler"]] = row
+            if path is not None:
+                with path.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(sorted(rows.values(), key=lambda r: (r["network"] != "small", r["sampler"].lower())))
 
 
-def _row(r: dict) -> str:
-    return (
-        f"| {r['what']} | {r['forward']} | {r['backward']} | {1e3 * r['seconds']:.0f} | {r['ratio']:.3f} | "
-        f"{r['whole']:.3f} | {r['own']:.3f} |"
-    )
+_HEADER = (
+    "| sampler | problem | forward | backward | CPU ms | ratio | whole | own |\n|---|---|---:|---:|---:|---:|---:|---:|"
+)
 
 
 def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch: int = 8) -> list[dict]:
@@ -361,38 +409,31 @@ def print_rows(title: str, rows: list[dict]) -> None:
         print(f"| {r['what']} | {1e3 * r['seconds']:.2f} | {r['ratio']:.3f} |", flush=True)
 
 
-def large_network() -> EDMDenoiser:
-    """About ten million parameters at 3x256x256, untrained: what it computes does not matter here."""
+def large_network(shape: tuple[int, ...]) -> EDMDenoiser:
+    """About ten million parameters, untrained: what it computes does not matter here."""
     net = UNet(3, widths=(96, 192, 288), blocks=2, unshuffle=2)
-    return EDMDenoiser(net, (3, 256, 256), sigma_min=0.01, sigma_max=80.0, data_std=0.5).eval().requires_grad_(False)
+    return EDMDenoiser(net, shape, sigma_min=0.01, sigma_max=80.0, data_std=0.5).eval().requires_grad_(False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds; medians are printed")
-    parser.add_argument("--steps", type=int, default=20, help="of a sampler with one network evaluation a step")
-    parser.add_argument("--skip-large", action="store_true", help="leave out the 10M-parameter network (an hour)")
-    parser.add_argument("--samplers", nargs="*", type=str.lower, help="these only, and no other table")
+    parser.add_argument("--steps", type=int, default=4, help="of a sampler with one network evaluation a step")
+    parser.add_argument("--batch", type=int, default=4, help="samples at once")
+    parser.add_argument("--overhead", type=Path, metavar="FILE", help="the samplers' table alone, kept as CSV")
+    parser.add_argument("--networks", nargs="*", choices=["small", "large"], default=["small", "large"])
+    parser.add_argument("--samplers", nargs="*", type=str.lower, help="these alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    from invgen.benchmarks import ct_speed
-    from invgen.priors import load
-
-    print(f"\n## samplers over bare network evaluations, shipped prior `photo`, 3x64x64\n\n{_HEADER}", flush=True)
-    sampler_overhead(load("photo"), options.rounds, options.steps, options.samplers, load("photo", (3, 32, 32)))
-    if not options.skip_large:
-        net = large_network()
-        millions = sum(p.numel() for p in net.parameters()) / 1e6
-        print(
-            f"\n## samplers over bare network evaluations, {millions:.1f}M parameters, 3x256x256\n\n{_HEADER}", flush=True
-        )
-        sampler_overhead(net, options.rounds, 3, options.samplers)
-    if options.samplers:
+    overhead_table(options.overhead, options.networks, options.rounds, options.steps, options.batch, options.samplers)
+    if options.overhead or options.samplers:
         return
     print_rows("operators over the plain torch expression, batch 8, 3x256x256", operator_overhead(5 * options.rounds))
     peak_memory()
     print()
+    from invgen.benchmarks import ct_speed
+
     ct_speed.main()
 
 

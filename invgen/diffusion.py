@@ -5,6 +5,7 @@ velocity and EDM networks are brought to this form by their loader, once. Tweedi
 Cov[x_0 | x_sigma] = sigma^2 dD/dx.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -48,13 +49,13 @@ class Prior(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters lie, the CPU for a prior without any."""
-        table = next(self.parameters(), next(self.buffers(), None))
+        table = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if table is None else table.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision in which samplers keep their state: float64 for a float64 prior, else float32."""
-        table = next(self.parameters(), next(self.buffers(), None))
+        table = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.float64 if table is not None and table.dtype == torch.float64 else torch.float32
 
     def extra_repr(self) -> str:

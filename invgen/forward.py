@@ -7,6 +7,7 @@ no operator has to. Signals are (*batch, *in_shape), measurements (*batch, *out_
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -122,7 +123,7 @@ class Operator(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the tables of the operator lie, the CPU for one without tables."""
-        table = next(self.buffers(), next(self.parameters(), None))
+        table = next(itertools.chain(self.buffers(), self.parameters()), None)
         return torch.device("cpu") if table is None else table.device
 
     @property

@@ -6,7 +6,7 @@ that a batch may be split, reordered or moved to another device without changing
 twenty elementwise operations and never touches the global state of torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest 2^64 / golden ratio, as a signed 64-bit integer
 _MIX1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX2 = 0x94D049BB133111EB - 2**64
+_BLOCK = 2**15  # words at once on a processor: a quarter of a megabyte
 
 
 def _mix_(z: Tensor) -> Tensor:
@@ -52,37 +53,46 @@ class Streams:
         other._key, other._draws = _mix_(self._key[::step].clone() + _GOLDEN), 0
         return other
 
-    def _bits(self, count: int, device: torch.device) -> Tensor:
+    def _uniforms(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Two numbers uniform on (0, 1) for every two values of a row of `like`, as (which, first, second), block by block.
+
+        They come from the upper and the lower half of each word, (N, block) in single or double precision. A block and what
+        is computed from it stay in the cache of a processor.
+        """
+        count, device = (like[0].numel() + 1) // 2 if len(like) else 0, like.device
+        dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
         self._key = self._key.to(device)
         self._draws += 1
-        key = _mix_(self._key ^ _mix_(torch.tensor(self._draws, device=device) * _GOLDEN))
-        counter = torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(_GOLDEN)
-        return _mix_(key[:, None] + counter)
-
-    def _uniforms(self, count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Two tensors of shape (N, count), uniform on (0, 1), from the upper and the lower half of each word."""
-        dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        bits = self._bits(count, device)
-        halves = bits.view(torch.int32).reshape(*bits.shape, 2)  # little-endian: the lower half first
-        # 24 bits are what float32 can hold exactly; the half keeps the ends of the interval out
-        scaled = ((halves >> 8).bitwise_and_(0xFFFFFF).to(dtype) + 0.5).mul_(2.0**-24)
-        return scaled[..., 1].contiguous(), scaled[..., 0].contiguous()
+        key = _mix_(self._key ^ _mix_(torch.tensor(self._draws, device=device) * _GOLDEN))[:, None]
+        block = max(_BLOCK // max(len(like), 1), 1) if device.type == "cpu" else max(count, 1)
+        for begin in range(0, count, block):
+            at = slice(begin, min(begin + block, count))
+            bits = _mix_(key + torch.arange(at.start + 1, at.stop + 1, device=device).mul_(_GOLDEN))
+            # 24 bits are what float32 can hold exactly; the half keeps the ends of the interval out
+            first, second = ((bits >> shift).bitwise_and_(0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24) for shift in (40, 8))
+            yield at, first, second
 
     def __call__(self, like: Tensor) -> Tensor:
         if like.is_complex():
             real = torch.view_as_real(like)
             return torch.view_as_complex(self(real))
-        count = like[0].numel() if len(like) else 0
-        half = (count + 1) // 2
-        u, v = self._uniforms(half, like.device, like.dtype)
-        radius = u.log_().mul_(-2.0).sqrt_()
-        angle = v.mul_(2.0 * torch.pi)
-        z = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], 1)[:, :count]
-        return z.reshape(like.shape).to(like.dtype)
+        z = like.new_empty(len(like), 2, (like[0].numel() + 1) // 2 if len(like) else 0)
+        for at, u, v in self._uniforms(like):
+            radius = u.log_().mul_(-2.0).sqrt_()
+            angle = v.mul_(2.0 * torch.pi)
+            z[:, 0, at] = angle.cos().mul_(radius)
+            z[:, 1, at] = angle.sin_().mul_(radius)
+        return self._shaped(z, like)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Numbers uniform on (0, 1), one for each entry of `like`, of shape (N, *shape)."""
-        count = like[0].numel() if len(like) else 0
-        u, v = self._uniforms((count + 1) // 2, like.device, like.dtype)
-        # in single precision the largest of them would round to 1
-        return torch.cat([u, v], 1).clamp_(max=1 - 2.0**-24)[:, :count].reshape(like.shape).to(like.dtype)
+        z = like.new_empty(len(like), 2, (like[0].numel() + 1) // 2 if len(like) else 0)
+        for at, u, v in self._uniforms(like):
+            # in single precision the largest of them would round to 1
+            z[:, 0, at], z[:, 1, at] = u.clamp_(max=1 - 2.0**-24), v.clamp_(max=1 - 2.0**-24)
+        return self._shaped(z, like)
+
+    @staticmethod
+    def _shaped(z: Tensor, like: Tensor) -> Tensor:
+        """As many of the values (N, 2, half) as `like` has, in its shape."""
+        return z.flatten(1)[:, : like[0].numel() if len(like) else 0].reshape(like.shape)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from invgen import random
 from invgen.random import Streams
 
 
@@ -50,7 +51,7 @@ def test_uniform():
 
 def test_uniform_stays_below_one(monkeypatch):
     streams = Streams(0, [0])
-    monkeypatch.setattr(streams, "_bits", lambda count, device: torch.full((1, count), -1))  # every bit set
+    monkeypatch.setattr(random, "_mix_", lambda z: torch.full_like(z, -1))  # every bit set
     u = streams.uniform(torch.empty(1, 4))
     assert (u < 1).all()
     assert torch.isfinite(torch.log1p(-u)).all()
@@ -64,6 +65,13 @@ def test_a_sample_does_not_depend_on_its_batch():
     part = Streams(5, [4, 1])
     assert torch.equal(part(like[:2]), a[[4, 1]])
     assert torch.equal(part(like[:2]), b[[4, 1]])
+
+
+def test_the_size_of_a_block_does_not_matter(monkeypatch):
+    like = torch.empty(3, 7, 5)
+    whole = Streams(5, range(3))(like)
+    monkeypatch.setattr(random, "_BLOCK", 12)
+    assert torch.equal(Streams(5, range(3))(like), whole)
 
 
 def test_index_of_pairs():
