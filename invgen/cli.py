@@ -18,6 +18,34 @@ app = typer.Typer(
 )
 
 
+# options that several commands take
+Operator = Annotated[
+    str, typer.Option("-A", "--operator", help='For example "ParallelBeamCT(num_angles=23)" or my_module:MyOperator.')
+]
+Prior = Annotated[
+    str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, a diffusers folder, or module:Name.")
+]
+Noise = Annotated[
+    str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
+]
+Sampler = Annotated[
+    str, typer.Option("-s", "--sampler", help='For example PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
+]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
+Size = Annotated[
+    str | None, typer.Option(help="Size of the signal, such as 256 or 240x320, for a prior that can take several.")
+]
+Rescale = Annotated[
+    tuple[float, float],
+    typer.Option(
+        help="SCALE and SHIFT: work in the units SCALE * x + SHIFT instead of the prior's own x, as 0.02 0.02 with the "
+        "prior ct for attenuation per mm."
+    ),
+]
+MaxBatch = Annotated[int | None, typer.Option(min=1, help="Signals to work on at once: fewer take less memory.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
     if version:
@@ -36,40 +64,22 @@ def reconstruct(
             "--measured it is the measurement itself, as NPY."
         ),
     ],
-    operator: Annotated[
-        str, typer.Option("-A", "--operator", help='For example "ParallelBeamCT(num_angles=23)" or my_module:MyOperator.')
-    ],
-    prior: Annotated[
-        str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, a diffusers folder, or module:Name.")
-    ],
-    noise: Annotated[
-        str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
-    ],
-    sampler: Annotated[
-        str, typer.Option("-s", "--sampler", help='For example PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
-    ] = "DPS",
+    operator: Operator,
+    prior: Prior,
+    noise: Noise,
+    sampler: Sampler = "DPS",
     num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="How many samples to draw.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise and of the samples.")] = 0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
+    out: Out = Path("out"),
     measured: Annotated[bool, typer.Option("--measured", help="FILE holds y, as NPY; nothing is simulated.")] = False,
-    size: Annotated[
-        str | None, typer.Option(help="Size of the signal, such as 256 or 240x320, for a prior that can take several.")
-    ] = None,
+    size: Size = None,
     resize: Annotated[bool, typer.Option(help="Whether FILE may be cut and resampled to the prior's size.")] = True,
     window: Annotated[
         tuple[float, float], typer.Option(help="Hounsfield units that map on the ends of the prior's value range.")
     ] = (-1000.0, 1000.0),
-    rescale: Annotated[
-        tuple[float, float],
-        typer.Option(
-            help="SCALE and SHIFT: work in the units SCALE * x + SHIFT instead of the prior's own x, as 0.02 0.02 with "
-            "the prior ct for attenuation per mm."
-        ),
-    ] = (1.0, 0.0),
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples to work on at once: fewer take less memory.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rescale: Rescale = (1.0, 0.0),
+    max_batch: MaxBatch = None,
+    device: Device = "cpu",
 ) -> None:
     """Reconstruct one signal from its measurement, with uncertainty.
 
@@ -103,31 +113,19 @@ def reconstruct(
 
 @app.command(short_help="Test whether a sampler draws from the right posterior.")
 def calibrate(
-    operator: Annotated[
-        str, typer.Option("-A", "--operator", help='For example "ParallelBeamCT(num_angles=23)" or my_module:MyOperator.')
-    ],
-    prior: Annotated[
-        str, typer.Option("-p", "--prior", help="A shipped prior, FILE.safetensors, a diffusers folder, or module:Name.")
-    ],
-    noise: Annotated[
-        str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
-    ],
-    sampler: Annotated[
-        str, typer.Option("-s", "--sampler", help='PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
-    ] = "DPS",
+    operator: Operator,
+    prior: Prior,
+    noise: Noise,
+    sampler: Sampler = "DPS",
     num_simulations: Annotated[
         int, typer.Option("-N", "--num-simulations", min=10, help="Pairs (x, y) to simulate.")
     ] = 200,
     num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=4, help="Samples for each of them.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulations and of the samples.")] = 0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
+    out: Out = Path("out"),
     alpha: Annotated[float, typer.Option(help="How often a calibrated sampler may be found not to be.")] = 0.05,
-    size: Annotated[
-        str | None, typer.Option(help="Size of the signal, such as 32 or 32x48, for a prior that can take several.")
-    ] = None,
-    rescale: Annotated[
-        tuple[float, float], typer.Option(help="SCALE and SHIFT: work in the units SCALE * x + SHIFT, as in reconstruct.")
-    ] = (1.0, 0.0),
+    size: Size = None,
+    rescale: Rescale = (1.0, 0.0),
     prior_sampler: Annotated[
         str | None,
         typer.Option(
@@ -135,10 +133,8 @@ def calibrate(
             '"Ancestral(steps=100)" is fairer to stochastic samplers.'
         ),
     ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Signals to work on at once: fewer take less memory.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    max_batch: MaxBatch = None,
+    device: Device = "cpu",
 ) -> None:
     """Test whether a sampler draws from the right posterior, for a prior, an operator and a noise law.
 
@@ -249,7 +245,7 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Views a step.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train a prior on your own data, or go on with a training that was interrupted."""
     from invgen.priors.train import train as job
