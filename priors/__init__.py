@@ -3,6 +3,7 @@
 from invgen.priors.adm import from_guided_diffusion
 from invgen.priors.autoregressive import CausalNetwork, from_autoregressive
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
+from invgen.priors.edm import from_edm, from_inverse_bench
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
 from invgen.priors.generators import VAE, Decoder, from_generator, from_vae
@@ -27,9 +28,11 @@ __all__ = [
     "from_autoregressive",
     "from_denoiser",
     "from_diffusers",
+    "from_edm",
     "from_flow",
     "from_generator",
     "from_guided_diffusion",
+    "from_inverse_bench",
     "from_network",
     "from_stylegan",
     "from_vae",
