@@ -204,7 +204,8 @@ WHEN: dict[str, str] = {
     "BlendedDiffusion": "editing a part of an image by a measurement or a loss",
     "Ancestral": "samples of the prior, stochastic",
     "DDIM": "samples of the prior, deterministic given the start",
-    "Heun": "samples of the prior with the fewest evaluations",
+    "DPMSolver": "samples of the prior with the fewest evaluations",
+    "Heun": "samples of the prior, the most exact of the flow",
 }
 
 

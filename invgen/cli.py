@@ -167,6 +167,57 @@ def calibrate(
     typer.echo(f"calibration.png and calibration.json are in {out}")
 
 
+@app.command(short_help="Draw samples of a prior.")
+def sample(
+    prior: Annotated[
+        str,
+        typer.Argument(help="A shipped prior, FILE.safetensors, a diffusers folder, or module:Name.", show_default=False),
+    ],
+    num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="How many samples to draw.")] = 16,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "-s",
+            "--sampler",
+            help='"Heun(steps=32)" if left out; "DPMSolver(steps=20)" is faster, "Ancestral(steps=100)" stochastic.',
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    out: Out = Path("out"),
+    condition: Annotated[
+        str | None, typer.Option(help="A class (a whole number) or a text, for a conditional prior.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Scale of classifier-free guidance towards the condition; 1 is none.")
+    ] = None,
+    size: Size = None,
+    rescale: Rescale = (1.0, 0.0),
+    max_batch: MaxBatch = None,
+    device: Device = "cpu",
+) -> None:
+    """Draw samples of a prior: samples.npy in its units, a picture of each, and a sheet of them all."""
+    from invgen.generate import generate
+    from invgen.reconstruct import parse_size
+
+    summary = generate(
+        prior,
+        num_samples=num_samples,
+        sampler=sampler,
+        seed=seed,
+        out=out,
+        condition=condition,
+        guidance=guidance,
+        size=parse_size(size),
+        rescale=rescale,
+        max_batch=max_batch,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    shape = " x ".join(map(str, summary["shape"]))
+    typer.echo(f"{num_samples} samples of {shape}, mean {summary['mean']:.4g}, standard deviation {summary['std']:.4g}")
+    typer.echo(f"samples.npy, pictures, sheet.png and summary.json are in {out}")
+
+
 @app.command("list", short_help="List the operators, priors and samplers.")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="operators, priors or samplers; all of them if left out.")] = None,

@@ -86,7 +86,7 @@ def log_prob(
     parts = torch.arange(len(x)).split(max_batch or max(len(x), 1))
     with torch.no_grad():
         out = [_along_the_flow(prior, x[rows], Streams(seed, rows), trace, probes, solve) for rows in parts]
-    result = torch.cat(out) if out else x.new_empty(0, dtype=torch.float64)
+    result = torch.cat(out)
     if not result.isfinite().all():
         raise DivergedError(
             f"the probability-flow ODE of {type(prior).__name__} diverged: log_prob is not finite; check that x is in the "
@@ -118,7 +118,7 @@ def _along_the_flow(
     solve: Solver,
 ) -> Tensor:
     """Solves for z and for the integral of d log p(z)/du, side by side in one tensor (B, n + 1), in float64."""
-    rows, n, dtype = len(x), x[0].numel(), prior.dtype
+    rows, n, dtype = len(x), prior.shape.numel(), prior.dtype
     m, s = prior.data_mean, prior.data_std
     size = math.hypot(prior.sigma_min, s)
     vectors = _probes(x, randn, trace, probes, dtype)

@@ -1,5 +1,7 @@
 """Pictures of a posterior, with matplotlib (loaded when a picture is drawn, and without touching its global state)."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +128,45 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     word = "calibrated" if c.calibrated else "not calibrated"
     sampler, problem = (text if len(text) < 130 else text[:127] + "..." for text in (c.sampler, c.problem))
     figure.suptitle(f"{sampler}\n{problem}: {word} at level {c.alpha:g}", fontsize=9)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def show_samples(
+    samples: Tensor,
+    value_range: tuple[float, float],
+    path: str | Path | None = None,
+    *,
+    columns: int | None = None,
+    titles: Sequence[str] = (),
+    title: str | None = None,
+) -> "Figure":
+    """A sheet of signals side by side, all in one range of grey levels or heights.
+
+    Args:
+        samples: (N, *shape).
+        value_range: of the prior.
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+        columns: of the sheet; about as many as rows by default.
+        titles: one above each signal. title: above the sheet.
+    """
+    from matplotlib.figure import Figure
+
+    if not len(samples):
+        raise OptionError("a sheet needs at least one sample")
+    columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(1.5 * columns, (1.5 + 0.2 * bool(titles)) * rows + 0.3 * bool(title)), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, x in zip(panels, samples, strict=False):
+        _draw(figure, axes, x, "signal", value_range)
+    for axes, label in zip(panels, titles, strict=False):
+        axes.set_title(label, fontsize=8)
+    for axes in panels[len(samples) :]:
+        axes.set_axis_off()
+    if title:
+        figure.suptitle(title, fontsize=9)
     if path is not None:
         save(figure, path)
     return figure

@@ -40,9 +40,9 @@ def simulate(
         prior, A, noise: as for `invgen.solve`.
         num: number of pairs.
         seed: any integer.
-        prior_sampler: for a diffusion prior that has no `sample` of its own, an unconditional sampler, `Heun(steps=32)` by
-            default. A trained network is not exactly a score, so that the flow (Heun) and the reverse diffusion
-            (`Ancestral(steps=100)`) draw from two laws that differ: take the one that is meant.
+        prior_sampler: an unconditional sampler to draw from a diffusion prior; by default its own `sample` if it has one,
+            else `Heun(steps=32)`. A trained network is not exactly a score, so that the flow (Heun) and the reverse
+            diffusion (`Ancestral(steps=100)`) draw from two laws that differ: take the one that is meant.
         max_batch: how many signals to work on at once; by default as many as hold a million values.
         progress: whether to show a bar while a network draws.
 
@@ -50,7 +50,7 @@ def simulate(
         InvgenError: what does not fit, as in `invgen.Posterior`.
     """
     blank = problem(prior, A, noise, num)
-    x = draw_prior(prior, num, spawn(seed, 0), sampler=prior_sampler, max_batch=max_batch, progress=progress)
+    x = sample(prior, num, spawn(seed, 0), sampler=prior_sampler, max_batch=max_batch, progress=progress)
     with torch.no_grad():
         # on the CPU, so that every device sees the same noise
         clean = torch.cat([A(part).cpu() for part in x.split(max_batch or rows_at_once(prior))])
@@ -75,24 +75,37 @@ def problem(prior: Prior, A: Operator, noise: Noise | float, num: int = 1) -> Po
     return Posterior(prior, A, noise, zeros)
 
 
-def draw_prior(
+def sample(
     prior: Prior,
-    num: int,
+    num_samples: int = 1,
     seed: int = 0,
     *,
-    sampler: "Sampler | None" = None,
+    sampler: "Sampler | str | None" = None,
     max_batch: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Samples of any prior, (num, *shape): by its own `sample(num, seed)`, a Generator by decoding samples of its latent
-    prior, another Denoiser by the unconditional `sampler`, `Heun(steps=32)` if none is given.
+    """Samples of any prior, (num_samples, *shape).
+
+    A prior with a method `sample(num_samples, seed)` of its own is asked, unless a sampler is given; a Generator decodes
+    samples of its latent prior; any other Denoiser is drawn from by the unconditional `sampler`.
+
+        invgen.sample(priors.load("ct"), 16, sampler="DPMSolver(steps=20)")
+
+    Args:
+        prior: any prior; `prior.condition(c)` for one of a class or a text.
+        num_samples, seed: sample i depends on the seed and on i only.
+        sampler: Ancestral, DDIM, Heun or DPMSolver, or its name with options; `Heun(steps=32)` if none is given.
+        max_batch: how many signals to work on at once; by default as many as hold a million values.
+        progress: whether to show a bar while a network draws.
 
     Raises:
         UnsupportedError: the prior is none of these, or the sampler is no unconditional one.
     """
+    from invgen import names
     from invgen.samplers import Heun
     from invgen.samplers.unconditional import Unconditional
 
+    sampler = names.sampler(sampler) if isinstance(sampler, str) else sampler
     if sampler is not None and not isinstance(sampler, Unconditional):
         raise UnsupportedError(
             f"a prior is drawn from by an unconditional sampler, such as Heun or Ancestral, got {type(sampler).__name__}"
@@ -100,17 +113,17 @@ def draw_prior(
     max_batch = max_batch or rows_at_once(prior)
     options = {"sampler": sampler, "max_batch": max_batch, "progress": progress}
     with torch.no_grad():
-        if hasattr(prior, "sample"):
-            return prior.sample(num, seed)
+        if hasattr(prior, "sample") and (sampler is None or not isinstance(prior, Denoiser)):
+            return prior.sample(num_samples, seed)
         if isinstance(prior, Rescaled):
-            return prior.scale * draw_prior(prior.prior, num, seed, **options) + prior.shift
+            return prior.scale * sample(prior.prior, num_samples, seed, **options) + prior.shift
         if isinstance(prior, StandardNormal):
-            return Streams(seed, torch.arange(num))(prior.zero.new_empty(num, *prior.shape))
+            return Streams(seed, torch.arange(num_samples))(prior.zero.new_empty(num_samples, *prior.shape))
         if isinstance(prior, Generator):
-            z = draw_prior(prior.latent, num, seed, **options)
+            z = sample(prior.latent, num_samples, seed, **options)
             return torch.cat([prior(part) for part in z.split(max_batch)])
         if isinstance(prior, Denoiser):
-            return (sampler or Heun(steps=32))(prior, num, seed, max_batch=max_batch, progress=progress)
+            return (sampler or Heun(steps=32))(prior, num_samples, seed, max_batch=max_batch, progress=progress)
     raise UnsupportedError(
         f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser "
         "or a Generator"

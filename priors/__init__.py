@@ -11,6 +11,7 @@ from invgen.priors.load import load, names
 from invgen.priors.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.schedules import Schedule
 from invgen.priors.stylegan import StyleGAN, from_stylegan
+from invgen.priors.tiling import PatchAveraged, Slices, Tiled
 
 __all__ = [
     "Atoms",
@@ -22,8 +23,11 @@ __all__ = [
     "GaussianPrior",
     "NetworkDenoiser",
     "NormalisingFlow",
+    "PatchAveraged",
     "Schedule",
+    "Slices",
     "StyleGAN",
+    "Tiled",
     "VAE",
     "from_autoregressive",
     "from_denoiser",

@@ -18,7 +18,7 @@ from invgen.benchmarks import exact
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.pushforward import Flow, StandardNormal
 from invgen.sampler import Sampler
-from invgen.simulation import draw_prior, simulate, spawn
+from invgen.simulation import sample, simulate, spawn
 
 D = 8
 
@@ -189,17 +189,17 @@ def test_every_kind_of_prior_can_be_drawn_from():
         torch.testing.assert_close(x.std(0), std, rtol=0.14, atol=0)
 
     mean, std = PRIOR.mean, PRIOR.var.sqrt()
-    close(draw_prior(PRIOR.rescaled(2.0, 3.0), 1000), 2 * mean + 3, 2 * std)
-    close(draw_prior(Learned(), 1000), mean, std)
-    close(draw_prior(Learned().rescaled(2.0, 3.0), 1000), 2 * mean + 3, 2 * std)
-    close(draw_prior(Flow(PRIOR, 32, method="heun"), 1000), mean, std)
-    close(draw_prior(StandardNormal((3,)), 1000), torch.zeros(3), torch.ones(3))
+    close(sample(PRIOR.rescaled(2.0, 3.0), 1000), 2 * mean + 3, 2 * std)
+    close(sample(Learned(), 1000), mean, std)
+    close(sample(Learned().rescaled(2.0, 3.0), 1000), 2 * mean + 3, 2 * std)
+    close(sample(Flow(PRIOR, 32, method="heun"), 1000), mean, std)
+    close(sample(StandardNormal((3,)), 1000), torch.zeros(3), torch.ones(3))
 
     class Flat(invgen.Prior):
         pass
 
     with pytest.raises(UnsupportedError, match="cannot draw from a Flat: a prior needs a method sample"):
-        draw_prior(Flat((3,)), 2)
+        sample(Flat((3,)), 2)
 
 
 def test_a_prior_without_samples_of_its_own():
