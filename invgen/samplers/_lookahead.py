@@ -86,11 +86,11 @@ class Gaussian:
         return torch.zeros(len(self.state[0]), dtype=torch.float64, device=self.state[0].device)
 
 
-class Filled:
-    """psi_i = the mean over completions of p(y | A(x))^(i / n), for any operator and noise; 1 before the last site if blind.
+class Completed:
+    """psi_i = the mean over completions of p(y | A(x))^(i / n), any operator and noise; 1 before the last site without any.
 
-    Completions are prefix and Gaussian rest, with the same few e_{i+1}..e_n for every prefix, so that psi is a function of the
-    prefix alone. The power keeps few completions from deciding early.
+    Completions are prefix and Gaussian rest, with the same few e_{i+1}..e_n for every prefix, so that psi is a function of
+    the prefix alone. The power keeps few completions from deciding early.
 
     state: e of what is known, (B, sites), and log psi so far, (B, 1).
     """
@@ -120,7 +120,9 @@ class Filled:
         if count < n and not self.completions:
             return torch.zeros_like(before[:, 0])
         rest = self.rest if count < n else self.rest[:1]
-        log = torch.stack([self._log_likelihood(torch.cat([known[:, :count], r[count:].expand(len(known), -1)], 1)) for r in rest])
+        log = torch.stack(
+            [self._log_likelihood(torch.cat([known[:, :count], r[count:].expand(len(known), -1)], 1)) for r in rest]
+        )
         now = (count / n * log).logsumexp(0)[:, None] - math.log(len(rest))
         self.state = [known, now]
         return (now - before)[:, 0]

@@ -14,7 +14,7 @@ from invgen.errors import OptionError
 from invgen.particles import Cloud, ParticleSampler, by_rows
 from invgen.posterior import Posterior
 from invgen.random import Streams
-from invgen.samplers._lookahead import Filled, Gaussian, fits_gaussian
+from invgen.samplers._lookahead import Completed, Gaussian, fits_gaussian
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,21 @@ class AutoregressiveSMC(ParticleSampler):
         "gaussian"  psi_i = the density of y when the rest is that Gaussian given the prefix, in closed form for a linear
                     operator and Gaussian noise; tokens are drawn from p(x_i | prefix) psi_i, the best proposal for it
                     (Section 3.2).
-        "filled"    psi_i = p(y | A(m))^(i / n) with the rest at the Gaussian's mean m; tokens are drawn from the prior.
+        "completed" psi_i = the mean of p(y | A(x))^(i / n) over a few completions of the prefix by that Gaussian, for any
+                    operator and noise; tokens are drawn from the prior.
         "none"      psi_i = 1: importance sampling from the prior.
-        "auto"      "gaussian" where it is possible (and sites times measured values are at most 2^25), else "filled".
+        "auto"      "gaussian" where it is possible (and sites times measured values are at most 2^25), else "completed".
 
     Exact as particles grow, whatever psi: the last one is p(y | x) itself. exp(log_evidence) is unbiased for p(y).
 
     Args:
         steps: after how many blocks of sites the weights are looked at, at most after every site.
         lookahead: one of the four above.
+        completions: of a prefix, for "completed"; each costs one evaluation of the operator at every look.
     """
 
     particles: int = 64
-    lookahead: Literal["auto", "gaussian", "filled", "none"] = "auto"
+    lookahead: Literal["auto", "gaussian", "completed", "none"] = "auto"
     completions: int = 8
 
     prior: ClassVar[type] = Autoregressive
@@ -50,9 +52,11 @@ class AutoregressiveSMC(ParticleSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = ("auto", "gaussian", "filled", "none")
+        kinds = ("auto", "gaussian", "completed", "none")
         if self.lookahead not in kinds:
             raise OptionError(f"AutoregressiveSMC needs lookahead in {', '.join(kinds)}, got {self.lookahead!r}")
+        if not isinstance(self.completions, int) or self.completions < 1:
+            raise OptionError(f"AutoregressiveSMC needs a positive whole number of completions, got {self.completions!r}")
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
@@ -63,7 +67,7 @@ class AutoregressiveSMC(ParticleSampler):
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         prior, of_chain = post.prior, randn.every(self.particles)
         gaussian = self.lookahead in ("auto", "gaussian") and fits_gaussian(post)
-        psi = Gaussian(post) if gaussian else Filled(post, self.completions if self.lookahead != "none" else 0)
+        psi = Gaussian(post) if gaussian else Completed(post, self.completions if self.lookahead != "none" else 0)
         tokens = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
         cloud.log_w = cloud.log_w + self.per_chain(psi.start())
         blocks = torch.arange(prior.sites).tensor_split(min(self.steps, prior.sites))
