@@ -64,7 +64,8 @@ def from_edm(
     if not isinstance(source, str | Path):
         return _from_loaded(source, shape, facts)
     given, tensors = _content(source, key)
-    name = preconditioning or given.get("name") or ("iddpm" if "u" in tensors else None)
+    levels = tensors.get("u")  # of iDDPM
+    name = preconditioning or given.get("name") or (None if levels is None else "iddpm")
     inner = next((p for p in ("model.", "unet.") if any(k.startswith(p) for k in tensors)), "")
     tensors = {k.removeprefix(inner): v for k, v in tensors.items() if k.startswith(inner) and k != "u"}
     tensors = {k: v for k, v in tensors.items() if not k.startswith(("map_augment.", "logvar_"))}  # of training only
@@ -78,6 +79,8 @@ def from_edm(
     numbers = {number: given.get(number, default) for number, default in DEFAULTS[name].items()}
     if sigma_data is not None:
         numbers["sigma_data"] = float(sigma_data)
+    if levels is not None:
+        numbers["u"] = levels
     shape = (net.in_channels, net.resolution, net.resolution) if shape is None else shape
     return preconditioned(net, shape, name, numbers, stride=net.stride, **facts)
 
@@ -107,7 +110,7 @@ def from_inverse_bench(path: str | Path, shape: Sequence[int] | None = None, **f
 
 
 def preconditioned(
-    net: nn.Module, shape: Sequence[int], name: str, numbers: Mapping[str, float], **options: Any
+    net: nn.Module, shape: Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
 ) -> NetworkDenoiser:
     """A raw network net(x, t, labels) with one of the preconditionings of Karras et al., Table 1; numbers: see DEFAULTS.
 
@@ -122,7 +125,11 @@ def preconditioned(
     if name == "ve":
         schedule = Schedule.ve(numbers["sigma_min"], numbers["sigma_max"])
         return NetworkDenoiser(net, shape, "epsilon", schedule, call=_call_ve, **options)
-    schedule = Schedule.cosine(int(numbers["M"]), numbers["C_2"], 1 - numbers["C_1"])
+    if "u" in numbers:  # as stored: its float32 recursion is off by up to a thousandth of a time step
+        alpha_bar = 1 / (1 + numbers["u"][:-1].double().flip(0) ** 2)
+        schedule = Schedule.from_betas(1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]]))
+    else:
+        schedule = Schedule.cosine(int(numbers["M"]), numbers["C_2"], 1 - numbers["C_1"])
     return NetworkDenoiser(net, shape, "epsilon", schedule, call=_call, **options)
 
 
@@ -161,8 +168,8 @@ class _Loaded(nn.Module):
         self.net, self.label_dim = net, int(getattr(net, "label_dim", 0) or 0)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
-        # the original computes in float32
-        return self.net(x.float(), sigma.float(), one_hot(condition, self.label_dim, x)).to(x.dtype)
+        z = x.float()  # the original computes in float32
+        return self.net(z, sigma.float(), one_hot(condition, self.label_dim, z)).to(x.dtype)
 
 
 def _from_loaded(net: Callable[..., Tensor], shape: Sequence[int] | None, facts: dict[str, Any]) -> ConditionalDenoiser:
