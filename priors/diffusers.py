@@ -93,7 +93,8 @@ def call_diffusers(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tens
         t = t.round().long()
     if hasattr(net, "pos_embed") and x.shape[-1] != x.shape[-2]:
         raise ShapeError(f"the transformers of diffusers take square images only, got {tuple(x.shape)}")
-    return net(x, t).sample if condition is None else net(x, t, class_labels=condition).sample
+    # by name: the second argument of a Transformer2DModel is another
+    return (net(x, timestep=t) if condition is None else net(x, timestep=t, class_labels=condition)).sample
 
 
 def parametrisation(scheduler: Any, call: Call = call_network, mu: float | None = None) -> dict[str, Any]:
