@@ -7,26 +7,33 @@ from invgen.priors.edm import from_edm, from_inverse_bench
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
 from invgen.priors.generators import VAE, Decoder, from_generator, from_vae
+from invgen.priors.latent import Autoencoder, LatentDiffusion
 from invgen.priors.load import load, names
 from invgen.priors.normalising_flows import NormalisingFlow, from_flow
+from invgen.priors.pipelines import from_pipeline
 from invgen.priors.schedules import Schedule
+from invgen.priors.score_sde import from_score_sde
 from invgen.priors.stylegan import StyleGAN, from_stylegan
+from invgen.priors.text import TextEmbedding
 from invgen.priors.tiling import PatchAveraged, Slices, Tiled
 
 __all__ = [
     "Atoms",
+    "Autoencoder",
     "CausalNetwork",
     "Decoder",
     "DiffusersDenoiser",
     "FunctionDenoiser",
     "GaussianMixture",
     "GaussianPrior",
+    "LatentDiffusion",
     "NetworkDenoiser",
     "NormalisingFlow",
     "PatchAveraged",
     "Schedule",
     "Slices",
     "StyleGAN",
+    "TextEmbedding",
     "Tiled",
     "VAE",
     "from_autoregressive",
@@ -38,6 +45,8 @@ __all__ = [
     "from_guided_diffusion",
     "from_inverse_bench",
     "from_network",
+    "from_pipeline",
+    "from_score_sde",
     "from_stylegan",
     "from_vae",
     "load",

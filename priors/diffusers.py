@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from invgen.diffusion import Sigma
 from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors.from_network import Call, NetworkDenoiser, call_network
 from invgen.priors.schedules import Schedule
+
+if TYPE_CHECKING:
+    from invgen.priors.latent import LatentDiffusion
 
 NETWORKS = ("UNet2DModel", "UNet1DModel", "DiTTransformer2DModel", "Transformer2DModel")
 AUTOENCODERS = ("vae", "vqvae", "vqgan", "movq")  # components of a pipeline that diffuses codes
@@ -177,12 +180,13 @@ def from_diffusers(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,
-) -> DiffusersDenoiser:
+) -> "DiffusersDenoiser | LatentDiffusion":
     """The prior in a folder that diffusers wrote, or in a model of the Hugging Face hub.
 
     Read are pipelines of a network in pixel space and a scheduler (DDPM, DDIM, consistency models, ...), with subfolders
     unet/ or transformer/ and scheduler/, or all in one folder as the old google/ddpm-* models are. Weights in .safetensors,
-    or in .bin through torch.load(weights_only=True): nothing in the files is run.
+    or in .bin through torch.load(weights_only=True): nothing in the files is run. A pipeline with an autoencoder goes to
+    `from_pipeline`, which takes further options.
 
     Args:
         model: the folder, or a name such as "google/ddpm-cat-256".
@@ -203,11 +207,15 @@ def from_diffusers(
         files = descriptions(model, revision)
         index = read_json(files / "model_index.json") or {}
         found = sorted(set(AUTOENCODERS) & {key for key, value in index.items() if value not in (None, [None, None])})
-        if found:
-            raise UnsupportedError(
-                f"{model} holds a latent diffusion model (its pipeline {index.get('_class_name')} has a component "
-                f"'{found[0]}'), whose network denoises codes: read it by priors.from_pipeline"
-            )
+        if found:  # its network denoises codes
+            if subfolder is not None:
+                raise OptionError(
+                    f"{model} is a latent pipeline (it has a {found[0]}), all of which is read: leave out subfolder"
+                )
+            from invgen.priors.pipelines import from_pipeline
+
+            which = {"scheduler": scheduler, "variant": variant, "revision": revision, "dtype": dtype}
+            return from_pipeline(model, shape, **which, **options)
         folders = ["unet", "transformer", None] if subfolder is None else [subfolder]
         config, folder = _first(files, "config.json", folders)
         if config is None:

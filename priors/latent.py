@@ -117,7 +117,8 @@ class LatentDiffusion(Generator):
                 f"the denoiser is over {tuple(latent.shape)} but the autoencoder's codes are "
                 f"({autoencoder.channels}, height, width)"
             )
-        channels, (_, height, width) = autoencoder.network.config["out_channels"], latent.shape
+        config, (_, height, width) = autoencoder.network.config, latent.shape
+        channels = config.get("out_channels") or config["in_channels"]
         shape = (channels, autoencoder.stride * height, autoencoder.stride * width)
         super().__init__(shape, latent, **{"data_std": 0.5, **facts})
         self.autoencoder = autoencoder
