@@ -197,7 +197,7 @@ def tune(
         "seed": seed,
         "problem": f"{A!r} {noise!r} {prior!r}",
     }
-    storage = _storage(optuna, study)
+    storage = _storage(study)
     found = optuna.create_study(
         storage=storage,
         sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True),
@@ -257,7 +257,7 @@ def _inside(value: Any, choice: Range) -> bool:
     return value in choice if isinstance(choice, list) else choice[0] <= value <= choice[1]
 
 
-def _storage(optuna: Any, study: str | Path | None) -> Any:
+def _storage(study: str | Path | None) -> Any:
     if study is None:
         return None
     from optuna.storages import JournalStorage

@@ -81,11 +81,6 @@ def test_dicom_in_hounsfield_units_with_spacing():
     assert torch.allclose(x[0], torch.from_numpy(expected.clip(-1000, 1000) / 1000).float(), atol=1e-6)
 
 
-def _npy(path, array, **kwargs):
-    np.save(path, array, **kwargs)
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize(
     "name, content, sentence",
     [

@@ -60,7 +60,7 @@ def test_any_signal_and_any_batch(make, batch, first, tmp_path):
     assert titles(figure) == [first, "sample 1", "mean of 1"]
 
 
-def test_the_index_chooses_the_measurement(tmp_path):
+def test_the_index_chooses_the_measurement():
     r = result(operators.Identity((1, 8, 8)), (2,), num_samples=2)
     shown = [plots.show_posterior(r, index=k).axes[1].images[0].get_array() for k in (0, 1)]
     for k, image in enumerate(shown):

@@ -85,7 +85,7 @@ def test_commands_in_the_readme_parse():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SCRIPTS)))
-def test_scripts_in_the_readme_run(number, tmp_path, monkeypatch, capsys):
+def test_scripts_in_the_readme_run(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(SCRIPTS[number], f"README.md, script {number + 1}", "exec"), {"__name__": "__main__"})
 
