@@ -242,7 +242,7 @@ def test_models_of_other_kinds_are_refused(tmp_path, monkeypatch):
     saved(tmp_path)
     index = {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"], "unet": ["diffusers", "UNet2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(invgen.UnsupportedError, match=r"component 'vqvae'.*priors\.from_pipeline"):
+    with pytest.raises(invgen.WeightsError, match=r"lacks vqvae/config\.json"):
         from_diffusers(tmp_path)
     (tmp_path / "model_index.json").unlink()
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
