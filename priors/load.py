@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from invgen.errors import OptionError, WeightsError
-from invgen.priors.network import EDMDenoiser, UNet
+from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
+from invgen.priors.twin_networks import NETWORKS
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
@@ -21,21 +22,25 @@ def names() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDenoiser:
+def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
     """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
 
-    shape: (C, H, W) of the signals if not what it was trained on; the network is fully convolutional, so any H, W will do.
+    A denoiser, one that knows classes (`load("digits").condition(3)`), or what else the file holds: a VAE or a GAN (a
+    `Generator`), a normalising flow, an autoregressive prior.
+    shape: (C, H, W) or (C, L) of the signals if not what it was trained on; the UNet is fully convolutional, so any H, W
+    will do. The other networks have one shape.
     Raises WeightsError for a file that is missing, truncated, of another kind or of another architecture, and for one that
     could run code (a pickle, which a .pt file is); OptionError for a shape with another number of channels.
     """
     path = _find(name_or_path)
     tensors, about = read(path)
+    twin = about["network"] != "UNet"
     try:
         with torch.device("meta"):  # so that a wrong description cannot ask for memory
-            net = UNet(**about["options"])
-        facts = {key: about[key] for key in FACTS}
+            net = (NETWORKS[about["network"]] if twin else UNet)(**about["options"])
+        facts = {key: about[key] for key in (FACTS[2:] if twin else FACTS)}
         trained_shape = tuple(int(n) for n in about["shape"])
-        denoiser = EDMDenoiser(net, trained_shape, **facts)
+        denoiser = None if twin else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"the description of the network in {path} cannot be used ({error!r}): train it again"
@@ -54,14 +59,21 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> EDMDen
         raise WeightsError(
             f"the weights in {path} are not finite ('{bad[0]}'): the training diverged or the file is damaged"
         )
+    if twin:
+        if shape is not None and tuple(shape) != trained_shape:
+            raise OptionError(f"prior '{name_or_path}' has signals of shape {trained_shape} alone, got {tuple(shape)}")
+        net = NETWORKS[about["network"]](**about["options"])  # with its tables that are not weights
+        net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+        return net.prior(**facts)
     net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     shape = trained_shape if shape is None else tuple(shape)
-    if len(shape) != 3 or shape[0] != trained_shape[0]:
-        raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, H, W), got {shape}")
+    if len(shape) != net.dims + 1 or shape[0] != trained_shape[0]:
+        sides = "H, W" if net.dims == 2 else "L"
+        raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, {sides}), got {shape}")
     denoiser.shape = torch.Size(shape)
     denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
-    # A tenth faster on the CPU than channels first.
-    return denoiser.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    denoiser.eval().requires_grad_(False)
+    return denoiser.to(memory_format=torch.channels_last) if net.dims == 2 else denoiser  # a tenth faster on the CPU
 
 
 def metadata(name_or_path: str | Path) -> dict[str, Any]:
@@ -95,10 +107,11 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise WeightsError(
             f"{path} holds tensors but no description of an invgen prior: load() reads the files of `invgen train`"
         )
-    if about.get("format") != FORMAT or about.get("network") != "UNet":
+    known = ("UNet", *NETWORKS)
+    if about.get("format") != FORMAT or about.get("network") not in known:
         raise WeightsError(
             f"{path} describes network {about.get('network')!r} in format {about.get('format')!r}, this version "
-            f"reads 'UNet' in format {FORMAT}"
+            f"reads {', '.join(known)} in format {FORMAT}"
         )
     return tensors, about
 

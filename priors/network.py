@@ -1,8 +1,9 @@
 """The one network of the shipped priors: a norm-free UNet in plain torch, and the EDM denoiser around it.
 
-The UNet is fully convolutional and has no normalisation over space, so weights trained on crops denoise images of any size.
-Pixels are folded into channels at the input (pixel-unshuffle) and unfolded at the output, which buys most of the speed.
-Residual blocks, summed skips, strided convolutions as in DRUNet (Zhang et al., 2021); noise level by FiLM as in DDPM.
+The UNet is fully convolutional and has no normalisation over space, so weights trained on crops denoise signals of any
+size: images, or waveforms (`dims=1`). Pixels are folded into channels at the input (pixel-unshuffle) and unfolded at the
+output, which buys most of the speed. Residual blocks, summed skips, strided convolutions as in DRUNet (Zhang et al., 2021);
+noise level, and the class where there are some, by FiLM as in DDPM.
 """
 
 import math
@@ -13,17 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invgen.conditional import ConditionalDenoiser, Conditioned
 from invgen.diffusion import Denoiser, Sigma
-from invgen.errors import ShapeError
+from invgen.errors import OptionError, ShapeError
+
+CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
+GROW: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 
 
 class ResidualBlock(nn.Module):
     """x + conv(silu(FiLM(conv(x)))); the second convolution starts at zero, so that the block starts as the identity."""
 
-    def __init__(self, width: int, embedding: int) -> None:
+    def __init__(self, width: int, embedding: int, dims: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = CONV[dims](width, width, 3, padding=1)
+        self.conv2 = CONV[dims](width, width, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * width)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
@@ -31,17 +36,18 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.film.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x: (B, width, H, W); embedding: (B, embedding)."""
-        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        """x: (B, width, H, W) or (B, width, L); embedding: (B, embedding)."""
+        scale, shift = self.film(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2))).chunk(2, dim=1)
         return x + self.conv2(F.silu(torch.addcmul(shift, self.conv1(x), 1 + scale)))
 
 
 class UNet(nn.Module):
-    """Image and noise level in, image out: (B, C, H, W), (B,) -> (B, C, H, W), for any H and W.
+    """Signal and noise level in, signal out: (B, C, H, W), (B,) -> (B, C, H, W), for any H and W; (B, C, L) with dims=1.
 
     widths: channels of each resolution, each half the one before. blocks: residual blocks per resolution on the way down,
-    and again on the way up. unshuffle: the factor by which pixels are folded into channels. H and W not divisible by
+    and again on the way up. unshuffle: the factor by which pixels are folded into channels. Sides not divisible by
     unshuffle * 2^(levels - 1) are padded by reflection (replication if too small for that) and cropped at the end.
+    classes: how many labels there are, 0 to classes - 1; the label `classes` stands for none.
     """
 
     def __init__(
@@ -51,36 +57,48 @@ class UNet(nn.Module):
         blocks: int = 2,
         unshuffle: int = 2,
         embedding: int = 128,
+        classes: int = 0,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         self.options = {"channels": channels, "widths": list(widths), "blocks": blocks}
-        self.options |= {"unshuffle": unshuffle, "embedding": embedding}
-        self.unshuffle = unshuffle
+        self.options |= {"unshuffle": unshuffle, "embedding": embedding, "classes": classes, "dims": dims}
+        self.unshuffle, self.classes, self.dims = unshuffle, classes, dims
         self.stride = unshuffle * 2 ** (len(widths) - 1)
-        folded = channels * unshuffle**2
+        folded = channels * unshuffle**dims
 
         def stage(width: int) -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))
+            return nn.ModuleList(ResidualBlock(width, embedding, dims) for _ in range(blocks))
 
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        if classes:
+            self.label = nn.Embedding(classes + 1, embedding)
+        self.stem = CONV[dims](folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(w) for w in widths)
         self.up = nn.ModuleList(stage(w) for w in widths)
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.pool = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
-        self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
+        self.pool = nn.ModuleList(CONV[dims](a, b, 2, stride=2) for a, b in pairs)
+        self.grow = nn.ModuleList(GROW[dims](b, a, 2, stride=2) for a, b in pairs)
+        self.head = CONV[dims](widths[0], folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """x: (B, C, H, W). noise: (B,), a function of the noise level that is of order one (EDM: ln(sigma) / 4)."""
-        height, width = x.shape[-2:]
-        pad_h, pad_w = -height % self.stride, -width % self.stride
-        if pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h), mode="reflect" if pad_h < height and pad_w < width else "replicate")
-        embedding = self.embed(_fourier(noise).to(x.dtype))
-        h = self.stem(F.pixel_unshuffle(x, self.unshuffle))
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W) or (B, C, L). noise: (B,), a function of the noise level of order one (EDM: ln(sigma) / 4).
+
+        label: (B,) integers, where the network knows classes; None stands for no class.
+        """
+        sides = x.shape[2:]
+        padding = [n for side in reversed(sides) for n in (0, -side % self.stride)]
+        if any(padding):
+            fits = all(-side % self.stride < side for side in sides)
+            x = F.pad(x, padding, mode="reflect" if fits else "replicate")
+        embedding = self.embed[:3](_fourier(noise).to(x.dtype))
+        if self.classes:
+            label = torch.full_like(noise, self.classes, dtype=torch.long) if label is None else label
+            embedding = embedding + self.label(label)
+        embedding = self.embed[3](embedding)
+        h = self.stem(fold(x, self.unshuffle))
         skips = []
         for level, stage in enumerate(self.down):
             for block in stage:
@@ -93,7 +111,21 @@ class UNet(nn.Module):
                 h = block(h, embedding)
             if level:
                 h = self.grow[level - 1](h) + skips[level - 1]
-        return F.pixel_shuffle(self.head(h), self.unshuffle)[..., :height, :width]
+        return unfold(self.head(h), self.unshuffle)[(..., *(slice(side) for side in sides))]
+
+
+def fold(x: Tensor, factor: int) -> Tensor:
+    """Pixels to channels: (B, C, H, W) -> (B, C f^2, H/f, W/f), or (B, C, L) -> (B, C f, L/f)."""
+    if x.ndim == 4:
+        return F.pixel_unshuffle(x, factor)
+    return x.unflatten(2, (-1, factor)).transpose(2, 3).flatten(1, 2)
+
+
+def unfold(x: Tensor, factor: int) -> Tensor:
+    """The inverse of `fold`."""
+    if x.ndim == 4:
+        return F.pixel_shuffle(x, factor)
+    return x.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2, 3)
 
 
 def _fourier(noise: Tensor, features: int = 32) -> Tensor:
@@ -107,10 +139,10 @@ def _fourier(noise: Tensor, features: int = 32) -> Tensor:
 class EDMDenoiser(Denoiser):
     """D(x, sigma) = m + c_skip (x - m) + c_out net(c_in (x - m), ln(sigma) / 4) (EDM: Karras et al., 2022, Table 1).
 
-    m and data_std are the mean and the standard deviation of a pixel. x is (B, C, H, W) in the prior's units; H and W may
-    differ from those of `shape`. The network runs in the dtype of its weights, the combination in float32 or better, so
-    that half-precision weights stay accurate at large sigma. Noise levels outside [sigma_min, sigma_max], which training
-    did not see, get the embedding of the nearest one that it saw.
+    m and data_std are the mean and the standard deviation of a pixel. x is (B, C, H, W), or (B, C, L) for a waveform, in
+    the prior's units; its sides may differ from those of `shape`. The network runs in the dtype of its weights, the
+    combination in float32 or better, so that half-precision weights stay accurate at large sigma. Noise levels outside
+    [sigma_min, sigma_max], which training did not see, get the embedding of the nearest one that it saw.
     """
 
     def __init__(self, net: UNet, shape: Sequence[int], **facts: Any) -> None:
@@ -119,13 +151,40 @@ class EDMDenoiser(Denoiser):
         self.net = net
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """E[x0 | x0 + sigma eps = x], (B, C, H, W) in the dtype of x. sigma: a number or one per sample, (B,)."""
-        if x.ndim != 4 or x.shape[1] != self.shape[0]:
-            raise ShapeError(f"the prior denoises (B, {self.shape[0]}, H, W), got {tuple(x.shape)}")
+        """E[x0 | x0 + sigma eps = x], of the shape and dtype of x. sigma: a number or one per sample, (B,)."""
+        return self._denoise(x, sigma)
+
+    def _denoise(self, x: Tensor, sigma: Sigma, *label: Tensor) -> Tensor:
+        if x.ndim != self.net.dims + 2 or x.shape[1] != self.shape[0]:
+            sides = "H, W" if self.net.dims == 2 else "L"
+            raise ShapeError(f"the prior denoises (B, {self.shape[0]}, {sides}), got {tuple(x.shape)}")
         dtype = torch.promote_types(x.dtype, torch.float32)
         sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device).expand(x.shape[0])
-        z, s = x.to(dtype) - self.data_mean, sigma.view(-1, 1, 1, 1)
+        z, s = x.to(dtype) - self.data_mean, sigma.view(-1, *[1] * (x.ndim - 1))
         total = s**2 + self.data_std**2
         noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
-        out = self.net((z * total.rsqrt()).to(self.net.head.weight.dtype), noise).to(dtype)
+        out = self.net((z * total.rsqrt()).to(self.net.head.weight.dtype), noise, *label).to(dtype)
         return (self.data_mean + self.data_std**2 / total * z + s * self.data_std * total.rsqrt() * out).to(x.dtype)
+
+
+class LabelDenoiser(EDMDenoiser, ConditionalDenoiser):
+    """An `EDMDenoiser` that knows classes: `prior.condition(3)` is p(x | class 3), the prior itself p(x).
+
+    Its network was trained with the label left out now and then, so that one network serves as both, and `ClassifierFree`
+    can weigh them (Ho & Salimans, 2022).
+    """
+
+    def forward(self, x: Tensor, sigma: Sigma, condition: int | Tensor | None = None) -> Tensor:
+        """E[x0 | x0 + sigma eps = x, class], of the shape of x; condition: a class, one per sample (B,), or None."""
+        if condition is None:
+            return self._denoise(x, sigma)
+        label = torch.as_tensor(condition, device=x.device)
+        if label.is_floating_point() or label.ndim > 1 or (label.ndim and len(label) != len(x)):
+            raise OptionError(f"a class is a whole number, or one per sample, got {condition!r}")
+        return self._denoise(x, sigma, label.long().expand(len(x)))
+
+    def condition(self, condition: int | Tensor) -> Conditioned:
+        """p(x | class), for a class from 0 to classes - 1."""
+        if not 0 <= int(condition) < self.net.classes:
+            raise OptionError(f"there is no class {condition!r}: the prior knows 0 to {self.net.classes - 1}")
+        return super().condition(int(condition))

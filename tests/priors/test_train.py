@@ -40,7 +40,7 @@ def scans(tmp_path):
 
 
 def run(out, photos, recipe=TINY, **options):
-    return train.train(recipe, out, photos, progress=False, checkpoint_minutes=0, **options)
+    return train.train(recipe, out, photos, progress=False, checkpoint_minutes=0, sheet_minutes=60, **options)
 
 
 def tensors(path):
@@ -72,7 +72,8 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path, photos, monkeyp
 
 def test_training_learns(tmp_path, photos):
     recipe = dataclasses.replace(TINY, widths=(16, 16), learning_rate=5e-3, batch=8, steps=150)
-    views, _ = train.open_views(recipe, [photos])
+    views, held_out, _ = train.open_views(recipe, [photos])
+    assert held_out is None
     clean = views.batch(32, torch.Generator().manual_seed(5))
     sigma = train.draw_sigma(recipe, 32, torch.Generator().manual_seed(6))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7))
@@ -192,8 +193,8 @@ def test_phantoms_are_bodies_in_air():
 
 
 def test_fetching_says_what_went_wrong(tmp_path, monkeypatch):
-    with pytest.raises(OptionError, match="unknown data 'mr'; there are: ct, photo"):
-        sources.fetch("mr", tmp_path)
+    with pytest.raises(OptionError, match="unknown data 'cats'; there are: ct, photo"):
+        sources.fetch("cats", tmp_path)
 
     def offline(command, **_):
         raise subprocess.CalledProcessError(1, command, "", "WARNING: retrying\nERROR: no connection\nnote: see above")

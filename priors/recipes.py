@@ -1,0 +1,69 @@
+"""What is trained, and how: the recipes of the shipped priors, and those for a folder of a user's own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. ln sigma ~ N(log_sigma_mean, log_sigma_std^2), one in ten uniform over the range.
+
+    Attributes:
+        shape: of a view, (C, H, W) or (C, L).
+        widths, blocks, unshuffle, embedding: of the network, as in `priors/network.py`.
+        units: what a value means, for people.
+        data: how the training data is read: "photo", "ct", "mr", "labelled", "speech"; "images", "volumes" and "waves" for
+            folders of a user's own.
+        classes: how many labels; drop_label: how often training leaves the label out.
+        average: exponent of the power-law average (Karras et al., 2024, EDM2, section 3.1); 17 means the last 5 % of steps.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    widths: tuple[int, ...]
+    blocks: int
+    unshuffle: int
+    units: str
+    learning_rate: float = 1.5e-3
+    batch: int = 8
+    steps: int = 20_000
+    warmup: int = 200
+    log_sigma_mean: float = -1.2
+    log_sigma_std: float = 1.4
+    sigma_min: float = 0.005
+    sigma_max: float = 80.0
+    average: float = 17.0
+    clip: float = 1.0
+    data: str = "photo"
+    embedding: int = 128
+    classes: int = 0
+    drop_label: float = 0.15
+    bend: float = 0.0
+    value_range: tuple[float, float] = (-1.0, 1.0)
+
+
+GREY = "grey level in [-1, 1], -1 is black"
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("photo", (3, 64, 64), (64, 96, 128), 2, 2, "RGB in [-1, 1]: value = grey level of 0 to 255 / 127.5 - 1"),
+        Recipe(
+            "ct", (1, 128, 128), (64, 96, 160), 2, 4, "Hounsfield units / 1000, clipped to [-1, 1]", data="ct"
+        ),
+        Recipe(
+            "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=64, data="labelled", embedding=64, classes=10, bend=0.7,
+            log_sigma_mean=0.0, log_sigma_std=1.6,
+        ),
+        Recipe(
+            "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=64, data="labelled", embedding=64, classes=10,
+            log_sigma_mean=0.0, log_sigma_std=1.6,
+        ),
+        Recipe(
+            "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=16, data="speech",
+            embedding=64, log_sigma_mean=-3.2, log_sigma_std=1.7, sigma_min=3e-4, sigma_max=10.0,
+        ),
+        Recipe(
+            "mr", (1, 128, 128), (32, 48, 64, 96), 1, 2, "intensity / 99.5th percentile of the head, 0 is no signal",
+            data="mr", value_range=(0.0, 1.0), log_sigma_mean=-1.9, log_sigma_std=1.4, sigma_min=0.0025, sigma_max=40.0,
+        ),
+    )
+}  # fmt: skip
