@@ -25,9 +25,11 @@ def norm(a: Tensor) -> Tensor:
 def solve_positive(matrix: Tensor, b: Tensor) -> Tensor:
     """matrix^-1 b for a batch of symmetric positive definite matrices, (..., n, n), (..., n, k) -> (..., n, k).
 
-    By Cholesky's factors: half the work of LU, and the batched LU of some builds of MKL fails on several threads.
+    By Cholesky's factors: half the work of LU, and the batched LU of some builds of MKL fails on several threads. A matrix
+    that is not positive, or not finite, gives NaN, so that a sampler which has diverged can say so.
     """
-    return torch.cholesky_solve(b, torch.linalg.cholesky(matrix))
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.cholesky_solve(b, factor.where(failed[..., None, None] == 0, torch.nan))
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
