@@ -4,8 +4,10 @@ A conditional prior is a Denoiser like any other, so that every sampler runs on 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
@@ -36,12 +38,12 @@ class ConditionalDenoiser(Denoiser):
         return Conditioned(self, condition)
 
 
-class _Of(Denoiser):
-    """A denoiser over the same signals, in the same units, as another."""
+class DenoiserOf(Denoiser):
+    """A denoiser made of another, in the same units, by default over the same signals."""
 
-    def __init__(self, prior: Denoiser) -> None:
+    def __init__(self, prior: Denoiser, shape: Sequence[int] | None = None) -> None:
         super().__init__(
-            prior.shape,
+            prior.shape if shape is None else shape,
             sigma_min=prior.sigma_min,
             sigma_max=prior.sigma_max,
             value_range=prior.value_range,
@@ -50,6 +52,10 @@ class _Of(Denoiser):
         )
         self.prior = prior
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.prior.dtype
+
     def variance(self, sigma: float) -> float:
         return self.prior.variance(sigma)
 
@@ -57,7 +63,7 @@ class _Of(Denoiser):
         return self.prior.start(z, sigma)
 
 
-class Conditioned(_Of):
+class Conditioned(DenoiserOf):
     """p(x | c) of a `ConditionalDenoiser`, with one condition for all samples."""
 
     def __init__(self, prior: ConditionalDenoiser, condition: Any) -> None:
@@ -70,7 +76,7 @@ class Conditioned(_Of):
         return self.prior(x, sigma, given)
 
 
-class ClassifierFree(_Of):
+class ClassifierFree(DenoiserOf):
     """Ho & Salimans, "Classifier-free diffusion guidance" (2022), equation 6: U + scale (C - U).
 
     With C = D(x; c) and U = D(x). Its score is that of p_sigma(x | c)^scale p_sigma(x)^(1 - scale): the conditional prior

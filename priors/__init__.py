@@ -11,6 +11,7 @@ from invgen.priors.latent import Autoencoder, LatentDiffusion
 from invgen.priors.load import load, names
 from invgen.priors.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.pipelines import from_pipeline
+from invgen.priors.precision import cast
 from invgen.priors.schedules import Schedule
 from invgen.priors.score_sde import from_score_sde
 from invgen.priors.stylegan import StyleGAN, from_stylegan
@@ -36,6 +37,7 @@ __all__ = [
     "TextEmbedding",
     "Tiled",
     "VAE",
+    "cast",
     "from_autoregressive",
     "from_denoiser",
     "from_diffusers",

@@ -16,34 +16,23 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from invgen.conditional import DenoiserOf
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
 
 Window = tuple[int, Tensor]  # where it starts along one axis, and the weights of its entries there
 
 
-class _Windowed(Denoiser):
+class _Windowed(DenoiserOf):
     """D(x) = the weighted mean of what `prior` makes of windows of x, in the units of `prior`."""
 
+    start = Denoiser.start  # the prior's own is for one window
+
     def __init__(self, prior: Denoiser, shape: Sequence[int], max_batch: int | None) -> None:
-        super().__init__(
-            shape,
-            sigma_min=prior.sigma_min,
-            sigma_max=prior.sigma_max,
-            value_range=prior.value_range,
-            data_mean=prior.data_mean,
-            data_std=prior.data_std,
-        )
+        super().__init__(prior, shape)
         if max_batch is not None and max_batch < 1:
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
-        self.prior, self.max_batch, self.mmse = prior, max_batch, prior.mmse
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.prior.dtype
-
-    def variance(self, sigma: float) -> float:
-        return self.prior.variance(sigma)
+        self.max_batch = max_batch
 
     def _evaluate(self, x: Tensor, sigma: Sigma) -> Tensor:
         """prior(x, sigma), whose activations are computed again for a gradient instead of kept."""
