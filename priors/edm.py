@@ -193,7 +193,7 @@ def _content(path: str | Path, key: str | None) -> tuple[dict[str, Any], dict[st
     entry = key or next((k for k in ("ema", "net") if isinstance(checkpoint, dict) and k in checkpoint), None)
     net = checkpoint.get(entry) if isinstance(checkpoint, dict) and entry else checkpoint
     if not isinstance(net, pickles.Inert):
-        return {}, pickles.state_dict(path, ("ema", "net"), key)
+        return {}, pickles.network(checkpoint, path, ("ema", "net"), key)
     name, state = _persistent(net)
     tensors = dict(_tensors(net))
     if name not in CLASSES or not tensors:

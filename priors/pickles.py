@@ -239,7 +239,12 @@ def _finished(value: Any) -> Any:
 
 
 def state_dict(path: str | Path, keys: Iterable[str], key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of one network in a checkpoint file, without the prefixes that wrappers put before their names.
+    """The tensors of one network in a checkpoint file: `read`, then `network`."""
+    return network(read(path), path, keys, key)
+
+
+def network(checkpoint: Any, path: str | Path, keys: Iterable[str], key: str | None = None) -> dict[str, Tensor]:
+    """The tensors of one network in what `read` gave, without the prefixes that wrappers put before their names.
 
     Args:
         keys: entries of the checkpoint that may hold the network, the first that is there is taken; if none is, the
@@ -247,9 +252,8 @@ def state_dict(path: str | Path, keys: Iterable[str], key: str | None = None) ->
         key: the entry to take instead.
 
     Raises:
-        WeightsError: see `read`; or there is no such entry, or it holds no tensors.
+        WeightsError: there is no such entry, or it holds no tensors by name.
     """
-    checkpoint = read(path)
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{path} holds a {type(checkpoint).__name__}; expected a state dict, names with tensors")
     if key is not None and key not in checkpoint:
