@@ -141,6 +141,16 @@ class LatentDiffusion(Generator):
             data_std=self.data_std,
         )
 
+    @torch.no_grad()
+    def measure(self, x0: Tensor) -> "LatentDiffusion":
+        """Sets data_mean and data_std, of images and of codes, by those of images x0, (B, *shape), and returns self.
+
+        For autoencoders without a scaling_factor that makes codes of size 1, such as those of DM4CT. Conditions come after.
+        """
+        for prior, values in ((self, x0), (self.latent, self.encode(x0))):
+            prior.data_mean, prior.data_std = values.mean().item(), max(values.std().item(), 1e-6)
+        return self
+
     def condition(self, condition: Any) -> "LatentDiffusion":
         """p(x | condition): a prompt, its `TextEmbedding`, a tensor of embeddings, a class: what the latent prior takes.
 

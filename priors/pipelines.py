@@ -53,7 +53,8 @@ def from_pipeline(
         prior = prior.guided("a photograph of a cat", scale=7.5)
 
     Images are in diffusers' units, about [-1, 1], and are not clamped. The text encoders are read at the first prompt, from
-    safetensors only. Without text encoders, texts are given as embeddings: `TextEmbedding`.
+    safetensors only. Without text encoders, texts are given as embeddings: `TextEmbedding`. The networks of a pipeline that
+    has been built are put into eval mode and frozen.
 
     Args:
         shape: (C, H, W) of the images, H and W multiples of the autoencoder's stride; by default what the network was
@@ -253,7 +254,8 @@ def _architecture(network: nn.Module, image: tuple[int, int], guidance: float | 
 def _unet(network: nn.Module, image: tuple[int, int], guidance: float) -> Architecture:
     config = network.config
     kind, width = config.get("addition_embed_type"), config.cross_attention_dim
-    if not isinstance(width, int) or config.get("class_embed_type") or kind not in (None, "text_time"):
+    others = [config.get(name) for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim")]
+    if not isinstance(width, int) or any(others) or kind not in (None, "text_time"):
         raise UnsupportedError(
             "this UNet2DConditionModel is conditioned on more than Stable Diffusion 1, 2 and XL are; use "
             "priors.from_network with call= and priors.LatentDiffusion"

@@ -109,6 +109,15 @@ def test_shapes_and_facts():
     assert (other.data_std, other.value_range, other.autoencoder) == (0.3, (0.0, 2.0), prior.autoencoder)
 
 
+def test_measured_sizes():
+    prior = LatentDiffusion(tiny_pipelines.vq(scaling_factor=1), StandardNormal((3, 4, 4)))
+    x0 = 0.3 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(6)) + 0.5
+    assert prior.measure(x0) is prior
+    code = prior.encode(x0)
+    sizes = (prior.data_mean, prior.data_std, prior.latent.data_mean, prior.latent.data_std)
+    assert sizes == pytest.approx((x0.mean().item(), x0.std().item(), code.mean().item(), code.std().item()))
+
+
 def test_errors():
     with pytest.raises(ShapeError, match=r"codes are \(4, height, width\)"):
         LatentDiffusion(tiny_pipelines.kl(), StandardNormal((3, 5, 7)))

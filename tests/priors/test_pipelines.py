@@ -5,10 +5,13 @@ __call__ it contains the text encoders, the guidance, the packing of tokens, the
 Deviations are relative to the largest value: diffusers' tables of noise levels and its Euler step are float32.
 """
 
+import copy as copy_module
 import json
+import pickle
 import shutil
 
 import pytest
+import test_latent
 import tiny_pipelines
 import torch
 
@@ -17,6 +20,7 @@ from invgen.conditional import ClassifierFree
 from invgen.diffusion import step
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.operators import Mask
+from invgen.priors.latent import Autoencoder
 from invgen.priors.pipelines import from_pipeline
 from invgen.priors.text import TextEmbedding
 
@@ -312,6 +316,32 @@ def test_a_folder_equals_the_pipeline(folder):
     torch.testing.assert_close(read(z), built(z))
 
 
+@pytest.mark.parametrize("build", ["xl", "sd3", "flux", "pixart"])
+def test_text_encoders_of_a_folder_equal_the_pipelines(build, tmp_path):
+    pytest.importorskip("transformers")
+    pipeline = getattr(tiny_pipelines, build)(flow() if build in ("sd3", "flux") else euler())
+    pipeline.save_pretrained(tmp_path)
+    z = codes(2, 4, 8, 8)
+    built, read = (from_pipeline(source, shape=(3, 16, 16)).condition("a cat") for source in (pipeline, tmp_path))
+    torch.testing.assert_close(read.latent(z, 2.0), built.latent(z, 2.0))
+
+
+def test_parts_that_do_not_matter_are_not_read(copy):
+    """A safety checker and the like that the index names, but that need not be there."""
+    index = json.loads((copy / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index["requires_safety_checker"] = True
+    (copy / "model_index.json").write_text(json.dumps(index))
+    assert from_pipeline(copy).condition("a cat").latent(codes(1, 4, 8, 8), 1.0).isfinite().all()
+
+
+def test_a_copy_gives_the_same(folder):
+    prior = from_pipeline(folder).guided("a cat")
+    other, z = pickle.loads(pickle.dumps(copy_module.deepcopy(prior))), codes(1, 4, 8, 8)
+    torch.testing.assert_close(other.latent(z, 1.0), prior.latent(z, 1.0))
+
+
 def test_the_prompt_matters(folder):
     prior, z = from_pipeline(folder), codes(2, 4, 8, 8)
     D = [p.latent(z, 2.0) for p in (prior, prior.condition("a cat"), prior.condition("ugly"), prior.guided("a cat", 7.5))]
@@ -504,10 +534,20 @@ def test_sdxl_wants_both_embeddings():
     assert prior.condition(TextEmbedding(codes(5, 12), codes(6))).latent(codes(1, 4, 8, 8), 1.0).isfinite().all()
 
 
-if __name__ == "__main__":  # the rows of docs/priors.md: python tests/priors/test_pipelines.py
-    import warnings
+def measured():
+    """The rows of docs/priors.md: each variant, and the largest deviation over its levels and guidance scales."""
+    rows = {}
+    for name, build in test_latent.AUTOENCODERS.items():
+        coder = Autoencoder(build().double())
+        z = codes(2, coder.channels, 6, 8).double()
+        rows[f"autoencoder: {name}"] = deviation(coder.decode(z), test_latent.reference(coder.network, z))
+    for name, measure in (WITHOUT_TEXT | VARIANTS).items():
+        name = name.split(", t =")[0]
+        rows[name] = max(measure(), rows.get(name, 0.0))
+    return rows
 
-    warnings.simplefilter("ignore")
+
+if __name__ == "__main__":  # python -W ignore tests/priors/test_pipelines.py
     with torch.no_grad():
-        for name, measure in (WITHOUT_TEXT | VARIANTS).items():
-            print(f"| {name} | {measure():.1e} |", flush=True)
+        for name, value in measured().items():
+            print(f"| {name} | diffusers | {value:.1e} |")
