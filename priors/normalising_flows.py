@@ -38,7 +38,7 @@ class Standardised(NormalisingFlow):
 
     def __init__(self, network: nn.Module, size: int, shape: Sequence[int], base: "Base", **facts: Any) -> None:
         super().__init__(shape, standard_codes(size, network), **facts)
-        self.network, self.uniform = network, base.uniform
+        self.flow, self.uniform = network, base.uniform
         self.register_buffer("loc", base.loc)
         self.register_buffer("scale", base.scale)
 
@@ -84,7 +84,7 @@ class ZukoFlow(Standardised):
         self.register_buffer("given", condition)
 
     def _transform(self) -> Any:
-        return (self.network() if self.given is None else self.network(self.given)).transform
+        return (self.flow() if self.given is None else self.flow(self.given)).transform
 
     def forward(self, z: Tensor) -> Tensor:
         u = self._to_base(z).reshape(-1, *self.event)
@@ -97,7 +97,7 @@ class ZukoFlow(Standardised):
 
     def condition(self, condition: Tensor) -> "ZukoFlow":
         """p(x | condition), the flow's context, without batch axis."""
-        return ZukoFlow(self.network, self.shape, condition=condition, **_facts(self))
+        return ZukoFlow(self.flow, self.shape, condition=condition, **_facts(self))
 
 
 class InvertibleNetwork(Standardised):
@@ -126,7 +126,7 @@ class InvertibleNetwork(Standardised):
         bases = list(flow.q0) if isinstance(getattr(flow, "q0", None), nn.ModuleList) else [getattr(flow, "q0", None)]
         if bases == [None] and shape is None:
             raise OptionError("a flow without a base q0 needs shape=, the shape of one signal")
-        sizes = [tuple(shape) if b is None else tuple(b.shape) for b in bases]
+        sizes = [tuple(shape) if b is None else _size(b) for b in bases]
         total = sum(map(math.prod, sizes))
         if shape is None and len(sizes) > 1:
             with torch.no_grad():
@@ -145,39 +145,54 @@ class InvertibleNetwork(Standardised):
 
     def _context(self, rows: int) -> dict[str, Tensor]:
         """What the layers of a ConditionalNormalizingFlow get; a class label acts on the base alone."""
-        if self.given is None or not _takes_context(self.network):
+        if self.given is None or not _takes_context(self.flow):
             return {}
         return {"context": self.given.expand(rows, *self.given.shape)}
 
     def forward(self, z: Tensor) -> Tensor:
         parts = self._to_base(z).split([math.prod(s) for s in self.sizes], 1)
         codes = [p.reshape(-1, *s) for p, s in zip(parts, self.sizes, strict=True)]
-        if not _plain(self.network):
-            x = self.network.forward_and_log_det(codes if len(codes) > 1 or _multiscale(self.network) else codes[0])[0]
+        if not _plain(self.flow):
+            x = self.flow.forward_and_log_det(codes if len(codes) > 1 or _multiscale(self.flow) else codes[0])[0]
             return x.reshape(-1, *self.shape)
         x, context = codes[0], self._context(len(z))
-        for layer in self.network.flows:
+        for layer in self.flow.flows:
             x = layer(x, **context)[0]
         return x.reshape(-1, *self.shape)
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if _plain(self.network):
+        if _plain(self.flow):
             u, log_det, context = x.reshape(-1, *self.sizes[0]), 0.0, self._context(len(x))
-            for layer in reversed(self.network.flows):
+            for layer in reversed(self.flow.flows):
                 u, more = layer.inverse(u, **context)
                 log_det = log_det + more
         else:
-            u, log_det = self.network.inverse_and_log_det(x)
+            u, log_det = self.flow.inverse_and_log_det(x)
         parts = u if isinstance(u, list | tuple) else [u]
         z, more = self._from_base(torch.cat([p.flatten(1) for p in parts], 1))
         return z, log_det + more
 
     def condition(self, condition: Tensor | int) -> "InvertibleNetwork":
         """p(x | condition): a context or a label, without batch axis."""
-        return InvertibleNetwork(self.network, self.shape, condition=condition, **_facts(self))
+        return InvertibleNetwork(self.flow, self.shape, condition=condition, **_facts(self))
 
 
 _TABLES = ("loc", "scale")
+
+
+def _size(base: nn.Module) -> tuple[int, ...]:
+    """The shape of a base of normflows."""
+    shape = getattr(base, "shape", None) or getattr(base, "dim", None)
+    if shape is None:
+        raise _unknown(base)
+    return tuple(shape) if isinstance(shape, Sequence) else (int(shape),)
+
+
+def _unknown(base: nn.Module) -> UnsupportedError:
+    return UnsupportedError(
+        f"the flow's base is a {type(base).__name__}; expected DiagGaussian, GlowBase, Uniform, or a conditional one with "
+        "condition="
+    )
 
 
 def _multiscale(flow: nn.Module) -> bool:
@@ -205,10 +220,10 @@ def _base_of_distribution(base: Any, size: int) -> Base:
 
 
 def _base_of_normflows(base: nn.Module | None, given: Tensor | None) -> Base:
-    """The base's parameters, read off from two of its quantities: log p at its centre, and where its centre is."""
+    """The parameters of a base of normflows, N(0, I) for none."""
     if base is None:
         return Base(torch.zeros(1), torch.ones(1))
-    name, size = type(base).__name__, math.prod(base.shape)
+    name, size = type(base).__name__, math.prod(_size(base))
     if name == "DiagGaussian":
         loc, log_scale = base.loc, base.log_scale
     elif name == "ConditionalDiagGaussian" and given is not None:
@@ -220,12 +235,10 @@ def _base_of_normflows(base: nn.Module | None, given: Tensor | None) -> Base:
         low, high = (torch.as_tensor(v).reshape(-1) for v in (base.low, base.high))
         return Base(low.expand(size), (high - low).expand(size), uniform=True)
     else:
-        raise UnsupportedError(
-            f"the flow's base is a {name}; expected DiagGaussian, GlowBase, Uniform, or a conditional one with condition="
-        )
+        raise _unknown(base)
     if getattr(base, "temperature", None) is not None:
         log_scale = log_scale + math.log(base.temperature)
-    return Base(loc.expand(1, *base.shape).reshape(-1), log_scale.exp().expand(1, *base.shape).reshape(-1))
+    return Base(loc.expand(1, *_size(base)).reshape(-1), log_scale.exp().expand(1, *_size(base)).reshape(-1))
 
 
 def _class_base(base: nn.Module, given: Tensor | None) -> tuple[Tensor, Tensor]:

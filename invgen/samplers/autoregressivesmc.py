@@ -52,9 +52,6 @@ class AutoregressiveSMC(ParticleSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = ("auto", "gaussian", "completed", "none")
-        if self.lookahead not in kinds:
-            raise OptionError(f"AutoregressiveSMC needs lookahead in {', '.join(kinds)}, got {self.lookahead!r}")
         if not isinstance(self.completions, int) or self.completions < 1:
             raise OptionError(f"AutoregressiveSMC needs a positive whole number of completions, got {self.completions!r}")
 

