@@ -235,7 +235,7 @@ def problems(
 
 
 _SMALL = {"particles": 4, "candidates": 4, "leapfrogs": 2, "warm": 2, "iterations": 5, "repeat": 2, "repeats": 1}
-_SMALL |= {"prior_steps": 4, "corrections": 2, "inner_steps": 4, "restarts": 1, "draws": 16, "stages": 4}
+_SMALL |= {"prior_steps": 4, "corrections": 2, "inner_steps": 4, "restarts": 1, "stages": 4}
 
 
 def short(kind: type[Sampler], steps: int) -> Sampler:

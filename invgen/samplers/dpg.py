@@ -131,8 +131,7 @@ def policy_gradient(post: Posterior, u: Tensor, r: float, draws: int, chunk: int
     Gaussian noise this tends to A^T (sigma_y^2 + r^2 / T A A^T)^-1 (y - A u).
     """
     z = randn(u.new_empty(len(u), draws // 2, *u.shape[1:]))
-    z = torch.cat([z, -z], 1)
-    log = log_likelihoods(post, u[:, None] + r * z, chunk)
+    log = torch.cat([log_likelihoods(post, torch.add(u[:, None], z, alpha=side * r), chunk) for side in (1, -1)], 1)
     T = (log - log.mean(1, keepdim=True)).square().mean(1).sqrt().clamp(min=1)
-    weights = (log / T[:, None]).softmax(1)
-    return per_sample(T, u) / r * torch.einsum("bk,bk...->b...", weights, z), T
+    ahead, back = (log / T[:, None]).softmax(1).chunk(2, 1)
+    return per_sample(T, u) / r * torch.einsum("bk,bk...->b...", ahead - back, z), T

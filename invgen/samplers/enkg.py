@@ -101,19 +101,17 @@ def _regression(X: Tensor, r: Tensor, spread: Tensor) -> Tensor:
     """
     J, n, m = *X.shape[1:], r.shape[2]
     Y = r.mean(1, keepdim=True) - r
-    # r (I + S^T S / J)^-1 Y^T, applied from the right: first to Y^T X, (C, m, n)
-    moved = Y.mT @ X
+    # r (I + S^T S / J)^-1, then times Y^T X (X^T X + ridge)^-1 = Y^T (X X^T + ridge)^-1 X
     if m <= J:
-        moved = solve_positive(spread.mT @ spread / J + _eye(m, X), moved)
+        r = solve_positive(spread.mT @ spread / J + _eye(m, X), r.mT).mT
     else:
-        moved = moved - spread.mT @ solve_positive(J * _eye(J, X) + spread @ spread.mT, spread @ moved)
-    # (X X^T + ridge)^-1 X = X (X^T X + ridge)^-1; the ridge is a thousandth of the mean eigenvalue: directions that the
-    # ensemble hardly explores carry no slope
+        r = r - solve_positive(spread @ spread.mT + J * _eye(J, X), spread @ r.mT).mT @ spread
+    # the ridge is a thousandth of the mean eigenvalue: directions that the ensemble hardly explores carry no slope
     ridge = 1e-3 * X.square().sum((1, 2)) / max(min(J - 1, n), 1)
     ridge = ridge[:, None, None].clamp(min=1e-300)
     if n <= J:
-        return r @ solve_positive(X.mT @ X + ridge * _eye(n, X), moved.mT).mT
-    return (r @ moved - (r @ moved @ X.mT) @ solve_positive(X @ X.mT + ridge * _eye(J, X), X)) / ridge
+        return r @ solve_positive(X.mT @ X + ridge * _eye(n, X), X.mT @ Y).mT
+    return r @ Y.mT @ solve_positive(X @ X.mT + ridge * _eye(J, X), X)
 
 
 def _eye(size: int, like: Tensor) -> Tensor:

@@ -64,17 +64,17 @@ class LGD(GuidedSampler):
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(post.prior.variance(s)) if self.width == "prior" else s * d / math.hypot(s, d)
-            z = torch.stack([randn(x0) for _ in range(self.draws)])
+            moves = torch.stack([randn(x0) for _ in range(self.draws)]).mul_(r)
             if self.damped:
-                # centred draws of unit variance: the mean of a linear function over them is its value at D
-                z = (z - z.mean(0)) * math.sqrt(self.draws / max(self.draws - 1, 1))
-            drawn = x0 + (self.resolved(post, x0, r * z) if self.damped else 1.0) * r * z
-            weights = self.log_likelihoods(post, drawn).softmax(0)
+                # centred draws of variance r^2: the mean of a linear function over them is its value at D
+                moves.sub_(moves.mean(0)).mul_(math.sqrt(self.draws / max(self.draws - 1, 1)))
+                moves.mul_(self.resolved(post, x0, moves))
+            weights = self.log_likelihoods(post, x0, moves).softmax(0)
             if self.damped:
-                fits = [local_fit(post, u, r) for u in drawn]
+                fits = [local_fit(post, x0 + move, r) for move in moves]
                 pulls = torch.stack([pull for pull, _ in fits])
             else:
-                pulls = torch.stack([post.likelihood_score(u) for u in drawn])
+                pulls = torch.stack([post.likelihood_score(x0 + move) for move in moves])
             pull = (weights * pulls).sum(0)
             ascent = s**2 * vjp(pull)
             if self.damped:
@@ -87,16 +87,16 @@ class LGD(GuidedSampler):
             yield x
 
     @staticmethod
-    def log_likelihoods(post: Posterior, drawn: Tensor) -> Tensor:
-        """log p(y | u) of draws (n, B, *shape), (n, B, 1, ..., 1)."""
-        return torch.stack([per_sample(post.log_likelihood(u), u) for u in drawn])
+    def log_likelihoods(post: Posterior, x0: Tensor, moves: Tensor) -> Tensor:
+        """log p(y | x0 + move) for moves (n, B, *shape), (n, B, 1, ..., 1)."""
+        return torch.stack([per_sample(post.log_likelihood(x0 + move), x0) for move in moves])
 
-    def resolved(self, post: Posterior, x0: Tensor, z: Tensor) -> Tensor:
+    def resolved(self, post: Posterior, x0: Tensor, moves: Tensor) -> Tensor:
         """The share of the width that the draws resolve, (B, 1, ..., 1), at most 1.
 
         Log-normal weights of spread c leave n exp(-c^2) of n draws effective; the spread grows with the width at least in
         proportion, so that this is narrow enough.
         """
-        log = self.log_likelihoods(post, x0 + z)
+        log = self.log_likelihoods(post, x0, moves)
         spread = (log - log.mean(0)).square().mean(0).sqrt()
         return (math.sqrt(0.5 * math.log(self.draws)) / spread.clamp(min=1e-30)).clamp(max=1)
