@@ -1,8 +1,11 @@
-"""How well a trained prior denoises what it was not trained on, next to classical denoisers.
+"""How good a trained prior is, on what it was not trained on, next to classical methods.
 
 evaluate({"prior": load("photo"), "Wiener": wiener}, held_out("photo", "BSDS500"), LEVELS["photo"])
+likelihood("digits", load("digits"), images)
+two_sample(generated, held_out_images, training_views)
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,30 @@ from torch import Tensor
 
 from invgen.errors import MissingExtraError, OptionError
 from invgen.priors.datasets import ct_slices, photographs, read_picture
+from invgen.priors.datasets_labelled import labelled
+from invgen.priors.datasets_mr import heads, normalised
+from invgen.priors.datasets_speech import read_wave, sentences
 
-LEVELS = {"photo": tuple(2 * s / 255 for s in (15, 25, 50, 100)), "ct": (0.05, 0.1, 0.2, 0.5, 1.0)}
+LEVELS: dict[str, tuple[float, ...]] = {
+    "photo": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
+    "ct": (0.05, 0.1, 0.2, 0.5, 1.0),
+    "mr": (0.02, 0.05, 0.1, 0.2, 0.5),
+    "digits": (0.1, 0.2, 0.5, 1.0, 2.0),
+    "clothing": (0.1, 0.2, 0.5, 1.0, 2.0),
+    "speech": (0.005, 0.01, 0.02, 0.05, 0.1),
+}
 Denoise = Callable[[Tensor, float], Tensor]
 
 
 def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> dict[str, list[Tensor]]:
-    """Test images in the prior's units, none of them trained on: {set: [(C, H, W)]}.
+    """Test signals in the prior's units, none of them trained on: {set: [(C, H, W) or (1, L)]}.
 
     "photo": the centres, 256 x 256, of four photographs of scikit-image, and each `every`-th picture of FOLDER/**/val
     (BSDS500's), whole.
     "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
+    "mr": matplotlib's sagittal head s1045, and the held-out head of FOLDER/**.npz (brain2), averaged to 128 x 128.
+    "digits", "clothing": each `every`-th picture of the test set in FOLDER. "speech": one second from the middle of each
+    `every`-th test sentence in FOLDER.
     """
     sets: dict[str, list[Tensor]] = {}
     if recipe == "photo":
@@ -44,8 +60,19 @@ def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> d
             for patient, volume in ct_slices(folder, "test").items():
                 name = "lung1" if patient == "lung1" else "COVID-19-NY-SBU"
                 sets.setdefault(name, []).extend(_hounsfield(plane, 128) for plane in volume[::every])
+    elif recipe == "mr":
+        sets["matplotlib s1045"] = [_halved(normalised(_sagittal()))]
+        if folder is not None:
+            for name, (volume, _) in heads(folder, "test").items():
+                sets[name] = [_halved(plane) for plane in normalised(volume)[::every]]
+    elif recipe in ("digits", "clothing"):
+        if folder is not None:
+            sets["test set"] = list(labelled(folder, "test")[0][::every])
+    elif recipe == "speech":
+        if folder is not None:
+            sets["test sentences"] = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")[::every]]
     else:
-        raise OptionError(f"no held-out images for recipe '{recipe}'; there are: photo, ct")
+        raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(LEVELS)}")
     return sets
 
 
@@ -65,26 +92,58 @@ def _hounsfield(plane: np.ndarray, size: int) -> Tensor:
     return F.avg_pool2d(values, values.shape[-1] // size).clamp(-1, 1)
 
 
-def psnr(denoise: Denoise, images: Sequence[Tensor], sigma: float, seed: int = 0) -> float:
-    """Mean over images of the PSNR in dB (data range 2) of denoise(image + sigma noise), clipped to [-1, 1]."""
+def _halved(plane: np.ndarray) -> Tensor:
+    return F.avg_pool2d(torch.from_numpy(plane.astype(np.float32))[None], 2)
+
+
+def _sagittal() -> np.ndarray:
+    """The magnitude image s1045 of matplotlib's sample data, 256 x 256."""
+    import gzip
+
+    from matplotlib import cbook
+
+    with cbook.get_sample_data("s1045.ima.gz") as file:  # may be unpacked already, as its version likes
+        raw = file.read()
+    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    return np.frombuffer(raw, "<u2").reshape(256, 256).astype(np.float32)
+
+
+def _middle(samples: np.ndarray, length: int) -> Tensor:
+    start = max((samples.shape[-1] - length) // 2, 0)
+    return torch.from_numpy(samples[:, start : start + length].copy())
+
+
+def psnr(
+    denoise: Denoise, images: Sequence[Tensor], sigma: float, seed: int = 0, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> float:
+    """Mean over images of the PSNR in dB of denoise(image + sigma noise), clipped to the range, whose width is the peak.
+
+    For a waveform, (1, L), the signal-to-noise ratio instead: the peak of a waveform says little.
+    """
+    low, high = value_range
     total = 0.0
     for index, image in enumerate(images):
         generator = torch.Generator().manual_seed(seed + index)
         noisy = image + sigma * torch.randn(image.shape, generator=generator)
-        error = denoise(noisy[None], sigma)[0].clamp(-1, 1) - image
-        total += 10 * float(torch.log10(4 / error.square().mean()))
+        error = denoise(noisy[None], sigma)[0].clamp(low, high) - image
+        power = image.square().mean() if image.ndim == 2 else torch.tensor((high - low) ** 2)
+        total += 10 * float(torch.log10(power / error.square().mean()))
     return total / len(images)
 
 
 def evaluate(
-    methods: Mapping[str, Denoise], sets: Mapping[str, Sequence[Tensor]], levels: Sequence[float], seed: int = 0
+    methods: Mapping[str, Denoise],
+    sets: Mapping[str, Sequence[Tensor]],
+    levels: Sequence[float],
+    seed: int = 0,
+    value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> dict[str, Any]:
     """{set: {"count": images, "psnr": {method: [dB at each level]}}}, all methods on the same noise."""
     with torch.no_grad():
         return {
             name: {
                 "count": len(images),
-                "psnr": {m: [round(psnr(f, images, s, seed), 2) for s in levels] for m, f in methods.items()},
+                "psnr": {m: [round(psnr(f, images, s, seed, value_range), 2) for s in levels] for m, f in methods.items()},
             }
             for name, images in sets.items()
         }
@@ -103,12 +162,117 @@ def wiener(x: Tensor, sigma: float) -> Tensor:
     return torch.stack(planes)[None].to(x.dtype)
 
 
-def bm3d(x: Tensor, sigma: float) -> Tensor:
+def spectral_wiener(x: Tensor, sigma: float) -> Tensor:
+    """A Wiener filter on a short-time Fourier transform, knowing the noise variance, (1, 1, L).
+
+    The power of the signal is that of the noisy one, averaged over 3 x 3 bins, less that of the noise: power spectral
+    subtraction.
+    """
+    window = torch.hann_window(512, dtype=x.dtype)
+    bins = torch.stft(x[:, 0], 512, 128, window=window, return_complex=True)
+    noise = sigma**2 * window.square().sum()
+    power = F.avg_pool2d(bins.abs().square()[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    gain = (1 - noise / power.clamp_min(1e-20)).clamp_min(0.0)
+    return torch.istft(bins * gain, 512, 128, window=window, length=x.shape[-1])[:, None]
+
+
+def bm3d(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
     """BM3D (Dabov et al., 2007; colour: CBM3D) of the package `bm3d`, knowing sigma. (1, C, H, W)."""
     try:
         import bm3d as package
     except ImportError as error:
         raise MissingExtraError("the BM3D baseline needs the package bm3d: pip install bm3d") from error
-    image = x[0].permute(1, 2, 0).double().numpy() / 2 + 0.5
-    clean = package.bm3d_rgb(image, sigma / 2) if image.shape[2] == 3 else package.bm3d(image[..., 0], sigma / 2)
-    return torch.from_numpy(clean.reshape(image.shape) * 2 - 1).permute(2, 0, 1)[None].to(x.dtype)
+    low, width = value_range[0], value_range[1] - value_range[0]
+    image = (x[0].permute(1, 2, 0).double().numpy() - low) / width
+    clean = package.bm3d_rgb(image, sigma / width) if image.shape[2] == 3 else package.bm3d(image[..., 0], sigma / width)
+    return torch.from_numpy(clean.reshape(image.shape) * width + low).permute(2, 0, 1)[None].to(x.dtype)
+
+
+def likelihood(prior: Any, images: Sequence[Tensor], seed: int = 0, steps: int = 32) -> dict[str, Any]:
+    """Bits per value of 8-bit pictures in [-1, 1] under a prior with a density, and how they were found.
+
+    Pictures get uniform noise over one of the 256 levels, which makes the mean an upper bound of the bits of the pictures
+    themselves. A VAE gives the bound of its evidence; an autoregressive prior the bits of its own few levels, not to be
+    compared with the others.
+    """
+    from invgen.likelihood import bits_per_dim, log_prob
+    from invgen.priors.generators import VAE
+
+    x = torch.stack(list(images))
+    n, step = x[0].numel(), 2 / 255
+    if hasattr(prior, "next_logits"):
+        bits = -prior.log_prob(x) / n / math.log(2)
+        return _summary(bits, f"exact, of pictures of {len(prior.levels)} levels")
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+    y = x + step * noise
+    if isinstance(prior, VAE):
+        return _summary(bits_per_dim(_elbo(prior, y, seed), n, step), "bound by the evidence of a Gaussian decoder")
+    if hasattr(prior, "inverse"):
+        y = (torch.round((x + 1) * 127.5) + noise + 0.5) / 128 - 1  # within [-1, 1), as in its training
+        return _summary(bits_per_dim(prior.log_prob(y), n, 2 / 256), "exact")
+    value = log_prob(prior, y, steps=steps, trace="rademacher", seed=seed, max_batch=16)
+    return _summary(bits_per_dim(value, n, step), f"probability-flow ODE, {steps} steps, Hutchinson's trace")
+
+
+def _summary(bits: Tensor, how: str) -> dict[str, Any]:
+    error = bits.std().item() / math.sqrt(len(bits))
+    return {
+        "bits_per_value": round(bits.mean().item(), 3),
+        "standard_error": round(error, 3),
+        "count": len(bits),
+        "how": how,
+    }
+
+
+def _elbo(prior: Any, y: Tensor, seed: int) -> Tensor:
+    """The evidence lower bound of a VAE, its decoder's variance the best one for these pictures; (B,) in nats."""
+    from torch.distributions import Normal
+
+    with torch.no_grad():
+        mean, log_var = prior.encoder(y)
+        eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+        error = (prior(mean + (0.5 * log_var).exp() * eps) - y).square().flatten(1)
+        scale = error.mean().sqrt()
+        like = (Normal(0.0, scale).log_prob(error.sqrt())).sum(1)
+        return like - 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+
+
+def two_sample(generated: Tensor, kept: Tensor, views: Tensor, seed: int = 0) -> dict[str, Any]:
+    """Can generated signals be told from held-out ones? (N, *shape) each; views: more than N views of the training data.
+
+    Features: for pictures the first 32 principal components of the training views, for waveforms the mean and deviation
+    over time of 24 log-band energies. `c2st` is the cross-validated accuracy of a random forest (0.5: it cannot tell),
+    `mmd` the squared maximum mean discrepancy of the features; `..._train` are those of training views against the held-out
+    signals, the best one can hope for.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    from invgen.metrics import c2st, mmd
+
+    count = min(len(generated), len(kept), len(views) // 2)
+    features = _band_energies if kept.ndim == 3 else _components(views[count:])
+    made, true, known = features(generated[:count]), features(kept[:count]), features(views[:count])
+    scale = true.std(0).clamp_min(1e-9)
+    made, true, known = made / scale, true / scale, known / scale
+    forest = RandomForestClassifier(300, random_state=seed, n_jobs=1)
+    result: dict[str, Any] = {"count": count, "features": true.shape[1]}
+    for name, other in (("", made), ("_train", known)):
+        result[f"c2st{name}"] = round(c2st(other, true, classifier=forest, seed=seed), 3)
+        result[f"mmd{name}"] = round(mmd(other, true).item(), 4)
+    return result
+
+
+def _components(views: Tensor, count: int = 32) -> Callable[[Tensor], Tensor]:
+    flat = views.flatten(1)
+    mean = flat.mean(0)
+    axes = torch.linalg.svd(flat - mean, full_matrices=False)[2][: min(count, len(views) - 1)]
+    return lambda x: (x.flatten(1) - mean) @ axes.T
+
+
+def _band_energies(x: Tensor, bands: int = 24) -> Tensor:
+    """(B, 1, L) -> (B, 2 bands): mean and deviation over time of the log energies of bands that widen with frequency."""
+    power = torch.stft(x[:, 0], 512, 256, window=torch.hann_window(512), return_complex=True).abs().square()
+    edges = (256 * torch.linspace(0, 1, bands + 1) ** 1.5).round().long()
+    parts = [power[:, a : max(b, a + 1)].mean(1) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
+    logs = (torch.stack(parts, 1) + 1e-8).log()
+    return torch.cat([logs.mean(2), logs.std(2)], 1)

@@ -50,20 +50,20 @@ RECIPES = {
             "ct", (1, 128, 128), (64, 96, 160), 2, 4, "Hounsfield units / 1000, clipped to [-1, 1]", data="ct"
         ),
         Recipe(
-            "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=64, data="labelled", embedding=64, classes=10, bend=0.7,
+            "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, data="labelled", embedding=64, classes=10, bend=0.7,
             log_sigma_mean=0.0, log_sigma_std=1.6,
         ),
         Recipe(
-            "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=64, data="labelled", embedding=64, classes=10,
+            "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, data="labelled", embedding=64, classes=10,
             log_sigma_mean=0.0, log_sigma_std=1.6,
         ),
         Recipe(
-            "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=16, data="speech",
+            "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=6, data="speech",
             embedding=64, log_sigma_mean=-3.2, log_sigma_std=1.7, sigma_min=3e-4, sigma_max=10.0,
         ),
         Recipe(
             "mr", (1, 128, 128), (32, 48, 64, 96), 1, 2, "intensity / 99.5th percentile of the head, 0 is no signal",
-            data="mr", value_range=(0.0, 1.0), log_sigma_mean=-1.9, log_sigma_std=1.4, sigma_min=0.0025, sigma_max=40.0,
+            data="mr", batch=4, value_range=(0.0, 1.0), log_sigma_mean=-1.9, sigma_min=0.0025, sigma_max=40.0,
         ),
     )
 }  # fmt: skip

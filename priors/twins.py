@@ -33,7 +33,7 @@ class Twin:
     data: str = "digits"
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
-    batch: int = 64
+    batch: int = 32
     steps: int = 4000
     bend: float = 0.5
     average: float = 17.0
@@ -46,7 +46,7 @@ TWINS = {
         Twin("digits-vae", "VAE"),
         Twin("digits-gan", "GAN", learning_rate=4e-4, betas=(0.0, 0.9)),
         Twin("digits-flow", "Flow", learning_rate=1e-3),
-        Twin("digits-ar", "PixelCNN", batch=32),
+        Twin("digits-ar", "PixelCNN", batch=16),
     )
 }
 
