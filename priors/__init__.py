@@ -2,11 +2,14 @@
 
 from invgen.priors.adm import from_guided_diffusion
 from invgen.priors.autoregressive import CausalNetwork, from_autoregressive
+from invgen.priors.check import PriorReport, PriorWarning, check_prior
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
 from invgen.priors.edm import from_edm, from_inverse_bench
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
+from invgen.priors.flow_matching import from_flow_matching
 from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
 from invgen.priors.generators import VAE, Decoder, from_generator, from_vae
+from invgen.priors.k_diffusion import from_k_diffusion
 from invgen.priors.latent import Autoencoder, LatentDiffusion
 from invgen.priors.load import load, names
 from invgen.priors.normalising_flows import NormalisingFlow, from_flow
@@ -31,6 +34,8 @@ __all__ = [
     "NetworkDenoiser",
     "NormalisingFlow",
     "PatchAveraged",
+    "PriorReport",
+    "PriorWarning",
     "Schedule",
     "Slices",
     "StyleGAN",
@@ -38,14 +43,17 @@ __all__ = [
     "Tiled",
     "VAE",
     "cast",
+    "check_prior",
     "from_autoregressive",
     "from_denoiser",
     "from_diffusers",
     "from_edm",
     "from_flow",
+    "from_flow_matching",
     "from_generator",
     "from_guided_diffusion",
     "from_inverse_bench",
+    "from_k_diffusion",
     "from_network",
     "from_pipeline",
     "from_score_sde",

@@ -138,15 +138,27 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
 
 
 def from_network(
-    net: nn.Module, shape: Sequence[int], *, prediction: str, schedule: Schedule, **options: Any
+    net: nn.Module,
+    shape: Sequence[int],
+    *,
+    prediction: str,
+    schedule: Schedule,
+    data: Tensor | None = None,
+    **options: Any,
 ) -> NetworkDenoiser:
     """The prior of a network that predicts epsilon, v, the sample, the score or a velocity: see `NetworkDenoiser`.
 
         prior = priors.from_network(net, (1, 128, 128), prediction="epsilon", schedule=priors.Schedule.linear())
 
+    data: clean signals, (B, *shape), to check the declaration with; see `check_prior`, which warns if it does not fit.
     options: call, stride, sigma_data and the facts of a `NetworkDenoiser`. The network is put into eval mode.
     """
-    return NetworkDenoiser(net.eval(), shape, prediction, schedule, **options)
+    prior = NetworkDenoiser(net.eval(), shape, prediction, schedule, **options)
+    if data is not None:
+        from invgen.priors.check import check_prior
+
+        check_prior(prior, data)
+    return prior
 
 
 class FunctionDenoiser(ConditionalDenoiser):

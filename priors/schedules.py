@@ -69,6 +69,8 @@ class Schedule(nn.Module):
         alpha_bar = torch.cumprod(1 - betas, 0)
         sigmas = ((1 - alpha_bar) / alpha_bar).sqrt()
         times = torch.arange(len(betas)) if times is None else torch.as_tensor(times)
+        if len(times) != len(betas):
+            raise OptionError(f"a schedule needs one time for each beta, got {len(times)} for {len(betas)}")
         finite = torch.isfinite(sigmas)
         return _Table(sigmas[finite], times.detach().cpu()[finite])
 
@@ -77,6 +79,8 @@ class Schedule(nn.Module):
         """Variance-exploding, x_t = x_0 + sigma_t eps, by its levels (T,) in either order; times: see `from_betas`."""
         sigmas = torch.as_tensor(sigmas).detach().cpu().double()
         times = torch.arange(len(sigmas)) if times is None else torch.as_tensor(times).detach().cpu()
+        if len(times) != len(sigmas):
+            raise OptionError(f"a schedule needs one time for each noise level, got {len(times)} for {len(sigmas)}")
         order = sigmas.argsort()
         return _Table(sigmas[order], times[order], preserving=False)
 
@@ -185,8 +189,8 @@ class _Table(Schedule):
     """The levels of a discrete schedule; the time is linear in log sigma between them."""
 
     def __init__(self, sigmas: Tensor, times: Tensor, preserving: bool = True) -> None:
-        if len(sigmas) < 2 or len(sigmas) != len(times) or not (sigmas.diff() > 0).all() or not sigmas[0] > 0:
-            raise OptionError("a schedule needs at least two different noise levels above 0 and one time for each")
+        if len(sigmas) < 2 or not (sigmas.diff() > 0).all() or not sigmas[0] > 0:
+            raise OptionError("a schedule needs at least two noise levels, different and above 0")
         super().__init__(sigmas[0].item(), sigmas[-1].item())
         self.preserving = preserving
         self.register_buffer("log_sigmas", sigmas.double().log(), persistent=False)
