@@ -41,6 +41,7 @@ def convert(work: Path, target: Path) -> None:
             tensors = tensors_of(read(path))
             with atomic_file(target / f"lpips_{net}.safetensors") as out:
                 save_file(tensors, out)
+                out.chmod(0o644)  # safetensors makes it private
 
 
 def tensors_of(params: dict[str, dict]) -> dict[str, Tensor]:
