@@ -99,6 +99,7 @@ class Published:
     num_heads: int | None = None
     new_attention_order: bool = False
     cosine: bool = False
+    plain: bool = False  # the noise embedding shifts only, and convolutions resample
 
     def fits(self, layout: Layout) -> bool:
         return (
@@ -108,8 +109,7 @@ class Published:
             and tuple(self.size >> level for level in layout.attention) == self.attention
             and layout.classes == self.classes
             and layout.in_channels == 3
-            and layout.scale_shift
-            and layout.residual_resampling
+            and layout.scale_shift == layout.residual_resampling == (not self.plain)
         )
 
 
@@ -160,36 +160,55 @@ def from_guided_diffusion(
     Raises:
         WeightsError: the file is damaged, not safe to open, or not such a network.
         OptionError: the network is not a published one and an option is missing.
-        UnsupportedError: a super-resolution network, which needs its low-resolution image.
+        UnsupportedError: a network whose output does not match its input.
     """
     tensors = pickles.state_dict(path, ENTRIES, key)
-    layout = _layout(tensors, path)
-    if model is not None and model not in PUBLISHED:
-        raise OptionError(f"unknown model {model!r}; known are {', '.join(PUBLISHED)}")
-    known = PUBLISHED[model] if model else next((p for p in PUBLISHED.values() if p.fits(layout)), None)
-    if known is not None and not known.fits(layout):
-        raise WeightsError(f"the network in {path} is not {model!r}: it has {layout}")
-    if layout.out_channels not in (layout.in_channels, 2 * layout.in_channels):
-        raise UnsupportedError(
-            f"the network in {path} turns {layout.in_channels} channels into {layout.out_channels}; expected as many or "
-            "twice as many (a super-resolution network is no prior)"
-        )
-    if num_heads is None and num_head_channels is None and known is not None:
-        num_heads, num_head_channels = known.num_heads, known.num_head_channels
-    if new_attention_order is None and known is not None:
-        new_attention_order = known.new_attention_order
-    if shape is None and known is not None:
-        shape = (layout.in_channels, known.size, known.size)
-    if shape is None or (num_heads is None) == (num_head_channels is None) or new_attention_order is None:
-        raise OptionError(
-            f"the network in {path} is none of the published ones ({', '.join(PUBLISHED)}): pass shape=(C, H, W), "
-            "num_head_channels= or num_heads=, and new_attention_order=, as it was trained"
-        )
-    net = unet(tensors, path, num_head_channels, num_heads, new_attention_order)
+    heads = {"num_head_channels": num_head_channels, "num_heads": num_heads, "new_attention_order": new_attention_order}
+    net, shape, known = recognised(tensors, path, PUBLISHED, model, shape, **heads)
     if schedule is None:
         schedule = Schedule.cosine() if known is not None and known.cosine else Schedule.linear()
-    stride = 2 ** (len(layout.channels) - 1)
-    return NetworkDenoiser(net, shape, prediction, schedule, call=call_with_label, stride=stride, **facts)
+    return NetworkDenoiser(net, shape, prediction, schedule, call=call_with_label, stride=stride(net), **facts)
+
+
+def recognised(
+    tensors: dict[str, Tensor],
+    source: str | Path,
+    published: dict[str, Published],
+    model: str | None,
+    shape: Sequence[int] | None,
+    *,
+    num_head_channels: int | None = None,
+    num_heads: int | None = None,
+    new_attention_order: bool | None = None,
+) -> tuple[nn.Module, Sequence[int], Published | None]:
+    """The network, its shape and what is known of it: a published model needs no options. Errors as above."""
+    layout = _layout(tensors, source)
+    if model is not None and model not in published:
+        raise OptionError(f"unknown model {model!r}; known are {', '.join(published)}")
+    known = published[model] if model else next((p for p in published.values() if p.fits(layout)), None)
+    if known is not None and not known.fits(layout):
+        raise WeightsError(f"the network in {source} is not {model!r}: it has {layout}")
+    if layout.out_channels not in (layout.in_channels, 2 * layout.in_channels):
+        raise UnsupportedError(
+            f"the network in {source} turns {layout.in_channels} channels into {layout.out_channels}; expected as many or "
+            "twice as many"
+        )
+    if known is not None:
+        if num_heads is None and num_head_channels is None:
+            num_heads, num_head_channels = known.num_heads, known.num_head_channels
+        new_attention_order = known.new_attention_order if new_attention_order is None else new_attention_order
+        shape = (layout.in_channels, known.size, known.size) if shape is None else shape
+    if shape is None or (num_heads is None) == (num_head_channels is None) or new_attention_order is None:
+        raise OptionError(
+            f"the network in {source} is none of the published ones ({', '.join(published)}): pass shape=(C, H, W), "
+            "num_head_channels= or num_heads=, and new_attention_order=, as it was trained"
+        )
+    return unet(tensors, source, num_head_channels, num_heads, new_attention_order), shape, known
+
+
+def stride(net: nn.Module) -> int:
+    """What the sizes of images must be multiples of."""
+    return 2 ** (len(net.config.block_out_channels) - 1)
 
 
 def unet(

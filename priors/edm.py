@@ -17,7 +17,7 @@ from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import adm, pickles
 from invgen.priors.edm2_networks import EDM2UNet
-from invgen.priors.edm_networks import EDMUNet
+from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser, from_denoiser
 from invgen.priors.schedules import Schedule
 
@@ -99,14 +99,9 @@ def from_inverse_bench(path: str | Path, shape: Sequence[int] | None = None, **f
     if "input_blocks.0.0.weight" not in tensors:
         song = not any(k.endswith("out_norm.weight") for k in tensors)
         return from_edm(path, shape, preconditioning="vp" if song else "edm", **facts)
-    layout = adm.Layout.of(tensors)
-    known = next((p for p in adm.PUBLISHED.values() if p.fits(layout)), None)
-    if known is None:
-        raise WeightsError(f"the ADM network in {path} is not that of InverseBench: use from_guided_diffusion")
-    net = adm.unet(tensors, path, known.num_head_channels, known.num_heads, known.new_attention_order)
-    schedule = _vp(DEFAULTS["vp"])
-    shape = (layout.in_channels, known.size, known.size) if shape is None else shape
-    return NetworkDenoiser(net, shape, "epsilon", schedule, call=adm.call_with_label, stride=32, **facts)
+    net, shape, _ = adm.recognised(tensors, path, adm.PUBLISHED, None, shape)
+    options = {"call": adm.call_with_label, "stride": adm.stride(net), **facts}
+    return NetworkDenoiser(net, shape, "epsilon", _vp(DEFAULTS["vp"]), **options)
 
 
 def preconditioned(
@@ -224,6 +219,7 @@ def _network(tensors: dict[str, Tensor], source: str | Path) -> nn.Module:
     try:
         with torch.device("meta"):
             net = EDM2UNet(shapes) if "out_gain" in shapes else EDMUNet(shapes)
+            rehearse(net, net.in_channels, net.resolution)
     except (KeyError, ValueError, IndexError, StopIteration, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{source} does not hold a network of EDM or EDM2 ({reason or 'no layers'})") from error

@@ -136,4 +136,6 @@ class EDM2UNet(nn.Module):
             skips.append(x)
         for name, module in self.dec.items():
             x = module(mp_cat(x, skips.pop()) if "block" in name else x, embedding)
+        if skips:
+            raise IndexError("the decoder has fewer blocks than the encoder")
         return self.out_conv(x, self.out_gain)

@@ -37,8 +37,9 @@ class Convolution(nn.Module):
 
     def __init__(self, shapes: Shapes, resampling: str = "", filter_last: bool = False) -> None:
         super().__init__()
-        for name in ("weight", "bias"):
-            self.register_parameter(name, nn.Parameter(torch.empty(shapes[name])) if name in shapes else None)
+        weight = nn.Parameter(torch.empty(shapes["weight"])) if "weight" in shapes else None
+        self.register_parameter("weight", weight)
+        self.register_parameter("bias", None if weight is None else nn.Parameter(torch.empty(weight.shape[0])))
         table = torch.empty(shapes["resample_filter"]) if "resample_filter" in shapes else None
         self.register_buffer("resample_filter", table)
         self.resampling, self.filter_last = resampling, filter_last
@@ -126,7 +127,7 @@ class EDMUNet(nn.Module):
         self.map_layer0 = nn.Linear(*reversed(shapes["map_layer0.weight"]))
         self.map_layer1 = nn.Linear(*reversed(shapes["map_layer1.weight"]))
         label = shapes.get("map_label.weight")
-        self.map_label = nn.Linear(*reversed(label), bias="map_label.bias" in shapes) if label else None
+        self.map_label = nn.Linear(*reversed(label), bias=self.song) if label else None
         self.label_dim = label[1] if label else 0
         self.enc, self.dec = (nn.ModuleDict(self._part(shapes, part)) for part in ("enc", "dec"))
         self.resolution = int(next(iter(self.enc)).split("x")[0])
@@ -175,6 +176,8 @@ class EDMUNet(nn.Module):
                 out = h if out is None else out + h
             else:
                 x = module(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
+        if skips:
+            raise IndexError("the decoder has fewer blocks than the encoder")
         return out if self.song else self.out_conv(F.silu(self.out_norm(x)))
 
     def _embedding(self, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -193,6 +196,17 @@ class EDMUNet(nn.Module):
         if self.song:
             return F.silu(self.map_layer1(F.silu(self.map_layer0(h + given))))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(h))) + given)
+
+
+def rehearse(net: nn.Module, channels: int, size: int) -> None:
+    """Runs a network on the meta device, without numbers: ValueError if its layers do not follow on each other."""
+    x = torch.empty(1, channels, size, size, device="meta")
+    try:
+        out = net(x, torch.empty(1, device="meta"))
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"its layers do not fit together: {str(error).splitlines()[0]}") from error
+    if out.shape[2:] != x.shape[2:] or out.shape[1] not in (channels, 2 * channels):
+        raise ValueError(f"it turns {tuple(x.shape[1:])} into {tuple(out.shape[1:])}")
 
 
 def below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:

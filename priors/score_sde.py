@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors import pickles
-from invgen.priors.edm_networks import EDMUNet
+from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
 
@@ -84,6 +84,7 @@ def from_score_sde(
         renamed = renamed_modules(tensors, shape[-1])
         with torch.device("meta"):
             net = EDMUNet({name: tuple(tensor.shape) for name, tensor in renamed.items()})
+            rehearse(net, net.in_channels, shape[-1])
     except (KeyError, IndexError, ValueError, StopIteration) as error:
         raise WeightsError(f"{path} does not hold an NCSN++ or DDPM++ of score_sde_pytorch ({error!r})") from error
     net = pickles.fill(net, renamed, path)

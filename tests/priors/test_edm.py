@@ -163,6 +163,7 @@ def test_bad_files(tmp_path, monkeypatch):
         "no enc": lambda k: not k.startswith("model.enc"),
         "no conv0": lambda k: not k.endswith("block0.conv0.weight"),
         "no norm": lambda k: k != "model.out_norm.bias",
+        "no block": lambda k: ".8x8_block0." not in k or ".enc" not in k,
         "other": lambda k: False,
     }
     for keep in changes.values():
