@@ -27,7 +27,7 @@ from invgen.priors.diffusers import (
 )
 from invgen.priors.from_network import Call, NetworkDenoiser
 from invgen.priors.latent import Autoencoder, LatentDiffusion
-from invgen.priors.text import TEXT_ENCODERS, LatentConsistency, Prompts, TextDenoiser, TextEmbedding
+from invgen.priors.text import ENCODE, TEXT_ENCODERS, LatentConsistency, Prompts, TextDenoiser, TextEmbedding
 
 NETWORKS = ("unet", "transformer")
 LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or on nothing
@@ -83,6 +83,7 @@ def from_pipeline(
         if any(v is not None for v in files.values()):
             raise OptionError("dtype, variant and revision are for files; this pipeline has been built")
         title, source, parts = type(model).__name__, model, dict(getattr(model, "components", {}))
+        parts["_class_name"] = title
     network, vae = (_part(parts, names, title) for names in (NETWORKS, AUTOENCODERS))
     scheduler = _part(parts, ("scheduler",), title) if scheduler is None else scheduler
     for part in (network, vae):
@@ -139,6 +140,7 @@ def _read(model: str | Path, with_scheduler: bool, files: Mapping[str, Any]) -> 
             return kind, config
 
         parts: dict[str, Any] = {name: True for name in TEXT_ENCODERS if index is not None and there(name)}
+        parts["_class_name"] = (index or {}).get("_class_name")
         for name in (*NETWORKS, *AUTOENCODERS):
             kind, config = described(name, "config.json")
             if kind is not None:
@@ -165,12 +167,13 @@ def _part(parts: Mapping[str, Any], names: Sequence[str], title: str) -> Any:
 
 
 def _prompts(kind: str, source: Any, parts: Mapping[str, Any], files: Mapping[str, Any]) -> Prompts | None:
-    """The text encoders, if the pipeline has any."""
+    """The text encoders, if the pipeline has any; by its own class where that is known, by its network's otherwise."""
+    kind = parts["_class_name"] if parts["_class_name"] in ENCODE else kind
     if not any(parts.get(name) is not None for name in TEXT_ENCODERS):
         return None
     if not isinstance(source, str):
         return Prompts(kind, source)
-    loaded = {name: part for name, part in parts.items() if name not in TEXT_ENCODERS}
+    loaded = {name: part for name, part in parts.items() if name not in (*TEXT_ENCODERS, "_class_name")}
     return Prompts(kind, source, loaded, **{k: v for k, v in files.items() if v is not None})
 
 

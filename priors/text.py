@@ -76,7 +76,7 @@ class Prompts:
             if isinstance(self.source, str | Path):
                 self.source = self._load()
             with torch.no_grad():
-                self.known[prompt] = _ENCODE[self.kind](self.source, prompt, _device(self.source))
+                self.known[prompt] = ENCODE[self.kind](self.source, prompt, _device(self.source))
         return self.known[prompt]
 
     def empty(self) -> TextEmbedding:
@@ -140,7 +140,7 @@ def _masked(pipeline: Any, prompt: str, device: torch.device) -> TextEmbedding:
     return TextEmbedding(embeds, mask=mask)
 
 
-_ENCODE: dict[str, Callable[[Any, str, torch.device], TextEmbedding]] = {
+ENCODE: dict[str, Callable[[Any, str, torch.device], TextEmbedding]] = {
     "StableDiffusionPipeline": _stable_diffusion,
     "StableDiffusionXLPipeline": _xl,
     "StableDiffusion3Pipeline": _sd3,

@@ -26,7 +26,8 @@ from invgen.priors.text import TextEmbedding
 
 pytestmark = [
     pytest.mark.slow,  # the import of diffusers alone takes seconds
-    pytest.mark.filterwarnings("ignore::FutureWarning"),  # diffusers on the defaults of its own schedulers
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),  # of diffusers about itself
+    pytest.mark.filterwarnings("ignore:.*do not explain the measurement"),  # random networks, few steps
 ]
 
 CLOSE = 1e-5
@@ -326,6 +327,26 @@ def test_text_encoders_of_a_folder_equal_the_pipelines(build, tmp_path):
     torch.testing.assert_close(read.latent(z, 2.0), built.latent(z, 2.0))
 
 
+def test_transformers_under_their_old_name(tmp_path):
+    """DiT and PixArt-alpha were published as Transformer2DModel, the latter's small one without sizes as input."""
+    from diffusers import DDIMScheduler
+
+    tiny_pipelines.dit(DDIMScheduler()).save_pretrained(tmp_path)
+    z = codes(2, 4, 8, 8)
+    now = from_pipeline(tmp_path).guided(3, 2.0).latent(z, 1.0)
+    for path in (tmp_path / "model_index.json", tmp_path / "transformer" / "config.json"):
+        path.write_text(path.read_text().replace("DiTTransformer2DModel", "Transformer2DModel"))
+    torch.testing.assert_close(from_pipeline(tmp_path).guided(3, 2.0).latent(z, 1.0), now)
+
+
+def test_prompts_are_encoded_by_the_pipelines_own_class():
+    pytest.importorskip("transformers")
+    from diffusers import PixArtAlphaPipeline
+
+    pipeline = PixArtAlphaPipeline(**tiny_pipelines.pixart(euler(), False).components)
+    assert from_pipeline(pipeline).latent.prompts.kind == "PixArtAlphaPipeline"
+
+
 def test_parts_that_do_not_matter_are_not_read(copy):
     """A safety checker and the like that the index names, but that need not be there."""
     index = json.loads((copy / "model_index.json").read_text())
@@ -367,6 +388,44 @@ def test_embeddings_take_the_place_of_text_encoders(wordless):
     guided = from_pipeline(wordless, empty=null).guided(embeds, 3.0)
     U, C = (prior.condition(t).latent(z, sigma) for t in (null, embeds))
     torch.testing.assert_close(guided.latent(z, sigma), U + 3 * (C - U))
+
+
+@pytest.mark.parametrize("family", ["xl", "sd3", "flux"])
+def test_folders_without_text_encoders(family, tmp_path):
+    """The larger families under embeddings, against their network called by hand and the scheduler's step down to 0."""
+    network = {
+        "xl": tiny_pipelines.xl_unet,
+        "sd3": tiny_pipelines.sd3_transformer,
+        "flux": tiny_pipelines.flux_transformer,
+    }[family]()
+    scheduler = euler() if family == "xl" else flow()
+    parts = {"unet" if family == "xl" else "transformer": network, "vae": tiny_pipelines.kl(), "scheduler": scheduler}
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+    prior = from_pipeline(tmp_path, shape=(3, 16, 24))
+    embeds, pooled = codes(1, 5, 12, seed=1), codes(1, prior.latent.pooled, seed=2)
+    z, texts, vectors = codes(2, 4, 8, 12), embeds.expand(2, -1, -1), pooled.expand(2, -1)
+    scheduler.set_timesteps(**{"timesteps": [400]} if family == "xl" else {"sigmas": [0.4]})
+    t, sigma = scheduler.timesteps[0], scheduler.sigmas[0].item()
+    if family == "xl":
+        sizes = torch.tensor([[16.0, 24.0, 0.0, 0.0, 16.0, 24.0]]).expand(2, -1)
+        added = {"text_embeds": vectors, "time_ids": sizes}
+        out = network(scheduler.scale_model_input(z, t), t, encoder_hidden_states=texts, added_cond_kwargs=added).sample
+        x = z
+    else:
+        call = {"timestep": t.expand(2), "encoder_hidden_states": texts, "pooled_projections": vectors}
+        if family == "flux":
+            patches = z.unfold(2, 2, 2).unfold(3, 2, 2)  # (2, 4, rows, columns, 2, 2)
+            tokens = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+            places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(6.0))
+            call |= {"timestep": t.expand(2) / 1000, "guidance": torch.full((2,), 3.5), "img_ids": places}
+            out = network(tokens, txt_ids=torch.zeros(5, 3), **call).sample
+            out = torch.nn.functional.fold(out.unflatten(2, (4, 4)).permute(0, 2, 3, 1).flatten(1, 2), (8, 12), 2, stride=2)
+        else:
+            out = network(z, **call).sample
+        x, sigma = z / (1 - sigma), sigma / (1 - sigma)
+    theirs = scheduler.step(out, t, z).prev_sample
+    assert deviation(prior.condition(TextEmbedding(embeds, pooled)).latent(x, sigma), theirs) < CLOSE
 
 
 def test_dm4ct_as_published(tmp_path):

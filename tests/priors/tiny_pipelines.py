@@ -167,17 +167,20 @@ def stable_diffusion(scheduler, text=False, autoencoder=None, kind="StableDiffus
     )
 
 
+def xl_unet():
+    return text_unet(
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6
+    )
+
+
 def xl(scheduler, autoencoder=None, **options):
     from diffusers import StableDiffusionXLPipeline
 
     encoder, tokenizer = clip(width=WIDTH // 2)
     second, tokenizer_2 = clip(3, WIDTH // 2, projection=6)
-    network = text_unet(
-        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 6
-    )
     return StableDiffusionXLPipeline(
         vae=autoencoder or kl(),
-        unet=network,
+        unet=xl_unet(),
         scheduler=scheduler,
         text_encoder=encoder,
         text_encoder_2=second,
@@ -188,10 +191,8 @@ def xl(scheduler, autoencoder=None, **options):
     )
 
 
-def sd3(scheduler):
-    from diffusers import StableDiffusion3Pipeline
-
-    network = transformer(
+def sd3_transformer():
+    return transformer(
         "SD3Transformer2DModel",
         sample_size=8,
         patch_size=2,
@@ -202,11 +203,16 @@ def sd3(scheduler):
         pooled_projection_dim=10,
         pos_embed_max_size=8,
     )
+
+
+def sd3(scheduler):
+    from diffusers import StableDiffusion3Pipeline
+
     first, tokenizer = clip(2, 4, projection=4)
     second, tokenizer_2 = clip(3, 6, projection=6)
     third, tokenizer_3 = t5()
     return StableDiffusion3Pipeline(
-        transformer=network,
+        transformer=sd3_transformer(),
         scheduler=scheduler,
         vae=kl(shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=first,
@@ -218,10 +224,8 @@ def sd3(scheduler):
     )
 
 
-def flux(scheduler, guidance=True):
-    from diffusers import FluxPipeline
-
-    network = transformer(
+def flux_transformer(guidance=True):
+    return transformer(
         "FluxTransformer2DModel",
         in_channels=16,
         num_single_layers=1,
@@ -230,6 +234,11 @@ def flux(scheduler, guidance=True):
         guidance_embeds=guidance,
         axes_dims_rope=(2, 2, 4),
     )
+
+
+def flux(scheduler, guidance=True):
+    from diffusers import FluxPipeline
+
     encoder, tokenizer = clip(2, 6)
     second, tokenizer_2 = t5()
     return FluxPipeline(
@@ -239,7 +248,7 @@ def flux(scheduler, guidance=True):
         tokenizer=tokenizer,
         text_encoder_2=second,
         tokenizer_2=tokenizer_2,
-        transformer=network,
+        transformer=flux_transformer(guidance),
     )
 
 
