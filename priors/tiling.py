@@ -56,6 +56,8 @@ class Tiled(_Windowed):
         overlap: of neighbouring tiles at least, as a fraction of the tile; a quarter costs 1.8 times the evaluations of
             tiles side by side in two dimensions.
         margin: entries by inner edges whose results are not used; less than half the overlap.
+        multiple: tiles start at multiples of it, but for the last along an axis: with the stride of the network, which
+            halves the signal some times, tiles are cut as the network cuts the whole. Ignored where tiles are too small.
         max_batch: tiles to denoise at once.
     """
 
@@ -66,15 +68,20 @@ class Tiled(_Windowed):
         *,
         overlap: float = 0.25,
         margin: int = 0,
+        multiple: int = 8,
         max_batch: int | None = 16,
     ) -> None:
         super().__init__(prior, shape, max_batch)
         _check_sizes(prior, self.shape)
-        if not 0 <= overlap < 1 or margin < 0:
-            raise OptionError(f"tiles need an overlap in [0, 1) and a margin of at least 0, got {overlap!r} and {margin!r}")
+        if not 0 <= overlap < 1 or margin < 0 or multiple < 1:
+            raise OptionError(
+                f"tiles need an overlap in [0, 1), a margin of at least 0 and a multiple of at least 1, got {overlap!r}, "
+                f"{margin!r} and {multiple!r}"
+            )
         self.overlap, self.margin = float(overlap), int(margin)
         self.axes = [
-            _tiles(total, tile, round(overlap * tile), margin) for total, tile in zip(self.shape, prior.shape, strict=True)
+            _tiles(total, tile, round(overlap * tile), margin, multiple)
+            for total, tile in zip(self.shape, prior.shape, strict=True)
         ]
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
@@ -173,7 +180,7 @@ def _check_sizes(prior: Denoiser, shape: torch.Size) -> None:
         )
 
 
-def _tiles(total: int, tile: int, overlap: int, margin: int) -> list[Window]:
+def _tiles(total: int, tile: int, overlap: int, margin: int, multiple: int) -> list[Window]:
     """The tiles along one axis, evenly spaced, their weights adding up to one at every entry."""
     if total == tile:
         return [(0, torch.ones(tile, dtype=torch.float64))]
@@ -181,8 +188,12 @@ def _tiles(total: int, tile: int, overlap: int, margin: int) -> list[Window]:
         raise OptionError(
             f"tiles of {tile} that overlap by {overlap} leave nothing between margins of {margin}; raise overlap"
         )
-    count = 1 + math.ceil((total - tile) / (tile - overlap))
-    starts = [round(k * (total - tile) / (count - 1)) for k in range(count)]
+    multiple = multiple if tile - overlap >= multiple else 1
+    furthest = (tile - overlap) // multiple * multiple  # from one start to the next
+    count = 1 + math.ceil((total - tile) / furthest)
+    spacing = math.ceil((total - tile) / (count - 1) / multiple) * multiple
+    starts = sorted({min(k * spacing, total - tile) for k in range(count)})
+    count = len(starts)
     windows = []
     for k, start in enumerate(starts):
         weights = torch.ones(tile, dtype=torch.float64)

@@ -72,6 +72,15 @@ def test_weights_add_up_to_one_at_any_size_and_overlap():
             torch.testing.assert_close(patches(x, 1.0), x / 2)
 
 
+def test_tiles_start_at_multiples_but_for_the_last():
+    tiled = Tiled(GaussianPrior((1, 64)), (1, 205), overlap=0.25, multiple=8)
+    assert [start for start, _ in tiled.axes[1]] == [0, 48, 96, 141]
+    tiled = Tiled(GaussianPrior((1, 64)), (1, 192), overlap=0.5, multiple=8)
+    assert [start for start, _ in tiled.axes[1]] == [0, 32, 64, 96, 128]
+    small = Tiled(GaussianPrior((1, 6)), (1, 11), overlap=0.5, multiple=8)  # too small for it
+    assert [start for start, _ in small.axes[1]] == [0, 3, 5]
+
+
 def test_blending_hides_the_seams_that_patches_have():
     """For a network that looks beyond the margin, D of tiles changes no faster at seams than elsewhere."""
     net = Local((1, 16))
@@ -152,7 +161,7 @@ def test_what_does_not_fit_is_said():
         Tiled(net, (2, 16, 7))
     with pytest.raises(OptionError, match="leave nothing between margins"):
         Tiled(net, (2, 16, 16), overlap=0.25, margin=1)
-    for bad in ({"overlap": 1.0}, {"margin": -1}, {"max_batch": 0}):
+    for bad in ({"overlap": 1.0}, {"margin": -1}, {"max_batch": 0}, {"multiple": 0}):
         with pytest.raises(OptionError):
             Tiled(net, (2, 16, 16), **bad)
     with pytest.raises(OptionError):
