@@ -219,8 +219,8 @@ def _network(tensors: dict[str, Tensor], source: str | Path) -> nn.Module:
     try:
         with torch.device("meta"):
             net = EDM2UNet(shapes) if "out_gain" in shapes else EDMUNet(shapes)
-            rehearse(net, net.in_channels, net.resolution)
     except (KeyError, ValueError, IndexError, StopIteration, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{source} does not hold a network of EDM or EDM2 ({reason or 'no layers'})") from error
-    return pickles.fill(net, tensors, source)
+    rehearse(pickles.fill(net, tensors, source), net.in_channels, net.stride, source)
+    return net

@@ -9,10 +9,13 @@ dict loads as it is. It tells everything but the family, which the last layers g
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from invgen.errors import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
 # within one resolution, in the order of computation
@@ -198,15 +201,17 @@ class EDMUNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(h))) + given)
 
 
-def rehearse(net: nn.Module, channels: int, size: int) -> None:
-    """Runs a network on the meta device, without numbers: ValueError if its layers do not follow on each other."""
-    x = torch.empty(1, channels, size, size, device="meta")
+def rehearse(net: nn.Module, channels: int, size: int, source: str | Path) -> None:
+    """Runs a network once on a small image: WeightsError if its layers do not follow on each other."""
+    x = torch.zeros(1, channels, size, size)
     try:
-        out = net(x, torch.empty(1, device="meta"))
+        with torch.no_grad():
+            found = tuple(net(x, torch.ones(1)).shape[1:])
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"its layers do not fit together: {str(error).splitlines()[0]}") from error
-    if out.shape[2:] != x.shape[2:] or out.shape[1] not in (channels, 2 * channels):
-        raise ValueError(f"it turns {tuple(x.shape[1:])} into {tuple(out.shape[1:])}")
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"the layers of the network in {source} do not fit together: {reason}") from error
+    if found not in ((channels, size, size), (2 * channels, size, size)):
+        raise WeightsError(f"the network in {source} turns {tuple(x.shape[1:])} into {found}; expected the same shape")
 
 
 def below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:

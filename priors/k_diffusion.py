@@ -62,12 +62,16 @@ def from_k_diffusion(
             shape = (int(options["input_channels"]), *map(int, options["input_size"]))
         with torch.device("meta"):
             net = ImageUNet({name: tuple(tensor.shape) for name, tensor in tensors.items()}, patch)
-            rehearse(net, int(shape[0]), 4 * net.stride)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise WeightsError(
             f"{path} and its configuration do not describe an 'image_v1' of k-diffusion ({error!r})"
         ) from error
     net = pickles.fill(net, tensors, path)
+    if len(shape) != 3 or int(shape[0]) * patch**2 != net.proj_in.in_channels:
+        raise WeightsError(
+            f"the network in {path} takes {net.proj_in.in_channels} channels in patches of {patch}, got {shape}"
+        )
+    rehearse(net, int(shape[0]), 2 * net.stride, path)
     levels = {name: float(options[name]) for name in ("sigma_min", "sigma_max") if name in options}
     facts = {"data_std": sigma_data, **levels, **facts}
     return NetworkDenoiser(net, shape, "edm", Schedule.edm(), sigma_data=sigma_data, stride=net.stride, **facts)

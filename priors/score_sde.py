@@ -84,12 +84,12 @@ def from_score_sde(
         renamed = renamed_modules(tensors, shape[-1])
         with torch.device("meta"):
             net = EDMUNet({name: tuple(tensor.shape) for name, tensor in renamed.items()})
-            rehearse(net, net.in_channels, shape[-1])
     except (KeyError, IndexError, ValueError, StopIteration) as error:
         raise WeightsError(f"{path} does not hold an NCSN++ or DDPM++ of score_sde_pytorch ({error!r})") from error
     net = pickles.fill(net, renamed, path)
     if net.in_channels != shape[0]:
         raise ShapeError(f"the network takes {net.in_channels} channels, got the shape {tuple(shape)}")
+    rehearse(net, net.in_channels, net.stride, path)
     fourier = "map_noise.freqs" in renamed
     continuous = (sde != "ve" or fourier) if continuous is None else continuous
     centered = sde != "ve" if centered is None else centered
