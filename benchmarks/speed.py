@@ -1,12 +1,13 @@
-"""Speed, as ratios of processor time in one alternating run on one thread: `python -m invgen.benchmarks.speed`.
+"""Speed, as ratios of processor time on one thread: `python -m invgen.benchmarks.speed`.
 
-1. Each sampler over its network evaluations, which the goal is to exceed by at most 1.05: `--overhead FILE` measures this
-   table alone and keeps its rows in FILE, docs and tests read benchmarks/data/overhead.csv.
+1. Each sampler over its network evaluations; the goal is 1.05. `python -m invgen.benchmarks.speed --overhead FILE` measures
+   this table alone and keeps its rows in FILE; benchmarks/data/overhead.csv was made so.
 2. CT against ASTRA slice by slice, scikit-image and the memory-bandwidth floor (benchmarks/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
 4. Peak memory against the number of samples or particles, with and without `max_batch`.
 
-Times are medians over rounds in which all candidates take turns, so that a drift of the machine's speed cancels.
+A sampler and its network are timed in the same run; elsewhere times are medians over rounds in which all candidates take
+turns. So a drift of the machine's speed cancels.
 """
 
 import argparse
@@ -36,39 +37,20 @@ from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Sampler
 from invgen.samplers.unconditional import Unconditional
 
-OVERHEAD = Path(__file__).parent / "data" / "overhead.csv"
 _OPERATOR = ("forward", "adjoint", "solve", "prox", "pinv", "norm", "V", "Vt", "U", "Ut")
 
 
 @dataclass
 class Call:
-    """One evaluation of a network on x, and the products with its Jacobian that were taken there.
+    """One evaluation of a network on so many rows, and the products with its Jacobian that were taken there.
 
     Attributes:
         products: of first order; `second`: derivatives of such a product.
     """
 
-    network: Callable[..., Tensor]
-    x: Tensor
-    rest: tuple[Sigma, ...]
+    rows: int
     products: int = 0
     second: int = 0
-
-    def replay(self) -> None:
-        """The same work, bare: no graph where nothing was differentiated."""
-        if not self.products:
-            with torch.no_grad():
-                self.network(self.x, *self.rest)
-            return
-        with torch.enable_grad():
-            x = self.x.detach().requires_grad_()
-            out = self.network(x, *self.rest)
-            v = out.detach()
-            for k in range(self.products):
-                first = k < self.second
-                (g,) = torch.autograd.grad(out, x, v, retain_graph=True, create_graph=first)
-                if first:
-                    torch.autograd.grad(g, x, self.x, retain_graph=True)
 
 
 class Tape:
@@ -78,21 +60,18 @@ class Tape:
     """
 
     def __init__(self) -> None:
-        self.keep = True
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the times, and the calls too if they are being kept."""
+        """Forgets the times and the calls."""
         self.network = self.operator = 0.0
-        self._depth, self._begin = 0, 0.0
-        if self.keep:
-            self.calls: list[Call] = []
+        self.calls: list[Call] = []
+        self._depth, self._begin, self._turned = 0, 0.0, 0.0
 
     def through(self, network: Callable[..., Tensor], x: Tensor, *rest: Sigma) -> Tensor:
         """network(x, *rest), noted and timed."""
-        call = Call(network, x.detach(), rest)
-        if self.keep:
-            self.calls.append(call)
+        call = Call(len(x))
+        self.calls.append(call)
         differentiable = torch.is_grad_enabled() and x.requires_grad
         if differentiable:
             x = x.view_as(x)  # a tensor of this call alone, so that what arrives there has passed the network
@@ -146,11 +125,6 @@ class Tape:
 
     def _return(self, gradient: Tensor) -> None:
         self.operator += time.process_time() - self._turned
-
-    def replay(self) -> None:
-        """The network evaluations of the recorded run and nothing else."""
-        for call in self.calls:
-            call.replay()
 
 
 class Recorded(Denoiser):
@@ -252,8 +226,7 @@ def sampler_overhead(
     A sampler whose step takes many evaluations gets fewer steps, so that no run takes many more than others. All times are
     processor time. `own` is the overhead that samplers are judged by: all time but the operator's, over that of the
     networks, forwards and products with their Jacobians, in the same run. `whole` has the operator's time too, which is the
-    problem's and not the sampler's: some spend most there by their nature. `ratio` is the whole run over a bare replay of
-    its network evaluations; it knows what hooks cannot see, and is noisier, being of two runs.
+    problem's and not the sampler's: some spend most there by their nature.
     """
     for name, kind in samplers.catalogue().items():
         if names and name not in names:
@@ -264,33 +237,28 @@ def sampler_overhead(
             print(f"no problem here fits {kind.__name__}", file=sys.stderr)
             continue
         post = posts[fits[0]].prior if unconditional else posts[fits[0]]
-        shares = {"whole": [], "own": []}
+        shares: dict[str, list[float]] = {"whole": [], "own": []}
 
-        def run(sampler: Sampler, post: object = post, shares: dict[str, list[float]] = shares) -> None:
+        def run(sampler: Sampler, post: object = post, shares: dict[str, list[float]] = shares) -> float:
             tape.clear()
             whole = cpu(lambda: sampler(post, batch, seed=0))
             shares["whole"].append(whole / tape.network)
             shares["own"].append((whole - tape.operator) / tape.network)
+            return whole
 
-        def work() -> int:
-            return sum(len(c.x) * (1 + c.products) for c in tape.calls)
-
-        tape.keep = True
         run(short(kind, 2))
         # one network evaluation a step is the rule; where there are n, a step counts for n
-        sampler = short(kind, max(2, min(steps, 2 * 3 * steps * batch // work())))
-        run(sampler)
-        tape.keep = False
-        shares["whole"].clear(), shares["own"].clear()
-        times = alternate({"sampler": partial(run, sampler), "bare": tape.replay}, rounds)
+        work = sum(c.rows * (1 + c.products) for c in tape.calls)
+        sampler = short(kind, max(2, min(steps, 2 * 3 * steps * batch // work)))
+        seconds = [run(sampler) for _ in range(rounds)]
         row = {
             "network": network,
             "sampler": kind.__name__,
             "problem": "prior" if unconditional else fits[0],
-            "forward": sum(len(c.x) for c in tape.calls),
-            "backward": sum(len(c.x) * (c.products + c.second) for c in tape.calls),
-            "milliseconds": f"{1e3 * statistics.median(times['sampler']):.0f}",
-            "ratio": f"{ratio(times['sampler'], times['bare']):.3f}",
+            "samples": batch,
+            "forward": sum(c.rows for c in tape.calls),
+            "backward": sum(c.rows * (c.products + c.second) for c in tape.calls),
+            "milliseconds": f"{1e3 * statistics.median(seconds):.0f}",
             **{k: f"{statistics.median(v[1:]):.3f}" for k, v in shares.items()},
         }
         yield {k: str(v) for k, v in row.items()}
@@ -332,7 +300,7 @@ def overhead_table(
 
 
 _HEADER = (
-    "| sampler | problem | forward | backward | CPU ms | ratio | whole | own |\n|---|---|---:|---:|---:|---:|---:|---:|"
+    "| sampler | problem | samples | forward | backward | CPU ms | whole | own |\n|---|---|---:|---:|---:|---:|---:|---:|"
 )
 
 

@@ -76,8 +76,7 @@ def lbfgs(
     value, signal, grad = _evaluate(f, z, shape)
     # a start without a value is the error that the sampler reports
     z, signal = (_where(value.isfinite(), t, torch.full_like(t, torch.nan)) for t in (z, signal))
-    moves, turns = z.new_zeros(history, rows, n), z.new_zeros(history, rows, n)
-    rho = z.new_zeros(history, rows, 1)
+    moves, turns, rho = [torch.zeros_like(z)] * history, [torch.zeros_like(z)] * history, [z.new_zeros(rows, 1)] * history
     gamma = 0.1 * size * n**0.5 / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)  # the first step: a tenth of |z|
     d, t = -gamma * grad, z.new_ones(rows, 1)
     for _ in range(steps):
@@ -91,7 +90,7 @@ def lbfgs(
         curvature = _dot(move, turn)
         keep = good[:, None] & (curvature > 1e-10 * _dot(move, move).sqrt() * _dot(turn, turn).sqrt())
         moves, turns, rho = (
-            torch.where(keep, torch.cat([old[1:], new[None]]), old)
+            [torch.where(keep, later, now) for now, later in zip(old, [*old[1:], new], strict=True)]
             for old, new in (
                 (moves, move),
                 (turns, turn),
@@ -113,10 +112,10 @@ def lbfgs(
         yield z.reshape(shape), value, signal
 
 
-def _inverse_hessian(grad: Tensor, moves: Tensor, turns: Tensor, rho: Tensor, gamma: Tensor) -> Tensor:
+def _inverse_hessian(grad: Tensor, moves: list[Tensor], turns: list[Tensor], rho: list[Tensor], gamma: Tensor) -> Tensor:
     """The product with the inverse Hessian by the two loops over the memory; empty places have rho = 0."""
     q, alphas = grad, []
-    for s, y, r in zip(moves.flip(0), turns.flip(0), rho.flip(0), strict=True):
+    for s, y, r in zip(moves[::-1], turns[::-1], rho[::-1], strict=True):
         alphas.append(r * _dot(s, q))
         q = q - alphas[-1] * y
     q = gamma * q
