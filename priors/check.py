@@ -23,7 +23,7 @@ from invgen.random import Streams
 
 MARGIN = 1.5  # how far the error of a trained network may lie above that of the best linear filter of one gain
 RELATIVE = 0.05  # how precisely, relative to the noise, a network knows it at least
-SLOPE = 0.12  # how far from 1 the regression of the noise on the predicted noise may lie; the shipped priors: 0.02
+SLOPE = 0.1  # how far from 1 the regression of the noise on the predicted noise may lie; the shipped priors: 0.02
 LEAST = 0.1  # from this noise on, relative to the signals: below, trained networks do not reach that
 GAIN = 0.03  # the mean drop of the log error from which another declaration is said to fit better
 
@@ -59,8 +59,8 @@ class PriorReport:
     findings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        rows = [f"{self.prior}", "     sigma     error    linear  residual     slope"]
-        rows += [f"{x.sigma:10.3g}{x.error:10.2e}{x.linear:10.2e}{x.residual:10.3f}{x.slope:10.3f}" for x in self.levels]
+        rows = [f"{self.prior}", "      sigma      error     linear   residual      slope"]
+        rows += [f"{x.sigma:11.3g}{x.error:11.2e}{x.linear:11.2e}{x.residual:11.4g}{x.slope:11.3f}" for x in self.levels]
         return "\n".join(rows + (self.findings or ["the declaration fits"]))
 
 
@@ -115,10 +115,10 @@ def measure(prior: Denoiser, x0: Tensor, sigma: float, seed: int = 0) -> Level:
 
 
 def _fits(level: Level, x0: Tensor) -> bool:
-    """Whether one level is what a denoiser can show; its slope counts where a fifth of the noise or more is removed."""
+    """Whether one level is what a denoiser can show, within two standard errors of its slope."""
     error = level.error <= MARGIN * level.linear + (RELATIVE * level.sigma) ** 2
-    slope = abs(math.log(max(level.slope, 1e-9))) < math.log1p(SLOPE + 4 / math.sqrt(x0.numel()))
-    return error and (slope or level.residual < 0.2 or level.sigma < LEAST * x0.std().item())
+    slope = SLOPE + 2 / (max(level.residual, 1e-9) * math.sqrt(x0.numel()))
+    return error and (abs(math.log(max(level.slope, 1e-9))) < math.log1p(slope) or level.sigma < LEAST * x0.std().item())
 
 
 def _contract(prior: Denoiser, x0: Tensor, measured: list[Level]) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _with(module: Denoiser, **modules: Module) -> Denoiser:
 def _units(x0: Tensor) -> Iterator[tuple[float, float, str]]:
     """Maps (scale, shift) of the signals to other usual ranges."""
     least, most = x0.min().item(), x0.max().item()
-    for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+    for low, high in ((-1.0, 1.0), (0.0, 1.0)):
         if abs(least - low) + abs(most - high) > 0.4 * (high - low) and most > least:
             scale = (high - low) / (most - least)
             yield scale, low - scale * least, f"signals brought to [{low:g}, {high:g}]"

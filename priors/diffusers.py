@@ -72,7 +72,7 @@ class DiffusersDenoiser(NetworkDenoiser):
             raise UnsupportedError("this network knows no classes; use the prior itself, without condition()")
         if isinstance(condition, int) and self.num_classes is not None and not 0 <= condition < self.num_classes:
             raise OptionError(f"there is no class {condition}; the network knows labels 0 to {self.num_classes - 1}")
-        return Conditioned(self, torch.as_tensor(condition))
+        return Conditioned(self, torch.as_tensor(condition, device=self.device))
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
         """E[x_0 | x_0 + sigma eps = x, class], (B, *shape); sigma: a number or (B,); condition: None, a label or (B,)."""
@@ -83,10 +83,9 @@ class DiffusersDenoiser(NetworkDenoiser):
                     "pass null_label= if it was trained with one"
                 )
             condition = self.null_label
-        if condition is not None and not isinstance(condition, Tensor):
+        if condition is not None:
             condition = torch.as_tensor(condition, device=x.device)
-        if condition is not None and condition.ndim == 0:
-            condition = condition.expand(len(x))
+            condition = condition.expand(len(x)) if condition.ndim == 0 else condition
         return super().forward(x, sigma, condition)
 
 

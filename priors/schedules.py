@@ -37,7 +37,8 @@ class Schedule(nn.Module):
 
     def time(self, sigma: float | Tensor) -> Tensor:
         """The time that the network is given at each noise level, float64, in the shape of sigma."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        device = sigma.device if isinstance(sigma, Tensor) else next((b.device for b in self.buffers()), None)
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device)
         return self._time(sigma.clamp(self.sigma_min, self.sigma_max))
 
     def alpha(self, sigma: Tensor) -> Tensor:

@@ -153,6 +153,19 @@ def test_classes_and_guidance():
         DiffusersDenoiser(unet(), scheduler()).condition(1)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: DiffusersDenoiser(dit(), scheduler()), lambda: DiffusersDenoiser(unet(), scheduler())]
+)
+def test_everything_moves_with_the_prior(make):
+    """On the device without memory: what is left on the CPU raises, as it would on CUDA."""
+    prior = make().to("meta")
+    x = torch.empty(2, *prior.shape, device="meta")
+    assert prior(x, 1.0).device.type == "meta"
+    if prior.takes_classes:
+        assert prior.condition(3)(x, torch.empty(2, device="meta")).device.type == "meta"
+        assert prior(x, 1.0, 3).device.type == "meta"
+
+
 def test_half_precision_keeps_the_tables(tmp_path):
     saved(tmp_path)
     x = torch.randn(1, 1, 16, 16)
