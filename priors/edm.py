@@ -222,5 +222,7 @@ def _network(tensors: dict[str, Tensor], source: str | Path) -> nn.Module:
     except (KeyError, ValueError, IndexError, StopIteration, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{source} does not hold a network of EDM or EDM2 ({reason or 'no layers'})") from error
-    rehearse(pickles.fill(net, tensors, source), net.in_channels, net.stride, source)
+    net = pickles.fill(net, tensors, source)
+    net = net.normalise() if isinstance(net, EDM2UNet) else net
+    rehearse(net, net.in_channels, net.stride, source)
     return net

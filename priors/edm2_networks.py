@@ -1,7 +1,7 @@
 """The network of EDM2 (Karras et al., CVPR 2024; Figure 21), in plain torch, built from the names and shapes of tensors.
 
-Every operation preserves magnitudes in expectation, so that there are no norms and no biases: weights are normalised when
-used, sums and concatenations rescaled (Appendix B of the paper, whose equation numbers stand below).
+Every operation preserves magnitudes in expectation, so that there are no norms and no biases: weights are normalised, sums
+and concatenations rescaled (Appendix B of the paper, whose equation numbers stand below).
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.priors.edm_networks import Shapes, below, part_names
+from invgen.priors.edm_networks import Shapes, Waves, below, part_names
 
 
 def normalised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -43,23 +43,15 @@ class MPLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
 
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    def normalise(self) -> None:
+        """Brings the weight to the form in which it is used, once: it does not change outside of training."""
         dims = tuple(range(1, self.weight.ndim))
-        fan_in = math.prod(self.weight.shape[1:])
-        weight = (normalised(self.weight, dims) * (gain / math.sqrt(fan_in))).to(x.dtype)
-        return F.linear(x, weight) if weight.ndim == 2 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        self.weight.data = normalised(self.weight.data, dims) / math.sqrt(math.prod(self.weight.shape[1:]))
 
-
-class MPFourier(nn.Module):
-    """Equation 75."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.register_buffer("freqs", torch.empty(count))
-        self.register_buffer("phases", torch.empty(count))
-
-    def forward(self, t: Tensor) -> Tensor:
-        return math.sqrt(2) * (t[:, None] * self.freqs.to(t.dtype) + self.phases.to(t.dtype)).cos()
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim == 2:
+            return F.linear(x, self.weight)
+        return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
 
 
 class MPBlock(nn.Module):
@@ -79,7 +71,7 @@ class MPBlock(nn.Module):
             x = F.avg_pool2d(x, 2) if self.resampling == "down" else F.interpolate(x, scale_factor=2.0, mode="nearest")
         if self.encoder:
             x = normalised(x if self.conv_skip is None else self.conv_skip(x), (1,))
-        h = self.conv_res0(mp_silu(x)) * (1 + self.emb_linear(embedding, self.emb_gain))[:, :, None, None]
+        h = self.conv_res0(mp_silu(x)) * (1 + self.emb_gain * self.emb_linear(embedding))[:, :, None, None]
         h = self.conv_res1(mp_silu(h))
         if not self.encoder and self.conv_skip is not None:
             x = self.conv_skip(x)
@@ -103,7 +95,8 @@ class EDM2UNet(nn.Module):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
         self.out_gain = nn.Parameter(torch.empty(()))
-        self.emb_fourier = MPFourier(shapes["emb_noise.weight"][1])
+        count = shapes["emb_noise.weight"][1:]
+        self.emb_fourier = Waves(freqs=count, phases=count)
         self.emb_noise = MPLayer(shapes["emb_noise.weight"])
         label = shapes.get("emb_label.weight")
         self.emb_label = MPLayer(label) if label else None
@@ -123,8 +116,16 @@ class EDM2UNet(nn.Module):
             modules[name] = MPLayer(inner["weight"]) if kind == "conv" else MPBlock(inner, part == "enc", resampling)
         return modules
 
+    def normalise(self) -> "EDM2UNet":
+        """To be called once, when the weights have been filled in."""
+        for module in self.modules():
+            if isinstance(module, MPLayer):
+                module.normalise()
+        return self
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        embedding = self.emb_noise(self.emb_fourier(t).to(self.emb_noise.weight.dtype))
+        phase = t[:, None] * self.emb_fourier.freqs.to(t.dtype) + self.emb_fourier.phases.to(t.dtype)
+        embedding = self.emb_noise((math.sqrt(2) * phase.cos()).to(x.dtype))  # equation 75
         if self.emb_label is not None:
             labels = embedding.new_zeros(len(t), self.label_dim) if labels is None else labels.to(embedding.dtype)
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.label_dim)), 0.5)
@@ -138,4 +139,4 @@ class EDM2UNet(nn.Module):
             x = module(mp_cat(x, skips.pop()) if "block" in name else x, embedding)
         if skips:
             raise IndexError("the decoder has fewer blocks than the encoder")
-        return self.out_conv(x, self.out_gain)
+        return self.out_gain * self.out_conv(x)

@@ -8,7 +8,7 @@ dict loads as it is. It tells everything but the family, which the last layers g
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -33,6 +33,21 @@ ORDER = (
     "aux_norm",
     "aux_conv",
 )
+
+
+class Waves(nn.Module):
+    """Tables of an embedding of the noise level, float32 at least: half precision would lose their phases."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.empty(shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Waves":
+        for name, table in self._buffers.items():
+            moved = fn(table)
+            self._buffers[name] = table.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+        return self
 
 
 class Convolution(nn.Module):
@@ -125,8 +140,7 @@ class EDMUNet(nn.Module):
         self.song = "out_norm.weight" not in shapes
         self.frequencies = shapes["map_layer0.weight"][1] // 2
         if "map_noise.freqs" in shapes:
-            self.map_noise = nn.Module()
-            self.map_noise.register_buffer("freqs", torch.empty(shapes["map_noise.freqs"]))
+            self.map_noise = Waves(freqs=shapes["map_noise.freqs"])
         self.map_layer0 = nn.Linear(*reversed(shapes["map_layer0.weight"]))
         self.map_layer1 = nn.Linear(*reversed(shapes["map_layer1.weight"]))
         label = shapes.get("map_label.weight")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import pickles
-from invgen.priors.edm_networks import Shapes, below, rehearse
+from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
 
@@ -178,8 +178,7 @@ class ImageUNet(nn.Module):
 
     def __init__(self, shapes: Shapes, patch: int = 1) -> None:
         super().__init__()
-        self.timestep_embed = nn.Module()
-        self.timestep_embed.register_buffer("weight", torch.empty(shapes["timestep_embed.weight"]))
+        self.timestep_embed = Waves(weight=shapes["timestep_embed.weight"])
         self.mapping = nn.ModuleDict({k: nn.Linear(*reversed(shapes[f"mapping.{k}.weight"])) for k in "02"})
         self.proj_in, self.proj_out = (_convolution(below(shapes, name)) for name in ("proj_in", "proj_out"))
         self.u_net = nn.ModuleDict({part: self._part(shapes, part) for part in ("d_blocks", "u_blocks")})

@@ -149,6 +149,24 @@ def test_gradients_and_other_sizes(tmp_path):
         assert prior(wide, 1.0).shape == wide.shape
 
 
+@pytest.mark.parametrize("variant", ["edm_ncsnpp", "edm_adm", "edm2"])
+def test_half_precision_keeps_the_noise_level(variant, tmp_path):
+    path, tensors, options = saved(tmp_path, variant)
+    prior = priors.from_edm(path, **options).bfloat16()
+    D, size = prior(tensors["xs"], tensors["sigma"]), tensors["D_plain"].abs().max()
+    assert D.dtype == torch.float32 and (D - tensors["D_plain"]).abs().max() < 0.03 * size
+
+
+def test_posterior_samples(tmp_path):
+    from invgen.operators import Mask
+
+    path, _, options = saved(tmp_path, "edm_ddpmpp")
+    prior = priors.from_edm(path, **options)
+    A = Mask.random(prior.shape, 0.5)
+    result = invgen.solve(torch.zeros(A.out_shape), A, prior, 0.1, "ddrm", num_samples=2)
+    assert result.samples.shape == (2, 3, 8, 8)
+
+
 def test_bad_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, _, options = saved(tmp_path, "edm_adm")
