@@ -44,8 +44,8 @@ class Problem:
     classical: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
 
-def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
-    """Five restorations of photographs that come with scikit-image, 128x128, noise 0.05 in units of [-1, 1]."""
+def held_out_photographs() -> dict[str, Tensor]:
+    """Four photographs that come with scikit-image, which no shipped prior has seen: (3, 128, 128) in [-1, 1] each."""
     from skimage import data
     from skimage.transform import downscale_local_mean
 
@@ -53,10 +53,21 @@ def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> I
         square = image[row : row + 128 * factor, column : column + 128 * factor, :3] / 127.5 - 1
         return torch.tensor(downscale_local_mean(square, (factor, factor, 1)), dtype=torch.float32).movedim(-1, 0)
 
-    face = crop(data.astronaut(), 0, 96)
-    cat = crop(data.chelsea(), 20, 100)
-    cup = crop(data.coffee(), 60, 200)
-    spoon = crop(data.coffee(), 140, 330)
+    face, cat = crop(data.astronaut(), 0, 96), crop(data.chelsea(), 20, 100)
+    return {"face": face, "cat": cat, "cup": crop(data.coffee(), 60, 200), "spoon": crop(data.coffee(), 140, 330)}
+
+
+def held_out_slices() -> dict[str, tuple[Tensor, float]]:
+    """CT slices of patients that no shipped prior has seen: (128, 128) in Hounsfield units, and the size of a pixel in mm.
+
+    pydicom's CT_small, and lung1 where `invgen data ct` has fetched it.
+    """
+    return {name: (hu, pixel) for name, hu, pixel in (_dicom_slice(), *_held_out())}
+
+
+def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
+    """Five restorations of photographs that come with scikit-image, 128x128, noise 0.05 in units of [-1, 1]."""
+    face, cat, cup, spoon = held_out_photographs().values()
     shape = face.shape
     prior = prior_of(tuple(shape))
 
@@ -87,8 +98,7 @@ def slices(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterat
     prior = prior_of((1, 128, 128))
     water = float(hu_to_mu(torch.zeros(())))
     prior = prior.rescaled(water, water)  # the prior's [-1, 1] is [-1000, 1000] HU, so attenuation is water (1 + x)
-    found = [_dicom_slice(), *_held_out()]
-    for name, hu, pixel in found:
+    for name, (hu, pixel) in held_out_slices().items():
         truth = hu_to_mu(hu.clamp(-1000, 1000))[None]
         for angles in (23, 60):
             A = ParallelBeamCT(truth.shape, num_angles=angles, pixel_size=pixel)

@@ -156,6 +156,7 @@ def test_all_dependencies_are_needed_and_stated():
         "pillow": "PIL",
         "pynrrd": "nrrd",
         "POT": "ot",
+        "pyyaml": "yaml",
     }
     sections = [config()["options"]["install_requires"], *config()["options.extras_require"].values()]
     names = {re.split(r"[<>=\[]", line)[0] for section in sections for line in listed(section)}
