@@ -17,8 +17,9 @@ class DPMSolver(Unconditional):
     """DPM-Solver++: a multistep method on the probability-flow ODE, one network evaluation a step.
 
     With h = log(s / s'), the exact solution x' = s'/s x + int_0^h exp(u - h) D du takes for D the polynomial through its
-    last values, in log s: Algorithm 2 (2M) for order 2, 3M for order 3. First and last steps are of lower order, and the
-    step to 0 is D itself, as in diffusers, whose DPMSolverMultistepScheduler it equals on the same levels.
+    last values, in log s: Algorithm 2 (2M) for order 2. First and last steps are of lower order, and the step to 0 is D
+    itself, as in diffusers' DPMSolverMultistepScheduler, which orders 1 and 2 equal. At order 3 the authors' code and
+    diffusers add half of the second derivative, which makes a method of order 2; here it is whole.
 
     Args:
         order: 1 (DDIM), 2 or 3.
