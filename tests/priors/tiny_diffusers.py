@@ -359,6 +359,18 @@ def _variants() -> dict[str, Variant]:
 
 VARIANTS = _variants()
 
+ORIGINALS = {  # as docs/priors.md calls them
+    by_step: "`step().pred_original_sample`",
+    by_pndm: "`_get_prev_sample` to alpha = 1",
+    by_sigma_step: "`step().pred_original_sample`",
+    by_conversion: "`convert_model_output`",
+    by_preconditioning: "`precondition_outputs`",
+    by_flow_step: "`step()`, its slope",
+    by_ve_step: "`step_pred` to sigma = 0",
+    by_consistency_step: "`step()`, a single one",
+    by_angle_step: "`_get_prev_sample` to sigma = 0",
+}
+
 if __name__ == "__main__":
     for title, variant in VARIANTS.items():
-        print(f"| {title} | {variant.original.__doc__.split(':')[0]} | {deviation(variant):.0e} |", flush=True)
+        print(f"| {title} | diffusers: {ORIGINALS[variant.original]} | {deviation(variant):.0e} |", flush=True)
