@@ -1,6 +1,7 @@
 """guided-diffusion checkpoints against the outputs of the original code, computed at openai/guided-diffusion 22e0df8183.
 
-The fixtures (see original.py) hold the original UNetModel's output on random weights and inputs.
+The fixtures (see original.py) hold the original UNetModel's output on random weights and inputs; "improved" is
+openai/improved-diffusion 1bc7bbbdc4, which has the same layout.
 """
 
 import gzip
@@ -16,7 +17,7 @@ from invgen.priors import adm
 
 pytestmark = pytest.mark.slow  # the import of diffusers alone takes seconds
 
-VARIANTS = ["legacy", "new_order", "classes", "classes_new_order", "heads", "plain", "half_first", "one_level"]
+VARIANTS = ["legacy", "new_order", "classes", "classes_new_order", "heads", "plain", "half_first", "one_level", "improved"]
 
 
 def saved(tmp_path, variant, **extra):
