@@ -43,14 +43,14 @@ def generate(
     """
     import numpy as np
 
-    from invgen.plots import save_picture, show_samples
+    from invgen.plots import as_picture, save_picture, show_samples
 
     p = conditioned(prepared(prior, size, rescale, device), condition, guidance)
     with atomic_folder(out) as folder:  # before the work, so that a folder that cannot be written is known at once
         x = sample(p, num_samples, seed, sampler=sampler, max_batch=max_batch, progress=progress).cpu()
         np.save(folder / "samples.npy", x.numpy())
         show_samples(x[:64], p.value_range, folder / "sheet.png")
-        if len(p.shape) >= 2:
+        if as_picture(x[0]).ndim >= 2:
             for k, one in enumerate(x):
                 save_picture(one, p.value_range, folder / f"sample_{k:03d}.png")
         summary = {

@@ -59,10 +59,11 @@ def test_the_command_writes_samples_pictures_and_a_sheet(tmp_path):
     assert summary["shape"] == [1, 32, 32] and summary["sampler"] == "DPMSolver(steps=2)"
 
 
-def test_signals_without_pictures_get_a_sheet_too(tmp_path):
-    summary = generate("GaussianPrior(shape=(5,))", num_samples=3, out=tmp_path)
+@pytest.mark.parametrize("shape", [(5,), (1, 50)])
+def test_signals_without_pictures_get_a_sheet_too(shape, tmp_path):
+    summary = generate(f"GaussianPrior(shape={shape})", num_samples=3, out=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["samples.npy", "sheet.png", "summary.json"]
-    assert summary["shape"] == [5]
+    assert summary["shape"] == list(shape)
 
 
 def test_conditions():
