@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import functools
 import json
 import os
 import subprocess
@@ -42,9 +43,14 @@ def sources():
     return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path, top_level_only=False):
     """The modules that a file imports: (line, name)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -118,6 +118,7 @@ def test_a_run_that_fails_is_shown_and_counted():
     assert exact_full.best(runs)["mixture-8-4"] == ("DPS", pytest.approx(40))
 
 
+@pytest.mark.slow  # clouds of 2^14 points
 def test_the_covariance_test_ranks_the_choices_as_the_paper_does(monkeypatch):
     monkeypatch.setattr(manifold, "LEVELS", (0.2, 1.0))
     found = manifold.divergences(0, points=400, cloud=2**14)

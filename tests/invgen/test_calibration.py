@@ -94,6 +94,7 @@ def test_the_exact_sampler_is_calibrated():
         assert low <= coverage <= high
 
 
+@pytest.mark.slow  # forty calibrations
 def test_false_alarms_are_as_rare_as_stated():
     """At alpha = 0.2 at most 20 % of 40 exact runs are rejected, and 4 standard errors; few samples do not matter."""
     rejected = np.mean(

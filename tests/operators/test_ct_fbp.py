@@ -31,12 +31,14 @@ def geometry(name, p):
     }[name]()
 
 
-@pytest.mark.parametrize("p", [1.0, 0.5])
-@pytest.mark.parametrize(
-    "name",
-    ["parallel", "strip", "coarse detector", "fine detector", "offset", "any angles", "full turn", "both ends"]
-    + ["fan", "fan, offset"],
-)
+NAMES = ["parallel", "strip", "coarse detector", "fine detector", "offset", "any angles", "full turn", "both ends"]
+NAMES += ["fan", "fan, offset"]
+# pixels of another size: the quick tests see them with one geometry of each kind
+CASES = [(name, 1.0) for name in NAMES] + [("parallel", 0.5), ("fan", 0.5)]
+CASES += [pytest.param(name, 0.5, marks=pytest.mark.slow) for name in NAMES if name not in ("parallel", "fan")]
+
+
+@pytest.mark.parametrize(("name", "p"), CASES)
 def test_gives_back_the_attenuation_in_its_units(name, p):
     A = geometry(name, p)
     phantom = EllipsePhantom(N * p / 2)

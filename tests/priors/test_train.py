@@ -70,6 +70,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path, photos, monkeyp
     assert not all(torch.equal(expected[name], other[name]) for name in expected)
 
 
+@pytest.mark.slow  # 150 steps of training
 def test_training_learns(tmp_path, photos):
     recipe = dataclasses.replace(TINY, widths=(16, 16), learning_rate=5e-3, batch=8, steps=150)
     views, held_out, _ = train.open_views(recipe, [photos])

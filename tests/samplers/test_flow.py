@@ -236,6 +236,7 @@ def test_pnpflow_fixed_point_at_a_level(weight, alpha):
     torch.testing.assert_close(mean_of(sampler, post), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow  # 3000 steps twice
 def test_pnpflow_ends_at_the_mode_as_steps_grow():
     post = problem(correlated())
     mode, scale = exact(post)[0], exact(post)[1].trace().sqrt()

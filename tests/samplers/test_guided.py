@@ -315,6 +315,7 @@ def test_mgps_bias_is_that_of_its_approximations():
     assert errors == pytest.approx([0.203, 0.223, 0.228], abs=0.01), errors
 
 
+@pytest.mark.slow  # six runs of DCPS
 def test_dcps_bias_falls_with_its_blocks():
     post = problem(correlated())
     by_iterations = [distance(samplers.DCPS(steps=40, iterations=k)(post, 800), post) for k in (1, 2, 4)]
@@ -323,6 +324,7 @@ def test_dcps_bias_falls_with_its_blocks():
     assert by_blocks == pytest.approx([0.236, 0.202, 0.190], abs=0.01), by_blocks
 
 
+@pytest.mark.slow  # eight samplers by Monte Carlo
 def test_biases_stand_in_numbers():
     """Wasserstein-2 distance to the posterior, over the root of its total variance, at about 100 evaluations.
 

@@ -106,6 +106,7 @@ def moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (x - mean).T @ ((x - mean) * w[:, None])
 
 
+@pytest.mark.slow  # a thousand samples of each
 def test_latent_dps_and_daps_on_a_curved_decoder():
     post, grid, w = banana()
     mean, covariance = moments(post.prior(grid), w)
@@ -120,7 +121,10 @@ def test_latent_dps_and_daps_on_a_curved_decoder():
 # -- CSGM -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lr", "steps", "tol"), [(None, 25, 1e-6), (0.1, 800, 1e-3)], ids=["L-BFGS", "Adam"])
+@pytest.mark.parametrize(
+    ("lr", "steps", "tol"),
+    [pytest.param(None, 25, 1e-6, id="L-BFGS"), pytest.param(0.1, 800, 1e-3, id="Adam", marks=pytest.mark.slow)],
+)
 def test_csgm_is_the_mode_of_a_gaussian_and_has_no_spread(lr, steps, tol):
     post = problem()
     mode = post.prior(exact_gaussian(post)[0][None])

@@ -163,6 +163,7 @@ def test_mala_samples_the_smoothed_posterior():
     assert_moments(sampler(post, 3000), exact(post, sigma))
 
 
+@pytest.mark.slow  # two thousand chains
 def test_mala_on_a_mixture_by_the_density_and_by_the_integral_of_the_score():
     p = mixture(0.5)
     wide = GaussianMixture(p.means.reshape(-1, *SHAPE), p.weights, var=0.4 + (0.5 * p.data_std) ** 2)
@@ -310,6 +311,7 @@ def test_annealed_chains_converge_to_the_posterior(cls):
     assert gaps[2] < 0.4 * gaps[1] < 0.14 * gaps[0] and gaps[2] < 0.1, gaps
 
 
+@pytest.mark.slow  # chains of 200 levels
 @pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
 def test_annealed_chains_on_a_mixture(cls):
     p = mixture(0.5)

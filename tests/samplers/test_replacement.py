@@ -5,6 +5,7 @@ the bias of replacement, by numbers that stand here; resampling and correctors r
 test_projection.py.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -43,6 +44,7 @@ Recursion = Callable[[samplers.Sampler, Posterior], Iterator[Map]]
 # -- recursions --------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(1)  # of the matrix that was asked for last: thousands of maps ask for the same
 def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors and values above zero."""
     U, d, Vt = torch.linalg.svd(M, full_matrices=False)
@@ -230,6 +232,7 @@ def chain() -> Posterior:
     return problem(prior, 0.0, Matrix(EYE[[0, 5]], SHAPE))
 
 
+@pytest.mark.slow  # thousands of maps of each sampler
 def test_replacement_is_exact_where_coordinates_are_independent_noisy_or_not():
     # noise included: at the level of its own noise the measurement is the state, below it the prior alone goes on, and
     # neither correctors nor resampling lose it
@@ -247,6 +250,7 @@ def test_replacement_is_exact_where_coordinates_are_independent_noisy_or_not():
             assert errors[1] < 0.45 * errors[0] and errors[1] < 0.025, (noise, errors)
 
 
+@pytest.mark.slow  # 200 steps ten times over
 def test_resampling_removes_the_bias_of_replacement():
     post = chain()
     # more steps do not help

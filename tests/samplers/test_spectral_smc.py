@@ -284,6 +284,7 @@ def compare(cls, dy: int, instances: int, **options) -> tuple[exact.Row, list[di
     return row, [exact.reruns()[8, dy, i] for i in range(instances)]
 
 
+@pytest.mark.slow  # a thousand particles
 def test_mixtures_are_closer_than_public_code_on_the_same_instances():
     for cls, dy in ((MCGDiff, 4), (DDSMC, 4)):
         row, others = compare(cls, dy, 2)
@@ -303,6 +304,7 @@ def test_all_mixtures_of_dimension_eight(dy):
     assert row.against([o["floor"] for o in others]) < 2
 
 
+@pytest.mark.slow  # 500 particles of four samplers
 def test_modes_have_the_weights_of_the_posterior_as_particles_grow():
     # three modes on the line that the measurement leaves open
     means = torch.tensor([[0.0, 4.0], [0.0, 0.0], [1.0, -4.0]], dtype=F64)

@@ -55,7 +55,10 @@ def starts(count: int, seed: int = 0) -> Tensor:
 # -- DMPlug ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lr", "steps", "tol"), [(None, 40, 1e-6), (0.1, 800, 5e-3)], ids=["L-BFGS", "Adam"])
+@pytest.mark.parametrize(
+    ("lr", "steps", "tol"),
+    [pytest.param(None, 40, 1e-6, id="L-BFGS"), pytest.param(0.1, 800, 5e-3, id="Adam", marks=pytest.mark.slow)],
+)
 def test_dmplug_without_a_stop_ends_on_the_codes_that_explain_the_data(lr, steps, tol):
     post = problem(correlated())
     flow = Flow(post.prior, 3, "flow")
