@@ -35,6 +35,16 @@ def test_equals_the_library(title):
     assert deviation(VARIANTS[title]) < 1e-6
 
 
+@pytest.mark.parametrize("net", [unet, lambda: unet(ADM, 3), lambda: unet1d(HOPPER), lambda: unet(DM4CT)])
+def test_the_tiny_networks_feel_the_time(net):
+    """Else a wrong time would pass: a hundredth of a step shows well above what the variants are allowed."""
+    net = net().double()
+    x = torch.randn(2, net.config.in_channels, *[32] * (2 - ("extra_in_channels" in net.config)), dtype=torch.float64)
+    for t in (10.0, 400.0):
+        before, after = net(x, torch.tensor(t).double()).sample, net(x, torch.tensor(t + 0.01).double()).sample
+        assert (before - after).abs().max() > 3e-6 * before.abs().max(), t
+
+
 def test_single_precision_equals_the_library():
     net, ddpm = unet(), scheduler(clip_sample=False)
     D = DiffusersDenoiser(net, ddpm)
