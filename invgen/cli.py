@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from invgen.benchmarks.cli import app as bench
+
 app = typer.Typer(
     name="invgen",
     help="Samples of the posterior p(x | y), for measurements y = A(x) + noise and a learned generative prior.",
@@ -16,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it starts in half the time, and no terminal cuts it off
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench, name="bench", short_help="Run benchmark suites.")
 
 
 # options that several commands take

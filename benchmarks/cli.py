@@ -1,0 +1,76 @@
+"""The commands `invgen bench ...`. Everything heavy is imported inside them."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="bench",
+    help="Suites of problems, priors and samplers: resumable, and safe to interrupt.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+File = Annotated[str, typer.Argument(metavar="SUITE", help="FILE.yaml, FILE.py with a dict `suite`, or module:Name.")]
+Shard = Annotated[
+    str | None, typer.Option(metavar="I/N", help="The I-th of N parts of the cells, as 1/4: one for each machine.")
+]
+
+
+@app.command("check", short_help="Read a suite: how many cells, how many there, how long.")
+def check_(
+    suite: File,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder whose results count as done.")] = None,
+    shard: Shard = None,
+    probe: Annotated[bool, typer.Option(help="Whether to time each kind of cell with few steps.")] = True,
+) -> None:
+    """Read a suite: say what is wrong with it, how many cells it has, how many are there, and about how long it takes."""
+    from invgen.benchmarks.runner import check
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"invgen: {text}", err=True)
+
+    typer.echo(str(check(suite, out, parse_shard(shard), probe, say)))
+
+
+@app.command("run", short_help="Compute what is missing of a suite.")
+def run_(
+    suite: File,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")],
+    executor: Annotated[str, typer.Option(help="serial, local (a process for each core) or local:N.")] = "serial",
+    shard: Shard = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute cells again that failed before.")] = False,
+) -> None:
+    """Compute what is missing of a suite. Each result is stored the moment it ends; start it again after any interruption.
+
+    Exit status: 0 all cells are done, 1 some failed (shown, and stored with their traceback), 2 a mistake, 130 interrupted.
+    """
+    from invgen.benchmarks.runner import run
+
+    report = run(suite, out, executor, parse_shard(shard), retry_failed)
+    for sentence, count in list(report.errors.items())[:10]:
+        typer.echo(f"failed ({count}): {sentence}", err=True)
+    typer.echo(f"{report}\nresults are in {out}, as a table in {out / 'results.csv'}")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """ "1/4" as (1, 4).
+
+    Raises:
+        OptionError: something else.
+    """
+    from invgen.errors import OptionError
+
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+/\d+", text):
+        raise OptionError(f"cannot read the shard {text!r}; expected I/N, such as 1/4")
+    i, n = map(int, text.split("/"))
+    return i, n
