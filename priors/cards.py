@@ -210,7 +210,7 @@ def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
 
 
 def publish(
-    name: str, run: Path | str, data: Path | str, folder: Path = WEIGHTS, images: Path | None = None, count: int = 300
+    name: str, run: Path | str, data: Path | str, folder: Path = WEIGHTS, images: Path | None = None, count: int = 150
 ) -> Path:
     """Copies RUN/NAME.safetensors into the package and writes its figures, its card and a sheet of samples.
 
@@ -221,17 +221,18 @@ def publish(
 
     replace(folder / f"{name}.safetensors", lambda path: shutil.copyfile(Path(run) / f"{name}.safetensors", path))
     prior, family = load(folder / f"{name}.safetensors"), name.split("-")[0]
-    sets = held_out(family, data, {"clothing": 20}.get(family, 1))
+    sets = held_out(family, data, {"clothing": 20}.get(family, 1))  # of 500 for digits and clothing
     views = open_views(RECIPES[family], [data])[0]
     kept = torch.stack([x[..., : prior.shape[-1]] for x in next(reversed(sets.values()))])
-    kept = kept[torch.randperm(len(kept), generator=Generator().manual_seed(0))][:count]
+    kept = kept[torch.randperm(len(kept), generator=Generator().manual_seed(0))]
+    kept = kept[: 40 if hasattr(prior, "next_logits") else count]  # which takes 1024 evaluations a picture
     made = draw_samples(prior, len(kept), seed=1)
     more: dict[str, Any] = {"two_sample": two_sample(made, kept, signals(views, max(2 * len(kept), 600), 2))}
     if family in ("digits", "clothing") and not name.endswith("-gan"):
-        more["likelihood"] = likelihood(prior, kept[: 32 if isinstance(prior, Denoiser) else 500])
+        more["likelihood"] = likelihood(prior, kept[: 16 if isinstance(prior, Denoiser) else 500])
     if images is not None:
         save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
-    few = {"digits": 5, "clothing": 5}.get(family, 1)
+    few = {"digits": 20, "clothing": 20}.get(family, 1)
     return judge(name, {key: values[::few] for key, values in sets.items()}, folder, more)
 
 

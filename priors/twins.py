@@ -86,7 +86,7 @@ def train(
         torch.manual_seed(seed)
         options = {"critic": True} if twin.network == "GAN" else {}
         model = NETWORKS[twin.network](**options).to(device)
-    shipped = NETWORKS[twin.network](**model.options).to(device)
+    shipped = NETWORKS[twin.network](**model.options).to(device).requires_grad_(False)
     shipped.load_state_dict(model.state_dict(), strict=False)
     averaged = dict(shipped.named_parameters())
     optimizers = [torch.optim.Adam(group, lr=twin.learning_rate, betas=twin.betas) for group in model.groups()]

@@ -82,10 +82,11 @@ def sheet(prior: Any, seed: int = 0) -> Tensor:
     else:
         classes = getattr(getattr(prior, "net", None), "classes", 0)
         columns = 10 if prior.shape[-1] <= 64 else 4
-        x = ((draw_samples(prior, 5 * columns if classes else 3 * columns, seed) - low) / (high - low)).clamp(0, 1)
+        rows = 5 if classes else 1 if hasattr(prior, "next_logits") else 3  # 1024 evaluations a picture: few will do
+        x = ((draw_samples(prior, rows * columns, seed) - low) / (high - low)).clamp(0, 1)
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=0.5).expand(-1, 3, -1, -1)
-    rows = [torch.cat(list(row), dim=2) for row in x.split(columns)]
-    return (torch.cat(rows, dim=1) * 255).round().to(torch.uint8)
+    strips = [torch.cat(list(row), dim=2) for row in x.split(columns)]
+    return (torch.cat(strips, dim=1) * 255).round().to(torch.uint8)
 
 
 def save_sheet(picture: Tensor, path: Path, zoom: int = 1) -> None:

@@ -59,7 +59,7 @@ def test_another_shape_may_be_asked_for(saved):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(WeightsError, match="unknown prior 'photos'; shipped are: ct, photo"):
+    with pytest.raises(WeightsError, match="unknown prior 'photos'; shipped are: .*ct, .*photo"):
         load("photos")
     with pytest.raises(WeightsError, match=re.escape("there is no weights file nowhere/x.safetensors")):
         load("nowhere/x.safetensors")
@@ -140,16 +140,41 @@ def test_missing_extra_and_broken_tensors(saved, tmp_path):
 
 
 def test_the_shipped_priors_are_small_and_described():
-    assert names() == ["ct", "photo"]
+    assert {"ct", "photo", "digits"} <= set(names())
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 20 * 2**20
     for name in names():
         path, about = WEIGHTS / f"{name}.safetensors", metadata(name)
         prior = load(name)
         assert path.stat().st_size <= 8 * 2**20
-        assert 1e6 <= sum(p.numel() for p in prior.parameters()) <= 4e6
+        assert 3e4 <= sum(p.numel() for p in prior.parameters()) <= 4e6
         assert (WEIGHTS / f"{name}.md").read_text() == cards.card(name)
         assert about["training"]["sources"] and about["training"]["steps"] > 0
-        held_out = {"val", "lung1", "A067967", "A072894", "A098752"}
+        held_out = {"val", "lung1", "A067967", "A072894", "A098752", "brain2"}
         assert not held_out & {source["name"] for source in about["training"]["sources"]}
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n not in ("ct", "photo")])
+def test_the_manifest_is_of_these_weights(name):
+    stored = json.loads((WEIGHTS / f"{name}.json").read_text())["manifest"]
+    assert stored == cards.manifest(name)
+    assert stored["packages"] and stored["split"] and stored["sources"]
+
+
+@pytest.mark.parametrize("name", [n for n in ("digits", "clothing") if n in names()])
+def test_classes_are_known(name):
+    # A picture of noise at a high level says little: what the class adds shows there.
+    prior = load(name)
+    x = 20.0 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    parts = torch.stack([prior.condition(k)(x, 20.0) for k in range(10)])
+    assert (parts[:, 0] - parts.mean(0)[0]).square().mean() > 0.01  # the means of classes differ
+    assert (parts.mean(0) - prior(x, 20.0)).square().mean() < 0.01  # and theirs is that of all
+    both = prior(x, torch.tensor([20.0, 20.0]), torch.tensor([3, 5]))
+    torch.testing.assert_close(both[1], parts[5, 1], rtol=1e-4, atol=1e-5)
+    for wrong in (10, -1):
+        with pytest.raises(OptionError, match="the prior knows 0 to 9"):
+            prior.condition(wrong)
+    with pytest.raises(OptionError, match="a class is a whole number"):
+        prior(x, 20.0, torch.tensor([1.0, 2.0]))
 
 
 # Margins over the noisy input in dB, 1 dB under what was measured when the weights were made: a retrained prior may be a
