@@ -178,14 +178,14 @@ class Store:
                 found[key] = "failed"
         return found
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         """The cells that have a result or a failure."""
         return sorted({name.partition(".")[0] for name in self._names() if name.endswith(".json")})
 
     def rows(self, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """A flat row for each cell, done or failed: what it is, its metrics, network evaluations, seconds, its error."""
         rows = []
-        for key in self.keys() if keys is None else keys:
+        for key in self.stored() if keys is None else keys:
             record = self.record(key)
             if record is not None:
                 row = {

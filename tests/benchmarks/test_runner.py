@@ -1,0 +1,185 @@
+"""Running suites: resumed, killed, interrupted, sharded and in several processes, they end as one quiet run does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from invgen.benchmarks import runner
+from invgen.benchmarks.runner import check, run
+from invgen.benchmarks.store import Store
+from invgen.benchmarks.suite import expand, load
+from invgen.cli import main
+from invgen.errors import FileError, OptionError
+
+SMALL = {
+    "data": "images/0.npy",
+    "priors": "my_suite:smooth",
+    "problems": {"operator": "my_suite:Half", "noise": 0.1},
+    "samplers": ["PiGDM(steps=2)"],
+}
+
+
+def results(out):
+    """Everything that must not depend on when, where and how often a suite was run."""
+    store, found = Store(out), {}
+    for key in store.stored():
+        record = store.record(key)
+        arrays = {name: (a.shape, a.tobytes()) for name, a in store.arrays(key).items()}
+        found[key] = (record["cell"], record["metrics"], record["nfe"], arrays)
+    return found
+
+
+def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
+    before = check("suite.yaml", "out", probe=False)
+    assert (before.total, before.done) == (24, 0)
+    report = run("suite.yaml", "out")
+    assert (report.total, report.done, report.failed, report.computed) == (24, 24, 0, 24)
+    assert "24 done, 0 failed, 0 remaining" in capsys.readouterr().err
+    assert set(results("out")) == {c.key for c in expand("suite.yaml")}
+    record = Store("out").record(expand("suite.yaml")[0].key)
+    assert record["environment"]["threads"] == 1 and record["metrics"].keys() == {"psnr", "crps"}
+    assert len((here / "out" / "results.csv").read_text().splitlines()) == 25
+    assert run("suite.yaml", "out").computed == 0
+    assert str(check("suite.yaml", "out")) == "24 cells: 24 done, 0 failed, 0 to compute"
+    assert run(load("suite.yaml").content | {"seeds": 3}, "out").computed == 12
+
+    # a result that was cut off is computed anew, and is the same
+    first, key = results("out"), expand("suite.yaml")[5].key
+    path = Store("out").path(key, ".json")
+    path.write_text(path.read_text()[:200])
+    assert run("suite.yaml", "out").computed == 1
+    assert results("out") == first
+
+    # two shards make a whole
+    parts = [run("suite.yaml", "shards", shard=(i, 2)) for i in (1, 2)]
+    assert sum(p.computed for p in parts) == 24
+    assert results("shards") == {c.key: first[c.key] for c in expand("suite.yaml")}
+
+
+def test_a_failure_is_a_cell_and_is_tried_again_on_request(here, capsys):
+    (here / "broken").touch()
+    suite = SMALL | {"metrics": ["my_suite:grumble"], "samplers": ["PiGDM(steps=2)", "DDRM(steps=2)"]}
+    suite["num_samples"] = 3
+    with pytest.raises(OptionError, match="metrics: my_suite:grumble cannot be computed: out of luck"):
+        run(suite, "out")
+    suite["num_samples"] = 2
+    report = run(suite, "out")
+    assert (report.done, report.failed) == (1, 1)
+    assert "needs an SVDOperator" in next(iter(report.errors))
+    (failed,) = (k for k, state in Store("out").states(Store("out").stored()).items() if state == "failed")
+    assert "UnsupportedError" in Store("out").failure(failed)["traceback"]
+    assert run(suite, "out").computed == 0
+    assert run(suite, "out", retry_failed=True).computed == 1
+    assert Store("out").failure(failed)["attempts"] == 2
+    assert "could not be probed: DDRM" in str(check(suite))
+
+
+def test_an_interrupt_drops_the_cell_in_flight(here, monkeypatch):
+    real, calls = runner.work.compute, []
+
+    def compute(cell):
+        calls.append(cell)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(cell)
+
+    monkeypatch.setattr(runner.work, "compute", compute)
+    with pytest.raises(KeyboardInterrupt):
+        run("suite.yaml", "out")
+    assert len(results("out")) == 2
+    assert not [p for p in (here / "out").rglob("*") if "unfinished" in p.name or p.suffix == ".lock"]
+
+
+def test_what_cannot_be_run_is_said_before_it_runs(here):
+    (here / "file").touch()
+    with pytest.raises(FileError, match="choose another --out"):
+        run("suite.yaml", here / "file" / "out")
+    with pytest.raises(OptionError, match="there are serial, local and local:N"):
+        run("suite.yaml", "out", executor="locally")
+
+
+def test_the_command_line(here, capsys):
+    (here / "small.yaml").write_text(
+        "data: images/0.npy\npriors: my_suite:smooth\nsamplers: PiGDM(steps=2)\n"
+        "problems: {operator: my_suite:Half, noise: 0.1}\n"
+    )
+    for args, code, printed in [
+        (["check", "small.yaml"], 0, "1 cells: 0 done, 0 failed, 1 to compute\nabout "),
+        (["run", "small.yaml", "--out", "out", "--shard", "1/1"], 0, "1 cells: 1 done, 0 failed, 0 remaining; 1 computed"),
+        (["check", "small.yaml", "--out", "out"], 0, "1 cells: 1 done, 0 failed, 0 to compute\n"),
+        (["run", "small.yaml", "--out", "out", "--shard", "one"], 2, "cannot read the shard 'one'"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(["bench", *args])
+        said = capsys.readouterr()
+        assert (end.value.code or 0) == code and printed in said.out + said.err
+
+
+@pytest.mark.slow
+def test_after_kill_9_a_rerun_completes_the_same_results(here):
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
+    run(naps, "quiet", progress=False)
+    (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "local:2"]
+    driver = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list((here / "out").glob("cells/??/*.npz"))) >= 3 or driver.poll() is not None)
+    workers = children(driver.pid)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))  # none outlives its parent
+    before = {p: p.stat().st_mtime_ns for p in (here / "out").glob("cells/??/*.json")}
+    assert 2 <= len(before) < 24
+    report = run(naps, "out", progress=False)
+    assert (report.done, report.computed) == (24, 24 - len(before))
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert results("out") == results("quiet")
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_worker_fails_alone(here):
+    suite = SMALL | {"metrics": ["psnr", "my_suite:die"], "seeds": 3}
+    deadly = {"operator": "Identity", "noise": 0.1, "name": "deadly", "seeds": 1}
+    suite["problems"] = [SMALL["problems"], deadly]
+    cells = expand(suite)
+    (here / "deadly").touch()  # only now: the rehearsal computes the metrics too, in this process
+    store = Store("out")
+    store.prepare()
+    outcomes = {cell.key: outcome for cell, outcome in runner._pool(cells, store, 2)}
+    assert [outcomes[c.key] for c in cells if c.problem == "deadly"] == ["failed"]
+    assert [outcomes[c.key] for c in cells if c.problem != "deadly"] == ["done"] * 3
+    (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")
+    assert "its worker process died" in failure["error"]
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def children(parent):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(pid))
+    return found
+
+
+def test_arrays_are_kept_as_asked(here):
+    for arrays, names in (("none", set()), ("all", {"truth", "measurement", "mean", "std", "samples"})):
+        run(SMALL | {"arrays": arrays, "num_samples": 4}, arrays, progress=False)
+        (key,) = Store(arrays).stored()
+        kept = Store(arrays).arrays(key) if names else {}
+        assert set(kept) == names
+    assert kept["samples"].shape == (4, 1, 6, 6) and kept["samples"].dtype == np.float32
