@@ -124,7 +124,6 @@ ALLOWED = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
     "torch.Size": torch.Size,
-    "torch.Tensor": lambda *args: torch.tensor(*args),
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
