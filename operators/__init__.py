@@ -8,6 +8,7 @@ from invgen.operators.compressed_sensing import CompressedSensing
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct_units import hu_to_mu, mu_to_hu
 from invgen.operators.decimate import Decimate
+from invgen.operators.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.downsample import Downsample
 from invgen.operators.fourier import Fourier, fftc, ifftc
 from invgen.operators.function import from_function
@@ -25,6 +26,8 @@ from invgen.operators.phantoms import EllipsePhantom
 from invgen.operators.resize import Resize
 
 __all__ = [
+    "JPEG",
+    "MRI",
     "Blur",
     "CompressedSensing",
     "Decimate",
@@ -35,9 +38,7 @@ __all__ = [
     "Grey",
     "HighDynamicRange",
     "Identity",
-    "JPEG",
     "LowPassDecimate",
-    "MRI",
     "Mask",
     "Matrix",
     "MultiCoilMRI",
@@ -50,16 +51,19 @@ __all__ = [
     "disk_kernel",
     "equispaced_mask",
     "fftc",
+    "from_deepinv",
     "from_function",
     "gaussian_kernel",
     "hu_to_mu",
     "ifftc",
     "motion_kernel",
     "mu_to_hu",
+    "noise_from_deepinv",
     "normalise_maps",
     "radial_mask",
     "random_mask",
     "rss",
     "sensitivity_maps",
     "stack",
+    "to_deepinv",
 ]

@@ -5,7 +5,7 @@ Nothing here imports deepinv before it is used: whoever holds one of its physics
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ TOLERANCE = 1e-4  # relative, of what a physics says of itself: most compute in 
 class _Physics:
     """How a deepinv physics is called: in a precision that it has, and with lists of measurements in one vector.
 
+    One that fails on a batch, or whose rows are not those of its single signals, is called row by row (SinglePhotonLidar).
+
     Args:
         physics: the module; its parameters hold for every signal of a batch.
         in_shape: of one signal.
@@ -33,41 +35,76 @@ class _Physics:
 
     def __init__(self, physics: nn.Module, in_shape: torch.Size, dtype: torch.dtype) -> None:
         self.physics, self.in_shape, self.dtype = physics, in_shape, dtype
-        self.double = self._takes_double()
-        y = self._raw(torch.zeros(1, *in_shape, dtype=dtype, device=_device(physics)))
-        self.parts = [t.shape[1:] for t in y] if isinstance(y, list | tuple) else None
-
-    def _takes_double(self) -> bool:
-        wide = torch.complex128 if self.dtype.is_complex else torch.float64
+        wide, narrow = _precisions(dtype)
+        self.double, self.batches = True, True
+        self.double = self._works(wide)
+        self.precision = wide if self.double and not self._works(narrow) else None  # the only one that it takes
+        y = self.physics.A(self._inputs(torch.zeros(1, *in_shape, dtype=dtype, device=_device(physics))))
+        pieces = _pieces(y)
+        self.parts = None if pieces is None else [t.shape[1:] for t in pieces]
+        x = Streams(0, range(2))(torch.empty(2, *in_shape, device=_device(physics))).abs().to(dtype)
+        single = torch.cat([self.forward(x[:1]), self.forward(x[1:])])
         try:
-            y = self._raw(torch.zeros(1, *self.in_shape, dtype=wide, device=_device(self.physics)))
-            y = y[0] if isinstance(y, list | tuple) else y
-            return y.dtype in (torch.float64, torch.complex128)
+            both = self.forward(x)
+            self.batches = both.shape == single.shape and _gap(both, single) < TOLERANCE
+        except Exception:  # whatever it fails with, it may take one signal at a time
+            self.batches = False
+
+    def _works(self, dtype: torch.dtype) -> bool:
+        try:
+            y = self.physics.A(torch.zeros(1, *self.in_shape, dtype=dtype, device=_device(self.physics)))
+            y = (_pieces(y) or [y])[0]
+            return y.dtype in _precisions(dtype) and (y.dtype in _WIDE) == (dtype in _WIDE)
         except Exception:  # what it says of another precision is of no interest: it gets its own
             return False
 
-    def _raw(self, x: Tensor) -> Any:
-        return self.physics.A(x)
+    def _inputs(self, t: Tensor) -> Tensor:
+        """A tensor in a precision that the physics takes."""
+        wide, narrow = _precisions(t.dtype)
+        return t.to(wide if self.precision is not None else t.dtype if self.double else narrow)
 
-    def _narrow(self, t: Tensor) -> Tensor:
-        return t if self.double else t.to(torch.complex64 if t.is_complex() else torch.float32)
+    def _outputs(self, y: Tensor, like: Tensor) -> Tensor:
+        """What the physics gives in the precision of what the caller gave."""
+        wide, narrow = _precisions(y.dtype)
+        return y.to(wide if like.dtype in _WIDE else narrow)
+
+    def apply(self, f: Callable[[Tensor], Any], t: Tensor) -> Tensor:
+        """f of the rows of a batch, in the precision of t."""
+        if not self.batches and len(t) > 1:
+            return torch.cat([self.apply(f, row) for row in t.split(1)])
+        out = f(self._inputs(t))
+        pieces = _pieces(out)
+        return self._outputs(out if pieces is None else torch.cat([p.flatten(1) for p in pieces], 1), t)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._raw(self._narrow(x))
-        y = y if self.parts is None else torch.cat([t.flatten(1) for t in y], 1)
-        wide = x.dtype in (torch.float64, torch.complex128)
-        return y.to(torch.promote_types(y.dtype, torch.float64)) if wide else y
+        return self.apply(self.physics.A, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        inputs = self._narrow(y)
-        if self.parts is not None:
-            from deepinv.utils import TensorList
+        x = self.apply(lambda t: self.physics.A_adjoint(self._as_parts(t)), y)
+        return x.real if x.is_complex() and not self.dtype.is_complex else x
 
-            pieces = inputs.split([math.prod(s) for s in self.parts], 1)
-            inputs = TensorList([p.reshape(-1, *s) for p, s in zip(pieces, self.parts, strict=True)])
-        x = self.physics.A_adjoint(inputs)
-        x = x.real if x.is_complex() and not self.dtype.is_complex else x
-        return x.to(torch.promote_types(x.dtype, torch.float64)) if y.dtype in (torch.float64, torch.complex128) else x
+    def _as_parts(self, y: Tensor) -> Any:
+        if self.parts is None:
+            return y
+        from deepinv.utils import TensorList
+
+        pieces = y.split([math.prod(s) for s in self.parts], 1)
+        return TensorList([p.reshape(-1, *s) for p, s in zip(pieces, self.parts, strict=True)])
+
+
+_WIDE = (torch.float64, torch.complex128)
+
+
+def _precisions(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+    """Double and single precision, complex for a complex dtype."""
+    return (torch.complex128, torch.complex64) if dtype.is_complex else (torch.float64, torch.float32)
+
+
+def _pieces(y: Any) -> list[Tensor] | None:
+    """The tensors of a list of measurements, None for one measurement."""
+    if type(y).__name__ == "TensorList":
+        return list(y.x)
+    return list(y) if isinstance(y, list | tuple) else None
 
 
 class DeepinvOperator(Operator):
@@ -145,10 +182,7 @@ class DeepinvSVD(SVDOperator):
         return torch.cat([z.flatten(1), rest.flatten(1)], 1)
 
     def _call(self, method: str, t: Tensor) -> Tensor:
-        out = getattr(self.physics, method)(self.call._narrow(t))
-        return (
-            out.to(torch.promote_types(out.dtype, torch.float64)) if t.dtype in (torch.float64, torch.complex128) else out
-        )
+        return self.call.apply(getattr(self.physics, method), t)
 
     def _Vt(self, x: Tensor) -> Tensor:
         z = self._call("V_adjoint", x)
@@ -392,6 +426,7 @@ def _device(module: nn.Module) -> torch.device:
 
 def _in_shape(physics: nn.Module, in_shape: Sequence[int] | None) -> torch.Size:
     shape = in_shape if in_shape is not None else getattr(physics, "img_size", None)
+    shape = getattr(physics, "imsize", None) if shape is None else shape
     if shape is None:
         raise OptionError(f"{type(physics).__name__} does not say its img_size: give in_shape=, without batch axis")
     return torch.Size([shape] if isinstance(shape, int) else [int(n) for n in shape])

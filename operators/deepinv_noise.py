@@ -53,7 +53,8 @@ def noise_from_deepinv(noise: nn.Module) -> Noise:
     Raises:
         UnsupportedError: a model without a density, or with a parameter for each measurement.
     """
-    model = getattr(noise, "noise_model", noise)
+    is_model = any(c.__name__ == "NoiseModel" for c in type(noise).__mro__)
+    model = noise if is_model else getattr(noise, "noise_model", noise)
     kind = type(model).__name__
     if kind == "ZeroNoise":
         return Noiseless()

@@ -2,7 +2,9 @@
 
 from invgen.priors.adm import from_guided_diffusion
 from invgen.priors.autoregressive import CausalNetwork, from_autoregressive
+from invgen.priors.azula import AzulaDenoiser, from_azula, to_azula
 from invgen.priors.check import PriorReport, PriorWarning, check_prior
+from invgen.priors.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
 from invgen.priors.edm import from_edm, from_inverse_bench
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
@@ -22,10 +24,13 @@ from invgen.priors.text import TextEmbedding
 from invgen.priors.tiling import PatchAveraged, Slices, Tiled
 
 __all__ = [
+    "VAE",
     "Atoms",
     "Autoencoder",
+    "AzulaDenoiser",
     "CausalNetwork",
     "Decoder",
+    "DeepinvDenoiser",
     "DiffusersDenoiser",
     "FunctionDenoiser",
     "GaussianMixture",
@@ -41,10 +46,11 @@ __all__ = [
     "StyleGAN",
     "TextEmbedding",
     "Tiled",
-    "VAE",
     "cast",
     "check_prior",
     "from_autoregressive",
+    "from_azula",
+    "from_deepinv",
     "from_denoiser",
     "from_diffusers",
     "from_edm",
@@ -61,4 +67,6 @@ __all__ = [
     "from_vae",
     "load",
     "names",
+    "to_azula",
+    "to_deepinv",
 ]

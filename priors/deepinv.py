@@ -12,7 +12,7 @@ from invgen.errors import MissingExtraError, OptionError, ShapeError
 from invgen.priors.from_network import network_dtype
 
 # the levels, for images in [0, 1], at which deepinv's diffusion networks were trained (their own schedules, halved)
-LEVELS = {"DiffUNet": (0.005, 78.7), "NCSNpp": (0.001, 40.0), "ADMUNet": (0.001, 40.0), "EDMPrecond": (0.001, 40.0)}
+LEVELS = {"DiffUNet": (0.005, 78.7), "NCSNpp": (0.001, 40.0), "ADMUNet": (0.001, 40.0)}
 
 
 class DeepinvDenoiser(ConditionalDenoiser):
