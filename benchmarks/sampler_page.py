@@ -154,6 +154,7 @@ WHEN: dict[str, str] = {
     "DDSMC": "as MCGDiff, with another split of the noise; independent short chains",
     "FPS": "to compare with the paper",
     "SMCDiff": "inpainting with particles, where the other methods of this family cannot be had",
+    "AutoregressiveSMC": "autoregressive priors, any operator and noise; exact as particles grow",
     "ALD": "the classical annealed baseline, any noise; many levels",
     "SNIPS": "annealed Langevin with an SVD, where singular values differ by orders",
     "ULA": "chains near one mode, any noise; a check on other samplers' spread",
