@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al., "DPM-Solver++: Fast solver for guided sampling of diffusion probabilistic models", 2022)."""
+"""Lu et al., "DPM-Solver++: Fast solver for guided sampling of diffusion probabilistic models" (2022)."""
 
 import math
 from collections.abc import Iterator
