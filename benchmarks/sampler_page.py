@@ -76,6 +76,12 @@ def evaluations(cls: type[Sampler]) -> float:
     return math.nan
 
 
+def number_of(cls: type[Sampler]) -> str:
+    """The network evaluations of a sampler for the table; a dash for one that none of the small problems fits."""
+    count = evaluations(cls)
+    return "-" if math.isnan(count) else f"{count:.0f}"
+
+
 def number(value: float) -> str:
     """A ratio for the table: two figures."""
     return (
@@ -109,7 +115,7 @@ def markdown(runs: Sequence[exact_full.Run]) -> str:
             gradient = "yes" if cls.backprop else "no"
             needs = about[cls.__name__][1] + ("" if cls.gradient else "; no gradient of it")
             lines.append(
-                f"| `{cls.__name__}` | {needs} | {evaluations(cls):.0f} | {gradient} | {cls.exact or 'no'} | "
+                f"| `{cls.__name__}` | {needs} | {number_of(cls)} | {gradient} | {cls.exact or 'no'} | "
                 f"{WHEN[cls.__name__]} |"
             )
         text.append(f"## {heading}\n\n" + "\n".join(lines))

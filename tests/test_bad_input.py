@@ -228,7 +228,9 @@ def test_options_that_do_not_exist_are_not_swallowed():
             call()
 
 
-@pytest.mark.parametrize("name", sorted(samplers.catalogue().keys() - {"ancestral", "ddim", "heun"}))  # of a posterior
+@pytest.mark.parametrize(
+    "name", sorted(samplers.catalogue().keys() - {"ancestral", "autoregressivesmc", "ddim", "heun"})
+)  # of a posterior
 def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
     if samplers.get(name).prior is Generator:
