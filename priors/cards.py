@@ -96,8 +96,8 @@ LIMITS = {
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
 - Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
     "mr": """\
-- A very short training on a fraction of a CPU core: a denoiser of T1-like heads, not a generator of them; samples have
-  tissue and contours but no anatomy.
+- A very short training on a fraction of a CPU core: a denoiser of heads, behind BM3D (table above), and not a generator of
+  them: samples have contours and tissue but no anatomy.
 - Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
 - Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
     "digits": """\
@@ -108,8 +108,8 @@ LIMITS = {
 - Grey pictures of single pieces on black, as shops show them.""",
     "speech": """\
 - One speaker, one language, one studio: of other voices it knows what all voices share.
-- A very short training on a fraction of a CPU core. Its memory is about a tenth of a second: samples babble, they do not
-  speak.
+- A very short training on a fraction of a CPU core: a denoiser about as good as a spectral Wiener filter, better where the
+  noise is strong (table above), and not a generator: samples are noise with the spectrum and the rhythm of speech.
 - 16 kHz; at full scale 1. Softer than about -60 dB it denoises no better than its lowest level of noise allows.""",
     "digits-vae": """\
 - Twelve codes: strokes are smooth and a little blurred. It has no `log_prob`; the bound by the evidence is above.""",
@@ -217,13 +217,16 @@ def publish(
     data: the folder it was trained on, for the held-out signals. images: where the sheet goes, prior_NAME.png.
     count: how many samples the two-sample test draws, at most as many as there are held-out signals.
     """
+    from invgen.priors.datasets_speech import WaveViews
     from invgen.priors.material import open_views, signals
 
     replace(folder / f"{name}.safetensors", lambda path: shutil.copyfile(Path(run) / f"{name}.safetensors", path))
     prior, family = load(folder / f"{name}.safetensors"), name.split("-")[0]
     sets = held_out(family, data, {"clothing": 20}.get(family, 1))  # of 500 for digits and clothing
     views = open_views(RECIPES[family], [data])[0]
-    kept = torch.stack([x[..., : prior.shape[-1]] for x in next(reversed(sets.values()))])
+    kept = torch.stack(next(reversed(sets.values())))
+    if family == "speech":  # several pieces of each sentence
+        kept = signals(WaveViews([x.numpy() for x in kept], prior.shape[-1]), 4 * len(kept), 3)
     kept = kept[torch.randperm(len(kept), generator=Generator().manual_seed(0))]
     kept = kept[: 40 if hasattr(prior, "next_logits") else count]  # which takes 1024 evaluations a picture
     made = draw_samples(prior, len(kept), seed=1)

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from invgen.errors import ShapeError
-from invgen.priors.network import EDMDenoiser, UNet
+from invgen.conditional import ClassifierFree
+from invgen.errors import OptionError, ShapeError
+from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet, fold, unfold
 
 MEAN, STD = -0.2, 0.5
 
@@ -102,3 +103,53 @@ def test_precisions():
 def test_a_wrong_number_of_channels_is_named():
     with pytest.raises(ShapeError, match=r"\(B, 3, H, W\), got \(2, 1, 8, 8\)"):
         denoiser()(torch.zeros(2, 1, 8, 8), 1.0)
+
+
+def waves(classes=0):
+    generator = torch.Generator().manual_seed(0)
+    net = UNet(1, widths=(4, 6), blocks=1, unshuffle=4, embedding=8, classes=classes, dims=1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1))
+    return net.requires_grad_(False)
+
+
+@pytest.mark.parametrize("length", [64, 61, 5, 1, 1000])
+def test_waveforms_of_any_length(length):
+    d = EDMDenoiser(waves(), (1, 64), sigma_min=0.01, sigma_max=50.0)
+    out = d(noise(2, 1, length), 0.3)
+    assert out.shape == (2, 1, length) and out.isfinite().all()
+    with pytest.raises(ShapeError, match=r"denoises \(B, 1, L\), got \(2, 1, 8, 8\)"):
+        d(noise(2, 1, 8, 8), 0.3)
+
+
+def test_folding_is_undone():
+    for shape in ((2, 3, 12), (2, 3, 12, 8)):
+        x = noise(*shape)
+        folded = fold(x, 4)
+        assert folded.shape == (2, 3 * 4 ** (len(shape) - 2), *(n // 4 for n in shape[2:]))
+        assert torch.equal(unfold(folded, 4), x)
+    # neighbours in time become channels
+    assert fold(torch.arange(8.0).reshape(1, 1, 8), 4)[0, :, 1].tolist() == [4, 5, 6, 7]
+
+
+def test_labels_are_one_for_each_sample_and_none_is_a_label_too():
+    net = UNet(1, widths=(4, 6), blocks=1, unshuffle=2, embedding=8, classes=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    d = LabelDenoiser(net.requires_grad_(False), (1, 8, 8), sigma_min=0.01, sigma_max=50.0)
+    x = noise(4, 1, 8, 8)
+    whole = d(x, 0.5, torch.tensor([0, 1, 2, 3]))  # 3, the number of classes, is none
+    for k in range(3):
+        torch.testing.assert_close(whole[k], d.condition(k)(x, 0.5)[k])
+    torch.testing.assert_close(whole[3], d(x, 0.5)[3])
+    assert (whole[0] - d(x, 0.5)[0]).abs().max() > 1e-3
+    guided = ClassifierFree.of(d, 1, scale=3.0)(x, 0.5)
+    torch.testing.assert_close(guided, d(x, 0.5) + 3 * (d.condition(1)(x, 0.5) - d(x, 0.5)))
+    for wrong in (torch.tensor([0, 1]), torch.zeros(4), torch.zeros(4, 1, dtype=torch.long)):
+        with pytest.raises(OptionError, match="one per sample"):
+            d(x, 0.5, wrong)
+    with pytest.raises(OptionError, match="no class 3: the prior knows 0 to 2"):
+        d.condition(3)
