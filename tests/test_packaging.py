@@ -71,7 +71,9 @@ def test_the_core_and_the_samplers_load_torch_and_numpy_alone():
     assert not heavy & set(loaded_by(code))
 
 
-@pytest.mark.parametrize("command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help", "bench run --help"]
+)
 def test_help_loads_no_torch(command):
     code = f"""
 import sys

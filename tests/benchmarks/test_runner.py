@@ -141,6 +141,19 @@ def test_after_kill_9_a_rerun_completes_the_same_results(here):
 
 
 @pytest.mark.slow
+def test_two_runners_share_a_folder_and_compute_nothing_twice(here):
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
+    (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out"]
+    options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
+    two = [subprocess.Popen(command, **options) for _ in range(2)]
+    said = [runner.communicate(timeout=600)[0] for runner in two]
+    assert all("24 cells: 24 done, 0 failed, 0 remaining" in text for text in said), said
+    assert sum(int(text.split(" computed now")[0].rpartition(" ")[2]) for text in said) == 24, said
+    assert len(results("out")) == 24
+
+
+@pytest.mark.slow
 def test_a_cell_that_kills_its_worker_fails_alone(here):
     suite = SMALL | {"metrics": ["psnr", "my_suite:die"], "seeds": 3}
     deadly = {"operator": "Identity", "noise": 0.1, "name": "deadly", "seeds": 1}
