@@ -192,8 +192,8 @@ def likelihood(prior: Any, images: Sequence[Tensor], seed: int = 0, steps: int =
     """Bits per value of 8-bit pictures in [-1, 1] under a prior with a density, and how they were found.
 
     Pictures get uniform noise over one of the 256 levels, which makes the mean an upper bound of the bits of the pictures
-    themselves. A VAE gives the bound of its evidence; an autoregressive prior the bits of its own few levels, not to be
-    compared with the others.
+    themselves. A VAE gives the bound of its evidence; a flow the bits of the noisy pictures that it was trained on, and an
+    autoregressive prior those of its own few levels, neither to be compared with the others.
     """
     from invgen.likelihood import bits_per_dim, log_prob
     from invgen.priors.generators import VAE
@@ -208,8 +208,10 @@ def likelihood(prior: Any, images: Sequence[Tensor], seed: int = 0, steps: int =
     if isinstance(prior, VAE):
         return _summary(bits_per_dim(_elbo(prior, y, seed), n, step), "bound by the evidence of a Gaussian decoder")
     if hasattr(prior, "inverse"):
-        y = (torch.round((x + 1) * 127.5) + noise + 0.5) / 128 - 1  # within [-1, 1), as in its training
-        return _summary(bits_per_dim(prior.log_prob(y), n, 2 / 256), "exact")
+        level = prior.network.NOISE
+        y = x + level * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+        how = f"exact, but of pictures with noise of {level}, in steps of one grey level"
+        return _summary(bits_per_dim(prior.log_prob(y), n, step), how)
     value = log_prob(prior, y, steps=steps, trace="rademacher", seed=seed, max_batch=16)
     return _summary(bits_per_dim(value, n, step), f"probability-flow ODE, {steps} steps, Hutchinson's trace")
 

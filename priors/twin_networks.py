@@ -147,13 +147,15 @@ class Coupling(nn.Module):
 
 
 class FlowNetwork(nn.Module):
-    """A RealNVP over pictures in (-1, 1): logit, then couplings at 16, 8 and 4 pixels; x <-> z of one shape.
+    """A RealNVP over pictures with a little noise: couplings at 16, 8 and 4 pixels; x <-> z of one shape.
 
-    Training adds uniform noise over one of 256 grey levels, so that the density is one, and bits per value are comparable.
+    The noise, N(0, NOISE^2), is what gives pictures that are black nearly everywhere a density that a small smooth map can
+    reach; the prior is that of the noisy pictures, as a diffusion's at its lowest level.
     """
 
     PLAN = ((4, 24, 4), (16, 32, 6), (64, 24, 3))  # channels, hidden channels, couplings at each resolution
-    EDGE = 0.02  # the picture is squeezed into [EDGE, 1 - EDGE] before the logit
+    NOISE = 0.1
+    MEAN, SCALE = -0.8, 0.55  # of the pictures
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,11 +166,8 @@ class FlowNetwork(nn.Module):
 
     def inverse_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dx|: (B, 1, 32, 32) -> (B, 1, 32, 32), (B,)."""
-        p = self.EDGE + (1 - 2 * self.EDGE) * (x + 1) / 2
-        inside = ((p > 0) & (p < 1)).flatten(1).all(1)
-        p = p.clamp(1e-6, 1 - 1e-6)
-        h = p.logit()
-        log_det = (math.log((1 - 2 * self.EDGE) / 2) - p.log() - (1 - p).log()).flatten(1).sum(1)
+        h = (x - self.MEAN) / self.SCALE
+        log_det = x.new_full((len(x),), -x[0].numel() * math.log(self.SCALE))
         for level in self.levels:
             h = F.pixel_unshuffle(h, 2)
             for layer in level:
@@ -176,11 +175,11 @@ class FlowNetwork(nn.Module):
                 log_det = log_det + more
         for _ in self.levels:
             h = F.pixel_shuffle(h, 2)
-        return h, torch.where(inside, log_det, -torch.inf)
+        return h, log_det
 
     def forward_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x and log |det dx/dz|."""
-        h, log_det = z, z.new_zeros(len(z))
+        h, log_det = z, z.new_full((len(z),), z[0].numel() * math.log(self.SCALE))
         for _ in self.levels:
             h = F.pixel_unshuffle(h, 2)
         for level in reversed(self.levels):
@@ -188,27 +187,19 @@ class FlowNetwork(nn.Module):
                 h, more = layer(h)
                 log_det = log_det + more
             h = F.pixel_shuffle(h, 2)
-        p = h.sigmoid()
-        log_det = log_det + (F.logsigmoid(h) + F.logsigmoid(-h)).flatten(1).sum(1)
-        return (p - self.EDGE) / (1 - 2 * self.EDGE) * 2 - 1, log_det - h[0].numel() * math.log((1 - 2 * self.EDGE) / 2)
+        return h * self.SCALE + self.MEAN, log_det
 
     def groups(self) -> list[list[nn.Parameter]]:
         return [list(self.parameters())]
 
     def objectives(self, x: Tensor, generator: Generator) -> Iterator[Tensor]:
-        z, log_det = self.inverse_and_log_det(dequantised(x, generator))
+        z, log_det = self.inverse_and_log_det(x + self.NOISE * _normal(x.shape, generator, x))
         yield (0.5 * z.square().flatten(1).sum(1) - log_det).mean() / x[0].numel() + 0.5 * math.log(2 * math.pi)
 
     def prior(self, **facts: Any) -> Any:
         from invgen.priors.normalising_flows import from_flow
 
         return from_flow(self, (1, SIDE, SIDE), **facts)
-
-
-def dequantised(x: Tensor, generator: Generator) -> Tensor:
-    """Pictures in [-1, 1] on 256 levels, with uniform noise over one level: in [-1, 1)."""
-    level = ((x + 1) * 127.5).round()
-    return (level + torch.rand(x.shape, generator=generator).to(x)) / 128 - 1
 
 
 class MaskedConv(nn.Conv2d):
