@@ -229,7 +229,9 @@ def test_options_that_do_not_exist_are_not_swallowed():
 
 
 # those of a posterior over signals; an autoregressive prior has problems of its own
-OF_A_POSTERIOR = sorted(k for k, c in samplers.catalogue().items() if c.family != "unconditional" and k != "autoregressivesmc")
+OF_A_POSTERIOR = sorted(
+    k for k, c in samplers.catalogue().items() if c.family != "unconditional" and k != "autoregressivesmc"
+)
 
 
 @pytest.mark.parametrize("name", OF_A_POSTERIOR)
