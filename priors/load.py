@@ -10,6 +10,7 @@ import torch
 
 from invgen.errors import OptionError, WeightsError
 from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
+from invgen.priors.pickles import require_fit
 from invgen.priors.twin_networks import NETWORKS
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -45,20 +46,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
         raise WeightsError(
             f"the description of the network in {path} cannot be used ({error!r}): train it again"
         ) from error
-    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if expected != found:
-        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        raise WeightsError(
-            f"the weights in {path} do not fit the network that its metadata describe: {len(wrong)} tensors are "
-            f"missing, extra or of another shape, '{wrong[0]}' first "
-            f"(expected {expected.get(wrong[0])}, found {found.get(wrong[0])})"
-        )
-    bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
-    if bad:
-        raise WeightsError(
-            f"the weights in {path} are not finite ('{bad[0]}'): the training diverged or the file is damaged"
-        )
+    require_fit(net, tensors, path)
     if twin:
         if shape is not None and tuple(shape) != trained_shape:
             raise OptionError(f"prior '{name_or_path}' has signals of shape {trained_shape} alone, got {tuple(shape)}")

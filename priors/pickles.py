@@ -275,6 +275,15 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> n
     Raises:
         WeightsError: a tensor is missing, extra, of another shape, or not finite.
     """
+    require_fit(net, tensors, source)
+    half = (torch.float16, torch.bfloat16)
+    numbers = {name: (t.float() if t.dtype in half else t).detach().clone() for name, t in tensors.items()}
+    net.load_state_dict(numbers, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def require_fit(net: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Every tensor has its place in the network, and every place its tensor, of finite numbers; WeightsError if not."""
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -289,7 +298,3 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> n
         raise WeightsError(
             f"the weights in {source} are not finite ('{bad[0]}'): the training diverged or the file is damaged"
         )
-    half = (torch.float16, torch.bfloat16)
-    numbers = {name: (t.float() if t.dtype in half else t).detach().clone() for name, t in tensors.items()}
-    net.load_state_dict(numbers, assign=True)
-    return net.eval().requires_grad_(False)
