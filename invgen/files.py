@@ -55,7 +55,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(132)
     except FileNotFoundError:
-        raise FileError(f"there is no file {path}") from None
+        raise FileError(f"there is no file {path}; pass a picture, a .npy array or a DICOM slice that exists") from None
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if not head:
