@@ -4,30 +4,26 @@ import platform
 import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from invgen import __version__, files, metrics, names
-from invgen.benchmarks import fingerprint
+from invgen import __version__, names
+from invgen.benchmarks import fingerprint, pictures, scores
 from invgen.diffusion import Prior
 from invgen.errors import FileError, OptionError
-from invgen.files import Signal
 from invgen.forward import Operator
 from invgen.inference import Result, solve
 from invgen.posterior import Posterior
 from invgen.reconstruct import prepared
-from invgen.spec import parse
 
 if TYPE_CHECKING:
     import numpy as np
 
-SHIPPED = ("photo", "ct")  # held-out images that come with invgen's dependencies
 KEPT_SAMPLES = 2  # with arrays="summary"
 
 
@@ -85,120 +81,10 @@ def operator_of(spec: str, shape: tuple[int, ...], device: str) -> tuple[Operato
     return A.to(torch.device(device)), fingerprint.of_spec(spec, A)
 
 
-@lru_cache(maxsize=256)
-def signal_of(source: str) -> Signal:
-    """The image of a source: a file, or a shipped one.
-
-    Raises:
-        FileError: it cannot be read, or is not there.
-    """
-    if not source.startswith("shipped:"):
-        return files.read(source)
-    kind, _, name = source.removeprefix("shipped:").partition("/")
-    found = shipped(kind)
-    if name not in found:
-        raise FileError(f"there is no image {name!r} of {kind} on this machine; there are {', '.join(found)}")
-    return found[name]
-
-
 def forget() -> None:
     """Drops what is kept, so that files and weights are read anew."""
-    for kept in (prior_of, operator_of, signal_of):
+    for kept in (prior_of, operator_of, pictures.signal_of):
         kept.cache_clear()
-
-
-def shipped(kind: str) -> dict[str, Signal]:
-    """Held-out images: "photo" (scikit-image's photographs) or "ct" (pydicom's slice, and lung1 where it was fetched)."""
-    from invgen.benchmarks import demo
-
-    if kind == "photo":
-        return {name: Signal((x + 1) / 2, "unit") for name, x in demo.held_out_photographs().items()}
-    return {name: Signal(hu[None], "HU", (mm, mm)) for name, (hu, mm) in demo.held_out_slices().items()}
-
-
-def truth_of(source: str, prior: Prior) -> Tensor:
-    """The image in the shape and the units of a prior."""
-    return files.fit(signal_of(source), prior)[0]
-
-
-# -- metrics -------------------------------------------------------------------------------------------------------------
-
-
-def _range(result: Result) -> float:
-    low, high = result.posterior.prior.value_range
-    return high - low
-
-
-def _dims(result: Result) -> int:
-    return len(result.posterior.prior.shape)
-
-
-def _psnr(result: Result, truth: Tensor) -> Tensor:
-    return metrics.psnr(result.mean, truth, data_range=_range(result), dims=_dims(result))
-
-
-def _psnr_sample(result: Result, truth: Tensor) -> Tensor:
-    return metrics.psnr(result.samples, truth, data_range=_range(result), dims=_dims(result))
-
-
-def _ssim(result: Result, truth: Tensor) -> Tensor:
-    return metrics.ssim(result.mean, truth, data_range=_range(result), dims=_dims(result))
-
-
-def _nrmse(result: Result, truth: Tensor) -> Tensor:
-    return metrics.nrmse(result.mean, truth, data_range=None, dims=_dims(result))
-
-
-def _lpips(result: Result, truth: Tensor, net: str = "alex") -> Tensor:
-    return metrics.lpips(result.mean, truth, value_range=result.posterior.prior.value_range, net=net)
-
-
-def _residual(result: Result, truth: Tensor) -> Tensor:
-    return result.residual
-
-
-def _crps(result: Result, truth: Tensor) -> Tensor:
-    return metrics.crps_ensemble(result.samples, truth, dims=_dims(result))
-
-
-def _energy(result: Result, truth: Tensor) -> Tensor:
-    return metrics.energy_score(result.samples, truth, dims=_dims(result))
-
-
-def _coverage(result: Result, truth: Tensor, level: float = 0.5) -> Tensor:
-    return metrics.interval_coverage(result.samples, truth, level, dims=_dims(result))
-
-
-METRICS: dict[str, Callable[..., Tensor]] = {
-    "psnr": _psnr,  # of the mean of the samples, as ssim, nrmse and lpips are
-    "psnr_sample": _psnr_sample,  # averaged over the samples, as residual is
-    "ssim": _ssim,
-    "nrmse": _nrmse,
-    "lpips": _lpips,
-    "residual": _residual,
-    "crps": _crps,
-    "energy": _energy,
-    "coverage": _coverage,
-}
-
-
-def metric(spec: str) -> Callable[[Result, Tensor], float]:
-    """The metric of a spec: a name with options, or a user's `module:function`, called as f(samples, truth, posterior).
-
-    Raises:
-        OptionError: there is no such metric or option.
-    """
-    module, name, options = parse(spec)
-    if module:
-        own = names.user_object(module, name)
-        return lambda result, truth: float(own(result.samples, truth, result.posterior, **options))
-    if name not in METRICS:
-        raise names.unknown("metric", name, METRICS)
-    known = [n for n in names.parameters(METRICS[name])[0] if n not in ("result", "truth")]
-    for option in options:
-        if option not in known:
-            raise names.unknown(f"option of metric {name}", option, known)
-    return lambda result, truth: METRICS[name](result, truth, **options).double().mean().item()
 
 
 # -- the work ------------------------------------------------------------------------------------------------------------
@@ -213,7 +99,7 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
     prior, found = prior_of(cell.prior, cell.size, cell.rescale, cell.device)
     if found != cell.prior_hash:
         raise OptionError(f"the prior {cell.prior} has changed since the run began; start it again")
-    truth = truth_of(cell.source, prior)
+    truth = pictures.truth_of(cell.source, prior)
     if fingerprint.of_tensor(truth) != cell.image_hash:
         raise FileError(f"the image {cell.source} has changed since the run began; start it again")
     A, _ = operator_of(cell.operator, tuple(prior.shape), cell.device)
@@ -233,11 +119,11 @@ def compute(cell: Cell) -> tuple[dict[str, Any], "dict[str, np.ndarray]"]:
         options = {"num_samples": cell.num_samples, "seed": cell.sampler_seed, "max_batch": cell.max_batch}
         result = solve(post.y, post.A, post.prior, post.noise, names.sampler(cell.sampler), **options)
         with torch.no_grad():
-            scores = {spec: metric(spec)(result, truth) for spec in cell.metrics}
+            values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
     arrays = _arrays(cell, result, truth)
     record = {
         "cell": cell.facts(),
-        "metrics": scores,
+        "metrics": values,
         "nfe": result.nfe,
         "seconds": round(result.seconds, 4),
         "seconds_of_cell": round(time.perf_counter() - begin, 4),
@@ -269,9 +155,3 @@ def environment(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found["device"] = torch.cuda.get_device_name(device)
     return found | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and the folders in it, in the order of their names."""
-    known = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm", ".dicom", ".ima")
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file() and not p.name.startswith("."))

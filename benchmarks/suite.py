@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from invgen import __version__, names
-from invgen.benchmarks import cells, fingerprint, store
+from invgen.benchmarks import cells, fingerprint, pictures, scores, store
 from invgen.benchmarks.cells import Cell
 from invgen.diffusion import Prior
 from invgen.errors import FileError, InvgenError, OptionError
@@ -277,24 +277,24 @@ def _images(suite: Suite, value: Any, place: Place) -> list[tuple[str, str, Plac
     for item, where in _items(suite, value, place):
         given = item if isinstance(item, Mapping) else {"source": item}
         given = _keys(suite, given, where, ("source", "limit"), ("source",))
-        text = _text(suite, given["source"], where, f"a folder, a file, or one of {', '.join(cells.SHIPPED)}")
+        text = _text(suite, given["source"], where, f"a folder, a file, or one of {', '.join(pictures.SHIPPED)}")
         limit = _whole(suite, given["limit"], (*where, "limit"), 1) if "limit" in given else None
         kind, _, name = text.partition("/")
-        if kind in cells.SHIPPED:
-            known = cells.shipped(kind)
+        if kind in pictures.SHIPPED:
+            known = pictures.shipped(kind)
             if name and name not in known:
                 suite.fail(where, str(names.unknown(f"image of {kind}", name, known)))
             chosen = [(f"{kind}/{n}", f"shipped:{kind}/{n}") for n in ([name] if name else known)]
         else:
             path = suite.folder / Path(text).expanduser()
             if path.is_dir():
-                chosen = [(str(p.relative_to(path)), str(p.resolve())) for p in cells.image_files(path)]
+                chosen = [(str(p.relative_to(path)), str(p.resolve())) for p in pictures.image_files(path)]
                 if not chosen:
                     suite.fail(where, f"the folder {path} has no PNG, JPEG, TIFF, NPY or DICOM files")
             elif path.is_file():
                 chosen = [(path.name, str(path.resolve()))]
             else:
-                suite.fail(where, f"there is no file or folder {path}; shipped images are {', '.join(cells.SHIPPED)}")
+                suite.fail(where, f"there is no file or folder {path}; shipped images are {', '.join(pictures.SHIPPED)}")
         found += [(n, source, where) for n, source in chosen[:limit]]
     seen = [n for n, _, _ in found]
     # one name, one image: where two folders have the same file names, the whole path tells them apart
@@ -345,7 +345,7 @@ def _problem(
         law = suite.attempt((*place, "noise"), names.noise, noise)
         net, prior_hash = suite.attempt(prior.place, cells.prior_of, prior.spec, prior.size, prior.rescale, device)
         A, A_hash = suite.attempt((*place, "operator"), cells.operator_of, operator, tuple(net.shape), device)
-        truths = {src: suite.attempt(where, cells.truth_of, src, net) for _, src, where in images}
+        truths = {src: suite.attempt(where, pictures.truth_of, src, net) for _, src, where in images}
         hashes = {source: fingerprint.of_tensor(x) for source, x in truths.items()}
         _rehearse(suite, (*place, "operator"), parts["metrics"][1], net, A, law, next(iter(truths.values())), shared)
         measured = [A_hash, fingerprint.of_spec(noise, law) if not _is_number(noise) else float(noise)]
@@ -377,7 +377,7 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
     chosen = _items(suite, *value("metrics", ["psnr", "residual"]))
     metrics = [(_text(suite, item, where, "the name of a metric"), where) for item, where in chosen]
     for spec, where in metrics:
-        suite.attempt(where, cells.metric, spec)
+        suite.attempt(where, scores.metric, spec)
     arrays, where = value("arrays", "summary")
     if arrays not in ARRAYS:
         suite.fail(where, str(names.unknown("choice", str(arrays), ARRAYS)))
@@ -417,7 +417,7 @@ def _rehearse(
     for spec in shared["metrics"]:
         try:
             with torch.no_grad():
-                cells.metric(spec)(result, truth)
+                scores.metric(spec)(result, truth)
         except Exception as error:  # a user's metric may raise anything
             suite.fail(of_metrics, f"{spec} cannot be computed: {error}")
 

@@ -1,0 +1,86 @@
+"""The metrics of a suite, by name: how far a cell's samples are from the true image."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from invgen import metrics, names
+from invgen.inference import Result
+from invgen.spec import parse
+
+
+def _range(result: Result) -> float:
+    low, high = result.posterior.prior.value_range
+    return high - low
+
+
+def _dims(result: Result) -> int:
+    return len(result.posterior.prior.shape)
+
+
+def _psnr(result: Result, truth: Tensor) -> Tensor:
+    return metrics.psnr(result.mean, truth, data_range=_range(result), dims=_dims(result))
+
+
+def _psnr_sample(result: Result, truth: Tensor) -> Tensor:
+    return metrics.psnr(result.samples, truth, data_range=_range(result), dims=_dims(result))
+
+
+def _ssim(result: Result, truth: Tensor) -> Tensor:
+    return metrics.ssim(result.mean, truth, data_range=_range(result), dims=_dims(result))
+
+
+def _nrmse(result: Result, truth: Tensor) -> Tensor:
+    return metrics.nrmse(result.mean, truth, data_range=None, dims=_dims(result))
+
+
+def _lpips(result: Result, truth: Tensor, net: str = "alex") -> Tensor:
+    return metrics.lpips(result.mean, truth, value_range=result.posterior.prior.value_range, net=net)
+
+
+def _residual(result: Result, truth: Tensor) -> Tensor:
+    return result.residual
+
+
+def _crps(result: Result, truth: Tensor) -> Tensor:
+    return metrics.crps_ensemble(result.samples, truth, dims=_dims(result))
+
+
+def _energy(result: Result, truth: Tensor) -> Tensor:
+    return metrics.energy_score(result.samples, truth, dims=_dims(result))
+
+
+def _coverage(result: Result, truth: Tensor, level: float = 0.5) -> Tensor:
+    return metrics.interval_coverage(result.samples, truth, level, dims=_dims(result))
+
+
+METRICS: dict[str, Callable[..., Tensor]] = {
+    "psnr": _psnr,  # of the mean of the samples, as ssim, nrmse and lpips are
+    "psnr_sample": _psnr_sample,  # averaged over the samples, as residual is
+    "ssim": _ssim,
+    "nrmse": _nrmse,
+    "lpips": _lpips,
+    "residual": _residual,
+    "crps": _crps,
+    "energy": _energy,
+    "coverage": _coverage,
+}
+
+
+def metric(spec: str) -> Callable[[Result, Tensor], float]:
+    """The metric of a spec: a name with options, or a user's `module:function`, called as f(samples, truth, posterior).
+
+    Raises:
+        OptionError: there is no such metric or option.
+    """
+    module, name, options = parse(spec)
+    if module:
+        own = names.user_object(module, name)
+        return lambda result, truth: float(own(result.samples, truth, result.posterior, **options))
+    if name not in METRICS:
+        raise names.unknown("metric", name, METRICS)
+    known = [n for n in names.parameters(METRICS[name])[0] if n not in ("result", "truth")]
+    for option in options:
+        if option not in known:
+            raise names.unknown(f"option of metric {name}", option, known)
+    return lambda result, truth: METRICS[name](result, truth, **options).double().mean().item()
