@@ -15,7 +15,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[str, typer.Argument(metavar="SUITE", help="A shipped suite, FILE.yaml, FILE.py with a dict `suite`, or module:Name.")]
+File = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A shipped suite, FILE.yaml, FILE.py with a dict `suite`, or module:Name.")
+]
 Shard = Annotated[
     str | None, typer.Option(metavar="I/N", help="The I-th of N parts of the cells, as 1/4: one for each machine.")
 ]
