@@ -1,7 +1,9 @@
 """One cell of a suite: an image measured, reconstructed and scored. What it needs is made once in each process and kept."""
 
+import os
 import platform
 import socket
+import subprocess
 import time
 import warnings
 from collections.abc import Mapping
@@ -20,6 +22,11 @@ from invgen.forward import Operator
 from invgen.inference import Result, solve
 from invgen.posterior import Posterior
 from invgen.reconstruct import prepared
+
+try:
+    from invgen.benchmarks import curves
+except ImportError:
+    curves = None
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,6 +120,8 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
 def compute(cell: Cell) -> tuple[dict[str, Any], "dict[str, np.ndarray]"]:
     """The record and the arrays of a cell. Raises whatever goes wrong in it."""
     begin = time.perf_counter()
+    if cell.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(cell.device)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         post, truth = problem_of(cell)
@@ -120,18 +129,31 @@ def compute(cell: Cell) -> tuple[dict[str, Any], "dict[str, np.ndarray]"]:
         result = solve(post.y, post.A, post.prior, post.noise, names.sampler(cell.sampler), **options)
         with torch.no_grad():
             values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
+        calibration = curves.calibration(result, truth) if curves is not None else None
     arrays = _arrays(cell, result, truth)
     record = {
         "cell": cell.facts(),
+        "kind": getattr(result.sampler, "kind", "sampler"),
         "metrics": values,
         "nfe": result.nfe,
         "seconds": round(result.seconds, 4),
+        "cost": _cost(result, cell.device),
         "seconds_of_cell": round(time.perf_counter() - begin, 4),
         "made_by": {"sampler": repr(result.sampler), "prior": cell.prior_hash, "image": cell.image_hash},
         "warnings": list(dict.fromkeys(str(w.message) for w in said)),
         "environment": environment(cell.device),
     }
+    if calibration is not None:
+        record["calibration"] = calibration
     return record, arrays
+
+
+def _cost(result: Result, device: str) -> dict[str, float]:
+    """What was counted, per sample; on CUDA the most memory that its tensors took, in bytes."""
+    found = {name: getattr(result.cost, name) for name in ("nfe", "vjps", "operator_calls")}
+    if device.startswith("cuda"):
+        found["peak_memory"] = torch.cuda.max_memory_allocated(device)
+    return found
 
 
 def _arrays(cell: Cell, result: Result, truth: Tensor) -> "dict[str, np.ndarray]":
@@ -148,9 +170,20 @@ def _arrays(cell: Cell, result: Result, truth: Tensor) -> "dict[str, np.ndarray]
     return {name: x.detach().cpu().numpy() for name, x in parts.items()}
 
 
+@lru_cache(maxsize=8)
+def commit(folder: str) -> str:
+    """The git commit of a folder, with "-dirty" where files have changed since; "" where there is none."""
+    try:
+        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def environment(device: str) -> dict[str, Any]:
     """Where and with what a cell was computed."""
     found = {"invgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    found |= {"commit": commit(os.getcwd()), "commit_of_invgen": commit(os.path.dirname(os.path.abspath(names.__file__)))}
     found |= {"host": socket.gethostname(), "threads": torch.get_num_threads(), "device": device}
     if device.startswith("cuda"):
         found["device"] = torch.cuda.get_device_name(device)

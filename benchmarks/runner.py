@@ -138,7 +138,7 @@ def _failure(cell: Cell, error: Exception) -> dict[str, Any]:
     return {
         "cell": cell.facts(),
         "error": sentence,
-        "kind": type(error).__name__,
+        "error_type": type(error).__name__,
         "traceback": "".join(traceback.format_exception(error)),
         "environment": work.environment(cell.device),
     }

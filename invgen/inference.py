@@ -30,6 +30,7 @@ class Result:
         sampler: with which hyper-parameters.
         seed, nfe (network evaluations per sample), seconds.
         reason: why this sampler, where `sampler="auto"` picked it.
+        cost: all that was counted.
     """
 
     samples: Tensor
@@ -39,6 +40,7 @@ class Result:
     nfe: float
     seconds: float
     reason: str = ""
+    cost: Cost = field(default_factory=Cost, repr=False)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -104,7 +106,7 @@ def solve(
         sampler, reason = recommend(post) if sampler == "auto" else (names.sampler(sampler), "")
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
-    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason)
+    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)
     if not isinstance(post.noise, Noiseless | Energy) and result.samples.numel():
         residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(A.out_shape))
         far = int((residual > limit).sum())
