@@ -48,6 +48,7 @@ SIGMA_MIN, SIGMA_MAX = (
 PUBLISHED = (
     "DPS.paper(zeta=0.2)",
     "DDRM.paper()",
+    "MMPS(schedule='amplitude')",  # the levels of the re-run but for its stops at the singular values
     "TDS(steps=100, particles=2000, draws=1000)",  # as many paths as MCGDiff's published two runs of 1000 particles
 )
 # the column of the re-runs that a sampler is compared with

@@ -203,6 +203,9 @@ def noise_levels(
         "log": evenly spaced in log sigma.
         "vp": evenly spaced in the time of DDPM's linear schedule (1000 steps, beta from 1e-4 to 0.02), within the range;
             its levels are absolute, made for signals of about [-1, 1].
+        "amplitude": evenly spaced in alpha = 1 / sqrt(1 + sigma^2), the signal's share in a variance-preserving process:
+            dense at sigma of 0.2 to 5, where modes of unit width part; absolute levels. Without its stops at the singular
+            values, the grid of MCGDiff's public code (Cardoso et al., 2024).
         "flow": evenly spaced in the time of flow matching, t = sigma / (sigma + scale); see `flow_time`.
         a decreasing sequence of positive numbers: these levels, as they are.
     """
@@ -227,14 +230,16 @@ def noise_levels(
         time = first + u * (last - first)
         low = time.floor().clamp(0, 998).long()
         levels = (log[low] + (time - low) * (log[low + 1] - log[low])).exp()
+    elif schedule == "amplitude":
+        first, last = (1 / math.sqrt(1 + s**2) for s in (sigma_max, sigma_min))
+        levels = (1 / (first + u * (last - first)) ** 2 - 1).sqrt()
     elif schedule == "flow":
         first, last = flow_time(sigma_max, scale), flow_time(sigma_min, scale)
         t = first + u * (last - first)
         levels = scale * t / (1 - t)
     else:
-        raise OptionError(
-            f"unknown noise schedule {schedule!r}; there are 'edm', 'log', 'vp', 'flow', or a decreasing sequence"
-        )
+        known = "'edm', 'log', 'vp', 'amplitude', 'flow', or a decreasing sequence"
+        raise OptionError(f"unknown noise schedule {schedule!r}; there are {known}")
     levels = levels.tolist()
     return list(zip(levels, [*levels[1:], 0.0], strict=True))
 
