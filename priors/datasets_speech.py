@@ -1,6 +1,5 @@
 """Training data of the prior `speech`: random pieces of recordings."""
 
-import wave
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invgen import file_sound
+from invgen.errors import FileError
 from invgen.priors.datasets import DataError
 
 VALIDATION, TEST = range(561, 591), range(591, 621)  # sentences of festvox-ru that are kept from training
@@ -27,23 +28,14 @@ def sentences(folder: Path | str, split: str = "train") -> list[Path]:
 
 
 def read_wave(path: Path | str, rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Samples (channels, length) float32, full scale is 1, and the rate in Hz, of a PCM .wav file of 8 to 32 bits.
+    """Samples (channels, length) float32, full scale is 1, and the rate in Hz, of a .wav file of integers or floats.
 
     rate: resampled to that, if given.
     """
     try:
-        with wave.open(str(path)) as file:
-            channels, width, own, length = file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()
-            raw = file.readframes(length)
-    except (wave.Error, EOFError, OSError) as error:
-        raise DataError(f"{path} is not a PCM .wav file ({error})") from error
-    if width == 3:  # 24 bits: into the upper bytes of 32
-        padded = np.zeros((len(raw) // 3, 4), np.uint8)
-        padded[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
-        values = padded.view("<i4").ravel() / 2**31
-    else:
-        values = np.frombuffer(raw, {1: np.uint8, 2: "<i2", 4: "<i4"}[width]) / 2.0 ** (8 * width - 1) - (width == 1)
-    samples = np.ascontiguousarray(values.reshape(-1, channels).T, dtype=np.float32)
+        samples, own = file_sound.read_wave(path)
+    except FileError as error:
+        raise DataError(str(error)) from error
     if rate is None or rate == own:
         return samples, own
     from math import gcd

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from invgen.errors import MissingExtraError, OptionError
+from invgen.file_scans import nifti_planes
 from invgen.priors.datasets import DataError
 from invgen.priors.datasets_speech import WaveViews, read_wave
 from invgen.priors.recipes import Recipe
@@ -272,16 +273,9 @@ def _dicom(path: Path) -> tuple[str, str, list[np.ndarray]]:
 
 
 def _nifti(path: Path) -> list[np.ndarray]:
-    """The slices of a NIfTI volume along its last axis; time points of a series after each other."""
-    try:
-        import nibabel
-    except ImportError as error:
-        raise MissingExtraError("reading NIfTI files needs the package nibabel: pip install 'invgen[nifti]'") from error
-    values = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
-    if values.ndim < 2:
-        raise ValueError(f"a volume of shape {values.shape}, expected at least two axes")
-    values = values.reshape(*values.shape[:2], -1)
-    return [np.ascontiguousarray(values[..., k].T[::-1]) for k in range(values.shape[2])]
+    """The slices of a NIfTI volume along its last axis; the volumes of a series after each other."""
+    volumes, _ = nifti_planes(path)
+    return list(volumes.reshape(-1, *volumes.shape[2:]))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Loading of trained priors from safetensors files, whose metadata say how to rebuild the network; no code is run."""
 
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,9 +60,16 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
         sides = "H, W" if net.dims == 2 else "L"
         raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, {sides}), got {shape}")
     denoiser.shape = torch.Size(shape)
+    denoiser.rate = _sampling_rate(about.get("units", ""))
     denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
     denoiser.eval().requires_grad_(False)
     return denoiser.to(memory_format=torch.channels_last) if net.dims == 2 else denoiser  # a tenth faster on the CPU
+
+
+def _sampling_rate(units: str) -> float | None:
+    """Samples a second, of a prior of recordings: "waveform of 16 kHz, ..." as 16000."""
+    found = re.match(r"waveform of ([\d.]+) (k?)Hz", units)
+    return float(found[1]) * (1000 if found[2] else 1) if found else None
 
 
 def metadata(name_or_path: str | Path) -> dict[str, Any]:

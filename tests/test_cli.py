@@ -148,7 +148,7 @@ def test_pictures_are_fitted_to_the_prior_or_refused(here, run):
     "change, sentence",
     [
         ({"file": "gone.png"}, "there is no file gone.png"),
-        ({"file": "my_cli.py"}, "not a PNG, JPEG, TIFF, NPY or DICOM file"),
+        ({"file": "my_cli.py"}, "not a PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC file"),
         ({"--operator": "ParalelBeamCT(num_angles=23)"}, "did you mean 'ParallelBeamCT'?"),
         ({"--operator": "my_cli:Gone"}, "has no 'Gone'"),
         ({"--prior": "photograph"}, "unknown prior 'photograph'"),

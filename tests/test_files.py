@@ -86,10 +86,10 @@ def test_dicom_in_hounsfield_units_with_spacing():
     [
         ("gone.png", None, "there is no file"),
         ("empty.png", b"", "is empty"),
-        ("text.png", b"not a picture" * 20, "not a PNG, JPEG, TIFF, NPY or DICOM file"),
+        ("text.png", b"not a picture" * 20, "not a PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC file"),
         ("text.npy", b"not an array" * 20, "is not an NPY file"),
         ("text.dcm", b"not a slice" * 20, "is not a DICOM file"),
-        ("gif.gif", b"GIF89a" + bytes(200), "not a PNG, JPEG, TIFF, NPY or DICOM file"),
+        ("gif.gif", b"GIF89a" + bytes(200), "not a PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC file"),
     ],
 )
 def test_what_is_not_readable(tmp_path, name, content, sentence):

@@ -101,7 +101,7 @@ def test_recordings_give_a_prior_of_waveforms(tmp_path):
     for k in range(3):
         recording(tmp_path / "data" / f"{k}.wav", seed=k)
     (tmp_path / "data" / "cut.wav").write_bytes((tmp_path / "data" / "0.wav").read_bytes()[:20])
-    with pytest.warns(folders.SkippedFiles, match="cut.wav is not a PCM .wav file"):
+    with pytest.warns(folders.SkippedFiles, match="cut.wav is not a whole WAV file"):
         path = train.train(None, tmp_path / "run", tmp_path / "data", steps=2, batch=2, progress=False)
     prior = load(path)
     assert prior.shape == (1, 1536)
