@@ -63,8 +63,8 @@ def reconstruct(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A signal: a picture, an array (NPY, NPZ, HDF5), a scan (DICOM, NIfTI) or a recording. It is taken for the "
-            "truth, measured and reconstructed; with --measured it is the measurement itself, as NPY."
+            help="A signal: a picture, an array (NPY, NPZ, HDF5), a scan (DICOM, NIfTI) or a recording. It is taken for "
+            "the truth, measured and reconstructed; with --measured it is the measurement itself, as NPY."
         ),
     ],
     operator: Operator,
