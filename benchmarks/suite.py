@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invgen import __version__, names
-from invgen.benchmarks import cells, fingerprint, pictures, reading, scores, store
+from invgen.benchmarks import cells, fingerprint, methods, pictures, reading, scores, store
 from invgen.benchmarks.cells import Cell
 from invgen.benchmarks.suite_file import KEYS, PROBLEM_KEYS, SHARED, Place, Suite, load
 from invgen.diffusion import Prior
@@ -70,7 +70,7 @@ def _problem(
     shared = _shared(suite, parts)
     priors, images = reading.priors(suite, *parts["priors"]), reading.images(suite, *parts["data"])
     samplers = reading.specs(suite, *parts["samplers"], "sampler", "a sampler, such as PiGDM(steps=25)")
-    samplers = {spec: fingerprint.of_object(suite.attempt(where, names.sampler, spec)) for spec, where in samplers}
+    samplers = {spec: fingerprint.of_object(suite.attempt(where, methods.method, spec)) for spec, where in samplers}
     spec = reading.text(suite, problem["operator"], (*place, "operator"), "an operator, such as Downsample(factor=4)")
     operators = reading.grid(suite, spec, problem.get("grid", {}), (*place, "grid"))
     noises = [str(n) for n in reading.as_list(problem["noise"])]

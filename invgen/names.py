@@ -210,8 +210,8 @@ def operator(spec: str, shape: Sequence[int] | None = None) -> "Operator":
     return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape, functions(operators))
 
 
-def sampler(spec: str) -> "Sampler":
-    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved."""
+def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
+    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved. `others` are further classes, by name."""
     from invgen import samplers
     from invgen.sampler import Sampler
 
@@ -221,7 +221,7 @@ def sampler(spec: str) -> "Sampler":
         return load_sampler(spec)
 
     def known() -> dict[str, type]:
-        return {cls.__name__: cls for cls in samplers.catalogue().values()}
+        return {**(others or {}), **{cls.__name__: cls for cls in samplers.catalogue().values()}}
 
     return _resolve("sampler", spec, Sampler, known)
 
