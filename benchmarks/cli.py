@@ -62,6 +62,26 @@ def run_(
         raise typer.Exit(1)
 
 
+@app.command("report", short_help="One HTML page of the results in a folder, and tables for other programs.")
+def report_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `invgen bench run` wrote.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page; DIR/report.html.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", metavar="NAME", help="html, csv, parquet, md, tex; all if not given.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page; the name of the folder.")] = None,
+    images: Annotated[int, typer.Option(min=0, help="Of which pictures are shown, for each problem.")] = 2,
+) -> None:
+    """Write report.html, results.csv, results.parquet, tables.md and tables.tex: means with 95 % intervals, what is clearly
+    best, pictures, quality against time, calibration, failures, and every cell. The page needs no network."""
+    from invgen.benchmarks.report import report
+
+    written = report(folder, out, formats or (), title, images)
+    for sentence in written.left_out:
+        typer.echo(sentence, err=True)
+    typer.echo("\n".join(str(path) for path in written.files))
+
+
 def parse_shard(text: str | None) -> tuple[int, int] | None:
     """ "1/4" as (1, 4).
 

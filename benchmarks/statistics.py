@@ -130,7 +130,7 @@ class Direction:
     @property
     def sign(self) -> str:
         """For the head of a column."""
-        return {"higher": "↑", "lower": "↓"}.get(self.better, f"→ {self.target:g}")
+        return {"higher": "↑", "lower": "↓"}.get(self.better, f"→\N{NO-BREAK SPACE}{self.target:g}")
 
 
 HIGHER = ("psnr", "psnr_sample", "ssim", "snr", "si_sdr")

@@ -1,0 +1,183 @@
+"""The plots of a report: quality against time and network evaluations, and calibration curves; as SVG in data: URIs.
+
+Points carry the numbers of the rows in the table above them, in the colour of the method's name, so that they are read
+without a legend, in grey too.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from invgen.benchmarks.results import Row
+from invgen.benchmarks.statistics import Interval, direction, interval
+from invgen.benchmarks.tables import Line, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by the colour-blind, yellow left out
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#555555")
+QUALITY = 2  # metrics that are drawn against the costs
+
+
+def colours(tables: Sequence[Table]) -> dict[str, str]:
+    """Of each method by the name before its options, the same on the whole page."""
+    names = dict.fromkeys(_name(line) for table in tables for line in table.lines)
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+
+
+def colour_of(line: Line, found: Mapping[str, str]) -> str:
+    return found[_name(line)]
+
+
+def _name(line: Line) -> str:
+    return line.sampler.partition("(")[0]
+
+
+def costs(table: Table, colour: Mapping[str, str]) -> str | None:
+    """Quality against seconds and network evaluations, a panel each, with 95 % intervals; None without a metric to rank.
+
+    The grey line joins the methods that no other one beats in both.
+    """
+    from matplotlib.figure import Figure
+
+    metrics = [m for m in table.columns if direction(m) is not None and direction(m).better != "nearest"]
+    metrics = [m for m in metrics if m not in ("nfe", "seconds")][:QUALITY]
+    panels = [(metric, cost) for metric in metrics for cost in ("seconds", "nfe")]
+    if not panels or not any(line.entries for line in table.lines):
+        return None
+    figure = Figure(figsize=(3.05 * len(panels), 2.75), layout="constrained")
+    for axes, (metric, cost) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _cost_panel(axes, table, metric, cost, colour)
+    return _svg(figure)
+
+
+def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapping[str, str]) -> None:
+    points = []
+    for line in table.lines:
+        x, y = line.entries.get(cost), line.entries.get(metric)
+        if x is None or y is None or not math.isfinite(y.interval.mean):
+            continue
+        own = colour_of(line, colour)
+        if x.interval.mean <= 0:  # methods without a network, on a logarithmic axis of its evaluations
+            axes.axhline(y.interval.mean, color=own, linewidth=0.8, linestyle=":")
+            axes.annotate(str(line.number), (0.0, y.interval.mean), (2, 1), **_beside("axes fraction", own))
+            continue
+        points.append((x.interval, y.interval, line, own))
+    better = direction(metric)
+    front = _front([(x.mean, better.loss(y.mean), y.mean) for x, y, _, _ in points])
+    axes.step([p[0] for p in front], [p[1] for p in front], where="post", color="0.75", linewidth=1.0, zorder=0)
+    for name in dict.fromkeys(_name(line) for _, _, line, _ in points):  # the options of one method
+        alike = sorted((x.mean, y.mean, own) for x, y, line, own in points if _name(line) == name)
+        axes.plot([a[0] for a in alike], [a[1] for a in alike], color=alike[0][2], linewidth=0.7, alpha=0.6)
+    for x, y, line, own in points:
+        low = min(_half(x), 0.9 * x.mean)  # a bar to zero has no end on a logarithmic axis
+        axes.errorbar(
+            x.mean,
+            y.mean,
+            yerr=_half(y),
+            xerr=[[low], [_half(x)]],
+            fmt={"classical": "s", "peer": "^"}.get(line.kind, "o"),
+            color=own,
+            markersize=4,
+            elinewidth=0.7,
+        )
+        axes.annotate(str(line.number), (x.mean, y.mean), (4, 3), **_beside("data", own))
+    if points:
+        axes.set_xscale("log")
+    axes.set_xlabel("seconds" if cost == "seconds" else "network evaluations", fontsize=8)
+    axes.set_ylabel(_plain(table.head(metric)), fontsize=8)
+    _small(axes)
+
+
+def _beside(coordinates: str, colour: str) -> dict[str, object]:
+    xy = ("axes fraction", "data") if coordinates == "axes fraction" else coordinates
+    return {"xycoords": xy, "textcoords": "offset points", "fontsize": 7, "color": colour, "fontweight": "bold"}
+
+
+def _half(found: Interval) -> float:
+    return found.half if math.isfinite(found.half) else 0.0
+
+
+def _front(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, float]]:
+    """(cost, value) of those that are not beaten in both, by cost. Points are (cost, loss, value)."""
+    found, least = [], math.inf
+    for cost, loss, value in sorted(points):
+        if loss < least:
+            found.append((cost, value))
+            least = loss
+    return found
+
+
+# -- calibration ---------------------------------------------------------------------------------------------------------
+
+
+def curve(rows: Sequence[Row]) -> list[tuple[float, Interval]]:
+    """The coverage of the cells that have curves, at each level: its mean over images with the 95 % interval."""
+    found: dict[float, dict[tuple[str, int], float]] = {}
+    for row in rows:
+        own = row.record.get("calibration")
+        if isinstance(own, Mapping) and isinstance(own.get("levels"), list) and isinstance(own.get("coverage"), list):
+            for level, coverage in zip(own["levels"], own["coverage"], strict=False):
+                if isinstance(level, int | float) and isinstance(coverage, int | float):
+                    found.setdefault(round(float(level), 6), {})[row.image, row.seed] = float(coverage)
+    return [(level, interval(values)) for level, values in sorted(found.items())]
+
+
+def calibrations(table: Table, colour: Mapping[str, str]) -> str | None:
+    """Coverage against level, samplers side by side in panels of a few; None where no cell has a curve."""
+    from matplotlib.figure import Figure
+
+    curves = [(line, curve(line.cells)) for line in table.lines]
+    curves = [(line, points) for line, points in curves if points]
+    if not curves:
+        return None
+    each = max(2, -(-len(curves) // 4))
+    count = -(-len(curves) // each)
+    figure = Figure(figsize=(3.05 * count, 2.75), layout="constrained")
+    for k, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+        for j, (line, points) in enumerate(curves[k * each : (k + 1) * each]):
+            own = colour_of(line, colour)
+            style = {"color": own, "linestyle": ("-", "--", "-.", ":")[j % 4]}
+            level, mean = [p[0] for p in points], [p[1].mean for p in points]
+            axes.plot(level, mean, **style, linewidth=1.1, marker="o", markersize=2.5, label=_numbered(line))
+            low, high = [p.mean - _half(p) for _, p in points], [p.mean + _half(p) for _, p in points]
+            axes.fill_between(level, low, high, color=own, alpha=0.15, linewidth=0)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_xlabel("level of the intervals", fontsize=8)
+        axes.set_ylabel("true values inside", fontsize=8)
+        axes.legend(fontsize=6, frameon=False, loc="upper left", handlelength=2.2)
+        _small(axes)
+    return _svg(figure)
+
+
+def _numbered(line: Line) -> str:
+    text = f"{line.number}  {line.sampler}"
+    return _plain(text if len(text) < 38 else text[:37] + "…")
+
+
+# -- drawing -------------------------------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """As it stands: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def _small(axes: "Axes") -> None:
+    axes.tick_params(labelsize=7)
+    axes.tick_params(which="minor", labelsize=6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _svg(figure: "Figure") -> str:
+    from matplotlib import rc_context
+
+    data = io.BytesIO()
+    with rc_context({"svg.hashsalt": "invgen"}):  # the same page for the same results
+        figure.savefig(data, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(data.getvalue()).decode()}"
