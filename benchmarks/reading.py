@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from invgen import names
@@ -129,25 +128,9 @@ def images(suite: Suite, value: Any, place: Place) -> list[tuple[str, str, Place
     for item, where in items(suite, value, place):
         given = item if isinstance(item, Mapping) else {"source": item}
         given = keys(suite, given, where, ("source", "limit"), ("source",))
-        said = text(suite, given["source"], where, f"a folder, a file, or one of {', '.join(pictures.SHIPPED)}")
+        said = text(suite, given["source"], where, f"prior, a folder, a file, or one of {', '.join(pictures.SHIPPED)}")
         limit = whole(suite, given["limit"], (*where, "limit"), 1) if "limit" in given else None
-        kind, _, name = said.partition("/")
-        if kind in pictures.SHIPPED:
-            known = pictures.shipped(kind)
-            if name and name not in known:
-                suite.fail(where, str(names.unknown(f"image of {kind}", name, known)))
-            chosen = [(f"{kind}/{n}", f"shipped:{kind}/{n}") for n in ([name] if name else known)]
-        else:
-            path = suite.folder / Path(said).expanduser()
-            if path.is_dir():
-                chosen = [(str(p.relative_to(path)), str(p.resolve())) for p in pictures.image_files(path)]
-                if not chosen:
-                    suite.fail(where, f"the folder {path} has no PNG, JPEG, TIFF, NPY or DICOM files")
-            elif path.is_file():
-                chosen = [(path.name, str(path.resolve()))]
-            else:
-                suite.fail(where, f"there is no file or folder {path}; shipped images are {', '.join(pictures.SHIPPED)}")
-        found += [(n, source, where) for n, source in chosen[:limit]]
+        found += [(n, source, where) for n, source in suite.attempt(where, pictures.sources, said, suite.folder, limit)]
     seen = [n for n, _, _ in found]
     # one name, one image: where two folders have the same file names, the whole path tells them apart
     return [(n if seen.count(n) == 1 else source, source, where) for n, source, where in found]
