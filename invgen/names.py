@@ -6,7 +6,6 @@ catalogue's own functions, "Blur(kernel=gaussian_kernel(std=2.0))", an object by
 `module:Name` imports a module of the user's, as `import module` in the current folder would.
 """
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from invgen.errors import InvgenError, OptionError
 from invgen.spec import Call, parse
+from invgen.spelling import hint
 
 if TYPE_CHECKING:
     from invgen.diffusion import Prior
@@ -30,11 +30,8 @@ SHAPE_NAMES = ("in_shape", "image_shape", "shape")  # what constructors call the
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> OptionError:
-    """The error for a name that is not known, with the nearest one, or with all that there are."""
-    by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, 1)
-    hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"there are {', '.join(by_lower.values()) or 'none'}"
-    return OptionError(f"unknown {kind} {name!r}; {hint}")
+    """The error for a name that is not known, with the nearest ones, or with all that there are."""
+    return OptionError(f"unknown {kind} {name!r}; {hint(name, names)}")
 
 
 def user_object(module: str, name: str) -> Any:

@@ -136,11 +136,8 @@ def get(name: str) -> type[Sampler]:
     """
     known = catalogue()
     if name.lower() not in known:
-        import difflib
+        from invgen.spelling import hint
 
-        close = difflib.get_close_matches(name.lower(), known, 1)
-        if close:
-            raise OptionError(f"unknown sampler {name!r}; did you mean {known[close[0]].__name__!r}?")
         names = sorted((c.__name__ for c in known.values()), key=str.lower)
-        raise OptionError(f"unknown sampler {name!r}; there are {', '.join(names)}")
+        raise OptionError(f"unknown sampler {name!r}; {hint(name, names)}")
     return known[name.lower()]

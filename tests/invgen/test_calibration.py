@@ -279,7 +279,7 @@ def test_errors():
     ]:
         with pytest.raises(OptionError, match=sentence):
             calibrate(Exact(), **options)
-    with pytest.raises(OptionError, match="unknown sampler 'dpz'; did you mean 'DPS'"):
+    with pytest.raises(OptionError, match="unknown sampler 'dpz'; did you mean 'DPG' or 'DPS'"):
         calibrate("dpz")
     with pytest.raises(OptionError, match="must be an invgen Sampler"):
         calibrate(samplers.DPS)
@@ -324,7 +324,7 @@ def test_command_line(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (("-s", "DPZ"), "did you mean 'DPS'?"),
+        (("-s", "DPZ"), "did you mean 'DPG' or 'DPS'?"),
         (("-s", "DDRM", "-A", "Quantize(levels=4)"), "samplers that fit: "),
         (("-n", "-1"), "must be a positive number"),
         (("--prior-sampler", "DPS"), "by an unconditional sampler"),

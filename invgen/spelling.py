@@ -1,0 +1,44 @@
+"""Which names somebody may have meant: the nearest by the number of slips of the hand."""
+
+import difflib
+import os
+from collections.abc import Iterable
+
+
+def distance(a: str, b: str) -> int:
+    """How many letters to insert, to leave out, to change or to exchange with the next one turn a into b.
+
+    The restricted distance of Damerau and Levenshtein: no letter is moved twice.
+    """
+    before, row = [], list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        older, before, row = before, row, [i]
+        for j, y in enumerate(b, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                cost = min(cost, older[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """The names that are at most a third of the letters of `name` away, and nearest, in any case; at most `most`.
+
+    Of several equally near ones those that begin alike come first. Where none is near, the one that has most in common.
+    """
+    by_lower = {n.lower(): n for n in names}
+    given = name.lower()
+    found = {n: d for n in by_lower if (d := distance(given, n)) <= max(1, len(given) // 3) and d < len(given)}
+    if found:
+        least = [n for n, d in found.items() if d == min(found.values())]
+        least.sort(key=lambda n: -len(os.path.commonprefix([given, n])))
+        return [by_lower[n] for n in least[:most]]
+    return [by_lower[n] for n in difflib.get_close_matches(given, by_lower, 1)]
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence: the nearest names, or all that there are."""
+    names = list(names)
+    if close := nearest(name, names):
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"there are {', '.join(names) or 'none'}"
