@@ -6,8 +6,9 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,14 @@ import torch
 from torch import Tensor
 
 from invgen import __version__, names
-from invgen.benchmarks import fingerprint, pictures, scores
+from invgen.benchmarks import curves, fingerprint, methods, pictures, scores
 from invgen.diffusion import Prior
 from invgen.errors import FileError, OptionError
 from invgen.forward import Operator
-from invgen.inference import Result, solve
+from invgen.inference import Result, warn_unexplained
 from invgen.posterior import Posterior
 from invgen.reconstruct import prepared
-
-try:
-    from invgen.benchmarks import curves
-except ImportError:
-    curves = None
+from invgen.sampler import Cost, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,19 +114,54 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
     return Posterior(prior, A, names.noise(cell.noise).to(clean.device), y.to(clean.device)), truth
 
 
-def compute(cell: Cell) -> tuple[dict[str, Any], "dict[str, np.ndarray]"]:
-    """The record and the arrays of a cell. Raises whatever goes wrong in it."""
+def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.ndarray]]]":
+    """The record and the arrays of each of some cells that differ in the image alone. Raises whatever goes wrong in them.
+
+    Several are computed by one call of the sampler, where it can take a seed for each measurement: the seconds are then
+    shared out, and the samples are those of a cell alone up to the round-off of other sizes of batches.
+    """
+    first, begin = cells[0], time.perf_counter()
+    if len(cells) > 1 and not _takes_seeds(methods.method(first.sampler)):
+        return [computed for cell in cells for computed in compute([cell])]
+    if first.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(first.device)
+    with _heard() as said:
+        problems = [problem_of(cell) for cell in cells]
+        results = _solved(cells, [post for post, _ in problems])
+    shared, computed = (time.perf_counter() - begin) / len(cells), []
+    for cell, result, (_, truth) in zip(cells, results, problems, strict=True):
+        computed.append(_scored(cell, result, truth, said, shared))
+    return computed
+
+
+def _takes_seeds(sampler: Sampler) -> bool:
+    """Whether a sampler leaves seeds and batches to the base class; one that has its own `__call__` may do anything."""
+    return type(sampler).__call__ is Sampler.__call__
+
+
+def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
+    """A result for each cell, of one call of the sampler."""
+    first, sampler, cost = cells[0], methods.method(cells[0].sampler), Cost()
+    seeds = [cell.sampler_seed for cell in cells]
+    alone = len(cells) == 1
+    whole = posts[0] if alone else replace(posts[0], y=torch.stack([post.y for post in posts]))
+    samples = sampler(whole, first.num_samples, seeds[0] if alone else seeds, max_batch=first.max_batch, cost=cost)
+    samples = samples.reshape(first.num_samples, len(cells), *whole.prior.shape)
+    cost.seconds /= len(cells)
+    return [
+        Result(samples[:, k], post, sampler, seed, cost.nfe, cost.seconds, cost=cost)
+        for k, (post, seed) in enumerate(zip(posts, seeds, strict=True))
+    ]
+
+
+def _scored(
+    cell: Cell, result: Result, truth: Tensor, said: Sequence[str], seconds: float
+) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":
     begin = time.perf_counter()
-    if cell.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(cell.device)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        post, truth = problem_of(cell)
-        options = {"num_samples": cell.num_samples, "seed": cell.sampler_seed, "max_batch": cell.max_batch}
-        result = solve(post.y, post.A, post.prior, post.noise, names.sampler(cell.sampler), **options)
-        with torch.no_grad():
-            values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
-        calibration = curves.calibration(result, truth) if curves is not None else None
+    with _heard() as also_said, torch.no_grad():
+        warn_unexplained(result)
+        values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
+        calibration = curves.calibration(result, truth)
     arrays = _arrays(cell, result, truth)
     record = {
         "cell": cell.facts(),
@@ -138,14 +170,24 @@ def compute(cell: Cell) -> tuple[dict[str, Any], "dict[str, np.ndarray]"]:
         "nfe": result.nfe,
         "seconds": round(result.seconds, 4),
         "cost": _cost(result, cell.device),
-        "seconds_of_cell": round(time.perf_counter() - begin, 4),
+        "seconds_of_cell": round(seconds + time.perf_counter() - begin, 4),
         "made_by": {"sampler": repr(result.sampler), "prior": cell.prior_hash, "image": cell.image_hash},
-        "warnings": list(dict.fromkeys(str(w.message) for w in said)),
+        "warnings": list(dict.fromkeys([*said, *also_said])),
         "environment": environment(cell.device),
     }
     if calibration is not None:
         record["calibration"] = calibration
     return record, arrays
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The warnings of the block, once it has ended."""
+    sentences: list[str] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        yield sentences
+    sentences += [str(w.message) for w in said]
 
 
 def _cost(result: Result, device: str) -> dict[str, float]:

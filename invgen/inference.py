@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -36,7 +36,7 @@ class Result:
     samples: Tensor
     posterior: Posterior = field(repr=False)
     sampler: Sampler
-    seed: int
+    seed: int | Sequence[int]
     nfe: float
     seconds: float
     reason: str = ""
@@ -76,7 +76,7 @@ def solve(
     sampler: Sampler | str = "dps",
     *,
     num_samples: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     max_batch: int | None = None,
     progress: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
@@ -107,14 +107,21 @@ def solve(
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
     result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)
-    if not isinstance(post.noise, Noiseless | Energy) and result.samples.numel():
-        residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(A.out_shape))
-        far = int((residual > limit).sum())
-        if far > residual.numel() // 100:
-            warnings.warn(
-                f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
-                f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
-                "sampler, or check the units of noise and prior",
-                stacklevel=2,
-            )
+    warn_unexplained(result)
     return result
+
+
+def warn_unexplained(result: Result) -> None:
+    """Warns of samples that do not explain the measurement, as `solve` does; `stacklevel` points to the caller of solve."""
+    post, sampler = result.posterior, result.sampler
+    if isinstance(post.noise, Noiseless | Energy) or not result.samples.numel():
+        return
+    residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(post.A.out_shape))
+    far = int((residual > limit).sum())
+    if far > residual.numel() // 100:
+        warnings.warn(
+            f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
+            f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
+            "sampler, or check the units of noise and prior",
+            stacklevel=3,
+        )

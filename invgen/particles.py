@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.posterior import Posterior
-from invgen.random import Streams
+from invgen.random import Streams, streams
 from invgen.sampler import Sampler
 
 Resampling = Literal["systematic", "stratified", "multinomial", "residual"]
@@ -138,12 +138,18 @@ class EnsembleSampler(Sampler):
         return [torch.cat([torch.tensor([num_samples]), part]) for part in torch.arange(chains).split(max(together, 1))]
 
     def _draw(
-        self, post: Posterior, chunk: Tensor, seed: int, max_batch: int | None, bar: object, callback: Callable | None
+        self,
+        post: Posterior,
+        chunk: Tensor,
+        seed: int | Tensor,
+        max_batch: int | None,
+        bar: object,
+        callback: Callable | None,
     ) -> tuple[Tensor, Tensor]:
         num_samples, batch = int(chunk[0]), max(math.prod(post.batch), 1)
         chains = torch.stack([chunk[1:] // batch, chunk[1:] % batch], 1)
         x, cloud = self._chains(post, chains, seed, max_batch, bar, callback)
-        pick = Streams(~seed, chains)
+        pick = streams(~seed, chains)
         chosen = resample(cloud.log_w, self.draws, pick)
         # in random order, so that every place has the law of the weights
         chosen = chosen.gather(1, pick.uniform(chosen.double()).argsort(1))
@@ -157,7 +163,7 @@ class EnsembleSampler(Sampler):
         self,
         post: Posterior,
         chains: Tensor,
-        seed: int,
+        seed: int | Tensor,
         split: int | None,
         bar: object = None,
         callback: Callable | None = None,
@@ -165,7 +171,7 @@ class EnsembleSampler(Sampler):
         """Last states, (C, particles, *shape), of the chains (number, measurement), and what they carry."""
         numbers = torch.arange(self.particles).repeat(len(chains))
         index = torch.cat([chains.repeat_interleave(self.particles, 0), numbers[:, None]], 1)
-        post, randn = post.rows(index[:, 1]), Streams(seed, index)
+        post, randn = post.rows(index[:, 1]), streams(seed, index)
         log_w = torch.zeros(len(chains), self.particles, dtype=torch.float64, device=post.prior.device)
         cloud = Cloud(split, log_w, log_w[:, 0].clone(), [])
         with torch.no_grad():

@@ -27,21 +27,39 @@ def _mix_(z: Tensor) -> Tensor:
     return z
 
 
+def seeds_of(seeds: Sequence[int]) -> Tensor:
+    """Integers of any size as 64-bit ones: equal where they are equal modulo 2^64."""
+    return torch.tensor([(int(seed) + 2**63) % 2**64 - 2**63 for seed in seeds], dtype=torch.int64)
+
+
+def streams(seed: int | Tensor, index: Tensor) -> "Streams":
+    """The streams of rows (number, measurement, ...), (N, k), of a batch of measurements.
+
+    seed: one for all, or (measurements,), one for each measurement, whose rows then draw what they draw where it is alone.
+    """
+    if not isinstance(seed, Tensor):
+        return Streams(seed, index)
+    alone = index.clone()
+    alone[:, 1] = 0
+    return Streams(seed[index[:, 1]], alone)
+
+
 class Streams:
     """One stream of random numbers per row of a batch.
 
     Args:
-        seed: any integer.
+        seed: any integer, or a tensor of 64-bit integers, (N,), one for each row.
         index: what identifies each row, integers of shape (N,) or (N, k), such as (sample, measurement).
 
     Called with a tensor of shape (N, *shape), it returns standard normals of its shape, dtype and device (for a complex
     tensor, real and imaginary part are standard normals each); every call is a new, independent draw.
     """
 
-    def __init__(self, seed: int, index: Tensor | Sequence[int]) -> None:
+    def __init__(self, seed: int | Tensor, index: Tensor | Sequence[int]) -> None:
         index = torch.as_tensor(index, dtype=torch.int64)
         index = index[:, None] if index.ndim == 1 else index
-        key = torch.full((len(index),), (int(seed) + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=index.device)
+        key = seeds_of([int(seed)]).expand(len(index)) if not isinstance(seed, Tensor) or seed.ndim == 0 else seed
+        key = key.to(index.device)
         for column in index.unbind(1):
             key = _mix_(_mix_(key + _GOLDEN) + column)
         self._key = key

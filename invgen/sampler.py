@@ -16,7 +16,7 @@ from invgen.forward import LinearOperator, Operator, has_gradient, has_svd
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator, StandardNormal
-from invgen.random import Streams
+from invgen.random import Streams, seeds_of, streams
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Cost:
     Attributes:
         nfe: network evaluations per sample.
         seconds: of wall time.
-        vjps: of those evaluations, how many were differentiated, per sample.
+        vjps: products of a vector with the Jacobian of the network, per sample.
         operator_calls: applications of A and of its adjoint, by call or by differentiation, per sample. What an operator
             does inside an exact solve or a singular value decomposition of its own is not among them.
     """
@@ -120,7 +120,7 @@ class Sampler:
         self,
         post: Posterior,
         num_samples: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         max_batch: int | None = None,
         progress: bool = False,
@@ -131,7 +131,9 @@ class Sampler:
 
         Args:
             num_samples: samples for each measurement of the batch.
-            seed: a sample depends on the seed, on its number and on the position of its measurement, on nothing else.
+            seed: a sample depends on the seed, on its number and on the position of its measurement, on nothing else. Or
+                a list of one seed for each measurement of the batch (flattened): then on that seed and its number alone, as
+                if the measurement were not in a batch.
             max_batch: how many signals to work on at once; fewer take less memory and give the same samples.
             progress: whether to show a bar.
             callback: called after each step with its number and the state, (rows, *shape).
@@ -148,6 +150,7 @@ class Sampler:
             raise OptionError(f"num_samples must be a positive whole number, got {num_samples!r}")
         if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
+        seed = _seeds(seed, math.prod(post.batch))
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)
@@ -184,12 +187,18 @@ class Sampler:
         return torch.arange(total).split(max_batch or max(total, 1))
 
     def _draw(
-        self, post: Posterior, rows: Tensor, seed: int, max_batch: int | None, bar: object, callback: Callable | None
+        self,
+        post: Posterior,
+        rows: Tensor,
+        seed: int | Tensor,
+        max_batch: int | None,
+        bar: object,
+        callback: Callable | None,
     ) -> tuple[Tensor, Tensor]:
         """The flat numbers of the samples of one chunk, and the samples."""
         batch = max(math.prod(post.batch), 1)
         index = torch.stack([rows // batch, rows % batch], 1)
-        post, randn = post.rows(index[:, 1]), Streams(seed, index)
+        post, randn = post.rows(index[:, 1]), streams(seed, index)
         with torch.no_grad():
             start = self.start(post, randn, len(rows))
             return rows, self._last(post.prior, self.run(post, start, randn), start, bar, callback)
@@ -226,6 +235,17 @@ class Sampler:
         return {f.name: f.default for f in dataclasses.fields(cls)}
 
 
+def _seeds(seed: int | Sequence[int], measurements: int) -> int | Tensor:
+    """One seed for all measurements, or a tensor of one for each."""
+    if not isinstance(seed, list | tuple):
+        return seed
+    if len(seed) != measurements or not all(isinstance(s, int) for s in seed):
+        raise OptionError(
+            f"seed must be a whole number, or a list of {measurements}, one for each measurement, got {seed!r:.80}"
+        )
+    return seeds_of(seed)
+
+
 def _limit(prior: Prior) -> float:
     """Ten thousand times the largest value that a state may have: what is beyond has diverged, although still finite."""
     low, high = prior.value_range
@@ -234,7 +254,7 @@ def _limit(prior: Prior) -> float:
 
 
 class _Counter:
-    """Counts the rows that pass through the networks of a prior and through an operator, and those that are differentiated.
+    """Counts the rows that pass through the networks of a prior and through an operator, forwards and backwards.
 
     By hooks that are removed afterwards. A prior made of others (rescaled, guided by a class, a flow) is counted by what it
     is made of; a decoder counts, and so does the denoiser of its latent codes.

@@ -53,7 +53,9 @@ class SCG(Sampler):
         """The released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
         return cls(steps=1000, schedule="vp", candidates=candidates, choice="best")
 
-    def _draw(self, post: Posterior, rows: Tensor, seed: int, max_batch: int | None, *watch: Any) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, post: Posterior, rows: Tensor, seed: int | Tensor, max_batch: int | None, *watch: Any
+    ) -> tuple[Tensor, Tensor]:
         # the network meets `chunk` candidates of every sample at once: no more than max_batch in all
         chunk = self.chunk if max_batch is None else max(min(self.chunk, max_batch // max(len(rows), 1)), 1)
         return Sampler._draw(replace(self, chunk=chunk), post, rows, seed, max_batch, *watch)

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from invgen.benchmarks import runner
+from invgen.benchmarks import tasks
+from invgen.benchmarks.executors import environments, pool
 from invgen.benchmarks.runner import check, run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand, load
@@ -80,15 +81,15 @@ def test_a_failure_is_a_cell_and_is_tried_again_on_request(here, capsys):
 
 
 def test_an_interrupt_drops_the_cell_in_flight(here, monkeypatch):
-    real, calls = runner.work.compute, []
+    real, calls = tasks.work.compute, []
 
-    def compute(cell):
-        calls.append(cell)
+    def compute(cells):
+        calls.append(cells)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(cell)
+        return real(cells)
 
-    monkeypatch.setattr(runner.work, "compute", compute)
+    monkeypatch.setattr(tasks.work, "compute", compute)
     with pytest.raises(KeyboardInterrupt):
         run("suite.yaml", "out")
     assert len(results("out")) == 2
@@ -99,7 +100,7 @@ def test_what_cannot_be_run_is_said_before_it_runs(here):
     (here / "file").touch()
     with pytest.raises(FileError, match="choose another --out"):
         run("suite.yaml", here / "file" / "out")
-    with pytest.raises(OptionError, match="there are serial, local and local:N"):
+    with pytest.raises(OptionError, match="unknown executor 'locally'; there are serial, local and local:N"):
         run("suite.yaml", "out", executor="locally")
 
 
@@ -162,7 +163,7 @@ def test_a_cell_that_kills_its_worker_fails_alone(here):
     (here / "deadly").touch()  # only now: the rehearsal computes the metrics too, in this process
     store = Store("out")
     store.prepare()
-    outcomes = {cell.key: outcome for cell, outcome in runner._pool(cells, store, 2)}
+    outcomes = {cell.key: outcome for cell, outcome in pool([(c,) for c in cells], store, environments(2, "cpu"))}
     assert [outcomes[c.key] for c in cells if c.problem == "deadly"] == ["failed"]
     assert [outcomes[c.key] for c in cells if c.problem != "deadly"] == ["done"] * 3
     (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")

@@ -1,0 +1,262 @@
+"""Where the cells of a run are computed: in this process, or in processes of this machine. `dask_executor` has clusters.
+
+Every process works with one torch thread, so that a result does not depend on how many there are.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from invgen.benchmarks.cells import Cell
+from invgen.benchmarks.store import Store
+from invgen.benchmarks.tasks import Outcome, Task, died, run_task
+from invgen.errors import InvgenError, OptionError
+
+Environment = Mapping[str, str]
+
+WAIT = 0.5  # seconds between two looks at a cell that another runner computes
+KINDS = "serial, local and local:N (N processes), dask:N, slurm and slurm:N (N jobs), tcp://HOST:PORT and tls://HOST:PORT"
+
+
+@dataclass(frozen=True)
+class Executor:
+    """What `--executor` says.
+
+    Attributes:
+        kind: "serial", "local", "dask", "slurm" or "address".
+        count: of processes or jobs, where it is given.
+        address: of a scheduler that runs.
+    """
+
+    kind: str
+    count: int | None = None
+    address: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Executor":
+        """Raises OptionError: there is no such executor."""
+        if re.fullmatch(r"(tcp|tls)://.+:\d+", text):
+            return cls("address", address=text)
+        match = re.fullmatch(r"serial|(local|dask|slurm)(?::([1-9]\d*))?", text)
+        if not match:
+            raise OptionError(f"unknown executor {text!r}; there are {KINDS}")
+        return cls(match[1] or "serial", int(match[2]) if match[2] else None)
+
+    def results(self, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
+        """What became of every cell, as it ends. Closing the iterator stops what is in flight."""
+        if self.kind == "serial":
+            return serial(tasks, store)
+        if self.kind == "local":
+            return pool(tasks, store, environments(self.count, device)[: len(tasks)])
+        from invgen.benchmarks import dask_executor
+
+        return dask_executor.results(self, tasks, store, device)
+
+
+# -- in this process -----------------------------------------------------------------------------------------------------
+
+
+def serial(tasks: Sequence[Task], store: Store) -> Iterator[tuple[Cell, Outcome]]:
+    """One task after the other."""
+    queue, waited = deque(tasks), 0
+    with one_thread():
+        while queue:
+            task = queue.popleft()
+            try:
+                outcomes = run_task(task, store.folder)
+            except KeyboardInterrupt:
+                for cell in task:
+                    store.drop_unfinished(cell.key)
+                raise
+            yield from ended(task, outcomes)
+            busy = still_busy(task, outcomes)
+            waited = waited + 1 if busy else 0
+            if busy:
+                queue.append(busy)
+                if waited >= len(queue):  # all that are left are in other hands
+                    time.sleep(WAIT)
+                    waited = 0
+
+
+def ended(task: Task, outcomes: Sequence[Outcome]) -> Iterator[tuple[Cell, Outcome]]:
+    """The cells of a task that are no longer to be computed."""
+    return ((cell, outcome) for cell, outcome in zip(task, outcomes, strict=True) if outcome != "busy")
+
+
+def still_busy(task: Task, outcomes: Sequence[Outcome]) -> Task:
+    """The cells of a task that another runner is computing."""
+    return tuple(cell for cell, outcome in zip(task, outcomes, strict=True) if outcome == "busy")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread for the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- in processes of this machine ----------------------------------------------------------------------------------------
+
+
+def environments(workers: int | None, device: str, gpus: Sequence[str] | None = None) -> list[Environment]:
+    """The environment variables of each worker process.
+
+    Args:
+        workers: how many; by default one for each core, or for each GPU where the device is "cuda".
+        gpus: that may be used; by default those that CUDA_VISIBLE_DEVICES names, or all of this machine. Each worker sees
+            one of them, in turns.
+
+    Raises:
+        OptionError: the device is "cuda" and there is no GPU.
+    """
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if device != "cuda":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return [one] * (workers or cores or 1)
+    gpus = visible_gpus() if gpus is None else gpus
+    if not gpus:
+        raise OptionError("the suite asks for the device cuda and no GPU is visible; set device: cpu, or run it elsewhere")
+    return [{**one, "CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} for k in range(workers or len(gpus))]
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be set to, for each GPU of its own."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
+    return [str(k) for k in range(torch.cuda.device_count())]
+
+
+class _Worker:
+    """A process of its own pool, so that its death breaks nothing else. `ready` ends when it has started."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        with _set(environment):  # a process starts with the environment of this moment
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(os.getcwd(),))
+            self.ready = self.pool.submit(list)
+        self.processes = list((getattr(self.pool, "_processes", None) or {}).values())
+
+    def submit(self, task: Task, store: Store) -> Future:
+        return self.pool.submit(run_task, task, store.folder)
+
+    def stop(self) -> None:
+        """Ends the process at once, whatever it does: what it was writing is under a temporary name."""
+        for process in self.processes:
+            process.terminate()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        for process in self.processes:
+            process.join()
+
+
+def pool(tasks: Sequence[Task], store: Store, environments: Sequence[Environment]) -> Iterator[tuple[Cell, Outcome]]:
+    """Over worker processes, one for each environment.
+
+    Each has one task, and none waits at it: an interrupt or a death loses little, and a death tells whose fault it was. The
+    cells of a task whose worker dies are tried once more, each alone; one that loses a second worker has failed.
+
+    Raises:
+        InvgenError: processes cannot be started.
+    """
+    queue, deaths, false_starts = deque(tasks), Counter[str](), 0
+    idle: list[_Worker] = []
+    flying: dict[Future, tuple[_Worker, Task]] = {}  # no task while a worker starts
+
+    def start(environment: Environment) -> None:
+        worker = _Worker(environment)
+        flying[worker.ready] = (worker, ())
+
+    try:
+        for environment in environments:
+            start(environment)
+        while queue or any(task for _, task in flying.values()):
+            ready, _ = wait(flying, return_when=FIRST_COMPLETED)
+            busy = 0
+            for future in ready:
+                worker, task = flying.pop(future)
+                idle.append(worker)
+                try:
+                    outcomes = future.result()
+                except BrokenProcessPool as error:
+                    idle.remove(worker)
+                    worker.stop()
+                    false_starts += not task
+                    if false_starts > len(environments) + 3:
+                        raise InvgenError("worker processes end before they take a cell; try --executor serial") from error
+                    for cell in task:
+                        deaths[cell.key] += 1
+                        store.drop_unfinished(cell.key)
+                        if deaths[cell.key] > 1:
+                            yield cell, died(cell, store)
+                        else:
+                            queue.append((cell,))
+                    start(worker.environment)
+                    continue
+                yield from ended(task, outcomes)
+                left = still_busy(task, outcomes)
+                if left:
+                    queue.append(left)
+                    busy += 1
+            if busy and len(queue) <= busy:
+                time.sleep(WAIT)
+            while queue and idle:
+                worker, task = idle.pop(), queue.popleft()
+                try:
+                    flying[worker.submit(task, store)] = (worker, task)
+                except BrokenProcessPool:  # it died while it had nothing to do
+                    queue.appendleft(task)
+                    worker.stop()
+                    start(worker.environment)
+    finally:
+        for worker in [*idle, *(worker for worker, _ in flying.values())]:
+            worker.stop()
+        for cell in (cell for _, task in flying.values() for cell in task):
+            store.drop_unfinished(cell.key)
+
+
+def start_worker(folder: str) -> None:
+    """One thread; Ctrl-C is the parent's to handle; and no worker outlives a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _set(values: Environment) -> Iterator[None]:
+    """Environment variables for the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

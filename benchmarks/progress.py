@@ -1,0 +1,66 @@
+"""How far a run is, on stderr: a bar on a terminal, else a line now and then."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+SAY = 30.0  # seconds between two lines where there is no terminal
+
+
+class Progress:
+    """Cells done, failed, remaining and the time left.
+
+    Args:
+        total: cells of the suite.
+        states: "done" or "failed" of those that have ended before.
+        show: whether to say anything.
+    """
+
+    def __init__(self, total: int, states: Sequence[str], show: bool) -> None:
+        self.total, self.done, self.failed = total, states.count("done"), states.count("failed")
+        self.begin, self.first, self.said = time.monotonic(), self.done + self.failed, time.monotonic()
+        self.show, self.bar = show, None
+        if show and sys.stderr.isatty():
+            from tqdm.auto import tqdm
+
+            shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells{postfix}, {remaining} left"
+            self.bar = tqdm(total=total, initial=self.first, bar_format=shape, leave=False)
+            self.bar.set_postfix_str(f"{self.failed} failed")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif self.show and self.total:
+            self._say()
+
+    def count(self, state: str) -> None:
+        """One cell more has ended, "done" or "failed"."""
+        self.done += state == "done"
+        self.failed += state == "failed"
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.failed} failed", refresh=False)
+            self.bar.update()
+        elif self.show and time.monotonic() - self.said > SAY:
+            self._say()
+
+    def _say(self) -> None:
+        self.said = time.monotonic()
+        ended = self.done + self.failed
+        each = (self.said - self.begin) / max(ended - self.first, 1)
+        left = self.total - ended
+        print(
+            f"invgen: {self.done} done, {self.failed} failed, {left} remaining, {duration(left * each)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 12 s, 3 min, 4.5 h, 2.1 days."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
