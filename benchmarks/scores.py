@@ -1,11 +1,15 @@
-"""The metrics of a suite, by name: how far a cell's samples are from the true image."""
+"""The metrics of a suite, by name: how far a cell's samples are from the true signal, or from the exact posterior."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from invgen import metrics, names
+from invgen.benchmarks import methods
+from invgen.errors import MissingExtraError, MissingWeightsError
 from invgen.inference import Result
+from invgen.metrics import perceptual
 from invgen.spec import parse
 
 
@@ -54,6 +58,12 @@ def _coverage(result: Result, truth: Tensor, level: float = 0.5) -> Tensor:
     return metrics.interval_coverage(result.samples, truth, level, dims=_dims(result))
 
 
+def _distance(result: Result, truth: Tensor, samples: int = 1000, slices: int = 200) -> Tensor:
+    """Sliced Wasserstein-1 to exact posterior samples, in units of the signal; the sampler `Exact` shows its floor."""
+    exact = methods.exact_law(result.posterior).sample(samples, seed=-1)  # a seed that no cell has
+    return metrics.sliced_wasserstein(result.samples.to(exact), exact, p=1, slices=slices, dims=_dims(result))
+
+
 METRICS: dict[str, Callable[..., Tensor]] = {
     "psnr": _psnr,  # of the mean of the samples, as ssim, nrmse and lpips are
     "psnr_sample": _psnr_sample,  # averaged over the samples, as residual is
@@ -64,7 +74,30 @@ METRICS: dict[str, Callable[..., Tensor]] = {
     "crps": _crps,
     "energy": _energy,
     "coverage": _coverage,
+    "distance": _distance,  # of the samples to the exact posterior, for priors that know it
 }
+NEEDS: dict[str, Callable[..., object]] = {"lpips": perceptual.find_weights}  # what fails where a metric cannot be computed
+
+
+def available(specs: Sequence[str]) -> list[str]:
+    """The metrics of some specs, once each: one that ends with a question mark only if this machine has what it needs.
+
+    Warns of each that is left out, with what would bring it.
+
+    Raises:
+        OptionError: there is no such metric or option.
+    """
+    found = []
+    for spec in specs:
+        plain = spec.removesuffix("?").strip()
+        metric(plain)
+        try:
+            if plain != spec and (need := NEEDS.get(parse(plain)[1])):
+                need(parse(plain)[2].get("net", "alex"))
+            found.append(plain)
+        except (MissingWeightsError, MissingExtraError) as error:
+            warnings.warn(f"the metric {plain} is left out: {error}", stacklevel=2)
+    return list(dict.fromkeys(found))
 
 
 def metric(spec: str) -> Callable[[Result, Tensor], float]:

@@ -5,6 +5,7 @@
     problems:
       - {name: sr, operator: Downsample(factor=4), noise: 0.05}
     samplers: [PiGDM(steps=25), {sampler: DAPS, grid: {steps: [25, 50]}}]
+    baselines: [Bicubic, TV]                     # classical methods, each on the problems that it fits
     seeds: 2
     num_samples: 4
     metrics: [psnr, residual]
@@ -30,6 +31,7 @@ from invgen.forward import Operator
 from invgen.inference import Result
 from invgen.noise import Noise
 from invgen.posterior import Posterior
+from invgen.sampler import Sampler
 from invgen.spec import parse
 
 __all__ = ["Suite", "expand", "load", "shard_of"]
@@ -56,6 +58,9 @@ def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
             if parts[key][0] is None:
                 suite.fail(place, f"lacks the key {key}, for all problems or for this one")
         found += _problem(suite, problem, place, parts, device)
+    for spec in _methods(suite, content["baselines"], ("baselines",), "a method") if content.get("baselines") else ():
+        if all(spec != cell.sampler for cell in found):
+            suite.fail(("baselines",), f"{spec} fits none of the problems")
     order = {spec: k for k, spec in enumerate(dict.fromkeys((c.prior, c.size, c.rescale) for c in found))}
     unique: dict[str, Cell] = {}
     for cell in found:  # the same cell may stand in two grids
@@ -69,8 +74,8 @@ def _problem(
     """The cells of one problem, over its grid and its noises."""
     shared = _shared(suite, parts)
     priors, images = reading.priors(suite, *parts["priors"]), reading.images(suite, *parts["data"])
-    samplers = reading.specs(suite, *parts["samplers"], "sampler", "a sampler, such as PiGDM(steps=25)")
-    samplers = {spec: fingerprint.of_object(suite.attempt(where, methods.method, spec)) for spec, where in samplers}
+    samplers = _methods(suite, *parts["samplers"], "a sampler, such as PiGDM(steps=25)")
+    baselines = _methods(suite, *parts["baselines"], "a classical method, such as TV") if parts["baselines"][0] else {}
     spec = reading.text(suite, problem["operator"], (*place, "operator"), "an operator, such as Downsample(factor=4)")
     operators = reading.grid(suite, spec, problem.get("grid", {}), (*place, "grid"))
     noises = [str(n) for n in reading.as_list(problem["noise"])]
@@ -80,15 +85,16 @@ def _problem(
         A, A_hash = suite.attempt((*place, "operator"), cells.operator_of, operator, tuple(net.shape), device)
         truths = {src: suite.attempt(where, pictures.truth_of, src, net) for _, src, where in images}
         hashes = {source: fingerprint.of_tensor(x) for source, x in truths.items()}
-        _rehearse(suite, (*place, "operator"), parts["metrics"][1], net, A, law, next(iter(truths.values())), shared)
+        first = next(iter(truths.values()))
+        post = _rehearse(suite, (*place, "operator"), parts["metrics"][1], net, A, law, first, shared)
+        fitting = {spec: made for spec, made in baselines.items() if made.refuses(post) is None}
+        chosen = {spec: fingerprint.of_object(made) for spec, made in {**samplers, **fitting}.items()}
         measured = [A_hash, fingerprint.of_spec(noise, law) if not _is_number(noise) else float(noise)]
         name = reading.text(suite, problem.get("name", f"{operator}, {noise}"), (*place, "name"), "a name")
         if "name" in problem and len(noises) * len(operators) > 1:
             name = f"{name}: {operator}, {noise}"
         fixed = {"device": device, **{k: shared[k] for k in ("num_samples", "metrics", "arrays", "max_batch")}}
-        for seed, (image, source, _), (sampler, sampler_hash) in itertools.product(
-            shared["seeds"], images, samplers.items()
-        ):
+        for seed, (image, source, _), (sampler, sampler_hash) in itertools.product(shared["seeds"], images, chosen.items()):
             paired = [seed, hashes[source]]
             key = fingerprint.digest([store.VERSION, __version__, measured, prior_hash, sampler_hash, paired,
                                       shared["metric_hashes"], fixed])  # fmt: skip
@@ -100,6 +106,12 @@ def _problem(
             )  # fmt: skip
 
 
+def _methods(suite: Suite, value: Any, place: Place, what: str) -> dict[str, Sampler]:
+    """Samplers by their specs."""
+    listed = reading.specs(suite, value, place, "sampler", what)
+    return {spec: suite.attempt(where, methods.method, spec) for spec, where in listed}
+
+
 def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, Any]:
     """What is no list of things to combine, with defaults filled in."""
 
@@ -107,20 +119,20 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
         given, place = parts[key]
         return (default if given is None else given), place
 
-    chosen = reading.items(suite, *value("metrics", ["psnr", "residual"]))
-    metrics = [(reading.text(suite, item, where, "the name of a metric"), where) for item, where in chosen]
-    for spec, where in metrics:
-        suite.attempt(where, scores.metric, spec)
+    metrics = []
+    for item, where in reading.items(suite, *value("metrics", ["psnr", "residual"])):
+        spec = reading.text(suite, item, where, "the name of a metric")
+        metrics += suite.attempt(where, scores.available, [spec])
     arrays, where = value("arrays", "summary")
     if arrays not in ARRAYS:
         suite.fail(where, str(names.unknown("choice", str(arrays), ARRAYS)))
     max_batch, at = value("max_batch", None)
-    modules = {spec: parse(spec)[:2] for spec, _ in metrics}
+    modules = {spec: parse(spec)[:2] for spec in metrics}
     own = {spec: fingerprint.plain(names.user_object(*found)) if found[0] else spec for spec, found in modules.items()}
     return {
         "seeds": reading.seeds(suite, *value("seeds", [0])),
         "num_samples": reading.whole(suite, *value("num_samples", 1), 1),
-        "metrics": tuple(dict.fromkeys(spec for spec, _ in metrics)),
+        "metrics": tuple(dict.fromkeys(metrics)),
         "metric_hashes": own,
         "arrays": arrays,
         "max_batch": None if max_batch is None else reading.whole(suite, max_batch, at, 1),
@@ -136,8 +148,11 @@ def _rehearse(
     law: Noise,
     truth: Tensor,
     shared: Mapping[str, Any],
-) -> None:
-    """Measures and scores once without a sampler: what does not fit is known before the first cell, not after it."""
+) -> Posterior:
+    """Measures and scores once without a sampler: what does not fit is known before the first cell, not after it.
+
+    Returns that problem.
+    """
 
     def measure() -> Posterior:
         with torch.no_grad():
@@ -153,6 +168,7 @@ def _rehearse(
                 scores.metric(spec)(result, truth)
         except Exception as error:  # a user's metric may raise anything
             suite.fail(of_metrics, f"{spec} cannot be computed: {error}")
+    return post
 
 
 def _is_number(text: str) -> bool:

@@ -15,6 +15,7 @@ SHARED = (
     "data",
     "priors",
     "samplers",
+    "baselines",
     "seeds",
     "num_samples",
     "metrics",

@@ -121,6 +121,39 @@ def test_mistakes_are_told_with_their_line(here, old, new, line, sentence):
     assert sentence in str(error.value)
 
 
+def test_baselines_are_taken_where_they_fit(here):
+    suite = load("suite.yaml").content | {"baselines": ["TV(steps=5)", "Biharmonic"]}
+    found = {(c.problem.partition(":")[0], c.sampler) for c in expand(suite)}
+    both = {("half", "TV(steps=5)"), ("mask", "TV(steps=5)"), ("mask", "Biharmonic")}
+    assert {pair for pair in found if pair[1] in suite["baselines"]} == both
+    assert {sampler for _, sampler in found} - set(suite["baselines"]) == {"PiGDM(steps=3)", "DAPS(steps=2)"}
+    with pytest.raises(OptionError, match="baselines: FBP fits none of the problems"):
+        expand(suite | {"baselines": ["FBP"]})
+    # a problem's own list goes before that of the suite
+    own = [dict(p, baselines=["Adjoint"]) if p["name"] == "half" else p for p in suite["problems"]]
+    assert ("half", "TV(steps=5)") not in {(c.problem, c.sampler) for c in expand(suite | {"problems": own})}
+
+
+def test_a_metric_that_this_machine_lacks(here, monkeypatch):
+    monkeypatch.setenv("INVGEN_WEIGHTS", str(here))
+    monkeypatch.setenv("INVGEN_DATA", str(here))
+    monkeypatch.setenv("TORCH_HOME", str(here))
+    with pytest.warns(UserWarning, match="the metric lpips is left out: LPIPS needs the file lpips_alex"):
+        cells = expand(load("suite.yaml").content | {"metrics": ["psnr", "lpips?", "crps?"]})
+    assert {c.metrics for c in cells} == {("psnr", "crps")}
+    with pytest.raises(OptionError, match="unknown metric 'lpps'; did you mean 'lpips'"):
+        expand(load("suite.yaml").content | {"metrics": ["lpps?"]})
+
+
+def test_shipped_suites_are_found_by_name(here):
+    (here / "photo").write_text("a file of that name is written ./photo")
+    assert load("photo").name == "photo.yaml" and load("photo").folder.name == "suites"
+    with pytest.raises(OptionError, match="unknown suite 'phoot'; did you mean 'photo'.; a file is written with"):
+        load("phoot")
+    with pytest.raises(OptionError, match="photo holds str"):
+        load("./photo")
+
+
 def test_a_suite_that_is_no_suite(here):
     with pytest.raises(FileError, match="cannot read the suite nothing.yaml"):
         expand("nothing.yaml")
