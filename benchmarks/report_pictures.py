@@ -17,9 +17,9 @@ from invgen.errors import FileError
 if TYPE_CHECKING:
     import numpy as np
 
-SIDE = 144  # pixels: the longest side of a picture that is kept
+SIDE = 128  # pixels: the longest side of a picture that is kept
 SOUND = 1024  # values: a longer one-dimensional signal is drawn with its spectrogram too
-WAVE = (160, 72)  # pixels of a waveform
+WAVE = (128, 64)  # pixels of a waveform
 SAMPLES = 2
 
 
@@ -83,7 +83,7 @@ def _grid(store: Store, table: Table, image: str, seed: int, budget: int) -> Gri
     if not lines:
         return None
     first = arrays[lines[0].number]
-    shared = [_picture("truth", first["truth"], _range(first["truth"])), _measured(first)]
+    shared = [_picture("truth", first["truth"], _range(first["truth"])), *_measured(table.operator, first)]
     classical = next((line for line in lines if line.kind == "classical"), None)
     if classical is not None:
         caption = f"baseline: {classical.sampler}"
@@ -147,20 +147,43 @@ def _range(truth: "np.ndarray") -> tuple[float, float]:
     return float(min(truth.min(), drawn.min())) if drawn.min() < 0 else float(drawn.min()), float(drawn.max())
 
 
-def _measured(arrays: "Mapping[str, np.ndarray]") -> Picture:
-    """In the truth's grey levels where it is of its kind, else in its own; of complex values (k-space), log magnitudes."""
+def _measured(operator: str, arrays: "Mapping[str, np.ndarray]") -> list[Picture]:
+    """The measurement where it is a picture; kept pixels, k-space and other lists of an image's data as A^T y.
+
+    In the truth's grey levels where it is of its kind, else in its own.
+    """
     import numpy as np
 
-    y, truth = arrays["measurement"], arrays["truth"]
-    limits = _range(truth)
-    if np.iscomplexobj(y) and not np.iscomplexobj(truth):
-        y = np.log10(np.abs(y) + 1e-3 * (np.abs(y).max() or 1.0))
-    margin = 0.5 * (limits[1] - limits[0])
-    same = y.ndim == truth.ndim and np.iscomplexobj(y) == np.iscomplexobj(truth)
-    if same and limits[0] - margin <= y.real.min() and np.abs(y).max() <= max(map(abs, limits)) + margin:
-        return _picture("measurement", y, limits)
+    y, truth, caption = arrays["measurement"], arrays["truth"], "measurement"
+    flat = _drawable(truth).ndim == 1
+    if not flat and (y.ndim < 2 or np.iscomplexobj(y)):
+        found = _adjoint(operator, y, truth.shape)
+        if found is None:
+            return []
+        y, caption = found, "measurement, Aᵀy"
     drawn = _drawable(y)
-    return _picture("measurement", y, (float(drawn.min()), float(drawn.max())))
+    limits, margin = _range(truth), 0.25 * np.ptp(_range(truth))
+    alike = y.shape[: max(y.ndim - 2, 0)] == truth.shape[: max(truth.ndim - 2, 0)]
+    if not alike or drawn.min() < limits[0] - margin or drawn.max() > limits[1] + margin:
+        limits = float(drawn.min()), float(drawn.max())
+    return [_picture(caption, y, limits)]
+
+
+def _adjoint(operator: str, y: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
+    """A^T y; None for a nonlinear operator, and where it cannot be made again (a user's, from another folder)."""
+    import torch
+
+    from invgen import names
+    from invgen.forward import LinearOperator
+
+    try:
+        A = names.operator(operator, shape)
+        if not isinstance(A, LinearOperator):
+            return None
+        with torch.no_grad():
+            return A.adjoint(torch.from_numpy(y)).numpy()
+    except Exception:  # a user's code may raise anything, and the page can do without this picture
+        return None
 
 
 # -- drawing -------------------------------------------------------------------------------------------------------------
@@ -202,7 +225,9 @@ def _uri(levels: "np.ndarray") -> str:
     from PIL import Image
 
     picture = Image.fromarray(levels)
-    if max(picture.size) > max(SIDE, WAVE[0]):
+    if max(picture.size) > 2 * min(picture.size):  # a sinogram of few angles is a thin strip
+        picture = picture.resize([max(n, max(picture.size) // 2) for n in picture.size], Image.Resampling.NEAREST)
+    if max(picture.size) > SIDE:
         shrink = SIDE / max(picture.size)
         size = (max(round(picture.width * shrink), 1), max(round(picture.height * shrink), 1))
         picture = picture.resize(size, Image.Resampling.BOX)

@@ -79,7 +79,7 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
             x.mean,
             y.mean,
             yerr=_half(y),
-            xerr=[[low], [_half(x)]],
+            xerr=[[low], [min(_half(x), 9 * x.mean)]],
             fmt={"classical": "s", "peer": "^"}.get(line.kind, "o"),
             color=own,
             markersize=4,
@@ -88,6 +88,7 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
         axes.annotate(str(line.number), (x.mean, y.mean), (4, 3), **_beside("data", own))
     if points:
         axes.set_xscale("log")
+        _plain_numbers(axes)
     axes.set_xlabel("seconds" if cost == "seconds" else "network evaluations", fontsize=8)
     axes.set_ylabel(_plain(table.head(metric)), fontsize=8)
     _small(axes)
@@ -166,6 +167,18 @@ def _numbered(line: Line) -> str:
 def _plain(text: str) -> str:
     """As it stands: a dollar sign would begin a formula."""
     return text.replace("$", r"\$")
+
+
+def _plain_numbers(axes: "Axes") -> None:
+    """5, 10, 20 along a short logarithmic axis, 0.1, 1, 10 along a long one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low) if 0 < low < high < math.inf else 3.0
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    if decades < 1.6:
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _small(axes: "Axes") -> None:

@@ -224,7 +224,7 @@ def environments(rows: Iterable[Row]) -> dict[str, Counter[str]]:
         environment = row.record.get("environment")
         if isinstance(environment, Mapping):
             for name, value in environment.items():
-                if name != "finished":
+                if name != "finished" and value not in ("", None):
                     found.setdefault(str(name), Counter())[str(value)] += 1
     return found
 
