@@ -82,6 +82,36 @@ def report_(
     typer.echo("\n".join(str(path) for path in written.files))
 
 
+@app.command("compare", short_help="What changed between two results; --gate for CI.")
+def compare_(
+    old: Annotated[Path, typer.Argument(metavar="A", help="A folder of results, results.csv or results.parquet.")],
+    new: Annotated[Path, typer.Argument(metavar="B", help="The same, later.")],
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit status 1 where something became worse, fails or is missing.")
+    ] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="T", help="How much worse is no regression: 0.01 of the old mean, or psnr=0.1 in its units."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write Markdown.")] = False,
+) -> None:
+    """What changed from A to B in the cells that both have: per metric the mean paired difference with its 95 % interval,
+    significant changes first; cells that are missing or fail now.
+
+    With --gate, exit status 1 where a metric became worse by more than the tolerance, significantly or on every image,
+    where cells fail that did not, and where cells or metrics of A are missing in B.
+    """
+    from invgen.benchmarks.compare import compare, parse_tolerances
+    from invgen.benchmarks.compare_text import text
+
+    found = compare(old, new, parse_tolerances(tolerance or ()))
+    typer.echo(text(found, markdown), nl=False)
+    if gate and found.regressions:
+        for sentence in found.regressions[:10]:
+            typer.echo(f"regression: {sentence}", err=True)
+        raise typer.Exit(1)
+
+
 def parse_shard(text: str | None) -> tuple[int, int] | None:
     """ "1/4" as (1, 4).
 
