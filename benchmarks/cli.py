@@ -23,14 +23,15 @@ Shard = Annotated[
 ]
 
 
-@app.command("check", short_help="Read a suite: how many cells, how many there, how long.")
+@app.command("check", short_help="Read a suite: how many cells, how long, how much memory.")
 def check_(
     suite: File,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder whose results count as done.")] = None,
     shard: Shard = None,
     probe: Annotated[bool, typer.Option(help="Whether to time each kind of cell with few steps.")] = True,
 ) -> None:
-    """Read a suite: say what is wrong with it, how many cells it has, how many are there, and about how long it takes."""
+    """Read a suite: say what is wrong with it, how many cells it has and how many are there, about how long it takes, and how
+    much memory."""
     from invgen.benchmarks.runner import check
 
     def say(text: str) -> None:
@@ -44,9 +45,16 @@ def check_(
 def run_(
     suite: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")],
-    executor: Annotated[str, typer.Option(help="serial, local (a process for each core) or local:N.")] = "serial",
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="serial; local or local:N, processes; dask:N, slurm:N, tcp://HOST:PORT, see docs/suites.md.",
+        ),
+    ] = "serial",
     shard: Shard = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute cells again that failed before.")] = False,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images to compute at once, to fill a GPU.")] = 1,
 ) -> None:
     """Compute what is missing of a suite. Each result is stored the moment it ends; start it again after any interruption.
 
@@ -54,7 +62,7 @@ def run_(
     """
     from invgen.benchmarks.runner import run
 
-    report = run(suite, out, executor, parse_shard(shard), retry_failed)
+    report = run(suite, out, executor, parse_shard(shard), retry_failed, batch=batch)
     for sentence, count in list(report.errors.items())[:10]:
         typer.echo(f"failed ({count}): {sentence}", err=True)
     typer.echo(f"{report}\nresults are in {out}, as a table in {out / 'results.csv'}")

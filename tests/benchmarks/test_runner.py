@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+from running import SMALL, children, results, wait_for
 
 from invgen.benchmarks import tasks
 from invgen.benchmarks.executors import environments, pool
@@ -16,23 +16,6 @@ from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand, load
 from invgen.cli import main
 from invgen.errors import FileError, OptionError
-
-SMALL = {
-    "data": "images/0.npy",
-    "priors": "my_suite:smooth",
-    "problems": {"operator": "my_suite:Half", "noise": 0.1},
-    "samplers": ["PiGDM(steps=2)"],
-}
-
-
-def results(out):
-    """Everything that must not depend on when, where and how often a suite was run."""
-    store, found = Store(out), {}
-    for key in store.stored():
-        record = store.record(key)
-        arrays = {name: (a.shape, a.tobytes()) for name, a in store.arrays(key).items()}
-        found[key] = (record["cell"], record["metrics"], record["nfe"], arrays)
-    return found
 
 
 def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
@@ -168,26 +151,6 @@ def test_a_cell_that_kills_its_worker_fails_alone(here):
     assert [outcomes[c.key] for c in cells if c.problem != "deadly"] == ["done"] * 3
     (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")
     assert "its worker process died" in failure["error"]
-
-
-def wait_for(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
-def children(parent):
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(pid))
-    return found
 
 
 def test_arrays_are_kept_as_asked(here):

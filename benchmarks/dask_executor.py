@@ -1,0 +1,237 @@
+"""The cells of a run on Dask: workers of this machine, SLURM jobs, or any cluster that runs.
+
+    dask, dask:N          a cluster on this machine: a process for each core, or for each GPU on cuda; or N of them
+    slurm, slurm:N        N SLURM jobs through dask-jobqueue, with the options of its configuration (docs/suites.md)
+    tcp://HOST:PORT       a scheduler that runs somewhere: Kubernetes, PBS, ssh ...; tls:// likewise
+
+The engine carries specs and outcomes alone. The task itself stores its cell, so that a lost driver, scheduler or worker
+costs what was in flight, and `out` has to be on a file system that all workers see.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invgen.benchmarks.cells import Cell
+from invgen.benchmarks.executors import WAIT, Executor, ended, environments, one_thread, still_busy
+from invgen.benchmarks.store import Store
+from invgen.benchmarks.tasks import Outcome, Task, died, run_task
+from invgen.errors import InvgenError, MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+# A long call into compiled code keeps a worker from answering: without a time to live it is not taken for dead. A cell may
+# have processes of its own, as data loaders do: no daemons. A worker is not ended for a share of the machine's memory.
+SETTINGS = {
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.worker.daemon": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
+}
+RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
+LOOK = 2.0  # seconds between two looks at how many workers there are
+PATIENCE = 60.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
+
+_one_cell = threading.Lock()
+
+
+def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
+    """What became of every cell, as it ends. Closing the iterator ends a cluster that was started for it.
+
+    Raises:
+        MissingExtraError: distributed, or dask-jobqueue, is not installed.
+        InvgenError: no scheduler answers, the cluster has gone, or its workers do not see the folder of results.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtraError("this executor needs Dask: pip install 'invgen[bench]'") from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(SETTINGS))
+        if executor.kind == "address":
+            try:
+                client = stack.enter_context(Client(executor.address, timeout=20, set_as_default=False))
+            except (OSError, ValueError) as error:
+                raise InvgenError(f"no Dask scheduler answers at {executor.address}: {error}") from error
+        else:
+            if executor.kind == "dask":
+                cluster = stack.enter_context(_of_processes(environments(executor.count, device)[: len(tasks)], device))
+            else:
+                cluster = stack.enter_context(slurm(device))
+                cluster.scale(jobs=executor.count or 1)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+            client.register_plugin(_plugin())
+        yield from _through(client, tasks, store, device, where=executor.address or executor.kind)
+
+
+# -- clusters ------------------------------------------------------------------------------------------------------------
+
+
+def _of_processes(environments: Sequence[Mapping[str, str]], device: str) -> Any:
+    """A cluster on this machine, of one worker process of one thread for each environment."""
+    import logging
+
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    at = {"host": "127.0.0.1", "protocol": "tcp://"}
+    scheduler = {"cls": Scheduler, "options": {**at, "port": 0, "dashboard": False}}
+    common = {**at, "nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
+    common["resources"] = {"GPU": 1} if device == "cuda" else {}
+    workers = {k: {"cls": Nanny, "options": {**common, "env": dict(env)}} for k, env in enumerate(environments)}
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+
+
+def slurm(device: str = "cpu", **options: Any) -> Any:
+    """A cluster of SLURM jobs, none yet; `job_script()` shows what it submits.
+
+    The options (queue, account, walltime, cores, memory, ...) are those of dask-jobqueue's configuration, `jobqueue.slurm`
+    in ~/.config/dask/*.yaml or DASK_JOBQUEUE__SLURM__... in the environment; `options` go before them. A job has one core
+    and 4 GB where neither says otherwise, and one worker process for each core; on CUDA one process, and `--gres=gpu:1`
+    unless the configuration asks for GPUs itself.
+
+    Raises:
+        MissingExtraError: dask-jobqueue is not installed.
+    """
+    try:
+        import dask
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise MissingExtraError("the executor slurm needs dask-jobqueue: pip install 'invgen[slurm]'") from error
+
+    def configured(name: str, default: Any) -> Any:
+        value = options.get(name.replace("-", "_"))
+        value = dask.config.get(f"jobqueue.slurm.{name}", None) if value is None else value
+        return default if value is None else value
+
+    cores = configured("cores", 1)
+    exports = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    arguments, directives = list(configured("worker-extra-args", [])), list(configured("job-extra-directives", []))
+    if device == "cuda":
+        arguments += ["--resources", "GPU=1"]
+        if not any("gpu" in line for line in directives):
+            directives.append("--gres=gpu:1")
+    chosen = {
+        "cores": cores,
+        "memory": configured("memory", "4GB"),
+        "processes": 1 if device == "cuda" else configured("processes", cores),
+        # a limit of its own would end workers at a share of what the job has; the last of two options counts
+        "worker_extra_args": [*arguments, "--memory-limit", "0"],
+        "job_script_prologue": [*configured("job-script-prologue", []), *(f"export {k}={v}" for k, v in exports.items())],
+        "job_extra_directives": directives,
+        "scheduler_options": {"dashboard": False},
+    }
+    return SLURMCluster(**{**options, **chosen})
+
+
+def _plugin() -> Any:
+    """What a worker of a cluster of ours does as it starts: Ctrl-C is the driver's to handle."""
+    from distributed import WorkerPlugin
+
+    class Prepared(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Prepared()
+
+
+# -- tasks ---------------------------------------------------------------------------------------------------------------
+
+
+def on_worker(task: Task, folder: str, here: str) -> list[Outcome]:
+    """`run_task` on a worker, which may have several threads: one cell at a time, as the hooks that count are shared.
+
+    Args:
+        folder: of the results.
+        here: the folder that the run was started in, where specs of the user's code are looked up.
+    """
+    with _one_cell, one_thread(), contextlib.ExitStack() as stack:
+        if Path(here).is_dir():
+            stack.enter_context(contextlib.chdir(here))
+            if here not in sys.path:
+                sys.path.insert(0, here)
+        return run_task(task, folder)
+
+
+def _through(
+    client: "Client", tasks: Sequence[Task], store: Store, device: str, where: str
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
+    from distributed import KilledWorker
+
+    arrived: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    waiting, flying = deque(tasks), {}
+    workers, looked, lonely, seen, count = 0, 0.0, time.monotonic(), False, 0
+    folder, here = str(store.folder.resolve()), os.getcwd()
+    try:
+        while waiting or flying:
+            if time.monotonic() - looked > LOOK:
+                found = client.scheduler_info()["workers"].values()
+                gpus = device == "cuda" and any("GPU" in worker.get("resources", {}) for worker in found)
+                workers, looked = len(found), time.monotonic()
+                if workers or time.monotonic() - lonely > PATIENCE:
+                    if not workers:
+                        print(f"invgen: no worker of {where} has come yet", file=sys.stderr, flush=True)
+                    lonely = time.monotonic()
+            while waiting and len(flying) < workers:
+                task, count = waiting.popleft(), count + 1
+                future = client.submit(
+                    on_worker, task, folder, here,
+                    key=f"cell-{task[0].key}-{count}", pure=False, retries=RETRIES, resources={"GPU": 1} if gpus else None,
+                )  # fmt: skip
+                flying[future] = task
+                future.add_done_callback(arrived.put)
+            try:
+                future = arrived.get(timeout=LOOK)
+            except queue.Empty:
+                continue
+            task = flying.pop(future)
+            error = future.exception() if future.status == "error" else None
+            if isinstance(error, KilledWorker):
+                if len(task) > 1:  # whose fault it is shows when each is alone
+                    waiting.extend((cell,) for cell in task)
+                else:
+                    yield task[0], died(task[0], store)
+                continue
+            if error is not None:
+                raise error
+            if future.status != "finished":
+                raise InvgenError(f"the cluster {where} has gone; what was stored until then stays, start the run again")
+            outcomes = future.result()
+            for cell, outcome in ended(task, outcomes):
+                if not seen:
+                    seen = _visible(store, cell, where)
+                yield cell, outcome
+            left = still_busy(task, outcomes)
+            if left:
+                waiting.append(left)
+                if len(waiting) == 1:
+                    time.sleep(WAIT)
+    finally:
+        client.cancel(list(flying))
+
+
+def _visible(store: Store, cell: Cell, where: str) -> bool:
+    """Whether what a worker has stored is here, too. Raises OptionError where it does not come."""
+    end = time.monotonic() + PATIENCE
+    while store.record(cell.key) is None and store.failure(cell.key) is None:
+        if time.monotonic() > end:
+            raise OptionError(
+                f"the workers of {where} have stored a cell that {store.folder} does not have; choose an --out on a file "
+                "system that they and this machine share"
+            )
+        time.sleep(WAIT)
+    return True

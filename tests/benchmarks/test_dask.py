@@ -1,0 +1,150 @@
+"""Runs on Dask: workers that die, cells that kill them, interrupts, schedulers that ran before, SLURM's job script."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from running import SMALL, children, results, wait_for
+
+from invgen.benchmarks.runner import run
+from invgen.benchmarks.store import Store
+from invgen.benchmarks.suite import expand, load
+from invgen.errors import InvgenError, OptionError
+
+pytest.importorskip("distributed")
+from invgen.benchmarks import dask_executor
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_no_cell(here):
+    """Every cell is there once, and equal to that of the serial run bit for bit."""
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
+    run(naps, "serial", progress=False)
+    (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 3 or driver.poll() is not None)
+    victim = next(pid for pid in children(driver.pid) if "spawn_main" in cmdline(pid))
+    os.kill(victim, signal.SIGKILL)
+    said, err = driver.communicate(timeout=600)
+    assert "24 cells: 24 done, 0 failed, 0 remaining" in said, said + err
+    assert driver.returncode == 0
+    assert results("out") == results("serial")
+    assert len(list((here / "out").glob("cells/??/*.json"))) == 24
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_workers_and_keeps_what_was_stored(here):
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.5)"]}
+    (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 2 or driver.poll() is not None)
+    workers = children(driver.pid)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    _, err = driver.communicate(timeout=600)
+    assert driver.returncode == 130, err
+    assert "Traceback" not in err, err
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    before = len(results("out"))
+    assert 2 <= before < 24
+    assert not list((here / "out").rglob("*unfinished*"))
+    assert run(naps, "out", progress=False).computed == 24 - before
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_workers_fails_alone(here):
+    suite = SMALL | {"metrics": ["psnr", "my_suite:die"], "seeds": 3}
+    deadly = {"operator": "Identity", "noise": 0.1, "name": "deadly", "seeds": 1}
+    suite["problems"] = [SMALL["problems"], deadly]
+    cells, store = expand(suite), Store("out")
+    (here / "deadly").touch()  # only now: the rehearsal computes the metrics too, in this process
+    store.prepare()
+    executor = dask_executor.Executor.parse("dask:2")
+    outcomes = {cell.problem: outcome for cell, outcome in executor.results([(c,) for c in cells], store, "cpu")}
+    assert outcomes.pop("deadly") == "failed" and set(outcomes.values()) == {"done"}
+    (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")
+    assert "its worker process died" in failure["error"]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_runs_already(here):
+    """Its worker has two threads, was started elsewhere, and stays when the run has ended."""
+    with scheduler(here) as address:
+        report = run("suite.yaml", "out", executor=address, batch=2, progress=False)
+        assert (report.done, report.computed) == (24, 24)
+        assert run("suite.yaml", "out", executor=address, progress=False).computed == 0
+        from distributed import Client
+
+        with Client(address, set_as_default=False) as client:
+            assert len(client.scheduler_info()["workers"]) == 1
+    run("suite.yaml", "serial", batch=2, progress=False)
+    assert results("out") == results("serial")
+
+
+def test_a_scheduler_that_does_not_answer(here, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InvgenError, match="no Dask scheduler answers at tcp"):
+        run(SMALL, "out", executor=address, progress=False)
+
+
+def test_workers_that_do_not_see_the_folder_are_told(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(dask_executor, "PATIENCE", 0.0)
+    with pytest.raises(OptionError, match="choose an --out on a file system that they and this machine share"):
+        dask_executor._visible(Store(tmp_path), SimpleNamespace(key="ab12"), "slurm")
+
+
+def test_the_job_that_slurm_gets(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    config = {"jobqueue.slurm.queue": "gpu", "jobqueue.slurm.walltime": "04:00:00", "jobqueue.slurm.cores": 2}
+    with dask.config.set(config), dask_executor.slurm() as cluster:
+        script = cluster.job_script()
+    assert "#SBATCH -p gpu\n" in script and "#SBATCH -t 04:00:00\n" in script and "--cpus-per-task=2" in script
+    assert "export OMP_NUM_THREADS=1\n" in script and "export DASK_DISTRIBUTED__WORKER__DAEMON=False\n" in script
+    assert "--nworkers 2" in script and "--nthreads 1" in script and script.rstrip().endswith("--memory-limit 0")
+    with dask_executor.slurm("cuda") as cluster:
+        script = cluster.job_script()
+    assert "#SBATCH --gres=gpu:1\n" in script and "--resources GPU=1" in script and "--mem=4G" in script
+
+
+@contextlib.contextmanager
+def scheduler(folder):
+    """The address of a Dask scheduler with one worker of two threads, in processes of their own."""
+
+    file = folder / "scheduler.json"
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+    start = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    running = [subprocess.Popen([*start, "--scheduler-file", str(file)], **options)]
+    try:
+        wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        start = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "2", "--no-dashboard"]
+        running.append(subprocess.Popen([*start, "--local-directory", str(folder / "worker")], **options))
+        yield address
+    finally:
+        for process in reversed(running):
+            process.terminate()
+            process.wait(60)
+
+
+def cmdline(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def alive(pid):
+    return bool(cmdline(pid))
