@@ -156,7 +156,7 @@ def complete(
     workers: int | None = None,
     redo: Sequence[str] = (),
 ) -> list[Run]:
-    """Computes what the file lacks, and returns its runs.
+    """Computes what the file lacks, and returns its runs. One process at a time on a file: it is written anew at both ends.
 
     Args:
         instances: at most so many of each family.
