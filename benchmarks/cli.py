@@ -30,8 +30,8 @@ def check_(
     shard: Shard = None,
     probe: Annotated[bool, typer.Option(help="Whether to time each kind of cell with few steps.")] = True,
 ) -> None:
-    """Read a suite: say what is wrong with it, how many cells it has and how many are there, about how long it takes, and how
-    much memory."""
+    """Read a suite: say what is wrong with it, how many cells it has and how many are there, about how long it takes and
+    how much memory."""
     from invgen.benchmarks.runner import check
 
     def say(text: str) -> None:
