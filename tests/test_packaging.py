@@ -164,6 +164,7 @@ def test_all_dependencies_are_needed_and_stated():
         "pillow": "PIL",
         "pynrrd": "nrrd",
         "POT": "ot",
+        "dask-jobqueue": "dask_jobqueue",
         "pyyaml": "yaml",
     }
     sections = [config()["options"]["install_requires"], *config()["options.extras_require"].values()]
