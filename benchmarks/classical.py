@@ -62,6 +62,9 @@ class Classical(Sampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return torch.zeros(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
 
+    def _decode(self, prior: Prior, x: Tensor, max_batch: int | None) -> Tensor:
+        return x  # a signal, whatever the prior: never a code
+
     def levels(self, prior: Prior) -> list[tuple[float, float]]:
         return []
 

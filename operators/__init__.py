@@ -24,6 +24,7 @@ from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantiz
 from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.phantoms import EllipsePhantom
 from invgen.operators.resize import Resize
+from invgen.operators.views import limited_angles
 
 __all__ = [
     "JPEG",
@@ -56,6 +57,7 @@ __all__ = [
     "gaussian_kernel",
     "hu_to_mu",
     "ifftc",
+    "limited_angles",
     "motion_kernel",
     "mu_to_hu",
     "noise_from_deepinv",

@@ -39,6 +39,12 @@ def residual(post, x):
     return post.rows(torch.arange(int(np.prod(post.batch)))).residual_over_noise(x.reshape(-1, *post.prior.shape))
 
 
+def test_a_prior_with_codes_is_not_decoded():
+    prior = invgen.priors.load("digits-gan")
+    post = invgen.Posterior(prior, Identity(prior.shape), 0.1, torch.full(prior.shape, 0.3))
+    torch.testing.assert_close(methods.method("PseudoInverse")(post, 2), torch.full((2, *prior.shape), 0.3))
+
+
 def test_the_estimate_is_repeated_and_costs_no_network():
     post, _ = posterior(Blur((1, 16, 16), gaussian_kernel(1.0)), batch=(2,))
     cost = Cost()
