@@ -9,7 +9,7 @@ from invgen.priors import GaussianMixture, GaussianPrior
 
 @cache
 def smooth(size: int = 12, length: float = 2.0) -> GaussianPrior:
-    """Gaussian images (1, size, size) of unit variance, correlated over `length` pixels: exp(-distance^2 / (2 length^2))."""
+    """Gaussian images (1, size, size) of variance 1, correlated over `length` pixels: exp(-distance^2 / (2 length^2))."""
     grid = torch.cartesian_prod(*2 * [torch.arange(size, dtype=torch.float64)])
     covariance = torch.exp(-(torch.cdist(grid, grid) ** 2) / (2 * length**2))
     # a floor under the variance of its roughest patterns, as every sensor has one
