@@ -1,8 +1,9 @@
 """What determines a result, as a hash: options, tables and weights, files, and the code of the classes at work.
 
 Two things with equal fingerprints compute the same. Comments, docstrings and layout of code do not count, and neither do
-attributes whose name begins with an underscore nor what a `cached_property` has kept: those follow from the rest. Code
-counts up to the contracts (`Operator`, `Sampler`, ...): what lies below them is told by invgen's version.
+attributes whose name begins with an underscore nor what a `cached_property` has kept: those follow from the rest. The code
+of a class is that of its module and of its bases', and all of invgen that those import: the contracts, the solvers, the
+random numbers. What lies below (torch, numpy, ...) does not count.
 """
 
 import ast
@@ -10,7 +11,8 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ from invgen.spec import Call, parse
 
 _DEPTH = 6  # of attributes within attributes
 _BELOW = ("torch", "numpy", "scipy", "builtins", "abc", "typing", "collections", "functools", "pathlib")
-_CONTRACTS = ("forward", "noise", "sampler", "diffusion", "pushforward", "conditional", "particles", "markov")
+_SPEECH = ("errors", "names", "spec", "spelling", "writing", "plots", "catalogue")  # of invgen: nothing is computed by them
 
 
 def digest(value: Any) -> str:
@@ -57,8 +59,44 @@ def of_file(path: Path) -> str:
 
 def of_object(thing: Any) -> str:
     """The hash of an operator, a noise, a sampler or a prior: its attributes, its tensors, and the code of its classes."""
-    code = sorted({name for part in _parts(thing) for name in _modules(type(part))})
-    return digest([plain(thing), [_source(name) for name in code]])
+    return digest([plain(thing), of_modules({name for part in _parts(thing) for name in _modules(type(part))})])
+
+
+def of_function(function: Callable[..., Any]) -> str:
+    """The hash of a function's code, with the functions beside it and the modules of invgen that it calls."""
+    modules: set[str] = set()
+    texts = sorted(_texts(function, modules).values())
+    return digest([texts, of_modules({name for name in modules if name.startswith("invgen.")})])
+
+
+def _texts(function: Any, modules: set[str], found: dict[str, str] | None = None) -> dict[str, str]:
+    """The code of a function and of those of its own module that it names; adds the modules of the others to `modules`."""
+    found = {} if found is None else found
+    found[function.__qualname__] = ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+    names = function.__code__.co_names
+    values = [function.__globals__[n] for n in names if n in function.__globals__]
+    values += [getattr(v, n) for v in values if isinstance(v, ModuleType) for n in names if hasattr(v, n)]
+    for value in values:
+        if not inspect.isfunction(value) or value.__module__ != function.__module__:
+            modules.add(getattr(value, "__module__", None) or "")
+        elif value.__qualname__ not in found:
+            _texts(value, modules, found)
+    return found
+
+
+def of_modules(modules: Iterable[str]) -> str:
+    """The hash of the code of modules, and of all modules of invgen that they import."""
+    found, new = set(), set(modules)
+    while new:
+        found |= new
+        new = {name for module in new for name in _imports(module)} - found
+    return digest([[name, _source(name)] for name in sorted(found)])
+
+
+def forget() -> None:
+    """Drops what is known of the code of modules, so that it is read anew."""
+    for kept in (_tree, _source, _imports):
+        kept.cache_clear()
 
 
 def plain(value: Any, depth: int = _DEPTH) -> Any:
@@ -114,26 +152,52 @@ def _parts(thing: Any, depth: int = _DEPTH) -> list[Any]:
 
 
 def _modules(cls: type) -> list[str]:
-    """The modules that define a class and its bases, down to the contracts."""
-    known = {f"invgen.{name}" for name in _CONTRACTS}
-    found = {base.__module__ for base in cls.__mro__}
-    return [name for name in found if name.split(".")[0] not in _BELOW and name not in known]
+    """The modules that define a class and its bases."""
+    return [base.__module__ for base in cls.__mro__ if base.__module__.split(".")[0] not in _BELOW]
+
+
+@lru_cache(maxsize=1024)
+def _tree(module: str) -> ast.Module | None:
+    """A module's code without comments, docstrings and layout; None for what has no source to read."""
+    loaded = sys.modules.get(module)
+    if loaded is None or module.split(".")[0] in _BELOW:
+        return None
+    try:
+        return _bare(ast.parse(inspect.getsource(loaded)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 @lru_cache(maxsize=1024)
 def _source(module: str) -> str:
-    """The hash of a module's code without comments, docstrings and layout; "" for what has no source to read."""
-    loaded = sys.modules.get(module)
-    if loaded is None or module.split(".")[0] in _BELOW:
-        return ""
-    try:
-        tree = ast.parse(inspect.getsource(loaded))
-    except (OSError, TypeError, SyntaxError):
-        return ""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:24]
+    """The hash of a module's code; "" for what has no source to read."""
+    tree = _tree(module)
+    return "" if tree is None else hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:24]
+
+
+@lru_cache(maxsize=1024)
+def _imports(module: str) -> frozenset[str]:
+    """The modules of invgen that a module imports at its top; of those that it imports from a package, where they are."""
+    tree, found = _tree(module), set()
+    for node in tree.body if tree is not None else ():
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            package = sys.modules.get(node.module)
+            found.add(node.module)
+            if hasattr(package, "__path__"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {str(getattr(getattr(package, alias.name, None), "__module__", "")) for alias in node.names}
+    silent = {f"invgen.{name}" for name in _SPEECH}
+    known = {name for name in found if name.startswith("invgen.") and name in sys.modules and name not in silent}
+    return frozenset(name for name in known if not hasattr(sys.modules[name], "__path__"))
 
 
 def of_spec(spec: str, made: Any) -> str:

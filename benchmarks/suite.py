@@ -128,7 +128,12 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
         suite.fail(where, str(names.unknown("choice", str(arrays), ARRAYS)))
     max_batch, at = value("max_batch", None)
     modules = {spec: parse(spec)[:2] for spec in metrics}
-    own = {spec: fingerprint.plain(names.user_object(*found)) if found[0] else spec for spec, found in modules.items()}
+    own = {
+        spec: fingerprint.plain(names.user_object(module, name))
+        if module
+        else [spec, fingerprint.of_function(scores.METRICS[name])]
+        for spec, (module, name) in modules.items()
+    }
     return {
         "seeds": reading.seeds(suite, *value("seeds", [0])),
         "num_samples": reading.whole(suite, *value("num_samples", 1), 1),

@@ -60,7 +60,7 @@ def test_the_name_of_a_cell_follows_from_what_determines_it(here):
     for new, differs in ((text + "# a comment\n", False), (text.replace("::2]", "1::2]"), True)):
         (here / "my_suite.py").write_text(new)
         sys.modules.pop("my_suite")
-        fingerprint._source.cache_clear()
+        fingerprint.forget()
         changed = keys()
         assert (changed != after) == differs
 
