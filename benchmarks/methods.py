@@ -19,7 +19,7 @@ from invgen.priors import GaussianMixture
 from invgen.sampler import Cost, Sampler
 
 # each names its methods in __all__
-MODULES = ("methods", "classical", "classical_ct", "classical_images")
+MODULES = ("methods", "classical", "classical_ct", "classical_images", "classical_mri", "classical_audio", "peers")
 
 __all__ = ["Exact"]
 

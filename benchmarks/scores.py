@@ -42,6 +42,14 @@ def _lpips(result: Result, truth: Tensor, net: str = "alex") -> Tensor:
     return metrics.lpips(result.mean, truth, value_range=result.posterior.prior.value_range, net=net)
 
 
+def _snr(result: Result, truth: Tensor) -> Tensor:
+    return metrics.snr(result.mean, truth, dims=_dims(result))
+
+
+def _lsd(result: Result, truth: Tensor) -> Tensor:
+    return metrics.log_spectral_distance(result.samples, truth, dims=_dims(result))
+
+
 def _residual(result: Result, truth: Tensor) -> Tensor:
     return result.residual
 
@@ -70,6 +78,8 @@ METRICS: dict[str, Callable[..., Tensor]] = {
     "ssim": _ssim,
     "nrmse": _nrmse,
     "lpips": _lpips,
+    "snr": _snr,  # of recordings: of the mean, in dB of the truth
+    "lsd": _lsd,  # of recordings: log-spectral distance in dB, averaged over the samples
     "residual": _residual,
     "crps": _crps,
     "energy": _energy,

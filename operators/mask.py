@@ -130,6 +130,16 @@ class Mask(OrthogonalRows):
         return cls(in_shape, line.reshape(-1, *[1] * (ndim - 1 - axis % ndim)))
 
     @classmethod
+    def gaps(cls, in_shape: tuple[int, ...], length: int = 160, period: int = 1024) -> "Mask":
+        """Removes `length` samples of every `period` along the last axis, from the middle of each period: a recording whose
+        packets were lost."""
+        n = in_shape[-1]
+        if not 0 < length < period <= n:
+            raise OptionError(f"gaps needs 0 < length < period <= {n} samples, got {length!r} and {period!r}")
+        at = torch.arange(n) % period - (period - length) // 2
+        return cls(in_shape, (at < 0) | (at >= length))
+
+    @classmethod
     def brush(cls, in_shape: tuple[int, ...], coverage: float = 0.25, seed: int = 0, *, width: float = 0.06) -> "Mask":
         """Removes irregular brush strokes until at least `coverage` of the pixels are gone; the same in every channel.
 

@@ -1,5 +1,6 @@
 """Metrics: one number for each signal, never a mean over the batch, in a data range that the caller states."""
 
+from invgen.metrics.audio import log_spectral_distance, snr
 from invgen.metrics.ensemble import crps_ensemble, energy_score, interval_coverage, residual_over_noise
 from invgen.metrics.image import nrmse, psnr, ssim
 from invgen.metrics.perceptual import LPIPS, frechet_distance, frechet_feature_distance, lpips
@@ -29,6 +30,7 @@ __all__ = [
     "frechet_feature_distance",
     "interval_coverage",
     "kernel_stein_discrepancy",
+    "log_spectral_distance",
     "lpips",
     "mmd",
     "nrmse",
@@ -40,6 +42,7 @@ __all__ = [
     "residual_over_noise",
     "sbc_ranks",
     "sliced_wasserstein",
+    "snr",
     "ssim",
     "tarp",
 ]
