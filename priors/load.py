@@ -16,6 +16,10 @@ from invgen.priors.twin_networks import NETWORKS
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
+LOADERS = (
+    "priors.from_guided_diffusion (ADM), from_edm, from_inverse_bench, from_score_sde, from_k_diffusion, "
+    "from_flow_matching, from_diffusers (its folders), or from_network for a module of your own"
+)
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 
@@ -86,8 +90,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     # A safetensors file opens with eight bytes of length, which may look like a pickle's, and a brace.
     if (head[:1] == b"\x80" and head[8:] != b"{") or zipfile.is_zipfile(path):
         raise WeightsError(
-            f"{path} is a pickle or a torch .pt file, which can run code when opened, so invgen does not open it: "
-            "convert it to safetensors where you trust it"
+            f"{path} is a pickle or a torch checkpoint, which can run code when opened, and not a file of `invgen train`: "
+            f"read it by the loader of the project that it comes from, which runs nothing of it: {LOADERS}"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -101,7 +105,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         about = None
     if not isinstance(about, dict):
         raise WeightsError(
-            f"{path} holds tensors but no description of an invgen prior: load() reads the files of `invgen train`"
+            f"{path} holds tensors but no description of an invgen prior: load() reads the files of `invgen train`, "
+            f"those of other projects are read by {LOADERS}"
         )
     known = ("UNet", *NETWORKS)
     if about.get("format") != FORMAT or about.get("network") not in known:
@@ -114,11 +119,15 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
+    shipped = WEIGHTS / f"{name_or_path}.safetensors"
     if path.is_file():
         return path
+    if path.is_dir() and not shipped.is_file():
+        raise WeightsError(
+            f"{path} is a folder, load() takes a name or a file: priors.from_diffusers reads folders of diffusers"
+        )
     if path.suffix or path.parent != Path("."):
         raise WeightsError(f"there is no weights file {path}; shipped priors, by name: {', '.join(names()) or 'none'}")
-    shipped = WEIGHTS / f"{name_or_path}.safetensors"
     if not shipped.is_file():
         raise WeightsError(
             f"unknown prior '{name_or_path}'; shipped are: {', '.join(names()) or 'none'}; or pass a .safetensors file"

@@ -92,7 +92,7 @@ class PatchAveraged(_Windowed):
     """A denoiser of large signals from patches side by side, whose places differ with every noise level.
 
     The patch-based prior of Hu et al., "Learning image priors through patch-based diffusion models for solving inverse
-    problems" (PaDIS, NeurIPS 2024, section 3): the signal is cut into patches at a random offset, each is denoised alone,
+    problems" (PaDIS, NeurIPS 2024): the signal is cut into patches at a random offset, each is denoised alone,
     and since every step of a sampler cuts elsewhere, no seam stays. Two deviations: the patches at the border are moved
     into the signal (and averaged where they overlap), where the paper pads with zeros that its network was trained with;
     and no position is given to the network. The offset is a function of `seed` and sigma, so that D is a function too, and
@@ -134,7 +134,7 @@ class Slices(_Windowed):
     """A prior of volumes whose slices along one axis are independent draws of a prior of images.
 
     The diffusion part of DiffusionMBIR (Chung et al., "Solving 3D inverse problems using pre-trained 2D diffusion models",
-    CVPR 2023, section 3.1); what couples the slices is the measurement, or the total variation across them that the paper
+    CVPR 2023); what couples the slices is the measurement, or the total variation across them that the paper
     adds to its data step.
 
     Args:

@@ -1,11 +1,13 @@
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from invgen import priors
 from invgen.errors import OptionError, WeightsError
 from invgen.priors import cards, evaluate, train
 from invgen.priors.load import WEIGHTS, load, metadata, names
@@ -63,6 +65,8 @@ def test_an_unknown_name_lists_the_shipped_ones():
         load("photos")
     with pytest.raises(WeightsError, match=re.escape("there is no weights file nowhere/x.safetensors")):
         load("nowhere/x.safetensors")
+    with pytest.raises(WeightsError, match=r"tests is a folder.*from_diffusers"):
+        load(Path(__file__).parents[1])
 
 
 def test_a_truncated_file(saved):
@@ -96,8 +100,15 @@ def test_a_file_with_code_is_refused_unopened(tmp_path, kind):
         torch.save({"net": Bomb()}, path, _use_new_zipfile_serialization=False)
     else:
         path.write_bytes(pickle.dumps(Bomb(), protocol=0 if kind == "protocol 0" else 4))
-    with pytest.raises(WeightsError, match="not a whole safetensors" if kind == "protocol 0" else "which can run code"):
+    with pytest.raises(WeightsError) as error:
         load(path)
+    if kind == "protocol 0":
+        assert "not a whole safetensors" in str(error.value)
+    else:  # which loaders there are, all of which exist
+        assert "which can run code" in str(error.value)
+        loaders = re.findall(r"from_\w+", str(error.value))
+        assert {"from_guided_diffusion", "from_edm", "from_score_sde"} <= set(loaders)
+        assert all(callable(getattr(priors, loader)) for loader in loaders)
 
 
 def test_a_file_without_description(tmp_path):
@@ -153,7 +164,7 @@ def test_the_shipped_priors_are_small_and_described():
         assert not held_out & {source["name"] for source in about["training"]["sources"]}
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in ("ct", "photo")])
+@pytest.mark.parametrize("name", names())
 def test_the_manifest_is_of_these_weights(name):
     stored = json.loads((WEIGHTS / f"{name}.json").read_text())["manifest"]
     assert stored == cards.manifest(name)

