@@ -33,10 +33,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class GridRow:
-    """The pictures of one method, samples first."""
+    """The pictures of one method, samples first; None where it has none of a kind."""
 
     line: Line
-    pictures: Sequence[Picture]
+    pictures: Sequence[Picture | None]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(len(picture.uri) for picture in self.pictures if picture is not None)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def grids(store: Store, table: Table, images: int, budget: int) -> list[Grid]:
         grid = None if seed is None else _grid(store, table, image, seed, budget)
         if grid is not None:
             found.append(grid)
-            budget -= sum(len(p.uri) for p in [*grid.shared, *(p for row in grid.rows for p in row.pictures)])
+            budget -= sum(len(p.uri) for p in grid.shared) + sum(row.size for row in grid.rows)
     return found
 
 
@@ -93,9 +98,8 @@ def _grid(store: Store, table: Table, image: str, seed: int, budget: int) -> Gri
     for line in lines:
         if budget <= 0:
             break
-        pictures = _of_method(arrays[line.number], scale)
-        budget -= sum(len(p.uri) for p in pictures)
-        rows.append(GridRow(line, pictures))
+        rows.append(GridRow(line, _of_method(arrays[line.number], scale)))
+        budget -= rows[-1].size
     return Grid(image, seed, shared, rows, scale, len(lines) - len(rows))
 
 
@@ -113,15 +117,19 @@ def _arrays(store: Store, row: Row) -> "dict[str, np.ndarray] | None":
     return found if good and found["mean"].shape == found["truth"].shape else None
 
 
-def _of_method(arrays: "Mapping[str, np.ndarray]", scale: float) -> list[Picture]:
+def _of_method(arrays: "Mapping[str, np.ndarray]", scale: float) -> list[Picture | None]:
+    """Samples, mean, standard deviation, error; None keeps a place empty, so that the columns of all methods agree."""
     limits = _range(arrays["truth"])
     samples = list(arrays.get("samples", ()))[:SAMPLES]
-    found = [_picture(f"sample {k + 1}", x, limits) for k, x in enumerate(samples)]
-    found.append(_picture("mean", arrays["mean"], limits))
-    if "std" in arrays and len(samples) > 1:
-        found.append(_picture("standard deviation", arrays["std"], (0.0, scale), map_name="magma"))
-    found.append(_picture("error of the mean", _error(arrays), (0.0, scale), map_name="magma"))
-    return found
+    if len(samples) == 1 or not arrays.get("std", arrays["mean"]).any():  # a point estimate
+        found: list[Picture | None] = [None] * SAMPLES
+        found += [_picture("reconstruction", arrays["mean"], limits), None]
+    else:
+        found = [_picture(f"sample {k + 1}", x, limits) for k, x in enumerate(samples)]
+        found += [None] * (SAMPLES - len(samples))
+        found.append(_picture("mean", arrays["mean"], limits))
+        found.append(_picture("standard deviation", arrays["std"], (0.0, scale), "magma") if "std" in arrays else None)
+    return [*found, _picture("error", _error(arrays), (0.0, scale), "magma")]
 
 
 def _error(arrays: "Mapping[str, np.ndarray]") -> "np.ndarray":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by the colour-blind, yellow left out
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#555555")
+_MARKERS = {"sampler": "o", "classical": "s", "peer": "^"}
 QUALITY = 2  # metrics that are drawn against the costs
 
 
@@ -38,19 +39,19 @@ def _name(line: Line) -> str:
 
 
 def costs(table: Table, colour: Mapping[str, str]) -> str | None:
-    """Quality against seconds and network evaluations, a panel each, with 95 % intervals; None without a metric to rank.
+    """Quality against seconds and network evaluations, a panel each, with 95 % intervals.
+
+    None where there is no metric to rank, or no second method.
 
     The grey line joins the methods that no other one beats in both.
     """
-    from matplotlib.figure import Figure
-
     metrics = [m for m in table.columns if direction(m) is not None and direction(m).better != "nearest"]
     metrics = [m for m in metrics if m not in ("nfe", "seconds")][:QUALITY]
     panels = [(metric, cost) for metric in metrics for cost in ("seconds", "nfe")]
-    if not panels or not any(line.entries for line in table.lines):
+    if not panels or sum(bool(line.entries) for line in table.lines) < 2:
         return None
-    figure = Figure(figsize=(3.05 * len(panels), 2.75), layout="constrained")
-    for axes, (metric, cost) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure, axes_of = _row_of(len(panels))
+    for axes, (metric, cost) in zip(axes_of, panels, strict=True):
         _cost_panel(axes, table, metric, cost, colour)
     return _svg(figure)
 
@@ -73,20 +74,18 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
     for name in dict.fromkeys(_name(line) for _, _, line, _ in points):  # the options of one method
         alike = sorted((x.mean, y.mean, own) for x, y, line, own in points if _name(line) == name)
         axes.plot([a[0] for a in alike], [a[1] for a in alike], color=alike[0][2], linewidth=0.7, alpha=0.6)
-    for x, y, line, own in points:
-        low = min(_half(x), 0.9 * x.mean)  # a bar to zero has no end on a logarithmic axis
-        axes.errorbar(
-            x.mean,
-            y.mean,
-            yerr=_half(y),
-            xerr=[[low], [min(_half(x), 9 * x.mean)]],
-            fmt={"classical": "s", "peer": "^"}.get(line.kind, "o"),
-            color=own,
-            markersize=4,
-            elinewidth=0.7,
-        )
-        axes.annotate(str(line.number), (x.mean, y.mean), (4, 3), **_beside("data", own))
     if points:
+        x, y, lines, own = (list(of) for of in zip(*points, strict=True))
+        across, up = [i.mean for i in x], [i.mean for i in y]
+        # a bar to zero, or to many times the mean, has no place on a logarithmic axis
+        bars = [[min(_half(i), 0.9 * i.mean) for i in x], [min(_half(i), 9 * i.mean) for i in x]]
+        axes.errorbar(across, up, xerr=bars, yerr=[_half(i) for i in y], fmt="none", ecolor=own, elinewidth=0.7)
+        for kind, marker in _MARKERS.items():
+            alike = [k for k, line in enumerate(lines) if (line.kind if line.kind in _MARKERS else "sampler") == kind]
+            at = [across[k] for k in alike], [up[k] for k in alike]
+            axes.scatter(*at, s=16, c=[own[k] for k in alike], marker=marker, zorder=3, linewidths=0)
+        for k, line in enumerate(lines):
+            axes.annotate(str(line.number), (across[k], up[k]), (4, 3), **_beside("data", own[k]))
         axes.set_xscale("log")
         _plain_numbers(axes)
     axes.set_xlabel("seconds" if cost == "seconds" else "network evaluations", fontsize=8)
@@ -130,16 +129,14 @@ def curve(rows: Sequence[Row]) -> list[tuple[float, Interval]]:
 
 def calibrations(table: Table, colour: Mapping[str, str]) -> str | None:
     """Coverage against level, samplers side by side in panels of a few; None where no cell has a curve."""
-    from matplotlib.figure import Figure
-
     curves = [(line, curve(line.cells)) for line in table.lines]
     curves = [(line, points) for line, points in curves if points]
     if not curves:
         return None
     each = max(2, -(-len(curves) // 4))
     count = -(-len(curves) // each)
-    figure = Figure(figsize=(3.05 * count, 2.75), layout="constrained")
-    for k, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+    figure, axes_of = _row_of(count)
+    for k, axes in enumerate(axes_of):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
         for j, (line, points) in enumerate(curves[k * each : (k + 1) * each]):
             own = colour_of(line, colour)
@@ -164,6 +161,17 @@ def _numbered(line: Line) -> str:
 # -- drawing -------------------------------------------------------------------------------------------------------------
 
 
+def _row_of(panels: int) -> "tuple[Figure, list[Axes]]":
+    """A figure of panels side by side, in fixed places: matplotlib's layouts take longer than all else."""
+    from matplotlib.figure import Figure
+
+    width, height, left, bottom = 3.05 * panels, 2.75, 0.55, 0.45  # inches
+    figure = Figure(figsize=(width, height))
+    edges = {"left": left / width, "right": 1 - 0.12 / width, "bottom": bottom / height, "top": 1 - 0.12 / height}
+    gap = 0.6 / ((width - left - 0.12 - 0.6 * (panels - 1)) / panels)
+    return figure, list(figure.subplots(1, panels, squeeze=False, gridspec_kw={**edges, "wspace": gap})[0])
+
+
 def _plain(text: str) -> str:
     """As it stands: a dollar sign would begin a formula."""
     return text.replace("$", r"\$")
@@ -177,13 +185,11 @@ def _plain_numbers(axes: "Axes") -> None:
     decades = math.log10(high / low) if 0 < low < high < math.inf else 3.0
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    if decades < 1.6:
-        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())  # minor ticks take half the time of a plot
 
 
 def _small(axes: "Axes") -> None:
     axes.tick_params(labelsize=7)
-    axes.tick_params(which="minor", labelsize=6)
     axes.spines[["top", "right"]].set_visible(False)
 
 

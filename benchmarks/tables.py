@@ -112,9 +112,9 @@ def _table(problem: str, rows: list[Row]) -> Table:
     for column in columns:
         values = [values_of(of, column) for of in methods.values()]
         intervals = [interval(v) if v else None for v in values]
-        there = [i for i in intervals if i is not None]
-        # costs differ by orders of magnitude within a column
-        digits = [decimals([i] if column in COSTS else there) if i is not None else 0 for i in intervals]
+        usual = decimals(i for i in intervals if i is not None)
+        # costs differ by orders of magnitude within a column, and below milliseconds mean nothing
+        digits = [(min(decimals([i]), 3) if column in COSTS else usual) if i is not None else 0 for i in intervals]
         marked = marks(values, direction(column) if column not in COSTS else None)
         entries[column] = [_entry(*of) for of in zip(intervals, marked, digits, strict=True)]
     lines = []
@@ -136,15 +136,16 @@ def _table(problem: str, rows: list[Row]) -> Table:
 def _entry(found: Interval | None, mark: Mark, digits: int) -> Entry | None:
     if found is None:
         return None
-    error = number(found.half, digits) if math.isfinite(found.half) and (found.half or digits) else ""
-    return Entry(found, number(found.mean, digits), error, mark)
+    error = number(found.half, digits) if math.isfinite(found.half) else ""
+    return Entry(found, number(found.mean, digits), error if error != "0" else "", mark)
 
 
 # -- numbers as text -----------------------------------------------------------------------------------------------------
 
 
-def decimals(column: Iterable[Interval]) -> int:
+def decimals(of: Iterable[Interval]) -> int:
     """For all numbers of a column: two digits of a usual half width, but no more than four of a usual mean."""
+    column = list(of)
     halves = [i.half for i in column if i.half > 0 and math.isfinite(i.half)]
     means = [abs(i.mean) for i in column if i.mean and math.isfinite(i.mean)]
     size = _exponent(of_python.median(means)) if means else 0
