@@ -10,6 +10,7 @@ from typing import Any
 
 from invgen import __version__
 from invgen.benchmarks import report_pictures, report_plots, result_tables
+from invgen.benchmarks.progress import duration
 from invgen.benchmarks.results import Results, Row, environments, finite, read
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tables import Table, about, count, latex, markdown, tables
@@ -121,8 +122,6 @@ def page(results: Results, found: Sequence[Table], store: Store, title: str, ima
     """The HTML page."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
-
-    from invgen.benchmarks.runner import duration
 
     maker = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     maker.filters["values"] = _texts

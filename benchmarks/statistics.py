@@ -134,7 +134,7 @@ class Direction:
 
 
 HIGHER = ("psnr", "psnr_sample", "ssim", "snr", "si_sdr")
-LOWER = ("nrmse", "lpips", "crps", "energy", "nfe", "seconds")
+LOWER = ("nrmse", "lpips", "lsd", "crps", "energy", "distance", "nfe", "seconds")
 
 
 def direction(metric: str) -> Direction | None:

@@ -87,6 +87,12 @@ def test_what_is_better(metric, better, loss):
     assert found.better == better and found.loss(2.0) == pytest.approx(loss)
 
 
+def test_of_every_metric_of_suites_something_is_known():
+    from invgen.benchmarks.scores import METRICS
+
+    assert all(direction(metric) for metric in METRICS)
+
+
 @pytest.mark.parametrize("metric", ["my_module:psnr", "unheard_of", "not ( a spec"])
 def test_of_a_user_s_metric_nothing_is_known(metric):
     assert direction(metric) is None
