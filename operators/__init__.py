@@ -3,7 +3,7 @@
 from invgen.compose import stack
 from invgen.operators.audio import LowPassDecimate
 from invgen.operators.blur import Blur
-from invgen.operators.coils import birdcage_maps, normalise_maps, rss, sensitivity_maps
+from invgen.operators.coils import birdcage_maps, espirit_maps, normalise_maps, rss, sensitivity_maps
 from invgen.operators.compressed_sensing import CompressedSensing
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct_units import hu_to_mu, mu_to_hu
@@ -51,6 +51,7 @@ __all__ = [
     "birdcage_maps",
     "disk_kernel",
     "equispaced_mask",
+    "espirit_maps",
     "fftc",
     "from_deepinv",
     "from_function",
