@@ -164,7 +164,7 @@ def _measured(operator: str, arrays: "Mapping[str, np.ndarray]") -> list[Picture
 
     y, truth, caption = arrays["measurement"], arrays["truth"], "measurement"
     flat = _drawable(truth).ndim == 1
-    if not flat and (y.ndim < 2 or np.iscomplexobj(y)):
+    if not flat and (y.ndim < 2 or min(y.shape[-2:]) < 4 or np.iscomplexobj(y)):
         found = _adjoint(operator, y, truth.shape)
         if found is None:
             return []

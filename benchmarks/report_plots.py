@@ -86,6 +86,7 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
             axes.scatter(*at, s=16, c=[own[k] for k in alike], marker=marker, zorder=3, linewidths=0)
         for k, line in enumerate(lines):
             axes.annotate(str(line.number), (across[k], up[k]), (4, 3), **_beside("data", own[k]))
+        axes.margins(0.09, 0.09)  # room for the numbers
         axes.set_xscale("log")
         _plain_numbers(axes)
     axes.set_xlabel("seconds" if cost == "seconds" else "network evaluations", fontsize=8)

@@ -110,7 +110,7 @@ def _table(problem: str, rows: list[Row]) -> Table:
     columns = [*metrics, *COSTS]
     entries: dict[str, list[Entry | None]] = {}
     for column in columns:
-        values = [values_of(of, column) for of in methods.values()]
+        values = [values_of(of, column) if _applies(column, kind) else {} for (kind, _, _), of in methods.items()]
         intervals = [interval(v) if v else None for v in values]
         usual = decimals(i for i in intervals if i is not None)
         # costs differ by orders of magnitude within a column, and below milliseconds mean nothing
@@ -131,6 +131,11 @@ def _table(problem: str, rows: list[Row]) -> Table:
         seeds=len({row.seed for row in rows}),
         priors=len({row.prior for row in rows}) > 1,
     )
+
+
+def _applies(metric: str, kind: str) -> bool:
+    """A point estimate has no intervals that could cover anything."""
+    return kind != "classical" or metric.partition("(")[0] != "coverage"
 
 
 def _entry(found: Interval | None, mark: Mark, digits: int) -> Entry | None:

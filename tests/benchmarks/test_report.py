@@ -77,6 +77,8 @@ def folder(tmp_path_factory):
     kept = arrays((1, 8, 8), measurement=np.ones(32, np.float32))
     save(out, {"psnr": 1.0}, problem="kept pixels", operator="Mask.random(keep=0.5)", arrays=kept)
     save(out, {"psnr": 1.0}, problem="kept pixels", operator="Mask.random(keep=0.5)", image="b", arrays=arrays((1, 8, 8)))
+    kept = arrays((1, 16, 16), measurement=np.ones((128, 2), np.float32))  # lines of k-space, real and imaginary parts
+    save(out, {"psnr": 1.0}, problem="k-space", operator="MRI(mask=random_mask(width=16, acceleration=2))", arrays=kept)
     mri = arrays((1, 8, 8), measurement=np.ones((4, 8, 8), np.complex64), dtype=np.complex64)
     save(out, {"psnr": float("inf")}, problem="complex", arrays=mri)
     save(out, {"psnr": 1.0}, problem="sound", arrays=arrays((1, 3000)))
@@ -161,6 +163,7 @@ def test_pictures_are_pictures(page):
         "error",
     ):
         assert caption in captions
+    assert captions.count("measurement, Aᵀy") == 2
     # two images of the first problem with four methods each, one image of the others
     assert kinds["png"] > 2 * (3 + 4 * 5) and kinds["svg+xml"] == 2
 

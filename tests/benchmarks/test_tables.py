@@ -168,3 +168,10 @@ def test_problems_of_one_name_are_told_apart(tmp_path):
     for noise in ("0.05", "0.1"):
         save(tmp_path, {"psnr": 1.0}, noise=noise)
     assert [row.problem for row in results.read(tmp_path).rows] == ["blur: Blur, 0.05", "blur: Blur, 0.1"]
+
+
+def test_a_point_estimate_has_no_coverage(tmp_path):
+    for kind in ("classical", "sampler"):
+        save(tmp_path, {"coverage": 0.0}, sampler=kind, kind=kind)
+    (table,) = tables.tables(results.read(tmp_path))
+    assert [sorted(line.entries) for line in table.lines] == [["nfe", "seconds"], ["coverage", "nfe", "seconds"]]
