@@ -1,4 +1,4 @@
-"""Checkpoints of k-diffusion's U-Net (model type "image_v1"), in plain torch, built from the names and shapes of tensors.
+"""Checkpoints of k-diffusion: its U-Net (model type "image_v1") in plain torch, its transformers in k_transformers.py.
 
 Crowson's library for Karras et al. (2022): a U-Net of adaptive group norms, GELU and self-attention under EDM's
 preconditioning. Configurations lie in the checkpoint, in the metadata of its safetensors form, or in a JSON file beside it.
@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.errors import OptionError, UnsupportedError, WeightsError
+from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
 from invgen.priors import pickles
 from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
 from invgen.priors.from_network import NetworkDenoiser
+from invgen.priors.k_transformer_v1 import TransformerV1
+from invgen.priors.k_transformers import TransformerV2
 from invgen.priors.schedules import Schedule
 
 
@@ -43,38 +45,62 @@ def from_k_diffusion(
     Raises:
         WeightsError: a file is damaged, not safe to open, or not such a network.
         OptionError: there is no configuration.
-        UnsupportedError: a transformer, or a network with other conditions than the noise level.
+        UnsupportedError: a transformer with attention over neighbourhoods, or a network with other conditions than the
+            noise level and a class (`prior.condition(label)`; without one the prior is unconditional).
     """
     checkpoint = pickles.read(path)
     tensors = pickles.network(checkpoint, path, ("model_ema", "model"), key)
     options = _config(path, checkpoint, config)
-    if options.get("type", "image_v1") != "image_v1" or options.get("skip_stages") or options.get("unet_cond_dim"):
-        raise UnsupportedError(
-            f"invgen reads k-diffusion's 'image_v1' without skipped stages or image conditions, {path} is a "
-            f"{options.get('type')!r} with {json.dumps(options)[:200]}"
-        )
     tensors = {name.removeprefix("inner_model."): tensor for name, tensor in tensors.items()}
     # the condition on augmentations is zero outside of training, and has no bias
     tensors = {name: tensor for name, tensor in tensors.items() if name != "mapping_cond.weight"}
     try:
-        patch, sigma_data = int(options.get("patch_size", 1)), float(options.get("sigma_data", 1.0))
+        sigma_data = float(options.get("sigma_data", 1.0))
         if shape is None:
             shape = (int(options["input_channels"]), *map(int, options["input_size"]))
         with torch.device("meta"):
-            net = ImageUNet({name: tuple(tensor.shape) for name, tensor in tensors.items()}, patch)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise WeightsError(
-            f"{path} and its configuration do not describe an 'image_v1' of k-diffusion ({error!r})"
-        ) from error
+            net = _network({name: tuple(tensor.shape) for name, tensor in tensors.items()}, options, path)
+    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        if isinstance(error, InvgenError):
+            raise
+        raise WeightsError(f"{path} and its configuration do not describe a network of k-diffusion ({error!r})") from error
     net = pickles.fill(net, tensors, path)
-    if len(shape) != 3 or int(shape[0]) * patch**2 != net.proj_in.in_channels:
+    if len(shape) != 3 or int(shape[0]) != net.in_channels:
         raise WeightsError(
-            f"the network in {path} takes {net.proj_in.in_channels} channels in patches of {patch}, got {shape}"
+            f"the network in {path} takes images of {net.in_channels} channels, got the shape {tuple(shape)}"
         )
     rehearse(net, int(shape[0]), 2 * net.stride, path)
     levels = {name: float(options[name]) for name in ("sigma_min", "sigma_max") if name in options}
     facts = {"data_std": sigma_data, **levels, **facts}
     return NetworkDenoiser(net, shape, "edm", Schedule.edm(), sigma_data=sigma_data, stride=net.stride, **facts)
+
+
+def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn.Module:
+    """The network of a configuration, empty; KeyError or ValueError where the tensors are of another."""
+    kind, patch = options.get("type", "image_v1"), options.get("patch_size", 1)
+    unknown = [k for k in ("skip_stages", "unet_cond_dim", "cross_cond_dim") if options.get(k)]
+    unknown += [k for k in ("mapping_cond_dim",) if options.get(k) and kind == "image_transformer_v2"]
+    if kind not in ("image_v1", "image_transformer_v1", "image_transformer_v2") or unknown:
+        raise UnsupportedError(
+            f"invgen reads k-diffusion's image_v1, image_transformer_v1 and image_transformer_v2 without skipped stages "
+            f"or other conditions than classes, {path} is a {kind!r} with {json.dumps(dict(options))[:200]}"
+        )
+    if kind == "image_v1":
+        return ImageUNet(shapes, int(patch))
+    sides = [int(side) for side in patch] if isinstance(patch, Sequence) else [int(patch)] * 2
+    if kind == "image_transformer_v1":
+        net: TransformerV1 | TransformerV2 = TransformerV1(shapes, sides)
+        found, said = [len(net.blocks)], [options["depth"]]
+    else:
+        depths = list(options["depths"])
+        # k-diffusion's default, all but the last level over neighbourhoods
+        attention = options.get("self_attns") or [{"type": "neighborhood"}] * (len(depths) - 1) + [{"type": "global"}]
+        net = TransformerV2(shapes, sides, attention)
+        levels = (*net.down_levels, net.mid_level, *net.up_levels)
+        found, said = [len(level) for level in levels], [*depths, *depths[:-1]]
+    if (found, len(net.mapping.blocks)) != (said, options.get("mapping_depth", 2)):
+        raise ValueError(f"there are {found} layers, and {len(net.mapping.blocks)} that map the noise level")
+    return net
 
 
 def _config(path: str | Path, checkpoint: Any, config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -182,7 +208,7 @@ class ImageUNet(nn.Module):
         self.mapping = nn.ModuleDict({k: nn.Linear(*reversed(shapes[f"mapping.{k}.weight"])) for k in "02"})
         self.proj_in, self.proj_out = (_convolution(below(shapes, name)) for name in ("proj_in", "proj_out"))
         self.u_net = nn.ModuleDict({part: self._part(shapes, part) for part in ("d_blocks", "u_blocks")})
-        self.patch = patch
+        self.patch, self.in_channels = patch, self.proj_in.in_channels // patch**2
         downs = sum(isinstance(layer, Resample) for block in self.u_net["d_blocks"] for layer in block.values())
         self.stride = patch * 2**downs
 
