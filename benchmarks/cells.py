@@ -85,9 +85,13 @@ def operator_of(spec: str, shape: tuple[int, ...], device: str) -> tuple[Operato
     return A.to(torch.device(device)), fingerprint.of_spec(spec, A)
 
 
+sampler_of = lru_cache(maxsize=64)(methods.method)  # samplers are frozen
+noise_of = lru_cache(maxsize=64)(names.noise)
+
+
 def forget() -> None:
     """Drops what is kept, so that files and weights are read anew."""
-    for kept in (prior_of, operator_of, pictures.signal_of):
+    for kept in (prior_of, operator_of, sampler_of, noise_of, pictures.signal_of):
         kept.cache_clear()
 
 
@@ -110,8 +114,9 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
     with torch.no_grad():
         clean = A(truth)
         # drawn on the CPU, so that every device sees the same measurement
-        y = names.noise(cell.noise).sample(clean.cpu(), torch.Generator().manual_seed(cell.noise_seed))
-    return Posterior(prior, A, names.noise(cell.noise).to(clean.device), y.to(clean.device)), truth
+        law = noise_of(cell.noise)
+        y = law.sample(clean.cpu(), torch.Generator().manual_seed(cell.noise_seed))
+    return Posterior(prior, A, law.to(clean.device), y.to(clean.device)), truth
 
 
 def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.ndarray]]]":
@@ -121,7 +126,7 @@ def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.n
     shared out, and the samples are those of a cell alone up to the round-off of other sizes of batches.
     """
     first, begin = cells[0], time.perf_counter()
-    if len(cells) > 1 and not _takes_seeds(methods.method(first.sampler)):
+    if len(cells) > 1 and not _takes_seeds(sampler_of(first.sampler)):
         return [computed for cell in cells for computed in compute([cell])]
     if first.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(first.device)
@@ -141,7 +146,7 @@ def _takes_seeds(sampler: Sampler) -> bool:
 
 def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
     """A result for each cell, of one call of the sampler."""
-    first, sampler, cost = cells[0], methods.method(cells[0].sampler), Cost()
+    first, sampler, cost = cells[0], sampler_of(cells[0].sampler), Cost()
     seeds = [cell.sampler_seed for cell in cells]
     alone = len(cells) == 1
     whole = posts[0] if alone else replace(posts[0], y=torch.stack([post.y for post in posts]))

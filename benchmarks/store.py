@@ -5,8 +5,9 @@
     OUT/cells/ab/ab12...error.json   a cell that failed: the sentence and the traceback
     OUT/cells/ab/ab12...lock         somebody computes the cell (the lock ends with its process, the file may stay)
 
-A file is written under a temporary name, flushed to the disk and renamed, so that at any time, after a `kill -9` or on a
-full disk, a result is there whole or not at all. Nothing is shared between cells: any number of runners may use one folder.
+A file is written under a temporary name and renamed, so that at any time, after a `kill -9` or on a full disk, a result is
+there whole or not at all. Nobody waits for the disk: what a power cut takes of the last half minute is missing or shorter
+than its record says, and is computed again. Nothing is shared between cells: any number of runners may use one folder.
 """
 
 import csv
@@ -41,6 +42,7 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.cells = self.folder / "cells"
+        self._rows: dict[str, dict[str, Any]] = {}  # of results that were read: they do not change
 
     def prepare(self) -> None:
         """Makes the folder, sees that it can be written to, and removes what writers that are gone have left unfinished."""
@@ -71,7 +73,7 @@ class Store:
         np.savez(data, **arrays)
         self._folder(key)
         if arrays:
-            with atomic_file(self.path(key, ".npz"), durable=True) as work:
+            with atomic_file(self.path(key, ".npz")) as work:
                 work.write_bytes(data.getbuffer())
         size = data.getbuffer().nbytes if arrays else 0
         self._write(key, ".json", {"version": VERSION, "key": key, **record, "array_bytes": size})
@@ -91,7 +93,7 @@ class Store:
             raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def _write(self, key: str, suffix: str, record: Mapping[str, Any]) -> None:
-        with atomic_file(self.path(key, suffix), durable=True) as work:
+        with atomic_file(self.path(key, suffix)) as work:
             work.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     @contextmanager
@@ -172,7 +174,7 @@ class Store:
         there = self._names()
         found: dict[str, State] = {}
         for key in keys:
-            if f"{key}.json" in there and self.record(key) is not None:
+            if f"{key}.json" in there and self._row(key) is not None:
                 found[key] = "done"
             elif f"{key}.error.json" in there and self.failure(key) is not None:
                 found[key] = "failed"
@@ -186,21 +188,23 @@ class Store:
         """A flat row for each cell, done or failed: what it is, its metrics, network evaluations, seconds, its error."""
         rows = []
         for key in self.stored() if keys is None else keys:
-            record = self.record(key)
-            if record is not None:
-                row = {
-                    **record["cell"],
-                    **record["metrics"],
-                    "nfe": record["nfe"],
-                    "seconds": record["seconds"],
-                    "error": "",
-                }
-                rows.append({"key": key, **row})
+            row = self._rows.get(key) or self._row(key)
+            if row is not None:
+                rows.append(dict(row))
                 continue
             record = self.failure(key)
             if record is not None:
                 rows.append({"key": key, **record["cell"], "error": record["error"]})
         return rows
+
+    def _row(self, key: str) -> dict[str, Any] | None:
+        """The row of a result, read anew."""
+        record = self.record(key)
+        if record is None:
+            return None
+        values = {"nfe": record["nfe"], "seconds": record["seconds"], "error": ""}
+        self._rows[key] = {"key": key, **record["cell"], **record["metrics"], **values}
+        return self._rows[key]
 
     def write_csv(self, path: str | Path) -> int:
         """All rows as one CSV file; their number. Columns that a cell does not have are empty in its row."""

@@ -49,10 +49,8 @@ def atomic_folder(out: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary path with the suffix of `path`, renamed to it when the block ends well and removed when it does not.
-
-    durable: whether it has to be on the disk, and not only on its way there, when the block ends.
 
     Raises:
         FileError: it cannot be written, or its suffix is of no format that the writer knows.
@@ -62,11 +60,7 @@ def atomic_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
     work = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}.unfinished{path.suffix}")
     try:
         yield work
-        if durable:
-            _flush(work)
         os.replace(work, path)
-        if durable:
-            _flush(path.parent)
     except FileError:
         raise
     except (OSError, ValueError) as error:  # ValueError: matplotlib's and Pillow's word for an unknown format
@@ -74,17 +68,6 @@ def atomic_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
     finally:
         if work.exists():
             work.unlink()
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
