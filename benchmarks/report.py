@@ -121,7 +121,6 @@ def report(
 def page(results: Results, found: Sequence[Table], store: Store, title: str, images: int = 2) -> str:
     """The HTML page."""
     from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
 
     maker = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     maker.filters["values"] = _texts
@@ -145,7 +144,7 @@ def page(results: Results, found: Sequence[Table], store: Store, title: str, ima
         failures=_alike((row, row.error) for row in failed),
         warnings=_alike((row, text) for row in results.rows for text in _warnings(row)),
         environment=[(name, _listed(list(values.items()))) for name, values in environments(results.rows).items()],
-        script=Markup(SCRIPT),
+        script=SCRIPT,
         script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     )
 
