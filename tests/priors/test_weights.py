@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from invgen import priors
 from invgen.errors import OptionError, WeightsError
-from invgen.priors import cards, evaluate, train
+from invgen.priors import baselines, cards, evaluate, train
 from invgen.priors.load import WEIGHTS, load, metadata, names
 from invgen.priors.network import EDMDenoiser, UNet
 
@@ -190,14 +190,18 @@ def test_classes_are_known(name):
 
 # Margins over the noisy input in dB, 1 dB under what was measured when the weights were made: a retrained prior may be a
 # little worse, a broken one is not.
-MARGINS = {"photo": ((0.1, 6.8), (0.4, 11.9), (1.6, 14.4)), "ct": ((0.05, 5.3), (0.2, 11.1), (1.0, 15.5))}
+MARGINS = {
+    "photo": ((0.1, 6.8), (0.4, 11.9), (1.6, 14.4)),
+    "ct": ((0.05, 5.3), (0.2, 11.1), (1.0, 15.5)),
+    "mr": ((0.05, 5.8), (0.2, 10.4), (0.5, 14.3)),
+}
 
 
-@pytest.mark.parametrize("name", ["photo", "ct"])
+@pytest.mark.parametrize("name", list(MARGINS))
 def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
     ((_, images),) = evaluate.held_out(name).items()
     images = [image[..., 60:188, 60:188] if image.shape[-1] > 128 else image for image in images]
     prior = load(name)
     for sigma, margin in MARGINS[name]:
-        gain = evaluate.psnr(prior, images, sigma) - evaluate.psnr(evaluate.noisy, images, sigma)
+        gain = evaluate.psnr(prior, images, sigma) - evaluate.psnr(baselines.noisy, images, sigma)
         assert gain > margin
