@@ -42,7 +42,7 @@ SETTINGS = {
 }
 RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
 LOOK = 2.0  # seconds between two looks at how many workers there are
-PATIENCE = 60.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
+PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
 
 _one_cell = threading.Lock()
 
@@ -59,6 +59,9 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         from distributed import Client
     except ImportError as error:
         raise MissingExtraError("this executor needs Dask: pip install 'invgen[bench]'") from error
+    if not tasks:
+        return
+    flying: dict[Future, Task] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS))
         if executor.kind == "address":
@@ -68,13 +71,15 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
                 raise InvgenError(f"no Dask scheduler answers at {executor.address}: {error}") from error
         else:
             if executor.kind == "dask":
-                cluster = stack.enter_context(_of_processes(environments(executor.count, device)[: len(tasks)], device))
+                cluster = _of_processes(environments(executor.count, device)[: len(tasks)], device)
+                stack.callback(lambda: [store.drop_unfinished(cell.key) for task in flying.values() for cell in task])
             else:
-                cluster = stack.enter_context(slurm(device))
+                cluster = slurm(device)
                 cluster.scale(jobs=executor.count or 1)
+            stack.callback(_end, cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
             client.register_plugin(_plugin())
-        yield from _through(client, tasks, store, device, where=executor.address or executor.kind)
+        yield from _through(client, tasks, flying, store, device, executor)
 
 
 # -- clusters ------------------------------------------------------------------------------------------------------------
@@ -92,6 +97,18 @@ def _of_processes(environments: Sequence[Mapping[str, str]], device: str) -> Any
     common["resources"] = {"GPU": 1} if device == "cuda" else {}
     workers = {k: {"cls": Nanny, "options": {**common, "env": dict(env)}} for k, env in enumerate(environments)}
     return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+
+
+def _end(cluster: Any) -> None:
+    """Ends a cluster at once, whatever its workers do: what they were writing is under a temporary name."""
+    for nanny in list(cluster.workers.values()):
+        nanny.auto_restart = False  # of no meaning to a SLURM job
+        pid = getattr(getattr(nanny, "process", None), "pid", None)
+        if pid:
+            with contextlib.suppress(OSError):
+                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    with contextlib.suppress(TimeoutError):
+        cluster.close(timeout=30)
 
 
 def slurm(device: str = "cpu", **options: Any) -> Any:
@@ -167,13 +184,18 @@ def on_worker(task: Task, folder: str, here: str) -> list[Outcome]:
 
 
 def _through(
-    client: "Client", tasks: Sequence[Task], store: Store, device: str, where: str
+    client: "Client",
+    tasks: Sequence[Task],
+    flying: "dict[Future, Task]",
+    store: Store,
+    device: str,
+    executor: Executor,
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
     from distributed import KilledWorker
 
     arrived: queue.SimpleQueue[Future] = queue.SimpleQueue()
-    waiting, flying = deque(tasks), {}
+    waiting, where = deque(tasks), executor.address or executor.kind
     workers, looked, lonely, seen, count = 0, 0.0, time.monotonic(), False, 0
     folder, here = str(store.folder.resolve()), os.getcwd()
     try:
@@ -182,9 +204,12 @@ def _through(
                 found = client.scheduler_info()["workers"].values()
                 gpus = device == "cuda" and any("GPU" in worker.get("resources", {}) for worker in found)
                 workers, looked = len(found), time.monotonic()
-                if workers or time.monotonic() - lonely > PATIENCE:
-                    if not workers:
-                        print(f"invgen: no worker of {where} has come yet", file=sys.stderr, flush=True)
+                if workers:
+                    lonely = time.monotonic()
+                elif time.monotonic() - lonely > PATIENCE:
+                    if executor.kind == "dask":
+                        raise InvgenError("worker processes have ended and do not start again; try --executor serial")
+                    print(f"invgen: no worker of {where} has come yet", file=sys.stderr, flush=True)
                     lonely = time.monotonic()
             while waiting and len(flying) < workers:
                 task, count = waiting.popleft(), count + 1
@@ -221,7 +246,8 @@ def _through(
                 if len(waiting) == 1:
                     time.sleep(WAIT)
     finally:
-        client.cancel(list(flying))
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            client.cancel(list(flying))
 
 
 def _visible(store: Store, cell: Cell, where: str) -> bool:
