@@ -1,4 +1,4 @@
-"""Checkpoints of score_sde_pytorch: DDPM++ and NCSN++ on the VE, VP and sub-VP SDEs.
+"""Checkpoints of score_sde_pytorch: DDPM++, NCSN++ and DDPM on the VE, VP and sub-VP SDEs.
 
 Song et al., "Score-based generative modeling through stochastic differential equations" (ICLR 2021). Its modules are
 numbered in one list; they are renamed into the U-Net of edm_networks.py, which computes the same function. The order and
@@ -18,6 +18,7 @@ from invgen.priors import pickles
 from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
+from invgen.priors.score_sde_ddpm import DDPM, is_ddpm
 
 BLOCK = {
     "GroupNorm_0": "norm0",
@@ -72,7 +73,7 @@ def from_score_sde(
     Raises:
         WeightsError: the file is damaged, not safe to open, or not such a network.
         OptionError: an unknown SDE.
-        UnsupportedError: a network of this library of another kind (DDPM, NCSN, NCSNv2).
+        UnsupportedError: a network of this library of another kind (NCSN, NCSNv2).
     """
     if sde not in ("ve", "vp", "subvp"):
         raise OptionError(f"sde must be 've', 'vp' or 'subvp', got {sde!r}")
@@ -80,16 +81,21 @@ def from_score_sde(
         raise ShapeError(f"the shape of square images (C, H, H) is expected, got {tuple(shape)}")
     tensors = _weights(path, ema)
     sigmas = tensors.pop("sigmas", None)
+    if "begin_conv.weight" in tensors:
+        raise UnsupportedError(
+            f"{path} holds an NCSN or NCSNv2; of score_sde_pytorch invgen reads NCSN++, DDPM++ and DDPM alone"
+        )
+    simple = is_ddpm({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     try:
-        renamed = renamed_modules(tensors, shape[-1])
+        renamed = tensors if simple else renamed_modules(tensors, shape[-1])
         with torch.device("meta"):
-            net = EDMUNet({name: tuple(tensor.shape) for name, tensor in renamed.items()})
+            net = (DDPM if simple else EDMUNet)({name: tuple(tensor.shape) for name, tensor in renamed.items()})
     except (KeyError, IndexError, ValueError, StopIteration) as error:
-        raise WeightsError(f"{path} does not hold an NCSN++ or DDPM++ of score_sde_pytorch ({error!r})") from error
+        raise WeightsError(f"{path} does not hold an NCSN++, DDPM++ or DDPM of score_sde_pytorch ({error!r})") from error
     net = pickles.fill(net, renamed, path)
     if net.in_channels != shape[0]:
         raise ShapeError(f"the network takes {net.in_channels} channels, got the shape {tuple(shape)}")
-    rehearse(net, net.in_channels, net.stride, path)
+    rehearse(net, net.in_channels, 2 * net.stride if simple else net.stride, path)  # group norms of one value are refused
     fourier = "map_noise.freqs" in renamed
     continuous = (sde != "ve" or fourier) if continuous is None else continuous
     centered = sde != "ve" if centered is None else centered
@@ -148,7 +154,7 @@ def renamed_modules(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
         if stem != "all_modules":
             raise ValueError(f"unexpected '{name}'")
         modules[int(number)][inner] = tensor
-    if any("Conv_1.weight" in m and "NIN_0.W" in m for m in modules) or not any("Conv_2.weight" in m for m in modules):
+    if not any("Conv_2.weight" in m for m in modules):
         raise UnsupportedError("the network is not an NCSN++ or DDPM++ with BigGAN blocks, which invgen reads of score_sde")
     return dict(_walk(modules, size))
 

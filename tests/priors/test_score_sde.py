@@ -1,4 +1,4 @@
-"""NCSN++ and DDPM++ checkpoints against the score function of the original code, yang-song/score_sde_pytorch cb1f359f4a."""
+"""NCSN++, DDPM++ and DDPM against the score function of the original code, yang-song/score_sde_pytorch cb1f359f4a."""
 
 import original
 import pytest
@@ -9,6 +9,7 @@ from invgen import priors
 from invgen.priors.score_sde import SubVP
 
 VARIANTS = ["sde_ve_ncsnpp", "sde_ve_skip", "sde_ve_discrete", "sde_vp_ddpmpp", "sde_vp_discrete", "sde_subvp_ncsnpp"]
+VARIANTS += ["sde_vp_ddpm", "sde_vp_ddpm_continuous", "sde_ve_ddpm"]
 
 
 def saved(tmp_path, variant):
@@ -59,6 +60,15 @@ def test_bad_files(tmp_path):
         priors.from_score_sde(path, (1, 8, 8), sde="ve")
     with pytest.raises(invgen.ShapeError, match="square images"):
         priors.from_score_sde(path, (3, 8, 16), sde="ve")
+    state = original.load("sde_vp_ddpm")[0]
+    for missing in ("all_modules.0.", "all_modules.5.", "all_modules.4.Conv_1.", "all_modules.8.", "all_modules.1.bias"):
+        torch.save({k: v for k, v in state.items() if not k.startswith(missing)}, path)
+        with pytest.raises(invgen.WeightsError) as error:
+            priors.from_score_sde(path, (3, 8, 8), sde="vp")
+        assert "\n" not in str(error.value)
+    torch.save({"begin_conv.weight": torch.zeros(8, 3, 3, 3)}, path)
+    with pytest.raises(invgen.UnsupportedError, match="NCSN or NCSNv2"):
+        priors.from_score_sde(path, (3, 8, 8), sde="ve")
     state = original.load("sde_ve_ncsnpp")[0]
     blocks = {k: v for k, v in state.items() if not k.startswith("all_modules.8.")}
     contents = [
