@@ -18,7 +18,8 @@ class Progress:
 
     def __init__(self, total: int, states: Sequence[str], show: bool) -> None:
         self.total, self.done, self.failed = total, states.count("done"), states.count("failed")
-        self.begin, self.first, self.said = time.monotonic(), self.done + self.failed, time.monotonic()
+        self.first, self.said = self.done + self.failed, time.monotonic()
+        self.begin, self.counted = self.said, 0  # cells since then
         self.show, self.bar = show, None
         if show and sys.stderr.isatty():
             from tqdm.auto import tqdm
@@ -40,6 +41,9 @@ class Progress:
         """One cell more has ended, "done" or "failed"."""
         self.done += state == "done"
         self.failed += state == "failed"
+        self.counted += 1
+        if self.done + self.failed == self.first + 1:  # before it, workers were starting
+            self.begin, self.counted = time.monotonic(), 0
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self.failed} failed", refresh=False)
             self.bar.update()
@@ -48,14 +52,9 @@ class Progress:
 
     def _say(self) -> None:
         self.said = time.monotonic()
-        ended = self.done + self.failed
-        each = (self.said - self.begin) / max(ended - self.first, 1)
-        left = self.total - ended
-        print(
-            f"invgen: {self.done} done, {self.failed} failed, {left} remaining, {duration(left * each)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = self.total - self.done - self.failed
+        time_left = f", {duration(left * (self.said - self.begin) / self.counted)} left" if self.counted else ""
+        print(f"invgen: {self.done} done, {self.failed} failed, {left} remaining{time_left}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -10,12 +10,12 @@ import pytest
 from running import SMALL, children, results, wait_for
 
 from invgen.benchmarks import tasks
-from invgen.benchmarks.executors import environments, pool
+from invgen.benchmarks.executors import Executor, environments, pool, visible_gpus
 from invgen.benchmarks.runner import check, run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand, load
 from invgen.cli import main
-from invgen.errors import FileError, OptionError
+from invgen.errors import FileError, MissingExtraError, OptionError
 
 
 def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
@@ -61,6 +61,48 @@ def test_a_failure_is_a_cell_and_is_tried_again_on_request(here, capsys):
     assert run(suite, "out", retry_failed=True).computed == 1
     assert Store("out").failure(failed)["attempts"] == 2
     assert "could not be probed: DDRM" in str(check(suite))
+
+
+def test_a_worker_for_each_gpu(monkeypatch):
+    seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments(None, "cuda", ["0", "1"])]
+    assert seen == ["0", "1"]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments(5, "cuda", ["2", "GPU-7f"])] == [
+        "2",
+        "GPU-7f",
+        "2",
+        "GPU-7f",
+        "2",
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert visible_gpus() == ["3", "1"]
+    assert environments(3, "cpu") == [{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}] * 3
+    with pytest.raises(OptionError, match="no GPU is visible"):
+        environments(None, "cuda", [])
+
+
+def test_what_executors_are_called():
+    assert Executor.parse("serial") == Executor("serial") and Executor.parse("local:3") == Executor("local", 3)
+    assert Executor.parse("slurm") == Executor("slurm") and Executor.parse("dask:2") == Executor("dask", 2)
+    assert Executor.parse("tls://node7:8786") == Executor("address", address="tls://node7:8786")
+    for wrong in ("local:0", "serial:2", "tcp://node7", "mpi", "slurm:", "local:2x"):
+        with pytest.raises(OptionError, match="there are serial, local"):
+            Executor.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("executor", "package", "extra"), [("dask:1", "distributed", "bench"), ("slurm", "dask_jobqueue", "slurm")]
+)
+def test_an_extra_that_is_missing_is_named(here, monkeypatch, executor, package, extra):
+    pytest.importorskip("distributed")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"invgen\[{extra}\]"):
+        run(SMALL, "out", executor=executor, progress=False)
+
+
+def test_memory_and_time_are_estimated(here):
+    estimate = check(SMALL)
+    assert 1e8 < estimate.memory < 1e11  # torch alone takes more than 100 MB
+    assert "about 0 s on one core" in str(estimate) and "GB of memory for a worker process" in str(estimate)
 
 
 def test_an_interrupt_drops_the_cell_in_flight(here, monkeypatch):
