@@ -46,8 +46,8 @@ def test_speech_that_was_not_fetched_names_the_command(tmp_path, monkeypatch):
 @pytest.mark.skipif("mr" not in priors(), reason="the prior mr is not there")
 def test_mri():
     found = by_problem(expand("mri"))
-    both = {"PiGDM", "DiffPIR", "ZeroFilling", "L1Wavelet", "TV"}
-    assert {name: both | ({"SENSE"} if "eight" in name else set()) for name in found} == found
+    both = {"PiGDM", "ZeroFilling", "L1Wavelet", "TV"}
+    assert {name: both | ({"SENSE"} if "four" in name else {"DiffPIR"}) for name in found} == found
     assert len(found) == 4
 
 
