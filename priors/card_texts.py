@@ -62,8 +62,8 @@ LIMITS = {
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
 - Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
     "mr": """\
-- A very short training on a fraction of a CPU core: a denoiser of heads, behind BM3D (table above), and not a generator of
-  them: samples have contours and tissue but no anatomy.
+- A very short training on a fraction of a CPU core: a denoiser of heads about as good as BM3D (table above), and not a
+  generator of them: samples have contours and tissue but no anatomy.
 - Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
 - Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
     "digits": """\
@@ -74,8 +74,8 @@ LIMITS = {
 - Grey pictures of single pieces on black, as shops show them.""",
     "speech": """\
 - One speaker, one language, one studio: of other voices it knows what all voices share.
-- A very short training on a fraction of a CPU core: a denoiser about as good as a spectral Wiener filter, better where the
-  noise is strong (table above), and not a generator: samples are noise with the spectrum and the rhythm of speech.
+- A very short training on a fraction of a CPU core: a denoiser better than a spectral Wiener filter, most where noise is
+  strong (table above), and not a generator: samples have the spectrum and the rhythm of speech but no words.
 - 16 kHz; at full scale 1. Softer than about -60 dB it denoises no better than its lowest level of noise allows.""",
     "digits-vae": """\
 - Twelve codes: strokes are smooth and a little blurred. It has no `log_prob`; the bound by the evidence is above.""",

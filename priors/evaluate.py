@@ -220,7 +220,7 @@ def likelihood(
     if isinstance(prior, VAE):
         return _summary(bits_per_dim(_elbo(prior, y, seed), n, step), "bound by the evidence of a Gaussian decoder")
     if hasattr(prior, "inverse"):
-        level = prior.network.NOISE
+        level = prior.flow.NOISE
         y = x + level * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
         how = f"exact, but of pictures with noise of {level}, in steps of one grey level"
         return _summary(bits_per_dim(prior.log_prob(y), n, step), how)
