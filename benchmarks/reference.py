@@ -1,0 +1,115 @@
+"""The reference results of the shipped suites, and the README's tables of them: `python -m invgen.benchmarks.reference`.
+
+reference/NAME.csv is the table of `invgen bench report` for a run of the suite NAME; `invgen bench compare` reads it as it
+reads a folder. `--keep NAME FOLDER` puts a new one in its place, `--write README.md` brings the tables up to date.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from invgen.benchmarks.result_tables import write_csv
+from invgen.benchmarks.results import Results, Row, read
+from invgen.benchmarks.suite import expand
+from invgen.benchmarks.suite_file import load, shipped_names
+
+FOLDER = Path(__file__).parent / "reference"
+ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; quick says nothing of quality
+METRICS = {
+    "distance": "sliced Wasserstein-1 distance to the exact posterior, in units of the signal; less is better",
+    "psnr": "PSNR of the mean of the samples, dB; more is better",
+}
+
+
+def path_of(name: str) -> Path:
+    """Where the reference of a suite lies."""
+    return FOLDER / f"{name}.csv"
+
+
+def table(results: Results) -> str:
+    """Problems by methods, in Markdown: one metric, averaged over images and seeds.
+
+    Classical methods that fit every problem have a column each; of the others the best on a problem is shown, with its
+    name: chosen by the truth, an advantage that no sampler gets.
+    """
+    metric = next(m for m in METRICS if m in results.metrics)
+    problems = list(dict.fromkeys(row.problem for row in results.rows))
+    methods = dict.fromkeys((row.sampler, row.kind) for row in results.rows)
+    values = {(p, m): _mean(results.rows, p, m, metric) for p in problems for m, _ in methods}
+    everywhere = [m for m, _ in methods if all(values[p, m] is not None for p in problems)]
+    some = [m for m, kind in methods if kind == "classical" and m not in everywhere]
+    shown = [m for m, kind in methods if m in everywhere or kind != "classical"]
+    heads = ["problem", *(["best classical method"] if some else []), *(f"`{m}`" for m in shown)]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for problem in problems:
+        entries = [_text(values[problem, m]) for m in shown]
+        if some:
+            there = [(values[problem, m], m) for m in some if values[problem, m] is not None]
+            best = (min if metric == "distance" else max)(there, default=None)
+            entries.insert(0, f"{_text(best[0])} ({best[1].partition('(')[0]})" if best else "")
+        lines.append([problem, *entries])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(rows: Sequence[Row], problem: str, method: str, metric: str) -> float | None:
+    found = [r.values[metric] for r in rows if (r.problem, r.sampler) == (problem, method) and metric in r.values]
+    return sum(found) / len(found) if found else None
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def markdown(names: Sequence[str] | None = None) -> str:
+    """The tables of all references that there are, with a line each on what they show."""
+    names = [n for n in ORDER if path_of(n).is_file() and n != "peers"] if names is None else names
+    return "\n\n".join(_section(name) for name in names)
+
+
+def _section(name: str) -> str:
+    results = read(path_of(name))
+    metric = next(m for m in METRICS if m in results.metrics)
+    images, seeds = (len({getattr(row, of) for row in results.rows}) for of in ("image", "seed"))
+    samples = max(row.num_samples for row in results.rows)
+    about = f"{images} signal{'s' * (images > 1)}, {seeds} seed{'s' * (seeds > 1)}, {samples} samples"
+    return f"**{load(name).content['title']}** (`invgen bench run {name}`; {about}): {METRICS[metric]}.\n\n{table(results)}"
+
+
+def keep(name: str, folder: str | Path) -> None:
+    """Puts the results in a folder in place of the reference of a suite: its cells, and no others that lie there."""
+    wanted = {(c.problem, c.prior, c.sampler, c.image, c.seed) for c in expand(name)}
+    results = read(folder)
+    write_csv(replace(results, rows=tuple(row for row in results.rows if row.identity in wanted)), path_of(name))
+
+
+def refreshed(page: str) -> str:
+    """A page with the tables between its markers `results:begin` and `results:end` made anew."""
+    from invgen.catalogue import between
+
+    return between(page, "results", markdown())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the tables, writes them to a page, or keeps the results of a run as the reference."""
+    from invgen import catalogue
+
+    parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.reference", description=__doc__.split("\n")[0])
+    parser.add_argument("--write", type=Path, metavar="README.md", help="put the tables between its markers")
+    parser.add_argument(
+        "--keep", nargs=2, metavar=("NAME", "FOLDER"), help="the results of a run as the reference of a suite"
+    )
+    args = parser.parse_args(argv)
+    if args.keep:
+        name, folder = args.keep
+        if name not in shipped_names():
+            parser.error(f"{name} is no shipped suite; there are {', '.join(shipped_names())}")
+        keep(name, folder)
+    if args.write:
+        catalogue.write(args.write, refreshed)
+    elif not args.keep:
+        print(markdown())
+
+
+if __name__ == "__main__":
+    main()
