@@ -76,7 +76,10 @@ def test_commands_in_the_readme_parse():
     assert lines
     for line in lines:
         _, command, *words = shlex.split(line)
-        options = {option for p in commands[command].params for option in (*p.opts, *p.secondary_opts)}
+        found = commands[command]
+        while words and words[0] in getattr(found, "commands", {}):  # bench run
+            found = found.commands[words.pop(0)]
+        options = {option for p in found.params for option in (*p.opts, *p.secondary_opts)}
         assert {w for w in words if w.startswith("--")} <= options, line
         for option, find in (("--operator", lambda s: names.operator(s, (1, 16, 16))), ("--sampler", names.sampler)):
             if option in words and ":" not in (spec := words[words.index(option) + 1]):
