@@ -19,6 +19,7 @@ ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; qui
 METRICS = {
     "distance": "sliced Wasserstein-1 distance to the exact posterior, in units of the signal; less is better",
     "psnr": "PSNR of the mean of the samples, dB; more is better",
+    "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better",
 }
 
 
