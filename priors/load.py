@@ -18,7 +18,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
 LOADERS = (
     "priors.from_guided_diffusion (ADM), from_edm, from_inverse_bench, from_score_sde, from_k_diffusion, "
-    "from_flow_matching, from_diffusers (its folders), or from_network for a module of your own"
+    "from_flow_matching, from_diffusers or from_network"
 )
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
@@ -90,8 +90,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     # A safetensors file opens with eight bytes of length, which may look like a pickle's, and a brace.
     if (head[:1] == b"\x80" and head[8:] != b"{") or zipfile.is_zipfile(path):
         raise WeightsError(
-            f"{path} is a pickle or a torch checkpoint, which can run code when opened, and not a file of `invgen train`: "
-            f"read it by the loader of the project that it comes from, which runs nothing of it: {LOADERS}"
+            f"{path} is a pickle or a torch checkpoint, which can run code when opened, not a file of `invgen train`: "
+            f"take its project's loader, which runs nothing of it, {LOADERS}"
         )
     try:
         with safe_open(path, framework="pt") as file:
