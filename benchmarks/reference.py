@@ -1,7 +1,8 @@
-"""The reference results of the shipped suites, and the README's tables of them: `python -m invgen.benchmarks.reference`.
+"""The reference results of the shipped suites, and the tables of them in README.md and docs/suites.md.
 
 reference/NAME.csv is the table of `invgen bench report` for a run of the suite NAME; `invgen bench compare` reads it as it
-reads a folder. `--keep NAME FOLDER` puts a new one in its place, `--write README.md` brings the tables up to date.
+reads a folder. `python -m invgen.benchmarks.reference --keep NAME FOLDER` puts a new one in its place, `--write README.md`
+and `--write docs/suites.md` bring the pages up to date.
 """
 
 import argparse
@@ -21,6 +22,8 @@ METRICS = {
     "psnr": "PSNR of the mean of the samples, dB; more is better",
     "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better",
 }
+PEER_METRICS = {"PSNR": "psnr", "energy score": "energy", "residual": "residual"}
+PEER_COSTS = ("network evaluations", "seconds a sample")
 
 
 def path_of(name: str) -> Path:
@@ -84,10 +87,38 @@ def keep(name: str, folder: str | Path) -> None:
     write_csv(replace(results, rows=tuple(row for row in results.rows if row.identity in wanted)), path_of(name))
 
 
+def side_by_side(results: Results) -> str:
+    """Methods by problems, in Markdown: PSNR, energy score, residual, and what a sample costs; peers are marked."""
+    problems = list(dict.fromkeys(row.problem for row in results.rows))
+    lines = [["", *(f"{p}: {m}" for p in problems for m in PEER_METRICS), *PEER_COSTS]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for (sampler, kind), of in _by_method(results).items():
+        per = {"nfe": 1, "seconds": of[0].num_samples}
+        values = [_text(_mean(of, p, sampler, m)) for p in problems for m in PEER_METRICS.values()]
+        costs = [
+            _text(sum(r.values[c] for r in of) / len(of) / n) for c, n in zip(("nfe", "seconds"), (1, samples), strict=True)
+        ]
+        lines.append([f"`{sampler}`" + " (peer)" * (kind == "peer"), *values, *costs])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _by_method(results: Results) -> dict[tuple[str, str], list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in results.rows:
+        found.setdefault((row.sampler, row.kind), []).append(row)
+    return found
+
+
 def refreshed(page: str) -> str:
-    """A page with the tables between its markers `results:begin` and `results:end` made anew."""
+    """A page with the tables between its markers, `results:begin` and `results:end` or those of `peers`, made anew.
+
+    Raises:
+        FileError: it has neither.
+    """
     from invgen.catalogue import between
 
+    if "<!-- peers:begin -->" in page:
+        return between(page, "peers", side_by_side(read(path_of("peers"))))
     return between(page, "results", markdown())
 
 
@@ -96,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from invgen import catalogue
 
     parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.reference", description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="README.md", help="put the tables between its markers")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="README.md or docs/suites.md")
     parser.add_argument(
         "--keep", nargs=2, metavar=("NAME", "FOLDER"), help="the results of a run as the reference of a suite"
     )
