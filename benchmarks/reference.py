@@ -95,9 +95,7 @@ def side_by_side(results: Results) -> str:
     for (sampler, kind), of in _by_method(results).items():
         per = {"nfe": 1, "seconds": of[0].num_samples}
         values = [_text(_mean(of, p, sampler, m)) for p in problems for m in PEER_METRICS.values()]
-        costs = [
-            _text(sum(r.values[c] for r in of) / len(of) / n) for c, n in zip(("nfe", "seconds"), (1, samples), strict=True)
-        ]
+        costs = [_text(sum(row.values[cost] for row in of) / len(of) / n) for cost, n in per.items()]
         lines.append([f"`{sampler}`" + " (peer)" * (kind == "peer"), *values, *costs])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
