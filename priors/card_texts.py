@@ -99,6 +99,8 @@ itself: it does not know that the three go together, as CBM3D and the prior do."
 Signal-to-noise ratios of one second from the middle of each sentence; the mean level of speech is about 0.1.""",
 }
 
+DNCNN = "DnCNN is the network of scico 0.0.7 for the level, or the one that is told it: trained on photographs."
+
 # Where the training data comes from: package, version, licence.
 PACKAGES = {
     "photo": [

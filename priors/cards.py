@@ -21,7 +21,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.priors.baselines import baselines
-from invgen.priors.card_texts import DATA, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.card_texts import DATA, DNCNN, LIMITS, PACKAGES, QUOTED, SPLITS
 from invgen.priors.evaluate import LEVELS, STEPS, evaluate, held_out, held_out_views, likelihood, two_sample
 from invgen.priors.export import replace
 from invgen.priors.load import WEIGHTS, load, metadata
@@ -193,7 +193,10 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
             _table(name, results),
             "",
         ]
-        lines += [QUOTED[name], ""] if name in QUOTED else []
+        note = QUOTED.get(name, "")
+        if "DnCNN" not in note and any("DnCNN" in entry["psnr"] for entry in results["sets"].values()):
+            note = f"{note}\n{DNCNN}".strip()
+        lines += [note, ""] if note else []
     if "likelihood" in results or "two_sample" in results:
         lines += ["## Density and samples", "", *_figures(results), ""]
     lines += [f"A sheet of samples: [docs/images/prior_{name}.png](../../docs/images/prior_{name}.png).", ""]
