@@ -54,9 +54,18 @@ def test_on_a_simulated_scan(tmp_path, monkeypatch):
     mask[19:45, 19:45] = True
     np.save(tmp_path / "scan.npy", ((fftc(birdcage_maps((4, n, n)) * image) + 0.01 * noise) * mask).numpy())
     errors = example()["main"](tmp_path / "scan.npy", "mr", 1, str(tmp_path / "a.png"))
-    assert list(errors)[:3] == ["zero-filling", "SENSE", "l1-wavelet"] and len(errors) == 4
+    names_of_all = [
+        "zero-filling",
+        "SENSE",
+        "l1-wavelet",
+        "prior mr",
+        "SENSE, tuned",
+        "l1-wavelet, tuned",
+        "prior mr, tuned",
+    ]
+    assert list(errors) == names_of_all
     assert (tmp_path / "a.png").is_file()
-    assert all(errors[name] < 1 for name in errors)
+    assert all(error < 1 for error in errors.values()), "a method predicts worse than zero"
 
 
 @pytest.mark.data
@@ -66,6 +75,6 @@ def test_on_measured_k_space(tmp_path):
     path = next((p for p in (data_folder() / "mr" / FILE, SHARED / FILE) if p.is_file()), None)
     if path is None:
         pytest.skip(f"{FILE} is not at hand")
-    errors = example()["main"](path, "mr", 2, str(tmp_path / "a.png"))
-    prior = list(errors.values())[-1]
-    assert prior < errors["SENSE"] < errors["zero-filling"]
+    errors = example()["main"](path, "mr", 4, str(tmp_path / "a.png"))
+    # with the weights that the noise level gives; measured 0.351, 0.363 and more (docs/priors.md)
+    assert errors["prior mr"] < min(errors["l1-wavelet"], errors["SENSE"], errors["zero-filling"])
