@@ -11,12 +11,12 @@ costs what was in flight, and `out` has to be on a file system that all workers 
 import contextlib
 import os
 import queue
-import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +29,8 @@ from invgen.errors import InvgenError, MissingExtraError, OptionError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-# A long call into compiled code keeps a worker from answering: without a time to live it is not taken for dead. A cell may
-# have processes of its own, as data loaders do: no daemons. A worker is not ended for a share of the machine's memory.
-SETTINGS = {
-    "distributed.scheduler.worker-ttl": None,
-    "distributed.scheduler.allowed-failures": 2,
-    "distributed.worker.daemon": False,
-    "distributed.worker.profile.enabled": False,
-    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
-}
+# A long call into compiled code keeps a worker from answering: without a time to live it is not taken for dead.
+SETTINGS = {"distributed.scheduler.worker-ttl": None, "distributed.scheduler.allowed-failures": 2}
 RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
 LOOK = 2.0  # seconds between two looks at how many workers there are
 PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
@@ -62,6 +53,7 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
     if not tasks:
         return
     flying: dict[Future, Task] = {}
+    look: Callable[[], None] = _nothing
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS))
         if executor.kind == "address":
@@ -71,44 +63,64 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
                 raise InvgenError(f"no Dask scheduler answers at {executor.address}: {error}") from error
         else:
             if executor.kind == "dask":
-                cluster = _of_processes(environments(executor.count, device)[: len(tasks)], device)
                 stack.callback(lambda: [store.drop_unfinished(cell.key) for task in flying.values() for cell in task])
+                cluster = stack.enter_context(_scheduler())
+                workers = _Workers(cluster.scheduler_address, environments(executor.count, device)[: len(tasks)], device)
+                stack.callback(workers.stop)
+                look = workers.restart
             else:
-                cluster = slurm(device)
+                cluster = stack.enter_context(slurm(device))
                 cluster.scale(jobs=executor.count or 1)
-            stack.callback(_end, cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-            client.register_plugin(_plugin())
-        yield from _through(client, tasks, flying, store, device, executor)
+        yield from _through(client, tasks, flying, store, device, executor, look)
+
+
+def _nothing() -> None:
+    """Others see to the workers."""
 
 
 # -- clusters ------------------------------------------------------------------------------------------------------------
 
 
-def _of_processes(environments: Sequence[Mapping[str, str]], device: str) -> Any:
-    """A cluster on this machine, of one worker process of one thread for each environment."""
+def _scheduler() -> Any:
+    """A scheduler in this process, for workers that are started apart."""
     import logging
 
-    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed import Scheduler, SpecCluster
 
-    at = {"host": "127.0.0.1", "protocol": "tcp://"}
-    scheduler = {"cls": Scheduler, "options": {**at, "port": 0, "dashboard": False}}
-    common = {**at, "nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
-    common["resources"] = {"GPU": 1} if device == "cuda" else {}
-    workers = {k: {"cls": Nanny, "options": {**common, "env": dict(env)}} for k, env in enumerate(environments)}
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+    options = {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False}
+    return SpecCluster(workers={}, scheduler={"cls": Scheduler, "options": options}, silence_logs=logging.CRITICAL)
 
 
-def _end(cluster: Any) -> None:
-    """Ends a cluster at once, whatever its workers do: what they were writing is under a temporary name."""
-    for nanny in list(cluster.workers.values()):
-        nanny.auto_restart = False  # of no meaning to a SLURM job
-        pid = getattr(getattr(nanny, "process", None), "pid", None)
-        if pid:
-            with contextlib.suppress(OSError):
-                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    with contextlib.suppress(TimeoutError):
-        cluster.close(timeout=30)
+class _Workers:
+    """Worker processes of one thread, one for each environment, started again where they die.
+
+    Not by Dask's nannies: those lose a worker that dies while they start it, and a cell may kill its workers at once. A
+    session of their own keeps Ctrl-C from them; they end when the scheduler does, with this process at the latest.
+    """
+
+    def __init__(self, address: str, environments: Sequence[Mapping[str, str]], device: str) -> None:
+        options = ["--nthreads", "1", "--memory-limit", "0", "--no-nanny", "--no-dashboard", "--death-timeout", "300"]
+        options += ["--resources", "GPU=1"] if device == "cuda" else []
+        self.command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
+        self.environments = [{**os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", **env} for env in environments]
+        self.processes = [self._start(environment) for environment in self.environments]
+
+    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(self.command, env=environment, stdout=2, start_new_session=True)
+
+    def restart(self) -> None:
+        """Starts those again that have ended."""
+        for k, process in enumerate(self.processes):
+            if process.poll() is not None:
+                self.processes[k] = self._start(self.environments[k])
+
+    def stop(self) -> None:
+        """Ends them at once, whatever they do: what they were writing is under a temporary name."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
 
 
 def slurm(device: str = "cpu", **options: Any) -> Any:
@@ -153,18 +165,6 @@ def slurm(device: str = "cpu", **options: Any) -> Any:
     return SLURMCluster(**{**options, **chosen})
 
 
-def _plugin() -> Any:
-    """What a worker of a cluster of ours does as it starts: Ctrl-C is the driver's to handle."""
-    from distributed import WorkerPlugin
-
-    class Prepared(WorkerPlugin):
-        def setup(self, worker: Any) -> None:
-            with contextlib.suppress(ValueError):  # not in the main thread
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return Prepared()
-
-
 # -- tasks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +190,7 @@ def _through(
     store: Store,
     device: str,
     executor: Executor,
+    look: Callable[[], None],
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
     from distributed import KilledWorker
@@ -201,6 +202,7 @@ def _through(
     try:
         while waiting or flying:
             if time.monotonic() - looked > LOOK:
+                look()
                 found = client.scheduler_info()["workers"].values()
                 gpus = device == "cuda" and any("GPU" in worker.get("resources", {}) for worker in found)
                 workers, looked = len(found), time.monotonic()
@@ -233,9 +235,14 @@ def _through(
                 continue
             if error is not None:
                 raise error
-            if future.status != "finished":
+            if future.status not in ("finished", "pending"):
                 raise InvgenError(f"the cluster {where} has gone; what was stored until then stays, start the run again")
-            outcomes = future.result()
+            try:
+                outcomes = future.result(timeout=LOOK)
+            except TimeoutError:  # the outcome went with its worker: the task is run again, and finds the cell stored
+                flying[future] = task
+                arrived.put(future)
+                continue
             for cell, outcome in ended(task, outcomes):
                 if not seen:
                     seen = _visible(store, cell, where)

@@ -29,7 +29,7 @@ def test_a_worker_that_is_killed_costs_no_cell(here):
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 3 or driver.poll() is not None)
-    victim = next(pid for pid in children(driver.pid) if "spawn_main" in cmdline(pid))
+    victim = next(pid for pid in children(driver.pid) if "dask_worker" in cmdline(pid))
     os.kill(victim, signal.SIGKILL)
     said, err = driver.communicate(timeout=600)
     assert "24 cells: 24 done, 0 failed, 0 remaining" in said, said + err
