@@ -68,7 +68,10 @@ class Cell:
     def facts(self) -> dict[str, Any]:
         """What a row of the table says about it."""
         shown = ("problem", "operator", "noise", "prior", "sampler", "image", "seed", "num_samples")
-        return {name: value for name, value in asdict(self).items() if name in shown}
+        found = {name: value for name, value in asdict(self).items() if name in shown}
+        if self.size is not None:  # one prior may stand in a suite in several sizes
+            found["prior"] += f" {'x'.join(map(str, self.size))}"
+        return found
 
 
 @lru_cache(maxsize=2)

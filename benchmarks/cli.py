@@ -77,7 +77,7 @@ def report_(
     formats: Annotated[
         list[str] | None, typer.Option("--format", metavar="NAME", help="html, csv, parquet, md, tex; all if not given.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Of the page; the name of the folder.")] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page; the suite's, or the folder's name.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Of which pictures are shown, for each problem.")] = 2,
 ) -> None:
     """Write report.html, results.csv, results.parquet, tables.md and tables.tex: means with 95 % intervals, what is clearly

@@ -76,7 +76,7 @@ def report(
         folder: of the results.
         out: the page; report.html in the folder by default. The tables are written beside it.
         formats: some of "html", "csv", "parquet", "md", "tex"; all by default, Parquet where pyarrow is installed.
-        title: of the page; the name of the folder by default.
+        title: of the page; by default that of the suite, or the name of the folder.
         images: of which pictures are shown, for each problem.
 
     Raises:
@@ -93,7 +93,7 @@ def report(
     results = read(source)
     found = tables(results)
     page_path = Path(out) if out is not None else source / "report.html"
-    beside, name = page_path.parent, title or source.resolve().name
+    beside, name = page_path.parent, title or str(Store(source).suite().get("title") or source.resolve().name)
     files: list[Path] = []
     left_out: list[str] = []
     for chosen in formats or FORMATS:

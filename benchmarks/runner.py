@@ -15,7 +15,7 @@ from invgen.benchmarks.executors import Executor, one_thread
 from invgen.benchmarks.probe import probed
 from invgen.benchmarks.progress import Progress, duration
 from invgen.benchmarks.store import Store
-from invgen.benchmarks.suite import Suite, expand, shard_of
+from invgen.benchmarks.suite import Suite, expand, load, shard_of
 from invgen.benchmarks.tasks import tasks_of
 from invgen.errors import OptionError
 
@@ -75,8 +75,10 @@ def run(
     begin, where = time.perf_counter(), Executor.parse(executor)
     if not isinstance(batch, int) or batch < 1:
         raise OptionError(f"batch must be a positive whole number of cells, got {batch!r}")
+    suite = load(suite)
     chosen, store = shard_of(expand(suite), shard), Store(out)
     store.prepare()
+    store.save_suite({"file": suite.name, **suite.content})
     states = store.states([cell.key for cell in chosen])
     if retry_failed:
         states = {key: state for key, state in states.items() if state == "done"}

@@ -79,6 +79,14 @@ class Store:
         self._write(key, ".json", {"version": VERSION, "key": key, **record, "array_bytes": size})
         self.path(key, ".error.json").unlink(missing_ok=True)
 
+    def save_suite(self, content: Mapping[str, Any]) -> None:
+        """Keeps what was asked for, beside the results: suite.json, of the latest run."""
+        write_text(self.folder / "suite.json", json.dumps(content, indent=1, default=str) + "\n")
+
+    def suite(self) -> dict[str, Any]:
+        """What the latest run was asked for; empty where nothing says so."""
+        return _read(self.folder / "suite.json") or {}
+
     def save_failure(self, key: str, record: Mapping[str, Any]) -> None:
         """Keeps the failure of a cell, and how often it has failed."""
         self._folder(key)

@@ -1,12 +1,13 @@
 """Cells: what a record tells, and several of them computed by one call of the sampler."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from invgen import names, samplers
 from invgen.benchmarks import cells as work
+from invgen.benchmarks.report import report
 from invgen.benchmarks.runner import run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand
@@ -26,6 +27,21 @@ SUITE = {
     "num_samples": 5,
     "metrics": ["psnr", "residual"],
 }
+
+
+def test_a_prior_in_two_sizes_is_two_in_the_tables():
+    cell = work.Cell("k", "p", "A", "0.1", "photo", "DPS", "face", 0, 1, "s", "i", "p", 0, 0)
+    assert [replace(cell, size=size).facts()["prior"] for size in (None, (64, 96))] == ["photo", "photo 64x96"]
+
+
+def test_a_run_keeps_what_it_was_asked_for_and_its_report_is_named_after_it(here):
+    run(SUITE | {"title": "Halves & wholes"}, "out", progress=False)
+    assert Store("out").suite() == {"file": "the suite", **SUITE, "title": "Halves & wholes"}
+    report("out", formats=("html", "md"))
+    assert "<title>Halves &amp; wholes" in (here / "out" / "report.html").read_text()
+    (here / "out" / "suite.json").unlink()
+    report("out", formats=("html",))
+    assert "<title>out" in (here / "out" / "report.html").read_text()
 
 
 def test_a_record_tells_what_it_took(here):
