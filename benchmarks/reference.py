@@ -82,7 +82,7 @@ def _section(name: str) -> str:
 
 def keep(name: str, folder: str | Path) -> None:
     """Puts the results in a folder in place of the reference of a suite: its cells, and no others that lie there."""
-    wanted = {(c.problem, c.prior, c.sampler, c.image, c.seed) for c in expand(name)}
+    wanted = {(c.problem, c.facts()["prior"], c.sampler, c.image, c.seed) for c in expand(name)}
     results = read(folder)
     write_csv(replace(results, rows=tuple(row for row in results.rows if row.identity in wanted)), path_of(name))
 

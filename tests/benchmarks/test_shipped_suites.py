@@ -46,7 +46,7 @@ def test_a_suite_expands(name):
     assert len(found) == len({c.key for c in found}) > 10
     if reference.path_of(name).is_file():
         known = {row.identity for row in read(reference.path_of(name)).rows}
-        assert known == {(c.problem, c.prior, c.sampler, c.image, c.seed) for c in found}
+        assert known == {(c.problem, c.facts()["prior"], c.sampler, c.image, c.seed) for c in found}
 
 
 @pytest.mark.slow
