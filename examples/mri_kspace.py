@@ -49,21 +49,23 @@ LEVELS = (
 class NearlyReal(Denoiser):
     """A prior of complex images (2, H, W): the real part has a prior of magnitudes, the imaginary part is Gaussian.
 
-    Its power falls as f^-3 beyond `corner` cycles per image: what is slower has gone into the maps.
+    Its power falls as f^-3 beyond `corner` cycles per image: what is slower has gone into the maps. The image is zero
+    outside of `support`, (H, W).
     """
 
-    def __init__(self, real: Denoiser, std: float, corner: float = CENTRE / 2) -> None:
+    def __init__(self, real: Denoiser, std: float, support: Tensor, corner: float = CENTRE / 2) -> None:
         facts = {n: getattr(real, n) for n in ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")}
         super().__init__((2, *real.shape[1:]), **facts)
         self.real = real
         f, g = (torch.fft.fftfreq(n, 1 / n) for n in real.shape[1:])
         power = (1 + (f[:, None] ** 2 + g**2) / corner**2) ** -1.5
         self.register_buffer("power", power / power.mean() * std**2)
+        self.register_buffer("support", support.float())
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         var = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1) ** 2
         imaginary = torch.fft.ifft2(torch.fft.fft2(x[:, 1:]) * self.power / (self.power + var)).real
-        return torch.cat([self.real(x[:, :1], sigma), imaginary], 1)
+        return torch.cat([self.real(x[:, :1], sigma), imaginary], 1) * self.support
 
 
 def main(path: Path, prior: str, num_samples: int, picture: str) -> dict[str, float]:
@@ -101,7 +103,8 @@ def main(path: Path, prior: str, num_samples: int, picture: str) -> dict[str, fl
 
     post = invgen.Posterior(priors.GaussianPrior(A.in_shape), A, noise, y)  # its prior is not looked at
     zero, wavelets = torch.zeros(1, *A.in_shape), L1Wavelet()(post)[0]
-    network = NearlyReal(priors.load(prior, shape=(1, *size)), wavelets[1].square().mean().sqrt().item())
+    seen = maps.abs().sum(0) > 0  # elsewhere there is nothing
+    network = NearlyReal(priors.load(prior, shape=(1, *size)), wavelets[1].square().mean().sqrt().item(), seen)
     sampler = samplers.PiGDM(schedule=LEVELS)
 
     def mean(level: float) -> Tensor:
