@@ -74,6 +74,17 @@ class Cell:
         return found
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread for the block: what is computed with several differs in the last digits, and so in its hash."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @lru_cache(maxsize=2)
 def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> tuple[Prior, str]:
     """A prior and its fingerprint: tables and weights, facts, and the code of its classes."""

@@ -9,6 +9,7 @@ costs what was in flight, and `out` has to be on a file system that all workers 
 """
 
 import contextlib
+import logging
 import os
 import queue
 import subprocess
@@ -20,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invgen.benchmarks.cells import Cell
-from invgen.benchmarks.executors import WAIT, Executor, ended, environments, one_thread, still_busy
+from invgen.benchmarks.cells import Cell, one_thread
+from invgen.benchmarks.executors import WAIT, Executor, ended, environments, still_busy
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tasks import Outcome, Task, died, run_task
 from invgen.errors import InvgenError, MissingExtraError, OptionError
@@ -52,6 +53,8 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         raise MissingExtraError("this executor needs Dask: pip install 'invgen[bench]'") from error
     if not tasks:
         return
+    # a message that finds its receiver gone, as any may while a cluster ends, is told at this level with a traceback
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     flying: dict[Future, Task] = {}
     look: Callable[[], None] = _nothing
     with contextlib.ExitStack() as stack:
@@ -84,8 +87,6 @@ def _nothing() -> None:
 
 def _scheduler() -> Any:
     """A scheduler in this process, for workers that are started apart."""
-    import logging
-
     from distributed import Scheduler, SpecCluster
 
     options = {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from invgen.benchmarks.cells import Cell
+from invgen.benchmarks.cells import Cell, one_thread
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tasks import Outcome, Task, died, run_task
 from invgen.errors import InvgenError, OptionError
@@ -98,17 +98,6 @@ def ended(task: Task, outcomes: Sequence[Outcome]) -> Iterator[tuple[Cell, Outco
 def still_busy(task: Task, outcomes: Sequence[Outcome]) -> Task:
     """The cells of a task that another runner is computing."""
     return tuple(cell for cell, outcome in zip(task, outcomes, strict=True) if outcome == "busy")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread for the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # -- in processes of this machine ----------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invgen.benchmarks.cells import Cell
-from invgen.benchmarks.executors import Executor, one_thread
+from invgen.benchmarks.cells import Cell, one_thread
+from invgen.benchmarks.executors import Executor
 from invgen.benchmarks.probe import probed
 from invgen.benchmarks.progress import Progress, duration
 from invgen.benchmarks.store import Store

@@ -39,6 +39,7 @@ __all__ = ["Suite", "expand", "load", "shard_of"]
 ARRAYS = ("none", "summary", "all")
 
 
+@cells.one_thread()
 def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
     """Every cell of a suite, once, ordered by prior, so that a process loads few; all that can be checked is checked.
 

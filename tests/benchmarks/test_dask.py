@@ -43,7 +43,9 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_was_stored(here):
     naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.5)"]}
     (here / "naps.py").write_text(f"suite = {naps!r}\n")
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    # what is started in the background of a shell without job control inherits that interrupts are ignored
+    driver = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
     wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 2 or driver.poll() is not None)
     workers = children(driver.pid)
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from invgen.benchmarks import fingerprint
@@ -170,3 +171,15 @@ def test_a_suite_that_is_no_suite(here):
 def test_cells_are_frozen(here):
     with pytest.raises(dataclasses.FrozenInstanceError):
         expand("suite.yaml")[0].seed = 3
+
+
+def test_keys_do_not_depend_on_the_number_of_threads(here):
+    """A dense covariance and its eigenvectors differ in their last digits with the threads that compute them."""
+    suite = load("suite.yaml").content | {"priors": "invgen.benchmarks.exact_priors:smooth(size=24)"}
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append([cell.key for cell in expand(suite)])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0] == found[1]
