@@ -14,6 +14,7 @@ from invgen.benchmarks.result_tables import write_csv
 from invgen.benchmarks.results import Results, Row, read
 from invgen.benchmarks.suite import expand
 from invgen.benchmarks.suite_file import load, shipped_names
+from invgen.errors import InvgenError
 
 FOLDER = Path(__file__).parent / "reference"
 ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; quick says nothing of quality
@@ -134,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         name, folder = args.keep
         if name not in shipped_names():
             parser.error(f"{name} is no shipped suite; there are {', '.join(shipped_names())}")
-        keep(name, folder)
+        try:
+            keep(name, folder)
+        except InvgenError as error:
+            parser.error(str(error))
     if args.write:
         catalogue.write(args.write, refreshed)
     elif not args.keep:
