@@ -1,13 +1,10 @@
 """Laws for the suite `exact`, whose posteriors are known. The mixture of `invgen.benchmarks.exact` is another."""
 
-from functools import cache
-
 import torch
 
 from invgen.priors import GaussianMixture, GaussianPrior
 
 
-@cache
 def smooth(size: int = 12, length: float = 2.0) -> GaussianPrior:
     """Gaussian images (1, size, size) of variance 1, correlated over `length` pixels: exp(-distance^2 / (2 length^2))."""
     grid = torch.cartesian_prod(*2 * [torch.arange(size, dtype=torch.float64)])
@@ -16,7 +13,6 @@ def smooth(size: int = 12, length: float = 2.0) -> GaussianPrior:
     return GaussianPrior((1, size, size), covariance=covariance + 1e-3 * torch.eye(size**2, dtype=torch.float64))
 
 
-@cache
 def two_modes(size: int = 8) -> GaussianMixture:
     """Images (1, size, size) of one of two kinds: bright on the left or on the right half, with small variations."""
     half = torch.ones(1, size, size, dtype=torch.float64)
