@@ -325,7 +325,4 @@ def require_azula() -> None:
     try:
         import azula.guidance  # noqa: F401
     except Exception as error:  # a torchvision that does not fit torch fails with errors of several kinds
-        raise MissingExtraError(
-            f"this needs the package azula, which does not import ({error}): pip install 'invgen[peers]', with a "
-            "torchvision that fits torch"
-        ) from error
+        raise MissingExtraError.of_broken("azula", "peers", error) from error

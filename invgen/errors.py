@@ -36,6 +36,14 @@ class FileError(InvgenError, OSError):
 class MissingExtraError(InvgenError, ImportError):
     """An optional package is not installed; the sentence names the extra that brings it."""
 
+    @classmethod
+    def of_broken(cls, package: str, extra: str, error: Exception) -> "MissingExtraError":
+        """Of a package that needs torchvision: one that does not fit torch fails with errors of several kinds."""
+        return cls(
+            f"this needs the package {package}, which does not import ({error}): pip install 'invgen[{extra}]', with a "
+            "torchvision that fits torch"
+        )
+
 
 class CheckError(InvgenError, AssertionError):
     """An operator or a prior breaks its contract; the message lists every breach in words."""

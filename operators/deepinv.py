@@ -382,10 +382,7 @@ def require_deepinv() -> Any:
     try:
         import deepinv
     except Exception as error:  # a torchvision that does not fit torch fails with errors of several kinds
-        raise MissingExtraError(
-            f"this needs the package deepinv, which does not import ({error}): pip install 'invgen[deepinv]', with a "
-            "torchvision that fits torch"
-        ) from error
+        raise MissingExtraError.of_broken("deepinv", "deepinv", error) from error
     return deepinv
 
 

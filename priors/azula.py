@@ -95,10 +95,7 @@ def to_azula(prior: Denoiser, schedule: Any = None) -> nn.Module:
         from azula.denoise import DiracPosterior
         from azula.noise import VESchedule
     except Exception as error:
-        raise MissingExtraError(
-            f"this needs the package azula, which does not import ({error}): pip install 'invgen[azula]', with a "
-            "torchvision that fits torch"
-        ) from error
+        raise MissingExtraError.of_broken("azula", "azula", error) from error
 
     class FromInvgen(Base):
         """E[x_0 | x_t] of an invgen prior, under a schedule."""

@@ -105,10 +105,7 @@ def to_deepinv(prior: Denoiser) -> nn.Module:
     try:
         from deepinv.models import Denoiser as Base
     except Exception as error:  # a torchvision that does not fit torch fails with errors of several kinds
-        raise MissingExtraError(
-            f"this needs the package deepinv, which does not import ({error}): pip install 'invgen[deepinv]', with a "
-            "torchvision that fits torch"
-        ) from error
+        raise MissingExtraError.of_broken("deepinv", "deepinv", error) from error
 
     class FromInvgen(Base):
         """E[x_0 | x_sigma] of an invgen prior."""

@@ -9,7 +9,7 @@ import torch
 
 from invgen.benchmarks.demo import data_folder
 from invgen.operators import birdcage_maps, fftc
-from invgen.priors import GaussianPrior, names
+from invgen.priors import GaussianPrior
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "mri_kspace.py"
 FILE = "brain_kspace_8coils.npy"
@@ -40,7 +40,6 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("mr" not in names(), reason="the prior mr is not there")
 def test_on_a_simulated_scan(tmp_path, monkeypatch):
     """A whole run on a disc with an edge, seen by four coils: all methods beat zero, and each is scored."""
     n, u = 64, torch.linspace(-1, 1, 64)
@@ -70,7 +69,6 @@ def test_on_a_simulated_scan(tmp_path, monkeypatch):
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.skipif("mr" not in names(), reason="the prior mr is not there")
 def test_on_measured_k_space(tmp_path):
     path = next((p for p in (data_folder() / "mr" / FILE, SHARED / FILE) if p.is_file()), None)
     if path is None:

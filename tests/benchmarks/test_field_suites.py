@@ -8,7 +8,6 @@ from scipy.io import wavfile
 from invgen.benchmarks import cells, methods, pictures
 from invgen.benchmarks.suite import expand, load
 from invgen.errors import OptionError
-from invgen.priors import names as priors
 
 
 @pytest.fixture
@@ -43,7 +42,6 @@ def test_speech_that_was_not_fetched_names_the_command(tmp_path, monkeypatch):
         expand("speech")
 
 
-@pytest.mark.skipif("mr" not in priors(), reason="the prior mr is not there")
 def test_mri():
     found = by_problem(expand("mri"))
     both = {"PiGDM", "ZeroFilling", "L1Wavelet", "TV"}
