@@ -318,6 +318,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs in OUT/tensorboard as well.")] = False,
+    bfloat16: Annotated[
+        bool | None,
+        typer.Option("--bfloat16/--float32", help="Of the network; bfloat16 on CUDA if left out.", show_default=False),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Train a prior on your own data, or go on with a training that was interrupted.
@@ -337,6 +341,10 @@ def train(
     folders = list(data) if data else [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
+    if recipe not in TWINS:  # these are too small to gain from it
+        options["bfloat16"] = bfloat16
+    elif bfloat16:
+        raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
     job = twin if recipe in TWINS else denoiser
     path = job(recipe, out, folders, tensorboard=tensorboard, **options)
     typer.echo(f"{path}: use it with --prior {path}, or invgen.priors.load({str(path)!r})")

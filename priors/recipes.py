@@ -45,25 +45,29 @@ GREY = "grey level in [-1, 1], -1 is black"
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("photo", (3, 64, 64), (64, 96, 128), 2, 2, "RGB in [-1, 1]: value = grey level of 0 to 255 / 127.5 - 1"),
         Recipe(
-            "ct", (1, 128, 128), (64, 96, 160), 2, 4, "Hounsfield units / 1000, clipped to [-1, 1]", data="ct"
+            "photo", (3, 64, 64), (64, 96, 128), 2, 2, "RGB in [-1, 1]: value = grey level of 0 to 255 / 127.5 - 1",
+            steps=11_000,
         ),
         Recipe(
-            "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, data="labelled", embedding=64, classes=10, bend=0.7,
-            log_sigma_mean=0.0, log_sigma_std=1.6,
+            "ct", (1, 128, 128), (64, 96, 160), 2, 4, "Hounsfield units / 1000, clipped to [-1, 1]", data="ct",
+            steps=11_000,
         ),
         Recipe(
-            "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, data="labelled", embedding=64, classes=10,
-            log_sigma_mean=0.0, log_sigma_std=1.6,
+            "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, steps=3000, data="labelled", embedding=64,
+            classes=10, bend=0.7, log_sigma_mean=0.0, log_sigma_std=1.6,
         ),
         Recipe(
-            "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=6, data="speech",
-            embedding=64, log_sigma_mean=-3.2, log_sigma_std=1.7, sigma_min=3e-4, sigma_max=10.0,
+            "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, steps=3000, data="labelled", embedding=64,
+            classes=10, log_sigma_mean=0.0, log_sigma_std=1.6,
+        ),
+        Recipe(
+            "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=6, steps=8400,
+            data="speech", embedding=64, log_sigma_mean=-3.2, log_sigma_std=1.7, sigma_min=3e-4, sigma_max=10.0,
         ),
         Recipe(
             "mr", (1, 128, 128), (32, 48, 64, 96), 1, 2, "intensity / 99.5th percentile of the head, 0 is no signal",
-            data="mr", batch=4, value_range=(0.0, 1.0), log_sigma_mean=-1.9, sigma_min=0.0025, sigma_max=40.0,
+            data="mr", batch=4, steps=20_000, value_range=(0.0, 1.0), log_sigma_mean=-1.9, sigma_min=0.0025, sigma_max=40.0,
         ),
     )
 }  # fmt: skip
