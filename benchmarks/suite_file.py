@@ -95,7 +95,7 @@ def shipped(name: str) -> Path:
     """
     known = shipped_names()
     if name not in known:
-        raise OptionError(f"{names.unknown('suite', name, known)}; a file is written with its suffix, such as {name}.yaml")
+        raise OptionError(f"{names.unknown('suite', name, known)} (a file is written with its suffix: {name}.yaml)")
     return SHIPPED / f"{name}.yaml"
 
 

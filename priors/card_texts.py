@@ -12,9 +12,11 @@ DATA = {
 - `lung2`: a chest CT of 61 slices from the source distribution of pyradiomics 3.0.1 (BSD-3-Clause; the licence of the scan
   itself is not stated there): `invgen data ct`.
 - `head`: the first 80 slices of the head CT in Debian's invesalius-examples (GPL-2): `invgen data ct`.
-- `A0001`, `A0002`: two chest CTs, 94 slices, of Lung-PET-CT-Dx (The Cancer Imaging Archive; CC BY 4.0, not verified).
+- `A0001`, `A0002`: two chest CTs, 94 slices, of Lung-PET-CT-Dx (The Cancer Imaging Archive; CC BY 4.0;
+  doi:10.7937/TCIA.2020.NNC2-0461).
 - `A046441`, `A048383`, `A056642`, `A058062`, `A062055`: two axial slices each, COVID-19-NY-SBU (The Cancer Imaging Archive;
-  CC BY 4.0, not verified).
+  CC BY 4.0; doi:10.7937/TCIA.BBAG-2923). Both to be brought, as .npz files in `data/tcia` (docs/data.md); the licences are
+  those that the index of NCI's Imaging Data Commons has for these patients (idc-index-data 25.0.5 on PyPI).
 - Never trained on, whole patients: `lung1` of pyradiomics; `A067967`, `A072894`, `A098752` of COVID-19-NY-SBU; pydicom's
   CT_small.
 - Views: 128 x 128, from the whole slice to crops at full resolution; flips, rotations, scales, shears, smooth
@@ -101,6 +103,9 @@ Signal-to-noise ratios of one second from the middle of each sentence; the mean 
 
 DNCNN = "DnCNN is the network of scico 0.0.7 for the level, or the one that is told it: trained on photographs."
 
+# What was passed as --data, where it is more than the folder of `invgen data`.
+FOLDERS = {"photo": ["BSDS500", "data/photo"], "ct": ["data/ct", "data/tcia"]}
+
 # Where the training data comes from: package, version, licence.
 PACKAGES = {
     "photo": [
@@ -112,7 +117,8 @@ PACKAGES = {
     "ct": [
         ["pyradiomics (PyPI, source)", "3.0.1", "BSD-3-Clause; scan not stated"],
         ["invesalius-examples (Debian)", "3.1.99998", "GPL-2"],
-        ["Lung-PET-CT-Dx, COVID-19-NY-SBU (The Cancer Imaging Archive)", "", "CC BY 4.0, not verified"],
+        ["Lung-PET-CT-Dx (The Cancer Imaging Archive, doi:10.7937/TCIA.2020.NNC2-0461)", "", "CC BY 4.0"],
+        ["COVID-19-NY-SBU (The Cancer Imaging Archive, doi:10.7937/TCIA.BBAG-2923)", "", "CC BY 4.0"],
     ],
     "mr": [
         ["mricron-data (Debian)", "1.2.20211006+dfsg-4", "BSD-3-Clause; Colin27: notice of the MNI"],

@@ -21,12 +21,13 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.priors.baselines import baselines
-from invgen.priors.card_texts import DATA, DNCNN, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.card_texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QUOTED, SPLITS
 from invgen.priors.evaluate import LEVELS, STEPS, evaluate, held_out, held_out_views, likelihood, two_sample
 from invgen.priors.export import replace
 from invgen.priors.load import WEIGHTS, load, metadata
 from invgen.priors.material import open_views, signals
 from invgen.priors.recipes import RECIPES
+from invgen.priors.twins import TWINS
 from invgen.priors.watch import draw_samples, save_sheet, sheet
 
 ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
@@ -155,8 +156,6 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
         raise WeightsError(f"{stored} is missing: run python -m invgen.priors.cards {name} --data FOLDER")
     about, results = metadata(folder / f"{name}.safetensors"), json.loads(stored.read_text())
     training, recipe = about["training"], about["training"]["recipe"]
-    folders = {"photo": ("BSDS500", "data/photo")}.get(name, (f"data/{name.split('-')[0]}",))
-    options = " ".join(f"--data {f}" for f in folders)
     denoiser = about["network"] == "UNet"
     sizes = f' Other sizes: `load("{name}", shape=...)`.' if denoiser else ""
     levels = f"; levels of noise {about['sigma_min']:g} to {about['sigma_max']:g}, in the same units" if denoiser else ""
@@ -181,7 +180,7 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
         _training(about),
         *((training["note"],) if "note" in training else ()),
         "",
-        f"    invgen train {name} {options} --out runs/{name} --minutes {training['minutes']:.0f}",
+        f"    {_command(name, training)}",
         "",
     ]
     if results["sets"]:
@@ -219,6 +218,17 @@ def _training(about: dict[str, Any]) -> str:
         f"{recipe['learning_rate']}, {recipe['warmup']} steps of warm-up, a cosine to zero; gradients clipped at norm "
         f"{recipe['clip']}; ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2), a tenth uniform; {end}"
     )
+
+
+def _command(name: str, training: dict[str, Any]) -> str:
+    """What trains it again; with the same packages, threads and machine to the same weights, bit for bit."""
+    recipe, now = training["recipe"], {**RECIPES, **TWINS}[name]
+    words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
+    words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]
+    words += [f"--minutes {training['minutes']:.0f}"] if training["steps"] < recipe["steps"] else []
+    words += [f"--seed {training['seed']}"] if training["seed"] else []
+    words += ["--bfloat16"] if training.get("bfloat16") and training["device"] == "cpu" else []
+    return " ".join([*words, f"--out runs/{name}"])
 
 
 def _machine(device: str) -> str:

@@ -149,7 +149,7 @@ def test_a_metric_that_this_machine_lacks(here, monkeypatch):
 def test_shipped_suites_are_found_by_name(here):
     (here / "photo").write_text("a file of that name is written ./photo")
     assert load("photo").name == "photo.yaml" and load("photo").folder.name == "suites"
-    with pytest.raises(OptionError, match="unknown suite 'phoot'; did you mean 'photo'.; a file is written with"):
+    with pytest.raises(OptionError, match="unknown suite 'phoot'; did you mean 'photo'. .a file is written"):
         load("phoot")
     with pytest.raises(OptionError, match="photo holds str"):
         load("./photo")

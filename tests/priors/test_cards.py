@@ -12,6 +12,7 @@ from invgen.priors import baselines, cards, evaluate
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import RECIPES
 from invgen.priors.train import train
+from invgen.priors.twins import TWINS
 
 PRIOR = "prior `digits`"
 
@@ -123,3 +124,20 @@ def test_bits_of_the_flow_are_those_of_pictures_with_its_noise():
     # standard errors of 3072 values. Held-out digits, harder than blank pictures, have 6.03 bits (the card)
     floor = 0.5 * np.log2(2 * np.pi * np.e * (prior.flow.NOISE**2 + (2 / 255) ** 2 / 12)) - np.log2(2 / 255)
     assert floor - 0.05 < found["bits_per_value"] < 6.1
+
+
+def test_the_command_on_a_card_is_the_one_that_was_run():
+    """Only what differs from the recipe is said; a run that the clock ended says its minutes."""
+    recipe = dataclasses.asdict(RECIPES["photo"])
+    training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 60.0, "seed": 0, "device": "cpu", "bfloat16": True}
+    assert cards._command("photo", training) == (
+        "invgen train photo --data BSDS500 --data data/photo --bfloat16 --out runs/photo"
+    )
+    training |= {"recipe": recipe | {"steps": 10**6, "batch": 4}, "steps": 900, "seed": 3, "device": "cuda"}
+    assert cards._command("photo", training) == (
+        "invgen train photo --data BSDS500 --data data/photo --steps 1000000 --batch 4 --minutes 60 --seed 3 "
+        "--out runs/photo"
+    )
+    recipe = dataclasses.asdict(TWINS["digits-ar"])
+    training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 2.0, "seed": 0, "device": "cpu"}
+    assert cards._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"

@@ -85,6 +85,17 @@ def test_training_learns(tmp_path, photos):
     assert train.loss(load(path), clean, sigma, noise).item() < 0.75
 
 
+def test_bfloat16_is_a_precision_of_the_network_alone(tmp_path, photos):
+    exact, rounded = (run(tmp_path / str(on), photos, bfloat16=on) for on in (False, True))
+    assert [metadata(path)["training"]["bfloat16"] for path in (exact, rounded)] == [False, True]
+    states = [torch.load(path.parent / "checkpoint.pt", weights_only=True) for path in (exact, rounded)]
+    pairs = [(a, b) for part in ("net", "average") for a, b in zip(*(s[part].values() for s in states), strict=True)]
+    assert all(b.dtype == torch.float32 for _, b in pairs)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    # Adam's first steps are of size rate * sign(gradient), at most 1.5e-3 each, whatever the rounding
+    assert all((a - b).abs().max() <= 2 * 6 * 1.5e-3 for a, b in pairs)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "weights"
     path.write_text("old")
