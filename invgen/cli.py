@@ -317,6 +317,9 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Views a step.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
+    sheet_minutes: Annotated[
+        float, typer.Option(min=0, help="Least time between sheets of samples; 0: one each epoch. Twins: at the end.")
+    ] = 15.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs in OUT/tensorboard as well.")] = False,
     bfloat16: Annotated[
         bool | None,
@@ -342,7 +345,7 @@ def train(
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     if recipe not in TWINS:  # these are too small to gain from it
-        options["bfloat16"] = bfloat16
+        options |= {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
     elif bfloat16:
         raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
     job = twin if recipe in TWINS else denoiser

@@ -93,8 +93,9 @@ def train(
     interruption counts. With resume, OUT/checkpoint.pt is continued if there; the result of a run limited by steps is then
     the same, bit for bit on the CPU, as without the interruption. bfloat16: whether the network runs in bfloat16 autocast,
     weights staying float32; None: on CUDA. A CPU with AVX512-BF16 or AMX trains 1.7 times faster so, others slower.
-    At every checkpoint OUT/log.csv gets a row (the loss, and that of held-out views under the averaged weights), and every
-    `sheet_minutes` and at the end OUT/samples.png is drawn; tensorboard: both also as its logs in OUT/tensorboard.
+    At every checkpoint OUT/log.csv gets a row: the loss, and that of held-out views under the averaged weights. After every
+    epoch (as many views as there are signals) that ends `sheet_minutes` or more after the last sheet, and at the end,
+    OUT/samples.png is drawn; tensorboard: both also as its logs in OUT/tensorboard.
     Several GPUs: `accelerate launch -m invgen train ...`; `batch` is that of each process.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
@@ -153,6 +154,8 @@ def train(
     def done() -> float:
         return max(step / recipe.steps, elapsed / 60 / minutes if minutes else 0.0)
 
+    signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
+    epoch = math.ceil(signals_trained_on / (recipe.batch * workers.count))  # in steps
     bar = tqdm(total=recipe.steps, initial=step, disable=not (progress and main), mininterval=5, desc=recipe.name)
     saved = drawn_at = elapsed
     clock, losses = time.monotonic(), torch.zeros((), device=device)
@@ -184,9 +187,9 @@ def train(
             save()
             record((losses / (step - since)).item())
             losses, since, saved = torch.zeros_like(losses), step, elapsed
-            if elapsed - drawn_at > 60 * sheet_minutes:
-                watch.samples(step, averaged)
-                drawn_at = elapsed
+        if main and step % epoch == 0 and elapsed - drawn_at >= 60 * sheet_minutes:
+            watch.samples(step, averaged)
+            drawn_at = elapsed
     bar.close()
     path = out / f"{recipe.name}.safetensors"
     if main:

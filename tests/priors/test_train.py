@@ -85,6 +85,17 @@ def test_training_learns(tmp_path, photos):
     assert train.loss(load(path), clean, sigma, noise).item() < 0.75
 
 
+def test_a_sheet_of_samples_after_each_epoch(tmp_path, photos, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train.Watch, "samples", lambda self, step, prior: drawn.append(step))
+    options = {"progress": False, "steps": 5, "batch": 2}  # of three photographs: an epoch is two steps
+    train.train(TINY, tmp_path / "each", photos, sheet_minutes=0, **options)
+    assert drawn == [2, 4, 5]
+    drawn.clear()
+    train.train(TINY, tmp_path / "end", photos, sheet_minutes=60, **options)
+    assert drawn == [5]
+
+
 def test_bfloat16_is_a_precision_of_the_network_alone(tmp_path, photos):
     exact, rounded = (run(tmp_path / str(on), photos, bfloat16=on) for on in (False, True))
     assert [metadata(path)["training"]["bfloat16"] for path in (exact, rounded)] == [False, True]
