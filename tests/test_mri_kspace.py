@@ -21,15 +21,18 @@ def example():
 
 
 def test_an_image_that_is_nearly_real():
-    """Where both parts are Gaussian the denoiser is known: the shrinkage of each part by its own spectrum."""
-    nearly = example()["NearlyReal"](GaussianPrior((1, 16, 16), var=0.09), std=0.1, support=torch.ones(16, 16), corner=4.0)
-    assert nearly.power.mean() == pytest.approx(0.01)  # by Parseval the variance of a pixel
+    """Where magnitudes are Gaussian the denoiser is known: each part shrinks to its mean, 0.3 and 0.3 less the grey."""
+    support = torch.ones(16, 16)
+    support[0] = 0
+    magnitudes = GaussianPrior((1, 16, 16), torch.full((1, 16, 16), 0.3), 0.09)
+    nearly = example()["NearlyReal"](magnitudes, support, grey=0.4)
     x = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     out = nearly(x, 0.3)
-    assert torch.allclose(out[:, 0], x[:, 0] / 2, atol=1e-5)  # 0.09 / (0.09 + 0.3^2)
-    ratio = torch.fft.fft2(out[:, 1]) / torch.fft.fft2(x[:, 1])
-    assert torch.allclose(ratio.real, (nearly.power / (nearly.power + 0.09)).expand(3, 16, 16), atol=1e-3)
+    means = torch.tensor([0.3, -0.1]).view(2, 1, 1)
+    assert torch.allclose(out, (means + (x - means) / 2) * support, atol=1e-5)  # 0.09 / (0.09 + 0.3^2)
     assert torch.equal(nearly(x, torch.full((3,), 0.3)), out)
+    other = nearly(x, torch.tensor([0.3, 0.6, 0.3]))
+    assert torch.equal(other[0], out[0]) and not torch.equal(other[1], out[1])
 
 
 def test_a_file_that_is_not_there(tmp_path, monkeypatch, capsys):
