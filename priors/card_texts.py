@@ -64,19 +64,19 @@ LIMITS = {
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
 - Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
     "mr": """\
-- A very short training on a fraction of a CPU core: a denoiser of heads about as good as BM3D (table above), and not a
-  generator of them: samples have contours and tissue but no anatomy.
+- A short training on one CPU core: a denoiser of heads a little better than BM3D (table above), and not a generator of
+  them: samples have contours and tissue but no anatomy.
 - Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
 - Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
     "digits": """\
-- A very short training on a fraction of a CPU core: most samples are legible, some are not.
+- A training of minutes on one CPU core: most samples are legible, some are not.
 - White on black, one in the middle, upright: nothing else is a digit to it.""",
     "clothing": """\
-- A very short training on a fraction of a CPU core: the kinds are clear, patterns and prints are not.
+- A training of minutes on one CPU core: the kinds are clear, patterns and prints are not.
 - Grey pictures of single pieces on black, as shops show them.""",
     "speech": """\
 - One speaker, one language, one studio: of other voices it knows what all voices share.
-- A very short training on a fraction of a CPU core: a denoiser better than a spectral Wiener filter, most where noise is
+- A short training on one CPU core: a denoiser better than a spectral Wiener filter, most where noise is
   strong (table above), and not a generator: samples have the spectrum and the rhythm of speech but no words.
 - 16 kHz; at full scale 1. Softer than about -60 dB it denoises no better than its lowest level of noise allows.""",
     "digits-vae": """\
