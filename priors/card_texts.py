@@ -64,7 +64,7 @@ LIMITS = {
 - Values outside [-1000, 1000] HU (metal, contrast agent in bulk) are clipped in the training data.
 - Reduced to 128 x 128, so pixels of 2.5 to 4 mm for a whole body; at finer pixels it has seen parts of bodies only.""",
     "mr": """\
-- A short training on one CPU core: a denoiser of heads a little better than BM3D (table above), and not a generator of
+- A short training on one CPU core: a denoiser of heads about as good as BM3D (table above), and not a generator of
   them: samples have contours and tissue but no anatomy.
 - Three heads, one of them a macaque's; contrasts other than T1 are known from random tone curves alone. Not for diagnosis.
 - Magnitudes: real and not negative. A complex image needs its phase in the coil maps, or known otherwise.""",
