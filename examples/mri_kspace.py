@@ -129,7 +129,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kspace", nargs="?", type=Path, default=data_folder() / "mr" / FILE)
     parser.add_argument("--prior", default="mr")
-    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--picture", default="mri_kspace.png")
     args = parser.parse_args()
     if args.kspace.is_file():
