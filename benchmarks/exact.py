@@ -83,11 +83,9 @@ def reruns() -> dict[tuple[int, int, int], dict[str, float]]:
     return out
 
 
+@cache
 def mixture(d: int, weights: Tensor | None = None) -> GaussianMixture:
-    """The prior over signals of shape (d,), in double precision; with the shipped weights unless others are given.
-
-    Made anew at each call, because a caller may turn it to another precision or device.
-    """
+    """The prior over signals of shape (d,), in double precision; with the shipped weights unless others are given."""
     grid = torch.cartesian_prod(*2 * [torch.arange(-2.0, 3.0, dtype=torch.float64)])
     return GaussianMixture(
         -8 * grid.repeat(1, d // 2),
