@@ -127,10 +127,9 @@ def _find(name_or_path: str | Path) -> Path:
             f"{path} is a folder, load() takes a name or a file: priors.from_diffusers reads folders of diffusers"
         )
     if path.suffix or path.parent != Path("."):
-        raise WeightsError(
-            f"there is no weights file {path}; load() takes a .safetensors file of `invgen train` or the name of a shipped "
-            f"prior ({', '.join(names()) or 'none'}), and checkpoints of other projects are read by {LOADERS}"
-        )
+        if path.suffix in (".pt", ".pth", ".ckpt", ".pkl"):
+            raise WeightsError(f"there is no weights file {path}; checkpoints of other projects are read by {LOADERS}")
+        raise WeightsError(f"there is no weights file {path}; shipped priors, by name: {', '.join(names()) or 'none'}")
     if not shipped.is_file():
         raise WeightsError(
             f"unknown prior '{name_or_path}'; shipped are: {', '.join(names()) or 'none'}; or pass a .safetensors file"

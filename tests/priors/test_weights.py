@@ -63,6 +63,8 @@ def test_another_shape_may_be_asked_for(saved):
 def test_an_unknown_name_lists_the_shipped_ones():
     with pytest.raises(WeightsError, match="unknown prior 'photos'; shipped are: .*ct, .*photo"):
         load("photos")
+    with pytest.raises(WeightsError, match="there is no weights file x.ckpt; .* are read by priors.from_guided_diffusion"):
+        load("x.ckpt")
     with pytest.raises(WeightsError, match=re.escape("there is no weights file nowhere/x.safetensors")):
         load("nowhere/x.safetensors")
     with pytest.raises(WeightsError, match=r"tests is a folder.*from_diffusers"):
