@@ -221,7 +221,7 @@ def _training(about: dict[str, Any]) -> str:
 
 
 def _command(name: str, training: dict[str, Any]) -> str:
-    """What trains it again; with the same packages, threads and machine to the same weights, bit for bit."""
+    """What trains it again, by the recipe as it is now; a run that its steps ended gives the same weights again."""
     recipe, now = training["recipe"], {**RECIPES, **TWINS}[name]
     words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
     words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]

@@ -103,8 +103,8 @@ def test_bfloat16_is_a_precision_of_the_network_alone(tmp_path, photos):
     pairs = [(a, b) for part in ("net", "average") for a, b in zip(*(s[part].values() for s in states), strict=True)]
     assert all(b.dtype == torch.float32 for _, b in pairs)
     assert any(not torch.equal(a, b) for a, b in pairs)
-    # Adam's first steps are of size rate * sign(gradient), at most 1.5e-3 each, whatever the rounding
-    assert all((a - b).abs().max() <= 2 * 6 * 1.5e-3 for a, b in pairs)
+    # each of Adam's six steps is at most the learning rate, whatever the rounding
+    assert all((a - b).abs().max() <= 2 * 6 * TINY.learning_rate for a, b in pairs)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
