@@ -248,12 +248,12 @@ def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
     """
     from invgen import priors
     from invgen.diffusion import Prior
-    from invgen.priors.load import load, names
+    from invgen.priors.load import CHECKPOINTS, load, names
 
-    if spec.endswith(".safetensors"):
-        return load(spec, shape)
     if os.path.isdir(spec) and spec not in names():
         return priors.from_diffusers(spec, shape)
+    if spec.endswith(CHECKPOINTS) or ("/" in spec and "(" not in spec):  # load() says what is amiss with the file
+        return load(spec, shape)
     makers = classes(priors, Prior) | {n: f for n, f in functions(priors).items() if n.startswith("from_")}
     module, name, options = parse(spec)
     if module is None and name.lower() not in {n.lower() for n in makers}:

@@ -20,6 +20,7 @@ LOADERS = (
     "priors.from_guided_diffusion (ADM), from_edm, from_inverse_bench, from_score_sde, from_k_diffusion, "
     "from_flow_matching, from_diffusers or from_network"
 )
+CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")  # how the names of weights files end
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 
@@ -127,9 +128,12 @@ def _find(name_or_path: str | Path) -> Path:
             f"{path} is a folder, load() takes a name or a file: priors.from_diffusers reads folders of diffusers"
         )
     if path.suffix or path.parent != Path("."):
-        if path.suffix in (".pt", ".pth", ".ckpt", ".pkl"):
+        if path.suffix in CHECKPOINTS[1:]:
             raise WeightsError(f"there is no weights file {path}; checkpoints of other projects are read by {LOADERS}")
-        raise WeightsError(f"there is no weights file {path}; shipped priors, by name: {', '.join(names()) or 'none'}")
+        raise WeightsError(
+            f"there is no weights file {path}; shipped priors, by name: {', '.join(names()) or 'none'}; a model of the "
+            f"Hugging Face hub: priors.from_diffusers(model='owner/name')"
+        )
     if not shipped.is_file():
         raise WeightsError(
             f"unknown prior '{name_or_path}'; shipped are: {', '.join(names()) or 'none'}; or pass a .safetensors file"

@@ -153,6 +153,8 @@ def test_pictures_are_fitted_to_the_prior_or_refused(here, run):
         ({"--operator": "my_cli:Gone"}, "has no 'Gone'"),
         ({"--prior": "photograph"}, "unknown prior 'photograph'"),
         ({"--prior": "gone.safetensors"}, "there is no weights file gone.safetensors"),
+        ({"--prior": "gone.ckpt"}, "there is no weights file gone.ckpt; checkpoints of other projects are read by"),
+        ({"--prior": "gone/folder"}, "there is no weights file gone/folder"),
         ({"--sampler": "DAPZ"}, "did you mean 'DAPS'?"),
         ({"--sampler": "DAPS(steps=0)"}, "positive whole number of steps"),
         ({"--sampler": "DAPS(schedule='edn')"}, "unknown noise schedule 'edn'"),
