@@ -29,19 +29,27 @@ def convert(work: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     with tarfile.open(next(work.glob("lpips[-_]jax-*.tar.gz"))) as archive:
-        for net, (name, digest) in NETWORKS.items():
+        for net, (name, _) in NETWORKS.items():
             member = next((m for m in archive.getmembers() if m.name.endswith(f"weights/{name}.ckpt")), None)
             if member is None:
                 raise WeightsError(f"{PACKAGE} does not hold weights/{name}.ckpt, as it did")
             member.name = f"{name}.ckpt"
             archive.extract(member, work, filter="data")
-            path = work / member.name
-            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise WeightsError(f"{member.name} in {PACKAGE} is not the file that it was: its checksum differs")
-            tensors = tensors_of(read(path))
+            tensors = from_file(work / member.name, net)
             with atomic_file(target / f"lpips_{net}.safetensors") as out:
                 save_file(tensors, out)
                 out.chmod(0o644)  # safetensors makes it private
+
+
+def from_file(path: Path, net: str) -> dict[str, Tensor]:
+    """The weights in a file of the package, weights/alexnet.ckpt or vgg16.ckpt, which is read without running it.
+
+    Raises:
+        WeightsError: it is another file.
+    """
+    if hashlib.sha256(path.read_bytes()).hexdigest() != NETWORKS[net][1]:
+        raise WeightsError(f"{path} is not the file that {PACKAGE} had: its checksum differs; install the package again")
+    return tensors_of(read(path))
 
 
 def tensors_of(params: dict[str, dict]) -> dict[str, Tensor]:

