@@ -234,6 +234,7 @@ OF_A_POSTERIOR = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_A_POSTERIOR)
 def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
@@ -298,6 +299,7 @@ def test_weights_files(tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists(), "a weights file has run code"
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("here")
     result = problem(num_samples=2)

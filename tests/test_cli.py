@@ -73,6 +73,7 @@ def test_version_and_help(run):
         assert run(command, "--help")[0] == 0
 
 
+@pytest.mark.slow
 def test_reconstruct_writes_what_solve_gives(here, run):
     code, out, err = run("reconstruct", "picture.png", *HALF, "--num-samples", 3, "--seed", 5, "--out", "out")
     assert (code, err) == (0, "")
@@ -100,6 +101,7 @@ def test_reconstruct_writes_what_solve_gives(here, run):
     assert summary["notes"] == [f"grey levels of 0 to 1 became the prior's {low:g} to {high:g}"]
 
 
+@pytest.mark.slow
 def test_reconstruct_a_measurement(here, run):
     y = np.random.default_rng(1).normal(size=(1, 12, 6)).astype(np.float32)
     np.save("y.npy", y)
@@ -110,6 +112,7 @@ def test_reconstruct_a_measurement(here, run):
     assert json.loads((here / "out" / "summary.json").read_text())["rows"][0]["psnr"] is None
 
 
+@pytest.mark.slow
 def test_other_units(here, run):
     """In the units 2 x + 3, with noise twice as strong, everything is 2 x + 3 of what it was."""
     args = ("--operator", "my_cli:Half", "--prior", "my_cli:smooth", "--sampler", "DAPS(steps=4)", "-k", 2)
@@ -123,6 +126,7 @@ def test_other_units(here, run):
     assert (code, "positive scale" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(here, run):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run("reconstruct", "picture.png", *HALF, "--num-samples", 1, "--seed", seed, "--out", out)[0] == 0
@@ -144,6 +148,7 @@ def test_pictures_are_fitted_to_the_prior_or_refused(here, run):
     assert not (here / "other").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -186,6 +191,7 @@ def test_one_sentence_and_nothing_left(here, run, change, sentence):
     assert left(here) == before, "something half-written remains"
 
 
+@pytest.mark.slow
 def test_a_failed_run_keeps_the_earlier_results(here, run, monkeypatch):
     assert run("reconstruct", "picture.png", *HALF, "-k", 1)[0] == 0
     before = {name: (here / "out" / name).read_bytes() for name in left(here / "out")}

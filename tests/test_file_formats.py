@@ -127,6 +127,7 @@ def nifti(path, volume, spacing=(0.5, 0.75, 2.0)):
     return np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
 def test_nifti(tmp_path, suffix):
     path = tmp_path / f"head.{suffix}"

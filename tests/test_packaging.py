@@ -64,6 +64,7 @@ def test_import_invgen_loads_nothing_heavy():
     assert not set(HEAVY) & set(loaded_by("import invgen"))
 
 
+@pytest.mark.slow
 def test_the_core_and_the_samplers_load_torch_and_numpy_alone():
     code = "import invgen\nfor name in invgen.__all__:\n    name == 'plots' or getattr(invgen, name)"
     code += "\nfrom invgen import samplers\nsamplers.catalogue()"
@@ -71,6 +72,7 @@ def test_the_core_and_the_samplers_load_torch_and_numpy_alone():
     assert not heavy & set(loaded_by(code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["--help", "reconstruct --help", "calibrate --help", "--version", "train --help", "bench run --help"]
 )
@@ -96,18 +98,21 @@ def test_every_public_name_resolves():
         _ = invgen.nothing
 
 
+@pytest.mark.slow
 def test_torchvision_is_never_imported():
     for path in [*sources(), *ROOT.glob("tests/**/*.py"), *ROOT.glob("examples/*.py")]:
         for line, name in imports(path):
             assert name.split(".")[0] != "torchvision", f"{path}:{line}"
 
 
+@pytest.mark.slow
 def test_heavy_packages_are_imported_where_they_are_used():
     for path in sources():
         for line, name in imports(path, top_level_only=True):
             assert name.split(".")[0] not in {*HEAVY} - {"torch"}, f"{path}:{line} imports {name} at the top of the file"
 
 
+@pytest.mark.slow
 def test_the_house_rule_of_imports():
     """Catalogues import contracts, never each other nor a sampler; the core imports no catalogue at the top of a file."""
     catalogues = ("invgen.operators", "invgen.priors", "invgen.benchmarks", "invgen.samplers")
@@ -135,6 +140,7 @@ def signatures(nodes, owner=""):
             yield owner + node.name, node
 
 
+@pytest.mark.slow
 def test_every_public_signature_is_annotated():
     for path in sources():
         for name, node in signatures(ast.parse(path.read_text(encoding="utf-8")).body):
@@ -153,6 +159,7 @@ def test_every_folder_with_code_is_a_listed_package():
     assert found == set(packages()), "setup.cfg lists other packages than there are folders with Python files"
 
 
+@pytest.mark.slow
 def test_all_dependencies_are_needed_and_stated():
     """What the code imports is in setup.cfg, and what setup.cfg asks for is imported (or brings something that is)."""
     import re

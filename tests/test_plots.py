@@ -21,6 +21,7 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
+@pytest.mark.slow
 def test_all_panels(tmp_path):
     r = result(operators.Blur((3, 16, 16), operators.gaussian_kernel(1.0)))
     truth = torch.zeros(3, 16, 16)
@@ -42,6 +43,7 @@ def test_all_panels(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, batch, first",
     [

@@ -21,6 +21,7 @@ def test_tables_are_up_to_date():
     assert catalogue.refreshed(README) == README, "run: invgen list --write README.md"
 
 
+@pytest.mark.slow
 def test_tables_go_between_their_markers(tmp_path):
     page = tmp_path / "page.md"
     blocks = [f"<!-- {kind}:begin -->\nAN EARLIER TABLE\n<!-- {kind}:end -->\n" for kind in catalogue.TABLES]
@@ -143,6 +144,7 @@ def test_the_operator_the_guided_sampler_and_the_denoiser_of_contributing_work()
     assert (result.mean[..., ::2] - 1).abs().mean() < 0.2
 
 
+@pytest.mark.slow
 def test_the_chain_and_the_particles_of_contributing_draw_from_the_posterior():
     made, y = recipes(), torch.tensor([1.0, 2.0])
     A, prior = made["EveryOther"]((4,)), GaussianPrior(shape=(4,), var=4.0)
@@ -158,6 +160,7 @@ def test_the_chain_and_the_particles_of_contributing_draw_from_the_posterior():
     assert abs(cloud.log_evidence.exp().mean().log().item() - exact.log_evidence) < 0.1
 
 
+@pytest.mark.slow
 def test_the_generator_and_the_metric_of_contributing_work():
     made, g = recipes(), torch.Generator().manual_seed(0)
     x = solve(torch.tensor([0.5]), Matrix(torch.tensor([[0.0, 1.0]])), made["Arc"](), 0.05, "tds", num_samples=8).samples

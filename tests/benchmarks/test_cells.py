@@ -34,6 +34,7 @@ def test_a_prior_in_two_sizes_is_two_in_the_tables():
     assert [replace(cell, size=size).facts()["prior"] for size in (None, (64, 96))] == ["photo", "photo 64x96"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_was_asked_for_and_its_report_is_named_after_it(here):
     run(SUITE | {"title": "Halves & wholes"}, "out", progress=False)
     assert Store("out").suite() == {"file": "the suite", **SUITE, "title": "Halves & wholes"}
@@ -44,6 +45,7 @@ def test_a_run_keeps_what_it_was_asked_for_and_its_report_is_named_after_it(here
     assert "<title>out" in (here / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_record_tells_what_it_took(here):
     run(SUITE, "out", progress=False)
     record = Store("out").record(expand(SUITE)[0].key)
@@ -69,6 +71,7 @@ class Counted(Mask):
         return super().adjoint(y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["DPS", "MPGD", "RedDiff", "DAPS"])
 def test_applications_of_the_operator_are_counted(spec):
     prior, cost = GaussianPrior(shape=(1, 4, 4)), Cost()
@@ -93,6 +96,7 @@ BATCHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", BATCHED)
 def test_a_measurement_with_a_seed_of_its_own_is_as_good_as_alone(spec):
     """To the round-off of single precision, which other sizes of batches change: some 1e-7 a step, times the steps."""
@@ -123,6 +127,7 @@ def test_cells_of_a_batch_differ_in_the_image_alone(here):
     assert tasks_of(cells, 1) == [(c,) for c in cells]
 
 
+@pytest.mark.slow
 def test_a_run_in_batches_gives_what_a_run_without_gives(here, monkeypatch):
     report = run("suite.yaml", "alone", progress=False)
     calls = []
@@ -150,6 +155,7 @@ class Own(Sampler):
         return torch.zeros(num_samples, *post.prior.shape)
 
 
+@pytest.mark.slow
 def test_a_sampler_with_a_call_of_its_own_gets_one_cell_at_a_time(here):
     suite = SUITE | {"samplers": f"{__file__}:Own"}
     assert run(suite, "out", batch=4, progress=False).done == 2

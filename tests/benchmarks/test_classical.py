@@ -39,6 +39,7 @@ def residual(post, x):
     return post.rows(torch.arange(int(np.prod(post.batch)))).residual_over_noise(x.reshape(-1, *post.prior.shape))
 
 
+@pytest.mark.slow
 def test_a_prior_with_codes_is_not_decoded():
     prior = invgen.priors.load("digits-gan")
     post = invgen.Posterior(prior, Identity(prior.shape), 0.1, torch.full(prior.shape, 0.3))
@@ -81,6 +82,7 @@ def test_iterations_are_those_of_astra(name, backend, tolerance):
     assert (ours - image).norm() / image.norm() < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIRT", "CGLS"])
 def test_iterations_stop_where_the_residual_is_that_of_noise(name):
     post, truth = posterior(ParallelBeamCT((1, 32, 32), num_angles=20), noise=0.3, batch=(2,))
@@ -109,6 +111,7 @@ def test_the_gradient_and_its_transpose(shape):
     torch.testing.assert_close((classical.gradient(x, dim) * p).sum(), (x * back).sum(), atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_tv_with_a_weight_is_that_of_scikit_image():
     from skimage.restoration import denoise_tv_chambolle
 
@@ -120,6 +123,7 @@ def test_tv_with_a_weight_is_that_of_scikit_image():
     assert (ours - torch.from_numpy(theirs)).abs().max() < 5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "A",
     [
@@ -219,6 +223,7 @@ def test_names():
         methods.method("TV(weight=-1)")
 
 
+@pytest.mark.slow
 def test_exact_draws_have_the_law_of_the_posterior():
     prior = GaussianPrior((3,), mean=torch.tensor([1.0, 0.0, -1.0]), var=torch.tensor([1.0, 4.0, 0.25]))
     A = Mask((3,), torch.tensor([1, 1, 0]))

@@ -39,6 +39,7 @@ def test_the_spectrum_of_an_autoregressive_process_is_found():
     assert ratio.max() < 0.3 and ratio.mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "A",
     [Mask.gaps((1, N), 60, 512), LowPassDecimate((1, N), 2), Mask.random((1, N), 0.4, seed=0)],

@@ -99,6 +99,7 @@ def test_sense_explains_the_coils_as_far_as_the_noise_allows(channels):
         methods.method("SENSE")(problem(one_coil())[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("A", [one_coil(), one_coil(2), many(2)], ids=["one coil", "complex", "coils"])
 def test_wavelets_find_their_weight_by_the_noise(A):
     post, truth = problem(A)

@@ -163,6 +163,7 @@ def test_significant_changes_stand_first(tmp_path):
     assert columns == {8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "csv", "parquet"])
 def test_the_command_line(two, tmp_path, capsys, form):
     a, b = two(OLD - 1)

@@ -13,6 +13,7 @@ def curve(samples, truth):
     return calibration(SimpleNamespace(samples=samples), truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 7, 19, 200])
 def test_exchangeable_samples_are_calibrated(n):
     """N values: the standard error of a coverage is at most 0.5 / sqrt(N); 5 of those, over at most 10 levels."""

@@ -89,6 +89,7 @@ def test_a_scheduler_that_runs_already(here):
     assert results("out") == results("serial")
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer(here, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

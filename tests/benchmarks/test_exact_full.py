@@ -45,6 +45,7 @@ def test_the_seeded_instance_is_the_published_one():
     assert post.noise.sigma == pytest.approx(0.0048, abs=5e-5) and post.y.item() == pytest.approx(-0.295, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_the_error_of_exact_samples_in_sixteen_dimensions():
     # the reference computes 1.105 and 1.304 for the many weak measurements; five draws of the noise, 500 samples
     for sigma, expected in ((0.2, 1.105), (0.5, 1.304)):
@@ -53,6 +54,7 @@ def test_the_error_of_exact_samples_in_sixteen_dimensions():
         assert mean == pytest.approx(expected, rel=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["DPS", "DAPS", "PnPDM", "TDS", "EKI", "RePaint"])
 def test_every_sampler_gets_the_same_budget(spec):
     post = FAMILIES["mixture-8-1"].make(0).posterior
@@ -132,6 +134,7 @@ def test_the_covariance_test_ranks_the_choices_as_the_paper_does(monkeypatch):
     assert page.count("| V = ") == len(manifold.CHOICES)
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_stored_runs_give():
     assert set(sampler_page.WHEN) == {c.__name__ for c in samplers.catalogue().values()}
     assert {c.family for c in samplers.catalogue().values()} <= set(sampler_page.HEADINGS)

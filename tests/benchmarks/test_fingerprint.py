@@ -35,6 +35,7 @@ def hashes():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "seen_by"),
     [
@@ -55,6 +56,7 @@ def test_code_below_the_classes_counts(written, module, seen_by):
     assert {name for name in before if before[name] != after[name]} == seen_by
 
 
+@pytest.mark.slow
 def test_comments_and_docstrings_do_not_count(written):
     before = hashes()
     written("invgen.sampler", lambda text: '"""Another first line."""\n' + text.split('"""', 2)[2] + "\n# a comment\n")

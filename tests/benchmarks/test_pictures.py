@@ -58,6 +58,7 @@ def test_draws_of_a_network_are_those_of_the_sampler_named(tmp_path):
     assert torch.equal(pictures.drawn(network, 3), expected)
 
 
+@pytest.mark.slow
 def test_a_suite_of_draws(tmp_path):
     suite = {
         "data": {"source": "prior", "limit": 3},
@@ -72,6 +73,7 @@ def test_a_suite_of_draws(tmp_path):
     assert fingerprint.of_tensor(pictures.truth_of("prior:1", again)) == cells[1].image_hash
 
 
+@pytest.mark.slow
 def test_shipped_pictures_with_labels_come_by_turns(data):
     found = pictures.sources("digits", data, 4)
     assert [name for name, _ in found] == ["digits/0-0", "digits/1-0", "digits/2-0", "digits/0-1"]

@@ -110,6 +110,7 @@ def page(folder):
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_no_names(page):
     assert len(page.all("script")) == 1 and not page.all("link") and not page.all("iframe")
     for _, attrs in page.elements:
@@ -125,6 +126,7 @@ def test_the_page_loads_nothing_and_runs_no_names(page):
     assert "{{ 7 * 7 }}" in page.text
 
 
+@pytest.mark.slow
 def test_the_policy_lets_the_page_s_own_script_run(page):
     import hashlib
 
@@ -133,6 +135,7 @@ def test_the_policy_lets_the_page_s_own_script_run(page):
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
 
+@pytest.mark.slow
 def test_every_link_leads_somewhere(page):
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -225,6 +228,7 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     for sampler in ("DPS", "DAPS", "MMPS"):
@@ -237,6 +241,7 @@ def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
     assert not [a for a in Page((tmp_path / "none.html").read_text(encoding="utf-8")).all("img") if "png" in a["src"]]
 
 
+@pytest.mark.slow
 def test_the_command_line(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()

@@ -18,6 +18,7 @@ from invgen.cli import main
 from invgen.errors import FileError, MissingExtraError, OptionError
 
 
+@pytest.mark.slow
 def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
     before = check("suite.yaml", "out", probe=False)
     assert (before.total, before.done) == (24, 0)

@@ -7,6 +7,7 @@ from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_small_run_is_told(tmp_path):
     data, figures = tmp_path / "images", []
     data.mkdir()

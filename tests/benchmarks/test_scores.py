@@ -18,6 +18,7 @@ def exact(num_samples, seed=0, shift=0.0):
     return Result(samples, post, methods.method("Exact"), seed, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_exact_posterior():
     truth = torch.zeros(2)
     floor = scores.metric("distance")(exact(1000), truth)

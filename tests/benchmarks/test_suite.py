@@ -41,6 +41,7 @@ def keys(**changes):
     return {(c.problem, c.sampler, c.image, c.seed): c.key for c in expand(suite)}
 
 
+@pytest.mark.slow
 def test_the_name_of_a_cell_follows_from_what_determines_it(here):
     before = keys()
     # not from its neighbours, nor from defaults that are spelled out

@@ -61,6 +61,7 @@ def test_what_no_sampler_takes_is_said_at_once():
         recommend(Posterior(p, A, Noiseless(), torch.ones(6)))
 
 
+@pytest.mark.slow
 def test_solve_says_what_it_picked_and_why():
     p, A, noise, _ = PROBLEMS["few values"]
     result = invgen.solve(torch.zeros(3), A, p, noise, "auto", num_samples=2)

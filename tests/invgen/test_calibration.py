@@ -104,6 +104,7 @@ def test_false_alarms_are_as_rare_as_stated():
     assert rejected > 0  # Bonferroni's correction is not so strict that nothing would ever be seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "name", "verdict"),
     [
@@ -134,6 +135,7 @@ def test_returning_the_prior_is_noticed_by_the_likelihood_alone():
     assert [name for name in c.ranks if c.verdict(name) != "ok"] == ["log-likelihood"]
 
 
+@pytest.mark.slow
 def test_mmps_passes_on_gaussians_with_enough_steps():
     """It is exact there as steps and solve converge; 20 steps and 2 iterations leave its samples a fifth too narrow."""
     options = {"num_simulations": 60, "num_samples": 9}
@@ -145,6 +147,7 @@ def test_mmps_passes_on_gaussians_with_enough_steps():
     assert abs(fine.spread_over_error - 1) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [samplers.DPS(steps=50, zeta=0.1), samplers.PnPDM(steps=20), samplers.DDNM(steps=50)])
 def test_biased_samplers_fail_on_a_mixture(sampler):
     """The 25 components of MCGDiff's problem, one measurement: weak guidance, splitting stopped early, noise ignored."""
@@ -203,6 +206,7 @@ def test_every_kind_of_prior_can_be_drawn_from():
         sample(Flat((3,)), 2)
 
 
+@pytest.mark.slow
 def test_a_prior_without_samples_of_its_own():
     c = invgen.calibrate(Learned(), A, NOISE, "mmps", 10, 4, prior_sampler=samplers.Ancestral(steps=8))
     flow = simulate(Learned(), A, NOISE, 10, prior_sampler=samplers.Heun(steps=8))[0]
@@ -244,6 +248,7 @@ def test_values_that_are_measured_exactly_are_ties():
     assert json.loads(json.dumps(c.summary()))["residual_over_noise"] is None
 
 
+@pytest.mark.slow
 def test_signals_of_any_rank_and_nonlinear_operators():
     prior = priors.GaussianPrior((2, 3, 4, 5))
     A3 = operators.from_function(torch.tanh, (2, 3, 4, 5))
@@ -253,6 +258,7 @@ def test_signals_of_any_rank_and_nonlinear_operators():
     assert set(one.ranks) == {"log-likelihood", "value 0", "joint region", "random points (TARP)"}
 
 
+@pytest.mark.slow
 def test_plot_and_summary(tmp_path):
     c = calibrate(Exact(scale=0.6), num_simulations=60, num_samples=19)
     figure = c.plot(tmp_path / "calibration.png")
@@ -310,6 +316,7 @@ def run(tmp_path, monkeypatch, capsys):
 PROBLEM = ("-p", "GaussianPrior(shape=[6])", "-A", "Identity", "-n", "0.5")
 
 
+@pytest.mark.slow
 def test_command_line(run, tmp_path):
     code, out, err = run(*PROBLEM, "-s", "DPS(steps=5)", "-N", 20, "-k", 9, "-o", "there", "--seed", 4)
     assert (code, err) == (0, "")
@@ -340,6 +347,7 @@ def test_command_line_errors_are_one_sentence_and_leave_nothing(run, tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_earlier_results(run, tmp_path, monkeypatch):
     assert run(*PROBLEM, "-s", "DPS(steps=2)", "-N", 10, "-k", 4)[0] == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

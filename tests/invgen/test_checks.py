@@ -123,6 +123,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentence", LINEAR)
 def test_linear_operators(sentence):
     check_operator(broken(Good, adjoint=good_adjoint))

@@ -73,6 +73,7 @@ def test_three_operators_compose_in_either_order():
     assert torch.allclose(((P @ Q) @ R)(x), P(Q(R(x)))) and torch.allclose((P @ (Q @ R))(x), P(Q(R(x))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, -0.5, 0.0])
 @pytest.mark.parametrize("boundary", ["circular", "replicate"])
 def test_multiples(factor, boundary):

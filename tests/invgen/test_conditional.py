@@ -60,6 +60,7 @@ def test_scale_one_is_the_conditional_prior_and_scale_zero_the_unconditional():
     torch.testing.assert_close(ClassifierFree.of(prior, 2, scale=3.0).score(x, 0.7), score, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_guidance_of_two_gaussians_is_exactly_a_third_and_a_sampler_on_it_has_that_posterior():
     S = normal(N, N) @ normal(N, N).T + torch.eye(N, dtype=F64)
     a, b, scale = normal(N, seed=3), normal(N, seed=4), 2.5
@@ -81,6 +82,7 @@ def test_guidance_of_two_gaussians_is_exactly_a_third_and_a_sampler_on_it_has_th
     assert ((got.std(0) / std - 1).abs() < 5 / (2 * count) ** 0.5 + 0.05).all()
 
 
+@pytest.mark.slow
 def test_a_sampler_on_a_conditional_prior_has_the_conditional_posterior():
     # the labels separate two modes that the measurement does not see
     prior = GaussianMixture(torch.tensor([[-4.0, 0.0], [4.0, 0.0]], dtype=F64), var=0.5)

@@ -35,6 +35,7 @@ def error(prior, **options):
     return (log_prob(prior, x, **options) - prior.log_prob(x, prior.sigma_min)).abs().max().item()
 
 
+@pytest.mark.slow
 @PRIORS
 def test_falls_with_the_number_of_steps(make):
     prior = make()
@@ -43,6 +44,7 @@ def test_falls_with_the_number_of_steps(make):
     assert errors[2] < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "method", "tolerances"),
     [
@@ -59,6 +61,7 @@ def test_falls_with_the_tolerance(make, method, tolerances):
     assert errors[2] < 100 * tolerances[2]
 
 
+@pytest.mark.slow
 @PRIORS
 def test_a_common_sigma_max_costs_1e_4_nats_a_value(make):
     prior = make(sigma_max=100 * make().data_std)
@@ -73,6 +76,7 @@ def test_independent_gaussian_values_need_no_steps_at_all():
     torch.testing.assert_close(log_prob(prior, x, method="rk4", steps=1, trace="gaussian"), want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trace", ["rademacher", "gaussian"])
 def test_hutchinsons_trace_is_unbiased_and_its_error_falls(trace):
     prior = mixture(sigma_max=200.0)
@@ -102,6 +106,7 @@ def test_the_front_door_takes_the_priors_own_density():
     torch.testing.assert_close(invgen.log_prob(prior.rescaled(2.0, 1.0), 2 * x + 1), prior.log_prob(x) - 6 * math.log(2))
 
 
+@pytest.mark.slow
 def test_other_units_shift_it_by_the_logarithm_of_the_scale():
     prior = mixture()
     x = prior.sample(3, 1)
@@ -109,6 +114,7 @@ def test_other_units_shift_it_by_the_logarithm_of_the_scale():
     torch.testing.assert_close(other, log_prob(prior, x, method="rk4") - 6 * math.log(2), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_float32_prior_is_right_to_its_precision():
     prior = mixture(sigma_max=100.0, dtype=torch.float32)
     assert error(prior, method="rk4") < 5e-3
@@ -119,6 +125,7 @@ def test_bits_per_dim_of_a_uniform_byte_is_eight():
     torch.testing.assert_close(bits_per_dim(log_density, 10, 2 / 256), torch.tensor([8.0]))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said():
     prior, x = mixture(), torch.zeros(2, 2, 3, dtype=F64)
     for bad in ({"method": "euler"}, {"trace": "exakt"}, {"steps": 0}, {"probes": 0}):

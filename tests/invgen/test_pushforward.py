@@ -64,6 +64,7 @@ def exact_map(prior: GaussianPrior, z: Tensor) -> Tensor:
 
 # errors fall by 2 and 4 as the steps double, to within the next order. The midpoint rule does better: for a Gaussian of the
 # variance data_std^2 the path is nearly symmetric in its time, and what is left of third order dominates
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "schedule", "steps", "order"),
     [

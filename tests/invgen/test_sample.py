@@ -23,6 +23,7 @@ def test_a_prior_that_can_sample_itself_is_asked_unless_a_sampler_is_given():
     torch.testing.assert_close(by_name, samplers.DPMSolver(steps=10)(PRIOR, 5, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", ["Heun(steps=32)", "DPMSolver(steps=32)", "DPMSolver(steps=32, order=3)", "Ancestral(steps=200)"]
 )
@@ -59,6 +60,7 @@ def test_the_command_writes_samples_pictures_and_a_sheet(tmp_path):
     assert summary["shape"] == [1, 32, 32] and summary["sampler"] == "DPMSolver(steps=2)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5,), (1, 50)])
 def test_signals_without_pictures_get_a_sheet_too(shape, tmp_path):
     summary = generate(f"GaussianPrior(shape={shape})", num_samples=3, out=tmp_path)

@@ -26,6 +26,7 @@ def tune(budget: int = 6, sampler: invgen.Sampler | None = None, **options: obje
     return invgen.tune(*problem(), sampler, budget, num_simulations=24, num_samples=6, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_a_guidance_that_is_far_too_weak_is_found_out_and_mended():
     found = tune(10, space={"zeta": (0.01, 3.0)})
     # the published form guides with zeta = 1; a fiftieth of it nearly returns the prior
@@ -37,12 +38,14 @@ def test_a_guidance_that_is_far_too_weak_is_found_out_and_mended():
     assert "better by" in str(found) and "zeta" in str(found)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_better_the_start_is_kept():
     # MMPS is exact on a Gaussian but for its steps: 2 % of guidance removed cannot help by luck in the final
     found = tune(3, samplers.DPS(steps=15), space={"zeta": [0.01, 0.02]})
     assert found.sampler == found.start and found.gain == 0
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped(tmp_path):
     study = tmp_path / "new" / "study.log"
     first = tune(3, study=study)

@@ -56,6 +56,7 @@ def test_scores_are_differentiable(score):
     assert torch.autograd.gradcheck(lambda v: score(v, t), x.requires_grad_())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "level"), [(3, 0.5), (19, 0.9), (9, 0.8), (100, 0.9), (8, 0.5)])
 def test_coverage_is_the_level_for_calibrated_samples(n, level):
     x, t = ensemble(n, (), (50000,))

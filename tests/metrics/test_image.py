@@ -53,6 +53,7 @@ def test_nrmse_is_skimages(size, data_range):
     np.testing.assert_allclose(nrmse(x, y, data_range=data_range).numpy(), ranged, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("data_range", RANGES)
 def test_ssim_valid_is_skimages(size, data_range):
@@ -68,6 +69,7 @@ def test_ssim_valid_is_skimages(size, data_range):
     np.testing.assert_allclose(single.numpy(), want, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("data_range", RANGES)
 def test_ssim_reflect_is_torchmetrics(size, data_range):

@@ -93,6 +93,7 @@ def noisy(x, size, seed=1):
     return (x + size * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))).clamp(-1, 1)
 
 
+@pytest.mark.slow
 @NETS
 @pytest.mark.parametrize("size", [(32, 32), (47, 64)])
 def test_it_is_torchmetrics_per_image(net, size, folder, monkeypatch):
@@ -148,6 +149,7 @@ def test_gradients_are_those_of_differences_and_finite_for_equal_images(folder):
     assert not any(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 @NETS
 def test_torchvisions_cache_will_do(net, folder):
     tensors = random_weights(net)
@@ -223,6 +225,7 @@ def package(folder, net, tensors):
     return {net: (lpips_weights.NETWORKS[net][0], hashlib.sha256(data).hexdigest())}
 
 
+@pytest.mark.slow
 def test_the_package_is_converted_and_another_one_refused(tmp_path, folder, monkeypatch):
     tensors = random_weights("alex")
     networks = package(tmp_path, "alex", tensors)
@@ -235,6 +238,7 @@ def test_the_package_is_converted_and_another_one_refused(tmp_path, folder, monk
         torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_converted_on_first_use(tmp_path, folder, monkeypatch):
     tensors = random_weights("alex")
     networks = package(tmp_path, "alex", tensors)

@@ -44,6 +44,7 @@ def test_probability_within_by_enumeration(cumulative):
     assert abs(uniformity.probability_within(n, probs, low, high, cumulative) - total) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cumulative", [False, True])
 def test_band_and_p_value_are_those_of_simulated_uniform_ranks(cumulative):
     n, probs = 200, np.full(17, 1 / 17)
@@ -94,6 +95,7 @@ def test_calibrated_ranks_are_uniform(num_samples):
     torch.testing.assert_close(hist.expected.sum().item(), 1000.0)
 
 
+@pytest.mark.slow
 def test_false_alarms_of_joint_regions_and_tarp_are_as_stated():
     """Over 200 repetitions 5 % of calibrated sets are rejected at 5 %; 4 standard errors are 6 %."""
     p = [[], []]

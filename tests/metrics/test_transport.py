@@ -16,6 +16,7 @@ def sets(n, m, d, seed=0):
     return x, y, u / u.norm(dim=1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "d"), [(20, 20, 1), (200, 200, 8), (100, 60, 8), (30, 77, 80), (7, 1, 2)])
 @pytest.mark.parametrize("p", [1, 2])
 def test_is_pots(n, m, d, p):

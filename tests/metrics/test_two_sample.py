@@ -16,6 +16,7 @@ def normal(n, d, seed=0, mean=0.0, std=1.0):
     return mean + std * torch.randn(n, d, generator=g, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "d"), [(40, 40, 3), (30, 55, 8), (2, 3, 1)])
 @pytest.mark.parametrize("bandwidth", [None, 0.7, (0.5, 2.0)])
 def test_mmd_is_that_of_scikit_learns_kernels(n, m, d, bandwidth):
@@ -67,6 +68,7 @@ def test_large_sets_are_compared_row_by_row_with_the_same_result():
     torch.testing.assert_close(_square_distances(x, y)[:9, :9], _square_distances(x[:9], y[:9]), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_c2st_of_equal_and_of_shifted_laws():
     """The best classifier of N(0, I) and N(a, I) is right with probability Phi(|a| / 2): 0.84 for |a| = 2."""
     from sklearn.linear_model import LogisticRegression
@@ -80,6 +82,7 @@ def test_c2st_of_equal_and_of_shifted_laws():
     assert c2st(x, y + a, classifier=linear) == c2st(x, y + a, classifier=linear)
 
 
+@pytest.mark.slow
 def test_c2st_default_sees_a_spread_that_a_linear_classifier_cannot():
     x, y = normal(150, 2), normal(150, 2, 1, std=3.0)
     from sklearn.linear_model import LogisticRegression

@@ -38,6 +38,7 @@ def test_reflect_boundary_is_scipys_filter_of_the_mirrored_signal(length):
     np.testing.assert_allclose(A(x).numpy()[0, 0], want, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["zero", "reflect"])
 @pytest.mark.parametrize(
     ("shape", "factor", "taps"), [((2, 40), 4, 31), ((33,), 2, 9), ((1, 2, 21), 3, 1), ((1, 24), 1, 5)]

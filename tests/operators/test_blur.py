@@ -42,6 +42,7 @@ def test_valid_agrees_with_scipy_signal(shape, size):
     assert torch.allclose(got.reshape(want.shape), want, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", [*SCIPY, "valid"])
 @pytest.mark.parametrize("shape, size", SHAPES)
 def test_keeps_the_contract(boundary, shape, size):
@@ -53,6 +54,7 @@ def test_keeps_the_contract(boundary, shape, size):
     check_operator(A)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", [*SCIPY, "valid"])
 def test_single_precision(boundary):
     A = Blur((2, 12, 10), gaussian_kernel(0.6), boundary)
@@ -60,6 +62,7 @@ def test_single_precision(boundary):
     assert A(torch.zeros(2, 12, 10)).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", [*SCIPY, "valid"])
 def test_one_kernel_for_each_channel(boundary):
     kernels = draw(2, 3, 3, seed=1)

@@ -29,6 +29,7 @@ def test_gaussian_rows_have_variance_one_over_m():
     assert torch.allclose(got[:100], torch.linalg.svdvals(A.matrix.double()), atol=1e-12) and not got[100:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 64, 128, 4096])
 def test_hadamard_is_that_of_scipy(n):
     x = torch.randn(3, n, dtype=torch.float64)

@@ -64,6 +64,7 @@ def test_kernels_agree_with_the_matrix(columns):
     assert relative(A.adjoint(y).flatten(1).double(), y.double().flatten(1) @ matrix) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projector", ["linear", "strip"])
 @pytest.mark.parametrize("spacing, offset, pixel", [(1.0, 0.0, 1.0), (0.8, 0.0, 0.5), (1.5, -2.2, 1.0)])
 def test_equals_astra(projector, spacing, offset, pixel):
@@ -90,6 +91,7 @@ def test_agrees_with_skimage_radon():
     assert relative(A(x[1:, 1:].double()), theirs) < 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["linear", "strip", "offset", "fan"])
 def test_closed_form_sinogram_of_ellipses(geometry):
     def error(N):
@@ -179,6 +181,7 @@ def test_norm_of_dense_views():
     assert ParallelBeamCT((96, 96), 30).norm() == pytest.approx(math.sqrt(0.966 * 30 * 96), rel=0.02)
 
 
+@pytest.mark.slow
 def test_derivatives_of_any_order():
     A = ParallelBeamCT((4, 5), 2)
     x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)

@@ -38,6 +38,7 @@ CASES = [(name, 1.0) for name in NAMES] + [("parallel", 0.5), ("fan", 0.5)]
 CASES += [pytest.param(name, 0.5, marks=pytest.mark.slow) for name in NAMES if name not in ("parallel", "fan")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "p"), CASES)
 def test_gives_back_the_attenuation_in_its_units(name, p):
     A = geometry(name, p)
@@ -55,6 +56,7 @@ def test_gives_back_the_attenuation_in_its_units(name, p):
     assert psnr > (25.0 if name in ("coarse detector", "any angles") else 30.0)
 
 
+@pytest.mark.slow
 def test_value_of_the_tissue_at_256_pixels():
     phantom = EllipsePhantom(128)
     truth = phantom.image((256, 256))
@@ -86,6 +88,7 @@ def test_agrees_with_skimage_iradon():
     assert difference.norm() < 0.05 * torch.from_numpy(theirs)[inside].norm()
 
 
+@pytest.mark.slow
 def test_batches_and_gradients():
     A = ParallelBeamCT((2, 8, 8), 6)
     y = torch.randn(3, 4, *A.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

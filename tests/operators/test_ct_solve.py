@@ -60,6 +60,7 @@ def test_blocks_diagonalise_the_dense_matrix(make):
     assert (rebuilt - matrix @ matrix.T).abs().max() < 1e-11 * values.max()
 
 
+@pytest.mark.slow
 def test_exact_solve_prox_and_pinv_against_the_dense_matrix(make):
     A = make(solver="exact")
     matrix, (x, y) = dense(A), draw(A)
@@ -84,6 +85,7 @@ def test_exact_solve_prox_and_pinv_against_the_dense_matrix(make):
     assert relative(A(A.pinv(A(x))), A(x)) < 1e-5
 
 
+@pytest.mark.slow
 def test_small_noise_tends_to_the_projection(make):
     A = make(solver="exact")
     x, truth = draw(A)[0], draw(A, seed=1)[0]
@@ -95,6 +97,7 @@ def test_small_noise_tends_to_the_projection(make):
         assert left <= (0.5 * math.sqrt(var_y) + 1e-5 * A.norm()) * (truth - x).norm()
 
 
+@pytest.mark.slow
 def test_svd_contract(make):
     A = make()
     check_operator(A.svd(), dtype=torch.float32)
@@ -113,6 +116,7 @@ def test_svd_contract(make):
     assert relative(S.V(S.s * S.Ut(y)), A.adjoint(y)) < 1e-5
 
 
+@pytest.mark.slow
 def test_conjugate_gradients_reach_the_exact_solution(make):
     exact, cg = make(solver="exact"), make(solver="cg")
     x, y = draw(exact)

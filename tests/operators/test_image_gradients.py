@@ -24,6 +24,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gradients(name):
     A = OPERATORS[name]()

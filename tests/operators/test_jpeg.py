@@ -35,6 +35,7 @@ def ours(image, quality, dtype=torch.float32, **options):
     return np.moveaxis(y.numpy(), 0, -1).squeeze()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 95, 100])
 def test_tables_are_pillows(quality):
     _, tables = pillow(photograph(16, 16), quality)
@@ -42,6 +43,7 @@ def test_tables_are_pillows(quality):
     assert quantisation_table(CHROMA, quality).flatten().tolist() == tables[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (75, 106), (40, 41), (33, 8)])
 @pytest.mark.parametrize("quality", [1, 10, 30, 75, 95, 100])
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])

@@ -40,6 +40,7 @@ def masks(height, width):
 SIZES = [(6, 8), (5, 7), (6, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["lines", "scattered", "full"])
 @pytest.mark.parametrize("channels", [0, 1, 2])
@@ -91,6 +92,7 @@ def test_the_zero_filled_image_of_a_full_mask_is_the_image():
     torch.testing.assert_close(A.adjoint(A(x)), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize("channels", [0, 1, 2])
 def test_multi_coil_contract(channels, normalised):

@@ -99,6 +99,7 @@ def test_tokens_are_the_nearest_levels_in_the_order_of_the_sites():
     assert prior.decode(torch.tensor([[2]])).flatten().tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", ["gaussian", "completed", "none"])
 @pytest.mark.parametrize(
     ("A", "noise"), [("mask", 0.4), ("matrix", 0.4), ("matrix", Gaussian(torch.tensor([0.3, 0.6, 1.0])))]
@@ -113,6 +114,7 @@ def test_samples_follow_the_enumerated_posterior(A, noise, lookahead):
     assert weighted.log_evidence.exp().mean().log().item() == pytest.approx(log_evidence, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("A", "noise"), [("square", 0.4), ("black box", 0.4), ("black box", Poisson(0.5))])
 def test_any_operator_and_noise(A, noise):
     post = problem(A, noise)
@@ -281,6 +283,7 @@ def test_a_network_is_its_own_probabilities(name):
     assert torch.allclose(prior.log_prob(x[:50]), want, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_network_in_a_problem():
     prior = networks()["image"]
     A = Mask(prior.shape, torch.tensor([1.0, 0, 1, 0, 1, 1]).reshape(prior.shape))

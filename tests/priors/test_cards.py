@@ -80,6 +80,7 @@ def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
     assert "in 25 % of cases" in (tmp_path / "digits.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "weights", "words"),
     [
@@ -96,6 +97,7 @@ def test_bad_input_is_one_sentence(name, data, weights, words, made, tmp_path, c
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_held_out_views_are_the_held_out_ones(made):
     kept = evaluate.held_out_views("digits", [made[0]], (1, 32, 32), 10)
     test = torch.stack(evaluate.held_out("digits", [made[0]])["test set"])

@@ -41,6 +41,7 @@ def agree(prior, tensors):
     return network, D, plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_original(variant, tmp_path):
     path, tensors, options = saved(tmp_path, variant)
@@ -89,6 +90,7 @@ def nvidia_pickle(state, name, **attributes):
         del sys.modules["torch_utils"], sys.modules["torch_utils.persistence"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["edm_ddpmpp_classes", "vp_ddpmpp", "ve_ncsnpp", "iddpm_adm", "edm2_classes"])
 def test_pickles_of_nvidia_are_read_without_running_them(variant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -120,12 +122,14 @@ def test_a_network_already_loaded():
         priors.from_edm(3)
 
 
+@pytest.mark.slow
 def test_inverse_bench_tells_the_preconditioning_by_the_network(tmp_path):
     for variant in ("vp_ddpmpp", "edm_adm"):
         path, tensors, _ = saved(tmp_path, variant)
         assert max(agree(from_inverse_bench(path), tensors)) < 1e-5
 
 
+@pytest.mark.slow
 def test_labels(tmp_path):
     path, tensors, options = saved(tmp_path, "edm_ncsnpp")
     prior, x = priors.from_edm(path, **options), tensors["xs"]
@@ -139,6 +143,7 @@ def test_labels(tmp_path):
         priors.from_edm(path, **options).condition(0)(tensors["xs"], 1.0)
 
 
+@pytest.mark.slow
 def test_gradients_and_other_sizes(tmp_path):
     for variant in ("edm_skip", "edm_adm", "edm2"):
         path, tensors, options = saved(tmp_path, variant)
@@ -149,6 +154,7 @@ def test_gradients_and_other_sizes(tmp_path):
         assert prior(wide, 1.0).shape == wide.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["edm_ncsnpp", "edm_adm", "edm2"])
 def test_half_precision_keeps_the_noise_level(variant, tmp_path):
     path, tensors, options = saved(tmp_path, variant)
@@ -167,6 +173,7 @@ def test_posterior_samples(tmp_path):
     assert result.samples.shape == (2, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_bad_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, _, options = saved(tmp_path, "edm_adm")

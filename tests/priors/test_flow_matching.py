@@ -63,6 +63,7 @@ def test_exact_velocity_of_a_gaussian_gives_its_exact_denoiser(path, monkeypatch
         torch.testing.assert_close(prior(x, sigma), x * 0.09 / (0.09 + sigma**2), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_published_model_is_recognised_and_options_are_checked(tmp_path):
     layout = adm.Layout(3, 3, 128, (128, 256, 256, 256), 2, (1,), 0, False, False)
     assert flow_matching.PUBLISHED["cifar10"].fits(layout)

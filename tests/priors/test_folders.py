@@ -27,6 +27,7 @@ def recording(path, seconds=0.2, rate=8000, channels=1, width=2, seed=0):
     return samples.T
 
 
+@pytest.mark.slow
 def test_pictures_give_a_prior_of_their_own(tmp_path):
     for k in range(12):
         picture(tmp_path / "data" / f"{k:02d}.png", seed=k)
@@ -97,6 +98,7 @@ def test_folders_that_cannot_be_used(tmp_path):
         train.train(None, tmp_path / "run", tmp_path / "flat", steps=1, progress=False)
 
 
+@pytest.mark.slow
 def test_recordings_give_a_prior_of_waveforms(tmp_path):
     for k in range(3):
         recording(tmp_path / "data" / f"{k}.wav", seed=k)
@@ -112,6 +114,7 @@ def test_recordings_give_a_prior_of_waveforms(tmp_path):
         load(path, shape=(2, 1000))
 
 
+@pytest.mark.slow
 def test_dicom_series_in_their_units(tmp_path):
     from shutil import copyfile
 
@@ -132,6 +135,7 @@ def test_dicom_series_in_their_units(tmp_path):
         folders.recipe_for([tmp_path / "ct"])
 
 
+@pytest.mark.slow
 def test_nifti_volumes(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     volume = np.random.default_rng(0).gamma(2.0, 100.0, (24, 20, 6)).astype(np.float32)

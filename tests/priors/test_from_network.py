@@ -279,6 +279,7 @@ def test_check_is_silent_where_the_declaration_fits(prediction, schedule, recwar
         assert level.slope == pytest.approx(1, abs=0.02 + 3 / (level.residual * 6**0.5 * SIZE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("truth", "declared", "advice"),
     [
@@ -302,6 +303,7 @@ def test_check_names_the_mistake(truth, declared, advice):
     assert f"with {advice} the error would be" in report.findings[0], report
 
 
+@pytest.mark.slow
 def test_check_through_from_network_and_conditions():
     with pytest.warns(priors.PriorWarning, match="prediction='epsilon'"):
         prior(Exact("epsilon", "linear"), "v", "linear", data=signals())

@@ -127,6 +127,7 @@ def test_a_vae_is_its_networks(kind):
     assert not priors.from_vae(decoder, latent_shape=3).has_encoder
 
 
+@pytest.mark.slow
 def test_an_exact_posterior_through_a_decoder():
     # a linear decoder makes a Gaussian prior, so that latent samplers can be compared with it
     decoder = nn.Linear(3, 6).double()
@@ -141,6 +142,7 @@ def test_an_exact_posterior_through_a_decoder():
     assert ((x.var(0) / post.var).log().abs()).max() < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"), [("csgm", 30), ("pulse", 50), ("dps", 50), ("daps", 8), ("hmc", 20), ("pcn", 200)]
 )
@@ -268,6 +270,7 @@ def test_noise_inputs(parts):
     assert torch.allclose(free(code), synthesis(free.style(code[:, :6]), inputs), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["csgm", "pulse", "dps"])
 @pytest.mark.parametrize(
     "options", [{"space": "w"}, {"space": "w+", "num_ws": 2, "noise_shapes": NOISE, "noise": "latent"}]

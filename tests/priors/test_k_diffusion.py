@@ -20,6 +20,7 @@ def deviation(prior, tensors):
     return (prior(tensors["xs"], tensors["sigma"]) - tensors["D"]).abs().div(size).max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [*VARIANTS, *TRANSFORMERS])
 def test_equals_the_original(variant, tmp_path):
     state, tensors, about = original.load(variant)
@@ -59,6 +60,7 @@ def test_sizes_that_the_windows_do_not_divide_are_padded(tmp_path):
     assert prior.stride == 8 and prior(tensors["xs"][:, :, :20, :12], 1.0).shape == (3, 1, 20, 12)
 
 
+@pytest.mark.slow
 def test_bad_files(tmp_path):
     state, _, about = original.load("k_image_v1")
     path, config = tmp_path / "net.pth", about["config"]

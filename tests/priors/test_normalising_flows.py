@@ -49,6 +49,7 @@ def density_of_a_jacobian(prior: NormalisingFlow, z: Tensor) -> None:
 ZUKO = ["NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "BPF", "NAF", "UNAF", "GF", "CNF"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZUKO)
 def test_zuko(name):
     zuko = pytest.importorskip("zuko")
@@ -98,6 +99,7 @@ def layers(nf, kind: str) -> list[nn.Module]:
     return [nf.flows.ActNorm(N), nf.flows.AffineCouplingBlock(mlp(2, 16, 4))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["DiagGaussian", "fixed", "Uniform"])
 @pytest.mark.parametrize("kind", ["affine coupling", "masked affine", "spline", "masked autoregressive"])
 def test_normflows(kind, base):
@@ -178,6 +180,7 @@ class Affine(nn.Module):
         return z, -self.L.diagonal().abs().log().sum().expand(len(x))
 
 
+@pytest.mark.slow
 def test_a_flow_of_ones_own_and_its_posterior():
     prior = priors.from_flow(Affine(), (N,))
     L, b = prior.flow.L, prior.flow.b

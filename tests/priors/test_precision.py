@@ -66,6 +66,7 @@ def test_other_predictions_bear_it_at_every_level(prediction, dtype):
     assert max(errors(prior, half)) < torch.finfo(dtype).eps
 
 
+@pytest.mark.slow
 @HALVES
 def test_so_does_the_shipped_kind_of_network(dtype):
     prior = shipped_kind()
@@ -133,6 +134,7 @@ def test_a_compiled_network_is_compiled_once_and_changes_nothing():
     torch.testing.assert_close(pullback(x), reference(x))
 
 
+@pytest.mark.slow
 def test_eager_backend_of_torch_compile():
     torch._dynamo.reset()
     net = UNet(1, widths=(8, 8), blocks=1)

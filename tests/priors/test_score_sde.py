@@ -30,6 +30,7 @@ def deviation(prior, tensors):
     return ((mean * D - x) / std - std * tensors["score_out"]).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_original(variant, tmp_path):
     path, tensors, about = saved(tmp_path, variant)
@@ -52,6 +53,7 @@ def test_sub_vp():
     assert (schedule.sigma_min, schedule.sigma_max) == pytest.approx((sigma[0].item(), sigma[-1].item()))
 
 
+@pytest.mark.slow
 def test_bad_files(tmp_path):
     path, _, about = saved(tmp_path, "sde_ve_ncsnpp")
     with pytest.raises(invgen.OptionError, match="sde must be 've', 'vp' or 'subvp', got 'vpsde'"):

@@ -91,6 +91,7 @@ def test_blending_hides_the_seams_that_patches_have():
     assert tiles < 0.1 * side_by_side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, 6])
 @pytest.mark.parametrize("make", [Tiled, PatchAveraged])
 def test_memory_is_that_of_max_batch_windows(make, rows):
@@ -140,6 +141,7 @@ def test_slices_are_denoised_one_by_one(axis):
             torch.testing.assert_close(out.select(axis + 1, k), want)
 
 
+@pytest.mark.slow
 def test_samplers_run_on_them_and_slices_of_a_gaussian_are_exact():
     volume = Slices(GaussianPrior((3,), torch.tensor([0.0, 1.0, 2.0]), 0.25), 4, 0)
     x = samplers.Heun(steps=32)(volume, 2000)

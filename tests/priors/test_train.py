@@ -47,6 +47,7 @@ def tensors(path):
     return {name: p.clone() for name, p in load(path).net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_weights(tmp_path, photos, monkeypatch):
     whole = run(tmp_path / "whole", photos)
     views, calls = PhotoViews.batch, []
@@ -85,6 +86,7 @@ def test_training_learns(tmp_path, photos):
     assert train.loss(load(path), clean, sigma, noise).item() < 0.75
 
 
+@pytest.mark.slow
 def test_a_sheet_of_samples_after_each_epoch(tmp_path, photos, monkeypatch):
     drawn = []
     monkeypatch.setattr(train.Watch, "samples", lambda self, step, prior: drawn.append(step))
@@ -96,6 +98,7 @@ def test_a_sheet_of_samples_after_each_epoch(tmp_path, photos, monkeypatch):
     assert drawn == [5]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_a_precision_of_the_network_alone(tmp_path, photos):
     exact, rounded = (run(tmp_path / str(on), photos, bfloat16=on) for on in (False, True))
     assert [metadata(path)["training"]["bfloat16"] for path in (exact, rounded)] == [False, True]
@@ -126,6 +129,7 @@ def test_time_ends_a_run(tmp_path, photos):
     assert metadata(path)["training"]["steps"] == 1
 
 
+@pytest.mark.slow
 def test_a_record_of_the_training_is_in_the_weights(tmp_path, photos):
     about = metadata(run(tmp_path, photos, seed=3))
     assert about["shape"] == [3, 16, 16]
@@ -150,6 +154,7 @@ def test_noise_levels_follow_the_recipe():
     assert (few < -1.2).sum() in (7, 8, 9)
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(tmp_path, photos, monkeypatch):
     with pytest.raises(OptionError, match="unknown recipe 'phoot'; there are: photo, ct"):
         train.train("phoot", tmp_path / "out", photos)

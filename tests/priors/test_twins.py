@@ -27,6 +27,7 @@ def run(name, out, digits, **options):
     return twins.train(name, out, digits, batch=4, progress=False, checkpoint_minutes=0, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(twins.TWINS))
 def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch):
     if name == "digits-ar":  # 1024 evaluations a sample
@@ -52,6 +53,7 @@ def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch
     assert (tmp_path / "run" / "log.csv").read_text().startswith("step,minutes,loss,held_out_loss")
 
 
+@pytest.mark.slow
 def test_a_resumed_twin_ends_with_the_same_weights(tmp_path, digits, monkeypatch):
     whole = load(run("digits-gan", tmp_path / "whole", digits, steps=4))
     batch, calls = twins.LabelledViews.batch, []

@@ -200,6 +200,7 @@ MARGINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MARGINS))
 def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
     ((_, images),) = evaluate.held_out(name).items()
@@ -210,6 +211,7 @@ def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
         assert gain > margin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MARGINS, "digits", "clothing", "speech"])
 def test_the_shipped_priors_are_stable_where_a_state_has_less_noise_than_its_level(name):
     """Samplers come by such states. |D(x) - x| is at most the largest of the noise, 5 levels, and what is smoothed.

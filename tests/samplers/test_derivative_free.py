@@ -63,6 +63,7 @@ def black_box() -> tuple[Posterior, Simulator]:
     return Posterior(prior, A, Gaussian(0.1), A(truth)[0] + 0.1 * normal(4, seed=3)), f
 
 
+@pytest.mark.slow
 @each
 def test_a_simulator_in_numpy_is_enough(cls):
     post, f = black_box()
@@ -75,6 +76,7 @@ def test_a_simulator_in_numpy_is_enough(cls):
     assert after < 0.25 * before and after < 2.5, (before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [samplers.SCG, samplers.DPG], ids=lambda c: c.__name__)
 def test_any_likelihood(cls):
     prior = GaussianPrior(SHAPE, torch.zeros(SHAPE, dtype=F64), 1.0)
@@ -118,6 +120,7 @@ def test_operator_evaluations_are_as_documented():
 # -- ensemble Kalman inversion --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eki_is_exact_for_gaussians_as_particles_grow():
     post = problem(correlated())
     mean, cov = exact(post)
@@ -133,6 +136,7 @@ def test_eki_is_exact_for_gaussians_as_particles_grow():
     assert errors[1][0] < 0.1 * cov.trace().sqrt()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "time"), [(1, 1.0), (12, 1.0), (6, 4.0)])
 def test_eki_at_any_number_of_steps_has_the_law_of_its_time(steps, time):
     post = problem(correlated())
@@ -207,6 +211,7 @@ def test_enkg_of_the_paper_shrinks_its_ensemble():
 # -- stochastic control guidance ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scg_draws_nearly_the_posterior_and_the_papers_choice_fits_the_noise():
     post = problem(correlated())
     error = distance(samplers.SCG(steps=150)(post, 300), post)
@@ -252,6 +257,7 @@ def test_policy_gradient_tends_to_the_smoothed_gradient_at_the_rate_of_monte_car
     assert 3 < errors[0] / errors[1] < 5.5 and errors[1] < 0.12, errors
 
 
+@pytest.mark.slow
 def test_dpg_is_as_biased_as_dps_and_not_more():
     post = problem(correlated())
     x = samplers.DPG(steps=50)(post, 400)
@@ -302,6 +308,7 @@ def test_dpg_of_the_paper_in_its_own_coordinates():
 # -- all ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_a_mixture_they_are_nearer_to_the_posterior_than_the_prior_is():
     g = torch.Generator().manual_seed(0)
     prior = GaussianMixture(3 * torch.randn(4, *SHAPE, dtype=F64, generator=g), var=0.3)

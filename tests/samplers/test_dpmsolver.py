@@ -35,6 +35,7 @@ def starting_state(sampler, num):
     return PRIOR.start(Streams(0, index)(torch.empty(num, 4, dtype=F64)), sampler.levels(PRIOR)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 8, 12])
@@ -53,6 +54,7 @@ def integrate(order, steps):
     return states[-2]
 
 
+@pytest.mark.slow
 def test_orders_of_convergence():
     exact = integrate(3, 1500)
     for order in (1, 2, 3):
@@ -61,6 +63,7 @@ def test_orders_of_convergence():
             assert math.log2(coarse / fine) > order - 0.15, (order, errors)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_the_third_order_of_diffusers_has_half_the_curvature_and_is_of_order_two():
     """A deviation that is meant: what diffusers adds for the second derivative is half of it."""

@@ -62,6 +62,7 @@ def test_sdedit_trades_the_guide_for_the_prior():
     assert unlikely == pytest.approx(UNLIKELY, abs=0.02), found
 
 
+@pytest.mark.slow
 def test_repeating_sdedit_goes_on_towards_the_prior():
     found = [trade(samplers.SDEdit(steps=50, sigma0=0.5, repeats=r), painting())[1] for r in (1, 3, 9)]
     assert found == pytest.approx(REPEATS, abs=0.02), found
@@ -89,6 +90,7 @@ def independent() -> GaussianPrior:
     return GaussianPrior(SHAPE, normal(*SHAPE), 0.5)
 
 
+@pytest.mark.slow
 def test_blending_keeps_the_outside_and_guides_the_inside():
     prior, image = independent(), 5 + normal(*SHAPE, seed=1)
     A = Mask(SHAPE, KEEP == 0)  # the wish is about the edited values

@@ -86,6 +86,7 @@ def test_the_step_is_eulers_on_the_velocity_of_the_flow():
 # -- OT-ODE -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.2, 0.0])
 @pytest.mark.parametrize("width", ["local", "paper"])
 def test_otode_is_exact_on_a_white_prior_from_both_starts(start, width):
@@ -224,6 +225,7 @@ def test_papers_flowdps_in_the_flows_own_time():
 # -- PnP-Flow -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "alpha"), [("map", 1.0), ("paper", 0.5), ("paper", 1.0)])
 def test_pnpflow_fixed_point_at_a_level(weight, alpha):
     post = problem(correlated())
@@ -248,6 +250,7 @@ def test_pnpflow_ends_at_the_mode_as_steps_grow():
     assert residual[0] < 0.2 * residual[1], residual
 
 
+@pytest.mark.slow
 def test_pnpflow_is_a_point_estimate():
     post = problem(correlated())
     x = samplers.PnPFlow()(post, 100).flatten(1)
@@ -283,6 +286,7 @@ class Exponential(Operator):
 each = pytest.mark.parametrize("cls", [samplers.PnPFlow, samplers.FlowDPS, samplers.FlowChef], ids=lambda c: c.__name__)
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("noise", [Gaussian(0.1), Poisson(0.05)], ids=["Gaussian", "Poisson"])
 def test_nonlinear_operators(cls, noise):
@@ -296,6 +300,7 @@ def test_nonlinear_operators(cls, noise):
     assert after < 0.25 * before and after < (3.5 if cls is samplers.FlowDPS else 2.0), (before, after)
 
 
+@pytest.mark.slow
 @each
 def test_exact_measurements_are_met(cls):
     A = Mask(SHAPE, torch.tensor([[1.0, 0, 1], [1, 1, 0]], dtype=F64))

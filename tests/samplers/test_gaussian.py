@@ -40,6 +40,7 @@ from invgen.random import Streams
 # -- exact methods --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "prior"),
     [
@@ -143,6 +144,7 @@ def test_ddrm_leaves_what_is_not_measured_to_the_prior():
 # -- the prior ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "order"),
     [(samplers.Ancestral, 1), (samplers.DDIM, 1), (samplers.Heun, 2)],
@@ -158,6 +160,7 @@ def test_unconditional_samplers_converge_to_the_prior_at_their_order(make, order
     assert abs(math.log2(coarse / fine) - order) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [samplers.Ancestral, samplers.DDIM, samplers.Heun])
 def test_unconditional_samplers_reproduce_a_mixture(make):
     prior = GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 1.0]], dtype=F64), [0.3, 0.7], var=0.5)
@@ -225,6 +228,7 @@ def inner_levels(steps: int, low: float, high: float) -> list[tuple[float, float
     return list(zip(grid, [*grid[1:], 0.0], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
@@ -270,6 +274,7 @@ def test_ddrm_follows_equations_7_and_8_coordinate_by_coordinate(eta_b, eta_c):
     assert_same_law(law(sampler, post), (Vt.T @ m, Vt.T * v @ Vt))
 
 
+@pytest.mark.slow
 def test_biases_stand_in_numbers():
     """Wasserstein-2 distance to the posterior, over the root of its total variance, at about 100 evaluations.
 
@@ -331,6 +336,7 @@ def test_reddiff_is_a_point_estimate_near_the_posterior():
     assert x.var(0).sum() < 0.3 * S.trace()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MMPS", "DiffPIR", "DAPS", "DDRM"])
 def test_samples_have_the_law_that_the_probe_reads_off(name):
     post, count = problem(correlated()), 4000

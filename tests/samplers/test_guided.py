@@ -129,6 +129,7 @@ def test_adam_fits_the_nearest_gaussian_with_independent_values():
 # -- LGD ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lgd_becomes_pigdm_as_draws_grow():
     """For a linear operator log E p(y | D + r z) is Gaussian: one guided step is PiGDM's, up to Monte Carlo error."""
     post = problem(white(), 0.8, Matrix(normal(1, N, seed=7), SHAPE))
@@ -188,6 +189,7 @@ def curved(name: str) -> tuple[Posterior, Tensor]:
     return post, x[torch.multinomial(weights, 400, replacement=True, generator=torch.Generator().manual_seed(1))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "square"])
 def test_guidance_through_an_operator_that_is_not_linear_stays_near_the_posterior(name):
     """Sliced Wasserstein distance over the posterior's standard deviation: 0.1 to 0.15 between two exact sets, 1 and more
@@ -203,6 +205,7 @@ def test_guidance_through_an_operator_that_is_not_linear_stays_near_the_posterio
         assert level < 1.2, (cls, level)
 
 
+@pytest.mark.slow
 def test_guidance_through_a_saturated_detector_in_many_dimensions():
     """A smooth signal of 64 values, a third of them saturated, at noise 5 % of the detector's range.
 
@@ -281,6 +284,7 @@ def test_time_travel_brings_a_short_run_nearer_to_the_posterior():
     assert errors == pytest.approx([0.361, 0.311], abs=0.02), errors
 
 
+@pytest.mark.slow
 def test_backward_guidance_fits_the_data_closer_than_the_posterior_does():
     post = problem(correlated(), 0.4)
     many_samples = [samplers.UniversalGuidance(steps=30, backward_steps=m)(post, 200) for m in (0, 1, 4)]
@@ -291,6 +295,7 @@ def test_backward_guidance_fits_the_data_closer_than_the_posterior_does():
 # -- SITCOM -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sitcom_stops_at_the_noise_and_returns_its_last_step():
     post = problem(correlated(), 0.1)
     x = samplers.SITCOM(steps=15, iterations=60)(post, 50)
@@ -308,6 +313,7 @@ def test_sitcom_stops_at_the_noise_and_returns_its_last_step():
 # -- DCPS and MGPS: biases that fall -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mgps_bias_is_that_of_its_approximations():
     # the likelihood at the midpoint leaves out what D does not know there: closer draws do not make up for it
     post = problem(correlated())
@@ -374,6 +380,7 @@ def test_published_settings_by_task():
         samplers.MPGD.paper(30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MGPS", "DCPS", "LGD", "PiGDM", "TMPD", "MMPS", "DDS"])
 def test_published_forms_run_in_their_units(name):
     mask = torch.tensor([[1.0, 0, 1], [0, 1, 0]], dtype=F64)

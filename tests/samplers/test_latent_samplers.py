@@ -62,6 +62,7 @@ def exact_gaussian(post: Posterior) -> Law:
 # -- latent DPS and latent DAPS: the samplers of signals, on codes ---------------------------------------------------
 
 
+@pytest.mark.slow
 def test_latent_dps_and_daps_on_a_linear_decoder_of_a_mixture():
     post = problem(mixture())
     M, v = over_codes(post)
@@ -144,6 +145,7 @@ def test_csgm_finds_the_mode_of_a_curved_decoder():
     assert (codes[-1] - grid[w.argmax()]).norm(dim=1).min() < 0.03  # the grid's step is 0.025
 
 
+@pytest.mark.slow
 def test_csgm_keeps_the_restart_with_the_smallest_residual():
     post, _, _ = banana()
     one, many = (samplers.CSGM(restarts=r, steps=40)(post, 30) for r in (1, 6))
@@ -157,6 +159,7 @@ def test_csgm_keeps_the_restart_with_the_smallest_residual():
         samplers.CSGM(restarts=0)
 
 
+@pytest.mark.slow
 def test_csgm_uses_the_density_of_the_codes():
     post = problem(mixture(), sigma=3.0)
     x = samplers.CSGM(steps=60)(post, 8)
@@ -237,6 +240,7 @@ def test_psld_is_its_recursion(options):
     assert_same_law(law(sampler, post), psld_law(post, sampler))
 
 
+@pytest.mark.slow
 def test_psld_without_gluing_is_exact_here_and_gluing_counts_the_data_again():
     post = orthogonal_problem()
     mean, covariance = exact_gaussian(post)
@@ -278,12 +282,14 @@ def resample_law(post: Posterior, sampler: samplers.ReSample) -> Law:
     return through(codes_at_the_top(sampler, post), maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"form": "paper", "gamma": 40.0}])
 def test_resample_is_its_recursion(options):
     post, sampler = problem(), samplers.ReSample(steps=9, inner_steps=40, stop=0.0, **options)
     assert_same_law(law(sampler, post), resample_law(post, sampler), tol=1e-5)
 
 
+@pytest.mark.slow
 def test_resample_stops_at_the_noise_level_and_spreads_too_little():
     post = problem()
     x = samplers.ReSample()(post, 300)
@@ -293,6 +299,7 @@ def test_resample_stops_at_the_noise_level_and_spreads_too_little():
     assert 0.4 < x.flatten(1).var(0).sum() / covariance.trace() < 0.6  # half of the posterior's variance
 
 
+@pytest.mark.slow
 def test_resample_works_without_an_encoder_and_says_what_options_it_takes():
     post, _, _ = banana()
     level = post.residual_over_noise(samplers.ReSample(steps=30)(post, 100))

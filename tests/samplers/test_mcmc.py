@@ -95,6 +95,7 @@ def test_ula_keeps_the_smoothed_posterior_with_the_variances_of_its_step(step):
     assert_same_law(law(sampler, post, kept), kept, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_ula_bias_is_a_number_and_falls_with_the_step():
     post = problem()
     biases = []
@@ -157,6 +158,7 @@ def hidden(p: GaussianMixture) -> GaussianMixture:
     return other
 
 
+@pytest.mark.slow
 def test_mala_samples_the_smoothed_posterior():
     post, sampler = problem(), samplers.MALA(steps=300, sigma=0.5, warm=0)
     sigma = sampler.levels(post.prior)[0][0]
@@ -205,6 +207,7 @@ W = normal(N, 4, seed=11)
 LATENT = [samplers.PCN(steps=400), samplers.HMC(steps=40, leapfrogs=5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", LATENT, ids=lambda s: type(s).__name__)
 def test_latent_chains_sample_the_exact_posterior_of_a_linear_generator(sampler):
     generator = Linear(W, 0.5, (4,))
@@ -218,6 +221,7 @@ def test_latent_chains_sample_the_exact_posterior_of_a_linear_generator(sampler)
     assert_moments(z, (back @ (mean - 0.5), back @ S @ back.T))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", LATENT, ids=lambda s: type(s).__name__)
 def test_latent_chains_on_a_diffusion_prior_sample_the_posterior_of_its_flow(sampler):
     post = problem()
@@ -303,6 +307,7 @@ def test_snips_follows_the_papers_recursion():
     assert_same_law(law(sampler, post), annealed(sampler, post, step), tol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
 def test_annealed_chains_converge_to_the_posterior(cls):
     post = problem()
@@ -358,6 +363,7 @@ def test_snips_of_the_released_code_and_without_noise():
 # -- split Gibbs at a fixed rho ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.3, 1.0])
 def test_split_gibbs_at_a_fixed_rho_keeps_its_stationary_law(rho):
     post = problem()

@@ -34,6 +34,7 @@ class Watched(Denoiser):
         self.alive -= rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twist", ["covariance", "local", "likelihood"])
 @pytest.mark.parametrize("max_batch", [4, 16, 64])
 def test_twisted_smc_holds_the_graph_of_one_part_of_its_particles(twist, max_batch):

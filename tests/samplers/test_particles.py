@@ -136,6 +136,7 @@ def assert_unbiased(sampler: TDS, post: Posterior, chains: int, spread: tuple[fl
     assert abs(ratio.mean() - 1) < 3.5 * error, (ratio.mean(), error)
 
 
+@pytest.mark.slow
 @each_scheme
 @pytest.mark.parametrize("threshold", [0.0, 0.8, 1.0])
 def test_evidence_is_unbiased_for_every_scheme_and_threshold(scheme, threshold):
@@ -144,6 +145,7 @@ def test_evidence_is_unbiased_for_every_scheme_and_threshold(scheme, threshold):
     assert_unbiased(sampler, gaussian(), 4000, (0.3, 0.8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("twist", ["covariance", "local", "likelihood"])
 def test_evidence_is_unbiased_for_every_twist(twist, order):
@@ -154,6 +156,7 @@ def test_evidence_is_unbiased_for_every_twist(twist, order):
     assert_unbiased(TDS(steps=8, particles=4, twist=twist, order=order), post, 4000, (0.1, 0.3))
 
 
+@pytest.mark.slow
 def test_evidence_goes_to_that_of_the_prior_as_steps_grow():
     post = gaussian()
     exact = post.prior.posterior(post.A, post.noise, post.y).log_evidence
@@ -177,6 +180,7 @@ def mixture() -> Posterior:
     return Posterior(prior, Matrix(torch.tensor([[0.6, 0.8]], dtype=F64)), Gaussian(0.5), torch.tensor([2.8], dtype=F64))
 
 
+@pytest.mark.slow
 def test_evidence_of_a_mixture():
     post = mixture()
     exact = post.prior.posterior(post.A, post.noise, post.y).log_evidence
@@ -211,6 +215,7 @@ def test_weighted_particles_and_samples_are_the_same_chains():
     assert not torch.allclose(sampler.weighted(post, 1, seed=4).samples, out.samples[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_batch", [1, 5, 7, 20])
 def test_memory_bound_does_not_change_particles(max_batch):
     post, sampler = gaussian(), TDS(steps=5, particles=7, draws=3)

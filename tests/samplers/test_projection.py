@@ -126,6 +126,7 @@ def test_levels_start_in_units_of_the_prior():
 # -- properties -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each
 def test_noiseless_masks_keep_the_observed_values(sampler):
     prior = GaussianMixture(normal(3, *SHAPE), var=0.3)
@@ -135,6 +136,7 @@ def test_noiseless_masks_keep_the_observed_values(sampler):
     torch.testing.assert_close(A(x), A(truth).expand_as(A(x)), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @each
 def test_exact_measurements_need_no_svd(sampler):
     prior = correlated()
@@ -149,6 +151,7 @@ def test_exact_measurements_need_no_svd(sampler):
         sampler(Posterior(prior, A, Gaussian(torch.tensor([0.1, 0.2, 0.3])), y), 3)
 
 
+@pytest.mark.slow
 @each
 def test_noise_in_the_data_is_neither_fitted_nor_ignored(sampler):
     # residuals over noise: 0 where the noise is fitted. Exact samples of this posterior have 1.1 to 1.3

@@ -167,6 +167,7 @@ def recursion(sampler: samplers.Sampler, maps: Recursion, post: Posterior) -> La
     return through(begin(sampler, post), maps(sampler, post))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, SIGMA], ids=["exact", "noisy"])
 @pytest.mark.parametrize(
     ("sampler", "maps"),
@@ -261,6 +262,7 @@ def test_resampling_removes_the_bias_of_replacement():
     assert found == pytest.approx([0.258, 0.090, 0.038], abs=0.002), found
 
 
+@pytest.mark.slow
 def test_correctors_remove_it_too():
     found = [error(samplers.ScoreSDE(steps=200, corrector_steps=c), scoresde, chain()) for c in (0, 1, 4)]
     assert found == pytest.approx([0.478, 0.366, 0.205], abs=0.002), found
@@ -271,6 +273,7 @@ def test_ddnm_has_less_of_it_and_time_travel_takes_the_rest():
     assert found == pytest.approx([0.193, 0.075], abs=0.002), found
 
 
+@pytest.mark.slow
 def test_biases_stand_in_numbers():
     """At about 100 network evaluations, on a random operator, without noise and with it."""
     make = {

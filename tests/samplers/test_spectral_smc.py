@@ -109,6 +109,7 @@ LAWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_evidence_is_unbiased_for_the_discretised_law(name):
     sampler, sigma = LAWS[name]
@@ -121,6 +122,7 @@ def test_evidence_is_unbiased_for_the_discretised_law(name):
     assert abs(ratio.mean().item() - 1) < 3.5 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_particles_converge_to_the_discretised_posterior_at_the_rate_of_monte_carlo(name):
     sampler, sigma = LAWS[name]
@@ -136,6 +138,7 @@ def test_particles_converge_to_the_discretised_posterior_at_the_rate_of_monte_ca
     assert errors[1] < 0.3 * cov.trace().sqrt()
 
 
+@pytest.mark.slow
 def test_samples_have_the_law_of_the_discretised_posterior():
     # 400 independent chains: their covariance too, which weighted means do not show; and SMCDiff's over its paths
     post = problem()
@@ -147,6 +150,7 @@ def test_samples_have_the_law_of_the_discretised_posterior():
         assert (x.T.cov() - cov).norm() < 0.25 * cov.norm()
 
 
+@pytest.mark.slow
 def test_the_discretised_posterior_tends_to_the_exact_one():
     # in closed form: no particles. First order in the steps, or close to it
     post = problem()
@@ -161,6 +165,7 @@ def test_the_discretised_posterior_tends_to_the_exact_one():
         assert gaps[0] > 2.5 * gaps[1] > 6 * gaps[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [MCGDiff, SMCDiff])
 def test_exact_measurements_are_kept(cls):
     prior = correlated(SHAPE)
@@ -177,6 +182,7 @@ def test_exact_measurements_are_kept(cls):
         assert ((x.mean(0) - law.mean).flatten().norm() < 0.25 * law.covariance.trace().sqrt()).item()
 
 
+@pytest.mark.slow
 def test_complex_coordinates_and_two_channels():
     # a real image's k-space with noise: V^T x is complex; noise is drawn as a signal, so that it has the symmetry of one
     prior = GaussianPrior((1, 2, 2), correlated(SHAPE).mean[None], covariance=correlated(SHAPE).covariance)
@@ -200,6 +206,7 @@ def test_levels_contain_every_tau_within_the_steps_asked_for():
     assert (sampler.weighted(wide, chains=4).mean.mean(0) - law.mean).norm() < 0.15 * law.covariance.trace().sqrt()
 
 
+@pytest.mark.slow
 def test_measurements_beyond_the_highest_level_explain_nothing():
     post = problem(1e4)
     assert torch.isfinite(MCGDiff(steps=12)(post, 3)).all()
@@ -210,6 +217,7 @@ def test_measurements_beyond_the_highest_level_explain_nothing():
     assert (estimate - prior.posterior(post.A, post.noise, post.y).log_evidence).abs() < 0.01
 
 
+@pytest.mark.slow
 def test_fps_of_the_paper_counts_the_measurement_once_a_level():
     # one coordinate with everything known: the paper's target is a Kalman filter whose observations share their noise
     d, sigma = 1.0, 0.5
@@ -236,6 +244,7 @@ def test_fps_of_the_paper_counts_the_measurement_once_a_level():
     assert var == pytest.approx(true, rel=0.15)
 
 
+@pytest.mark.slow
 def test_ddsmc_with_the_renoised_ode_has_the_law_of_the_prior():
     # eta = 0 with one ODE step renoises a mean: variance is lost. With more of them the law of the prior comes back
     prior = GaussianPrior((1,), torch.zeros(1, dtype=F64), 1.0)
@@ -246,6 +255,7 @@ def test_ddsmc_with_the_renoised_ode_has_the_law_of_the_prior():
     assert lost < 0.75 and kept == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_published_settings_run():
     post = problem()
     for sampler in (MCGDiff.paper(), FPS.paper(steps=20), DDSMC.paper()):
@@ -268,6 +278,7 @@ def test_unfit_problems_and_options():
         FPS(target="prior")
 
 
+@pytest.mark.slow
 def test_many_measurements_at_once_and_few_rows_at_a_time():
     post = problem()
     both = Posterior(post.prior, post.A, post.noise, torch.stack([post.y, post.y + 1]))

@@ -26,6 +26,7 @@ def mixture(sigma: float, y: float) -> Posterior:
     return Posterior(prior, Matrix(torch.tensor([[1.0, 0.25]], dtype=F64)), Gaussian(sigma), torch.tensor([y], dtype=F64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [1e-5, 0.5, 30.0])
 def test_a_mixture_has_its_modes_in_proportion(sigma):
     # noise far below the lowest level, among the modes, far above them
@@ -48,6 +49,7 @@ def test_a_mixture_has_its_modes_in_proportion(sigma):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twist", ["covariance", "local"])
 def test_gaussian_posterior(twist):
     root = torch.randn(5, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -85,6 +87,7 @@ NONLINEAR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twist", ["auto", "local"])
 @pytest.mark.parametrize("name", NONLINEAR)
 def test_nonlinear_operators_and_any_noise_by_quadrature(name, twist):
@@ -106,6 +109,7 @@ def test_nonlinear_operators_and_any_noise_by_quadrature(name, twist):
     assert abs(means.mean() - mean.item()) < 3.5 * means.std() / math.sqrt(8) + 0.02, (means, mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twist", ["covariance", "local"])
 def test_four_modes_of_two_squares(twist):
     means = torch.tensor([[-1.0, 0.5], [2.0, -1.0], [0.0, 2.0]], dtype=F64)
@@ -183,6 +187,7 @@ def test_paper_form_and_what_it_refuses():
         TDS(twist="covariance")(loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["latent", pytest.param("normal", marks=pytest.mark.slow)])
 def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
     from invgen.benchmarks.exact_problems import families

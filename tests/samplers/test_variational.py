@@ -74,6 +74,7 @@ def test_dmplug_without_a_stop_ends_on_the_codes_that_explain_the_data(lr, steps
         torch.testing.assert_close(x.flatten(1), nearest @ F.T + b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dmplug_stops_at_the_noise_level():
     post = problem(correlated())
     x = samplers.DMPlug()(post, 200)
@@ -82,6 +83,7 @@ def test_dmplug_stops_at_the_noise_level():
     assert (post.residual_over_noise(samplers.DMPlug(stop=0.5)(post, 50)) <= 0.5001).all()
 
 
+@pytest.mark.slow
 def test_the_spread_of_dmplug_is_that_of_its_map_not_of_the_posterior():
     # three DDIM steps of a Gaussian lose half of its width; what the data leave open then spreads too little
     post = problem(correlated())
@@ -109,6 +111,7 @@ def dflow_objective(post: Posterior, F: Tensor, b: Tensor, lam: float, z: Tensor
     return misfit + lam * (0.5 * square - 0.5 * (N - 1) * square.log())
 
 
+@pytest.mark.slow
 def test_dflow_ends_where_its_objective_is_stationary_and_lowest():
     post = problem(correlated())
     F, b = affine(Flow(post.prior, 6, "flow", "midpoint"))
@@ -127,6 +130,7 @@ def test_dflow_ends_where_its_objective_is_stationary_and_lowest():
     assert (value < lowest + 2.0).all() and (value.min() - lowest).abs() < 1e-4, (value, lowest)
 
 
+@pytest.mark.slow
 def test_dflow_keeps_the_norm_of_its_source_likely():
     # with much weight, |z| = sqrt(n - 1), where the density of the norm is highest
     post = problem(correlated())
@@ -135,6 +139,7 @@ def test_dflow_keeps_the_norm_of_its_source_likely():
     torch.testing.assert_close(z.norm(dim=1), torch.full((20,), math.sqrt(N - 1), dtype=F64), rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_the_spread_of_dflow_is_below_the_posterior():
     post = problem(correlated())
     ratio = spread(samplers.DFlow(steps=60)(post, 500)) / exact(post)[1].trace().item()
@@ -208,6 +213,7 @@ def test_flow_priors_does_not_depend_on_the_number_of_steps():
     assert (a[0] - b[0]).norm() < 0.1 * width and (a[1].trace().sqrt() - b[1].trace().sqrt()).abs() < 0.1 * width
 
 
+@pytest.mark.slow
 def test_flow_priors_paper_form_moves_by_its_rate_against_the_sign():
     post = problem(correlated())
     assert samplers.FlowPriors.paper() == samplers.FlowPriors(steps=100, lr=0.01)
@@ -250,6 +256,7 @@ def test_flow_priors_follows_the_trace_of_a_prior_that_is_not_gaussian():
 # -- multimodal -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_searches_on_a_mixture_reach_its_modes_and_not_its_law():
     prior = GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 4.0]], dtype=F64), [0.3, 0.3, 0.4], var=0.2)
     post = Posterior(prior, Matrix(torch.tensor([[0.0, 1.0]], dtype=F64)), Gaussian(0.2), torch.zeros(1, dtype=F64))
