@@ -334,6 +334,8 @@ def train(
     """
     from invgen.benchmarks.demo import data_folder
     from invgen.errors import OptionError
+    from invgen.names import unknown
+    from invgen.priors.recipes import RECIPES
     from invgen.priors.sources import fetch
     from invgen.priors.train import train as denoiser
     from invgen.priors.twins import TWINS
@@ -341,6 +343,8 @@ def train(
 
     if recipe is None and not data:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
+    if recipe is not None and recipe not in (known := [*RECIPES, *TWINS]):
+        raise unknown("recipe", recipe, known)
     folders = list(data) if data else [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}

@@ -54,8 +54,8 @@ LIMITS = {
     "photo": """\
 - A prior of texture and edges at the scale of 64 pixels. Larger images are denoised whole, but the network sees about 100
   pixels around each one, so it knows nothing of objects: unconditional samples are colour patches, not scenes.
-- A short training on a CPU: as a denoiser it stays behind BM3D (table above), but at the highest noise. The recipe run for
-  longer is the remedy.
+- A short training on a CPU: as a denoiser it stays behind BM3D, about level with it at the highest noise (table above). The
+  recipe run for longer is the remedy.
 - Photographs as they come from JPEG files of the years around 2000; no faces, text or drawings in number.""",
     "ct": """\
 - A short training on a CPU: at low noise it stays behind BM3D, on the full-resolution slice up to 500 HU (table above).

@@ -297,8 +297,10 @@ def test_demo_and_data_are_wired(here, run, monkeypatch):
 
 
 def test_unknown_recipe_and_data(here, run):
-    code, _, err = run("train", "cats", "--data", ".", "--out", "runs")
-    assert (code, "there are: photo, ct" in err) == (2, True)
+    code, _, err = run("train", "digits-va", "--data", ".", "--out", "runs")
+    assert code == 2 and "unknown recipe 'digits-va'; did you mean 'digits-vae'" in err
+    code, _, err = run("train", "giraffes", "--data", ".", "--out", "runs")
+    assert (code, "there are photo, ct" in err and "digits-ar" in err) == (2, True)
     code, _, err = run("data", "cats", "--out", "data")
     assert (code, "there are: ct, photo" in err) == (2, True)
     assert not (here / "runs").exists()
