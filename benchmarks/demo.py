@@ -245,7 +245,7 @@ def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
         "problem": p.name,
         "method": method,
         "psnr": metrics.psnr(shown, p.truth, data_range=high - low).item(),
-        "ssim": metrics.ssim(shown, p.truth, data_range=high - low).item(),
+        "ssim": metrics.ssim(shown, p.truth, value_range=(low, high)).item(),
         "residual": post.rows(torch.arange(1)).residual_over_noise(x[None]).item(),
         "seconds": seconds,
         "nfe": nfe,

@@ -31,7 +31,7 @@ def _psnr_sample(result: Result, truth: Tensor) -> Tensor:
 
 
 def _ssim(result: Result, truth: Tensor) -> Tensor:
-    return metrics.ssim(result.mean, truth, data_range=_range(result), dims=_dims(result))
+    return metrics.ssim(result.mean, truth, value_range=result.posterior.prior.value_range, dims=_dims(result))
 
 
 def _nrmse(result: Result, truth: Tensor) -> Tensor:

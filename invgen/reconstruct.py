@@ -170,7 +170,7 @@ def _scores(x: Tensor, post: Posterior, truth: Tensor | None) -> dict[str, float
         low, high = post.prior.value_range
         scores["psnr"] = round(psnr(x, truth, data_range=high - low, dims=truth.ndim).mean().item(), 3)
         if truth.ndim == 3 and min(truth.shape[1:]) >= 11 and not truth.is_complex():
-            scores["ssim"] = round(ssim(x, truth, data_range=high - low).mean().item(), 4)
+            scores["ssim"] = round(ssim(x, truth, value_range=(low, high)).mean().item(), 4)
     return scores
 
 

@@ -44,6 +44,20 @@ def check_range(name: str, data_range: float) -> None:
         )
 
 
+def check_value_range(name: str, value_range: tuple[float, float]) -> tuple[float, float]:
+    """Returns (low, high) as floats; refuses what is not a pair of increasing finite numbers."""
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise OptionError(
+            f"{name}: value_range must be (lowest, highest) possible value, such as (-1.0, 1.0) or prior.value_range, got "
+            f"{value_range!r}"
+        )
+    return low, high
+
+
 def mean_over(x: Tensor, dims: int) -> Tensor:
     """The mean over the last `dims` axes, x itself for dims = 0."""
     return x.mean(tuple(range(-dims, 0))) if dims else x

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
-from invgen.metrics._signals import check_pair, check_range, mean_over, square
+from invgen.metrics._signals import check_pair, check_range, check_value_range, mean_over, square
 
 WINDOW = 11  # taps of the Gaussian window of SSIM
 
@@ -50,15 +50,19 @@ def ssim(
     estimate: Tensor,
     truth: Tensor,
     *,
-    data_range: float,
+    value_range: tuple[float, float],
     boundary: Literal["valid", "reflect"] = "valid",
     dims: int = 3,
 ) -> Tensor:
     """Structural similarity (Wang et al., IEEE TIP 2004), averaged over the channels and positions of one image: (*batch).
 
-    Gaussian window of 11 taps, standard deviation 1.5, K1 = 0.01, K2 = 0.03, population covariances.
+    Gaussian window of 11 taps, standard deviation 1.5, K1 = 0.01, K2 = 0.03, population covariances. The luminance term
+    compares local means as ratios and so needs to know where black lies: both images are shifted by `low` first, and the
+    result is the same in [0, 1], [-1, 1], grey levels and Hounsfield units. Code that passes a range alone, on images in
+    [-1, 1], reports other values.
 
     Args:
+        value_range: (low, high), the lowest and the highest value that such images can have; `prior.value_range`.
         boundary: "valid" averages the positions where the whole window lies in the image, as the paper and skimage
             (gaussian_weights=True, sigma=1.5, use_sample_covariance=False) do; "reflect" mirrors the image at its border
             and averages all positions, as torchmetrics does. The two differ by 0.01 to 0.03 on common images.
@@ -69,10 +73,10 @@ def ssim(
     Raises:
         ShapeError: the shapes do not fit, the signals are complex, or an axis is too short for the window (11 for "valid",
             6 for "reflect").
-        OptionError: data_range is not a positive number, or the boundary is unknown.
+        OptionError: value_range is not a pair of increasing numbers, or the boundary is unknown.
     """
     check_pair("ssim", estimate, truth, dims)
-    check_range("ssim", data_range)
+    low, high = check_value_range("ssim", value_range)
     if boundary not in ("valid", "reflect"):
         raise OptionError(f"ssim: unknown boundary {boundary!r}; there are 'valid' (skimage) and 'reflect' (torchmetrics)")
     if estimate.is_complex() or truth.is_complex():
@@ -83,9 +87,9 @@ def ssim(
     if min(spatial) < shortest:
         raise ShapeError(f"ssim: boundary={boundary!r} needs at least {shortest} pixels along each axis, got {spatial}")
 
-    x, y = torch.broadcast_tensors(estimate.double(), truth.double())
+    x, y = torch.broadcast_tensors(estimate.double() - low, truth.double() - low)
     mx, my, mxx, myy, mxy = _windowed_means(torch.stack([x, y, x * x, y * y, x * y]), dims - 1, boundary)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    c1, c2 = (0.01 * (high - low)) ** 2, (0.03 * (high - low)) ** 2
     luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
     structure = (2 * (mxy - mx * my) + c2) / (mxx - mx**2 + myy - my**2 + c2)
     return mean_over(luminance * structure, dims).to(torch.promote_types(estimate.dtype, truth.dtype))

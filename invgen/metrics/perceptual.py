@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invgen.errors import MissingWeightsError, OptionError, ShapeError, WeightsError
-from invgen.metrics._signals import check_pair
+from invgen.metrics._signals import check_pair, check_value_range
 
 Net = Literal["alex", "vgg"]
 # layers of torchvision's `features`: (channels, kernel, stride, padding) of a convolution, "tap" after a ReLU whose output
@@ -264,9 +264,7 @@ def _loaded(net: Net, device: str) -> LPIPS:
 
 def _unit(x: Tensor, value_range: Sequence[float], net: Net) -> Tensor:
     """Images (B, C, H, W) as three colours in [-1, 1]."""
-    low, high = value_range
-    if not low < high:
-        raise OptionError(f"value_range must be (black, white), two numbers in rising order, got {tuple(value_range)!r}")
+    low, high = check_value_range("LPIPS", value_range)
     if x.is_complex() or x.shape[1] not in (1, 3):
         kind = "complex images" if x.is_complex() else f"{x.shape[1]} channels"
         raise ShapeError(f"LPIPS sees images of 1 or 3 channels, got {kind}; compare magnitudes or single channels")

@@ -199,7 +199,7 @@ def test_images_that_do_not_fit_are_said(folder):
         lpips(x[..., :30], x[..., :30], value_range=UNIT)
     with pytest.raises(ShapeError, match="the last 3 axes"):
         lpips(x, x[..., :31], value_range=UNIT)
-    with pytest.raises(OptionError, match="rising order"):
+    with pytest.raises(OptionError, match="value_range must be"):
         lpips(x, x, value_range=(1.0, -1.0))
     with pytest.raises(TypeError):
         lpips(x, x)  # a range is never guessed
