@@ -27,7 +27,16 @@ from invgen.spec import Call, parse
 
 _DEPTH = 6  # of attributes within attributes
 _BELOW = ("torch", "numpy", "scipy", "builtins", "abc", "typing", "collections", "functools", "pathlib")
-_SPEECH = ("errors", "names", "spec", "spelling", "writing", "plots", "catalogue")  # of invgen: nothing is computed by them
+_SPEECH = (
+    "errors",
+    "names",
+    "spec",
+    "spelling",
+    "user_code",
+    "writing",
+    "plots",
+    "catalogue",
+)  # of invgen: nothing is computed by them
 
 
 def digest(value: Any) -> str:

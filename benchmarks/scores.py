@@ -1,16 +1,19 @@
 """The metrics of a suite, by name: how far a cell's samples are from the true signal, or from the exact posterior."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from invgen import metrics, names
 from invgen.benchmarks import methods
-from invgen.errors import MissingExtraError, MissingWeightsError
+from invgen.errors import MissingExtraError, MissingWeightsError, OptionError
 from invgen.inference import Result
 from invgen.metrics import perceptual
 from invgen.spec import parse
+from invgen.user_code import origin, returned
 
 
 def _range(result: Result) -> float:
@@ -118,7 +121,7 @@ def metric(spec: str) -> Callable[[Result, Tensor], float]:
     """
     module, name, options = parse(spec)
     if module:
-        own = names.user_object(module, name)
+        own = _users(names.user_object(module, name), spec)
         return lambda result, truth: float(own(result.samples, truth, result.posterior, **options))
     if name not in METRICS:
         raise names.unknown("metric", name, METRICS)
@@ -127,3 +130,13 @@ def metric(spec: str) -> Callable[[Result, Tensor], float]:
         if option not in known:
             raise names.unknown(f"option of metric {name}", option, known)
     return lambda result, truth: METRICS[name](result, truth, **options).double().mean().item()
+
+
+def _users(function: Any, spec: str) -> Callable[..., Any]:
+    """A metric of the user's own, or an installed package's function that says that it gives a number."""
+    wanted = "expected a function of your own, called as f(samples, truth, posterior), that gives a number"
+    if inspect.isclass(function) or not callable(function):
+        raise OptionError(f"{spec} is {type(function).__name__}, {wanted}")
+    if origin(function) != "own" and not any(issubclass(c, float | int | Tensor) for c in returned(function)):
+        raise OptionError(f"{spec} is of an installed package and is not annotated with -> float, {wanted}")
+    return function

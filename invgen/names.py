@@ -3,22 +3,20 @@
 `invgen.spec` reads the text; here names become classes, and classes objects. An option may be made by one of the
 catalogue's own functions, "Blur(kernel=gaussian_kernel(std=2.0))", an object by a constructor of its class,
 "Mask.random(keep=0.3)".
-`module:Name` imports a module of the user's, as `import module` in the current folder would.
+`module:Name` imports a module of the user's, see `invgen.user_code`.
 """
 
 import importlib
-import importlib.util
 import inspect
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invgen.errors import InvgenError, OptionError
+from invgen.errors import FileError, InvgenError, OptionError
 from invgen.spec import Call, parse
-from invgen.spelling import hint
+from invgen.spelling import clipped, hint, short
+from invgen.user_code import check_maker, failure, user_object
 
 if TYPE_CHECKING:
     from invgen.diffusion import Prior
@@ -31,58 +29,7 @@ SHAPE_NAMES = ("in_shape", "image_shape", "shape")  # what constructors call the
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> OptionError:
     """The error for a name that is not known, with the nearest ones, or with all that there are."""
-    return OptionError(f"unknown {kind} {name!r}; {hint(name, names)}")
-
-
-def user_object(module: str, name: str) -> Any:
-    """`name` of the user's `module`: a dotted name, found from the current folder too, or a path to a .py file.
-
-    Raises:
-        OptionError: the module cannot be found or fails as it is imported, or has no such name.
-    """
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        if module.endswith(".py"):
-            path = Path(module)
-            alias = path.stem if path.stem not in sys.modules else f"_{path.stem}_of_user"
-            found = importlib.util.spec_from_file_location(alias, path)
-            if found is None or not path.is_file():
-                raise OptionError(f"there is no Python file {module!r}")
-            loaded = importlib.util.module_from_spec(found)
-            sys.modules[alias] = loaded  # dataclasses and pickle look a class up there
-            found.loader.exec_module(loaded)
-        else:
-            loaded = importlib.import_module(module)
-        value = loaded
-        for part in name.split("."):
-            value = getattr(value, part)
-    except InvgenError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise OptionError(
-                f"there is no module {module!r} in {here} or among the installed packages; write module:Name, "
-                "or path/to/file.py:Name"
-            ) from error
-        raise OptionError(f"module {module!r} needs the package {error.name!r}, which is not installed") from error
-    except AttributeError as error:
-        if "loaded" not in locals() or error.obj is not loaded:
-            raise OptionError(_failure(f"importing {module!r}", error)) from error
-        names = [n for n, v in vars(loaded).items() if inspect.isclass(v) and v.__module__ == loaded.__name__]
-        raise OptionError(f"module {module!r} has no {name!r}; its classes are {', '.join(names) or 'none'}") from error
-    except Exception as error:  # whatever the user's module does wrong becomes one sentence
-        raise OptionError(_failure(f"importing {module!r}", error)) from error
-    return value
-
-
-def _failure(what: str, error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error) or "no message"
-    if last.filename == __file__:  # the call itself, such as an option that does not exist
-        return f"{what} cannot be made: {text}"
-    return f"{what} failed at {last.filename}:{last.lineno} with {type(error).__name__}: {text}"
+    return OptionError(f"unknown {kind} {short(name)}; {hint(name, names)}")
 
 
 def parameters(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -138,7 +85,9 @@ def build(
     except InvgenError:
         raise
     except Exception as error:  # a constructor of the user's, or a value that one of ours does not understand
-        raise OptionError(_failure(shown, error)) from error
+        if traceback.extract_tb(error.__traceback__)[-1].filename == __file__:  # the call itself
+            raise OptionError(f"{clipped(shown)} cannot be made: {clipped(str(error)) or 'no message'}") from error
+        raise OptionError(failure(clipped(shown), error)) from error
 
 
 def _shown(value: Any) -> str:
@@ -173,9 +122,10 @@ def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     return value
 
 
-def constructors(cls: type) -> dict[str, Callable[..., Any]]:
-    """The public class methods that a class defines itself, by name."""
-    return {n: getattr(cls, n) for n, v in vars(cls).items() if isinstance(v, classmethod) and not n.startswith("_")}
+def constructors(cls: Any) -> dict[str, Callable[..., Any]]:
+    """The public class methods that a class defines itself, by name; none of what is no class."""
+    own = vars(cls).items() if inspect.isclass(cls) else ()
+    return {n: getattr(cls, n) for n, v in own if isinstance(v, classmethod) and not n.startswith("_")}
 
 
 def _resolve(
@@ -190,12 +140,9 @@ def _resolve(
     found = user_object(module, name) if module else _find(kind, name, known())
     if isinstance(found, base) and not options:
         return found
-    article = "an" if kind[0] in "aeiou" else "a"
-    if not callable(found) or isinstance(found, base):
-        raise OptionError(f"{spec!r} is {type(found).__name__} {found!r:.60}, expected {article} {kind} class")
-    made = build(found, options, shape, helpers)
+    made = build(check_maker(found, base, kind, spec) if module else found, options, shape, helpers)
     if not isinstance(made, base):
-        raise OptionError(f"{spec!r} makes {type(made).__name__} {made!r:.60}, expected an invgen {base.__name__}")
+        raise OptionError(f"{short(spec)} makes {type(made).__name__}, expected an invgen {base.__name__}")
     return made
 
 
@@ -252,8 +199,15 @@ def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
 
     if os.path.isdir(spec) and spec not in names():
         return priors.from_diffusers(spec, shape)
-    if spec.endswith(CHECKPOINTS) or ("/" in spec and "(" not in spec):  # load() says what is amiss with the file
-        return load(spec, shape)
+    a_path = "/" in spec and "(" not in spec and ":" not in spec  # ./my_module.py:Name is none
+    if spec.endswith(CHECKPOINTS) or a_path:  # load() says what is amiss with the file
+        try:
+            return load(spec, shape)
+        except (OSError, ValueError) as error:
+            if isinstance(error, InvgenError):
+                raise
+            reason = getattr(error, "strerror", None) or error  # a path that is too long, or holds a NUL
+            raise FileError(f"cannot read the weights file {short(spec)}: {reason}") from error
     makers = classes(priors, Prior) | {n: f for n, f in functions(priors).items() if n.startswith("from_")}
     module, name, options = parse(spec)
     if module is None and name.lower() not in {n.lower() for n in makers}:

@@ -4,6 +4,8 @@ import difflib
 import os
 from collections.abc import Iterable
 
+LONGEST = 60  # letters of a name; what is longer is no slip of the hand
+
 
 def distance(a: str, b: str) -> int:
     """How many letters to insert, to leave out, to change or to exchange with the next one turn a into b.
@@ -26,6 +28,8 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
 
     Of several equally near ones those that begin alike come first. Where none is near, the one that has most in common.
     """
+    if len(name) > LONGEST:
+        return []
     by_lower = {n.lower(): n for n in names}
     given = name.lower()
     found = {n: d for n in by_lower if (d := distance(given, n)) <= max(1, len(given) // 3) and d < len(given)}
@@ -42,3 +46,14 @@ def hint(name: str, names: Iterable[str]) -> str:
     if close := nearest(name, names):
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"there are {', '.join(names) or 'none'}"
+
+
+def short(text: str, most: int = 120) -> str:
+    """Returns the text in quotes, control characters escaped, the middle of a long one left out: as sentences show it."""
+    return repr(text) if len(text) <= most else f"{clipped(text, most)!r} ({len(text)} characters)"
+
+
+def clipped(text: str, most: int = 300) -> str:
+    """Returns the text on one line, the middle of a long one left out."""
+    text = " ".join(text.split()) if len(text) <= 10 * most else text
+    return text if len(text) <= most else f"{text[: 2 * most // 3]}...{text[-most // 3 :]}"
