@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from invgen.cost import duration
+
 SAY = 30.0  # seconds between two lines where there is no terminal
 
 
@@ -55,11 +57,3 @@ class Progress:
         left = self.total - self.done - self.failed
         time_left = f", {duration(left * (self.said - self.begin) / self.counted)} left" if self.counted else ""
         print(f"invgen: {self.done} done, {self.failed} failed, {left} remaining{time_left}", file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 12 s, 3 min, 4.5 h, 2.1 days."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} s"

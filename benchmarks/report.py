@@ -10,10 +10,10 @@ from typing import Any
 
 from invgen import __version__
 from invgen.benchmarks import report_pictures, report_plots, result_tables
-from invgen.benchmarks.progress import duration
 from invgen.benchmarks.results import Results, Row, environments, finite, read
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tables import Table, about, count, latex, markdown, tables
+from invgen.cost import duration
 from invgen.errors import FileError, MissingExtraError, OptionError
 from invgen.writing import write_text
 

@@ -13,10 +13,11 @@ from typing import Any
 from invgen.benchmarks.cells import Cell, one_thread
 from invgen.benchmarks.executors import Executor
 from invgen.benchmarks.probe import probed
-from invgen.benchmarks.progress import Progress, duration
+from invgen.benchmarks.progress import Progress
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import Suite, expand, load, shard_of
 from invgen.benchmarks.tasks import tasks_of
+from invgen.cost import duration
 from invgen.errors import OptionError
 
 

@@ -1,6 +1,7 @@
 """The front door: from a measurement to posterior samples in one call."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invgen.cost import Cost
 from invgen.diffusion import Prior
+from invgen.forecasting import forecast
 from invgen.forward import Operator
 from invgen.noise import Energy, Noise, Noiseless
 from invgen.posterior import Posterior
-from invgen.sampler import Cost, Sampler
+from invgen.sampler import Sampler
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
 # in a million posterior samples there, whatever m.
@@ -42,6 +45,11 @@ class Result:
     reason: str = ""
     cost: Cost = field(default_factory=Cost, repr=False)
 
+    @property
+    def inner(self) -> str:
+        """Which linear solvers ran inside the sampler, such as "100 solves by CG in 12 iterations (at most 31)"."""
+        return self.cost.inner
+
     @cached_property
     def mean(self) -> Tensor:
         """The posterior mean, (*batch, *shape): the estimate of least squared error."""
@@ -64,7 +72,8 @@ class Result:
     def __repr__(self) -> str:
         return (
             f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
-            f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', picked because {self.reason}' if self.reason else ''})"
+            f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', inner: {self.inner}' if self.inner else ''}"
+            f"{f', picked because {self.reason}' if self.reason else ''})"
         )
 
 
@@ -90,7 +99,8 @@ def solve(
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.
         sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), a file that `invgen.tune(...).save` has written, or "auto":
             what docs/samplers.md recommends for such a problem; `Result.sampler` and `Result.reason` say what and why.
-        num_samples, seed, max_batch, progress, callback: as in `Sampler.__call__`.
+        num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
+        progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
@@ -104,6 +114,10 @@ def solve(
     post, reason = Posterior(prior, A, noise, y), ""
     if isinstance(sampler, str):
         sampler, reason = recommend(post) if sampler == "auto" else (names.sampler(sampler), "")
+    if progress:
+        expected = forecast(sampler, post, num_samples, max_batch)
+        if expected is not None:
+            print(f"{type(sampler).__name__}: {expected}", file=sys.stderr, flush=True)
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
     result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)

@@ -1,7 +1,9 @@
 """Batched Krylov solvers: every coefficient, and the decision to stop, belongs to one sample."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -9,6 +11,25 @@ from torch import Tensor
 from invgen.errors import ConvergenceWarning
 
 Map = Callable[[Tensor], Tensor]
+
+_SOLVES: ContextVar[list[tuple[str, int]] | None] = ContextVar("solves", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, int]]]:
+    """Yields a list that receives (name, iterations) of each iterative solve within the block."""
+    solves: list[tuple[str, int]] = []
+    token = _SOLVES.set(solves)
+    try:
+        yield solves
+    finally:
+        _SOLVES.reset(token)
+
+
+def _record(name: str, iterations: int) -> None:
+    solves = _SOLVES.get()
+    if solves is not None:
+        solves.append((name, iterations))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -72,6 +93,7 @@ def cg(
     active = norm(r) > limit
     for k in range(max_iter):
         if k % every == 0 and not active.any():
+            _record("CG", k)
             return x
         Mp = M(p)
         curvature = dot(p, Mp)
@@ -83,6 +105,7 @@ def cg(
         active = active & (norm(r) > limit)
         p = z + torch.where(active, rz_next / rz.where(active, 1), 0) * p
         rz = rz_next
+    _record("CG", max_iter)
     if warn:
         _warn("CG", norm(r), norm(b), tol, max_iter)
     return x
@@ -128,6 +151,7 @@ def gmres(
         columns.append(h)
         basis.append(torch.where(alive, w / length.where(alive, 1), 0))
     k = len(columns)
+    _record("GMRES", k)
     H = b.new_zeros(shape[0], k + 1, k)
     for j, column in enumerate(columns):
         H[:, : j + 2, j] = torch.stack(column, 1)

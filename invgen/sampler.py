@@ -10,31 +10,14 @@ from typing import ClassVar, Literal, get_args, get_origin
 import torch
 from torch import Tensor
 
+from invgen.cost import Cost, counted
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
-from invgen.forward import LinearOperator, Operator, has_gradient, has_svd
+from invgen.forward import Operator, has_gradient, has_svd
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
-from invgen.pushforward import Generator, StandardNormal
+from invgen.pushforward import Generator
 from invgen.random import Streams, seeds_of, streams
-
-
-@dataclass
-class Cost:
-    """What a run has used.
-
-    Attributes:
-        nfe: network evaluations per sample.
-        seconds: of wall time.
-        vjps: products of a vector with the Jacobian of the network, per sample.
-        operator_calls: applications of A and of its adjoint, by call or by differentiation, per sample. What an operator
-            does inside an exact solve or a singular value decomposition of its own is not among them.
-    """
-
-    nfe: float = 0.0
-    seconds: float = 0.0
-    vjps: float = 0.0
-    operator_calls: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,20 +140,17 @@ class Sampler:
         chunks = self._chunks(problem, num_samples, max_batch)
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         bar = _progress_bar(len(chunks) * self.steps, type(self).__name__) if progress else None
-        begin, counter = time.perf_counter(), _Counter(post.prior, post.A)
+        begin = time.perf_counter()
         try:
-            for chunk in chunks:
-                rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
-                out[rows] = (self._decode(post.prior, x, max_batch) if decode else x).to(out.dtype)
+            with counted(post.prior, post.A) as counter:
+                for chunk in chunks:
+                    rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
+                    out[rows] = (self._decode(post.prior, x, max_batch) if decode else x).to(out.dtype)
         finally:
-            counter.remove()
             if bar is not None:
                 bar.close()
         if cost is not None:
-            cost.nfe += counter.rows / max(total, 1)
-            cost.vjps += counter.vjps / max(total, 1)
-            cost.operator_calls += counter.operator_rows / max(total, 1)
-            cost.seconds += time.perf_counter() - begin
+            cost.add(counter, total, time.perf_counter() - begin)
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
 
     def _through_latent(self, post: Posterior) -> bool:
@@ -251,52 +231,6 @@ def _limit(prior: Prior) -> float:
     low, high = prior.value_range
     noise = prior.sigma_max if isinstance(prior, Denoiser) else 1.0
     return 1e4 * (noise + prior.data_std + abs(prior.data_mean) + max(abs(low), abs(high)))
-
-
-class _Counter:
-    """Counts the rows that pass through the networks of a prior and through an operator, forwards and backwards.
-
-    By hooks that are removed afterwards. A prior made of others (rescaled, guided by a class, a flow) is counted by what it
-    is made of; a decoder counts, and so does the denoiser of its latent codes.
-    """
-
-    def __init__(self, prior: Prior, A: Operator) -> None:
-        self.rows, self.vjps, self.operator_rows, self.A = 0, 0, 0, A
-        parts = [m for m in prior.modules() if isinstance(m, Prior) and not isinstance(m, StandardNormal)]
-        leaves = [m for m in parts if not any(other is not m and other in parts for other in m.modules())]
-        decoders = [m for m in parts if isinstance(m, Generator) and m.network and m not in leaves]
-        self._handles = [m.register_forward_hook(self._count) for m in leaves + decoders]
-        self._handles.append(A.register_forward_hook(self._count_operator))
-        # an adjoint that is derived differentiates `forward`, and is counted there
-        self._own_adjoint = isinstance(A, LinearOperator) and type(A).adjoint is not LinearOperator.adjoint
-        if self._own_adjoint:
-            A.adjoint = self._adjoint
-
-    def _count(self, module: Prior, args: tuple, output: Tensor) -> None:
-        self.rows += len(output)
-        if output.requires_grad:
-            output.register_hook(self._count_vjp)
-
-    def _count_vjp(self, gradient: Tensor) -> None:
-        self.vjps += len(gradient)
-
-    def _count_operator(self, module: Operator, args: tuple, output: Tensor) -> None:
-        self._applied(output)
-        if output.requires_grad:
-            output.register_hook(self._applied)
-
-    def _applied(self, output: Tensor) -> None:
-        self.operator_rows += output.numel() // max(math.prod(self.A.out_shape), 1)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        self._applied(y)
-        return type(self.A).adjoint(self.A, y)
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        if self._own_adjoint:
-            del self.A.adjoint
 
 
 def _progress_bar(total: int, name: str) -> object:
