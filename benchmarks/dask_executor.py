@@ -12,16 +12,16 @@ import contextlib
 import logging
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invgen.benchmarks.cells import Cell, one_thread
+from invgen.benchmarks.dask_clusters import Workers, credentials, scheduler, slurm
 from invgen.benchmarks.executors import WAIT, Executor, ended, environments, still_busy
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tasks import Outcome, Task, died, run_task
@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 # A long call into compiled code keeps a worker from answering: without a time to live it is not taken for dead.
-SETTINGS = {"distributed.scheduler.worker-ttl": None, "distributed.scheduler.allowed-failures": 2}
+# No pages: they are served without asking who reads them.
+SETTINGS = {
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.scheduler.http.routes": [],
+}
 RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
 LOOK = 2.0  # seconds between two looks at how many workers there are
 PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
@@ -67,12 +72,16 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         else:
             if executor.kind == "dask":
                 stack.callback(lambda: [store.drop_unfinished(cell.key) for task in flying.values() for cell in task])
-                cluster = stack.enter_context(_scheduler())
-                workers = _Workers(cluster.scheduler_address, environments(executor.count, device)[: len(tasks)], device)
+                security = credentials()
+                cluster = stack.enter_context(scheduler(security))
+                chosen = environments(executor.count, device)[: len(tasks)]
+                workers = Workers(cluster.scheduler_address, chosen, device, security)
                 stack.callback(workers.stop)
                 look = workers.restart
             else:
-                cluster = stack.enter_context(slurm(device))
+                cluster = slurm(device, store.folder)
+                stack.callback(cluster.keys.cleanup)
+                stack.enter_context(cluster)
                 cluster.scale(jobs=executor.count or 1)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         yield from _through(client, tasks, flying, store, device, executor, look)
@@ -80,90 +89,6 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
 
 def _nothing() -> None:
     """Others see to the workers."""
-
-
-# -- clusters ------------------------------------------------------------------------------------------------------------
-
-
-def _scheduler() -> Any:
-    """A scheduler in this process, for workers that are started apart."""
-    from distributed import Scheduler, SpecCluster
-
-    options = {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False}
-    return SpecCluster(workers={}, scheduler={"cls": Scheduler, "options": options}, silence_logs=logging.CRITICAL)
-
-
-class _Workers:
-    """Worker processes of one thread, one for each environment, started again where they die.
-
-    Not by Dask's nannies: those lose a worker that dies while they start it, and a cell may kill its workers at once. A
-    session of their own keeps Ctrl-C from them; they end when the scheduler does, with this process at the latest.
-    """
-
-    def __init__(self, address: str, environments: Sequence[Mapping[str, str]], device: str) -> None:
-        options = ["--nthreads", "1", "--memory-limit", "0", "--no-nanny", "--no-dashboard", "--death-timeout", "300"]
-        options += ["--resources", "GPU=1"] if device == "cuda" else []
-        self.command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
-        self.environments = [{**os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", **env} for env in environments]
-        self.processes = [self._start(environment) for environment in self.environments]
-
-    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(self.command, env=environment, stdout=2, start_new_session=True)
-
-    def restart(self) -> None:
-        """Starts those again that have ended."""
-        for k, process in enumerate(self.processes):
-            if process.poll() is not None:
-                self.processes[k] = self._start(self.environments[k])
-
-    def stop(self) -> None:
-        """Ends them at once, whatever they do: what they were writing is under a temporary name."""
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.wait()
-
-
-def slurm(device: str = "cpu", **options: Any) -> Any:
-    """A cluster of SLURM jobs, none yet; `job_script()` shows what it submits.
-
-    The options (queue, account, walltime, cores, memory, ...) are those of dask-jobqueue's configuration, `jobqueue.slurm`
-    in ~/.config/dask/*.yaml or DASK_JOBQUEUE__SLURM__... in the environment; `options` go before them. A job has one core
-    and 4 GB where neither says otherwise, and one worker process for each core; on CUDA one process, and `--gres=gpu:1`
-    unless the configuration asks for GPUs itself.
-
-    Raises:
-        MissingExtraError: dask-jobqueue is not installed.
-    """
-    try:
-        import dask
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise MissingExtraError("the executor slurm needs dask-jobqueue: pip install 'invgen[slurm]'") from error
-
-    def configured(name: str, default: Any) -> Any:
-        value = options.get(name.replace("-", "_"))
-        value = dask.config.get(f"jobqueue.slurm.{name}", None) if value is None else value
-        return default if value is None else value
-
-    cores = configured("cores", 1)
-    exports = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
-    arguments, directives = list(configured("worker-extra-args", [])), list(configured("job-extra-directives", []))
-    if device == "cuda":
-        arguments += ["--resources", "GPU=1"]
-        if not any("gpu" in line for line in directives):
-            directives.append("--gres=gpu:1")
-    chosen = {
-        "cores": cores,
-        "memory": configured("memory", "4GB"),
-        "processes": 1 if device == "cuda" else configured("processes", cores),
-        # a limit of its own would end workers at a share of what the job has; the last of two options counts
-        "worker_extra_args": [*arguments, "--memory-limit", "0"],
-        "job_script_prologue": [*configured("job-script-prologue", []), *(f"export {k}={v}" for k, v in exports.items())],
-        "job_extra_directives": directives,
-        "scheduler_options": {"dashboard": False},
-    }
-    return SLURMCluster(**{**options, **chosen})
 
 
 # -- tasks ---------------------------------------------------------------------------------------------------------------

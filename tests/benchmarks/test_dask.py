@@ -5,8 +5,11 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 from running import SMALL, children, results, wait_for
@@ -14,10 +17,10 @@ from running import SMALL, children, results, wait_for
 from invgen.benchmarks.runner import run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand, load
-from invgen.errors import InvgenError, OptionError
+from invgen.errors import InvgenError, MissingExtraError, OptionError
 
 pytest.importorskip("distributed")
-from invgen.benchmarks import dask_executor
+from invgen.benchmarks import dask_clusters, dask_executor
 
 
 @pytest.mark.slow
@@ -111,14 +114,104 @@ def test_the_job_that_slurm_gets(tmp_path, monkeypatch):
     import dask
 
     config = {"jobqueue.slurm.queue": "gpu", "jobqueue.slurm.walltime": "04:00:00", "jobqueue.slurm.cores": 2}
-    with dask.config.set(config), dask_executor.slurm() as cluster:
+    with dask.config.set(config), dask_clusters.slurm("cpu", tmp_path) as cluster:
         script = cluster.job_script()
     assert "#SBATCH -p gpu\n" in script and "#SBATCH -t 04:00:00\n" in script and "--cpus-per-task=2" in script
     assert "export OMP_NUM_THREADS=1\n" in script and "export DASK_DISTRIBUTED__WORKER__DAEMON=False\n" in script
-    assert "--nworkers 2" in script and "--nthreads 1" in script and script.rstrip().endswith("--memory-limit 0")
-    with dask_executor.slurm("cuda") as cluster:
+    assert (
+        "--nworkers 2" in script and "--nthreads 1" in script and script.rpartition("--memory-limit ")[2].startswith("0 ")
+    )
+    with dask_clusters.slurm("cuda", tmp_path) as cluster:
         script = cluster.job_script()
     assert "#SBATCH --gres=gpu:1\n" in script and "--resources GPU=1" in script and "--mem=4G" in script
+
+
+def refused(address, context=None):
+    """Whether who connects like this is turned away before anything that it says is heard."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as plain:
+            stream = context.wrap_socket(plain) if context else plain
+            stream.sendall(b"\0" * 64)
+            return stream.recv(64) == b""
+    except OSError:  # an alert, or a connection that is closed
+        return True
+
+
+def context_of(security):
+    """The TLS context of a client; without a key of its own where there is no `security`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return security.get_connection_args("client")["ssl_context"] if security else context
+
+
+@pytest.mark.slow
+def test_who_does_not_hold_the_key_of_the_run_is_refused(tmp_path):
+    """The scheduler was open to any user of the machine, who could run code as its owner."""
+    import dask
+    from distributed import Client, Security
+
+    ours = dask_clusters.credentials()
+    with dask.config.set(dask_executor.SETTINGS), dask_clusters.scheduler(ours) as cluster:
+        address = cluster.scheduler_address
+        workers = dask_clusters.Workers(address, [{}], "cpu", ours)
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=120)
+                assert client.submit(pow, 2, 3).result(timeout=60) == 8
+                of_worker = next(iter(client.scheduler_info()["workers"]))
+            assert address.startswith("tls://127.0.0.1:") and of_worker.startswith("tls://127.0.0.1:")
+            for end in (address, of_worker):
+                assert refused(end)
+                assert refused(end, context_of(None))
+                assert refused(end, context_of(Security.temporary()))
+            for other in (None, Security.temporary()):
+                with pytest.raises((OSError, TypeError)):  # TypeError: TLS without a context
+                    Client(address, security=other, timeout=3, set_as_default=False)
+            with pytest.raises((OSError, RuntimeError)):
+                Client(address.replace("tls", "tcp"), timeout=3, set_as_default=False)
+            assert "PRIVATE KEY" not in cmdline(workers.processes[0].pid)
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                page = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/info/main/workers.html"
+                urllib.request.urlopen(page, timeout=5)
+        finally:
+            workers.stop()
+
+
+@pytest.mark.slow
+def test_the_job_of_slurm_finds_the_key_and_nobody_else_may_read_it(tmp_path):
+    """The script that SLURM would run, run here."""
+    pytest.importorskip("dask_jobqueue")
+    from distributed import Client, Security
+
+    with dask_clusters.slurm("cpu", tmp_path, memory="1GB") as cluster:
+        script = cluster.job_script()
+        (folder,) = tmp_path.glob(".keys-*")
+        assert folder.stat().st_mode & 0o777 == 0o700 and (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+        assert "--protocol tls://" in script and all(str(path) in script for path in folder.iterdir())
+        assert "PRIVATE KEY" not in script
+        assert refused(cluster.scheduler_address) and refused(cluster.scheduler_address, context_of(Security.temporary()))
+        job = subprocess.Popen(["bash", "-c", script], cwd="/", stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=120)
+                assert client.submit(pow, 2, 3).result(timeout=60) == 8
+        finally:
+            os.killpg(job.pid, signal.SIGTERM)
+            job.wait(60)
+    cluster.keys.cleanup()
+    assert not list(tmp_path.glob(".keys-*"))
+
+
+def test_without_cryptography_no_cluster_is_started(monkeypatch):
+    from distributed import Security
+
+    def missing(**_):
+        raise ImportError("no cryptography")
+
+    monkeypatch.setattr(Security, "temporary", missing)
+    with pytest.raises(MissingExtraError, match="keys need the package cryptography: pip install"):
+        dask_clusters.credentials()
 
 
 @contextlib.contextmanager
