@@ -10,6 +10,7 @@ from torch import Tensor
 from invgen.forward import SVDOperator, Variance
 from invgen.operators import _ct_symmetry as symmetry
 from invgen.operators._sparse import SparseMatrix
+from invgen.waiting import announced
 
 if TYPE_CHECKING:
     from invgen.operators._tomography import Tomography
@@ -69,7 +70,8 @@ class Spectrum:
             file = symmetry.cache_file((*self.key, kind.str))
             systems = symmetry.load(file, self.sizes, kind)
             if systems is None:
-                exact = symmetry.eigensystems(self.matrix.build(), self.pixels, self.blocks)
+                with announced(f"diagonalising the projector, blocks of up to {max(self.sizes, default=0)} rays"):
+                    exact = symmetry.eigensystems(self.matrix.build(), self.pixels, self.blocks)
                 systems = [(values.astype(kind), vectors.astype(kind)) for values, vectors in exact]
                 if sum(k * k for k in self.sizes) >= symmetry.KEEP_ENTRIES:
                     symmetry.save(file, systems)

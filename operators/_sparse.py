@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.operators._projector import Csr, transpose
+from invgen.waiting import announced
 
 # Measured with one thread on AVX2 and AVX-512 cores, 256 x 256 pixels and 20 to 180 angles: one column is a
 # matrix-vector product; up to 15 the MKL product of torch.sparse_csr is fastest; from 16 on embedding_bag, whose
@@ -73,11 +74,12 @@ class SparseMatrix:
         """The matrix and its transpose as sparse CSR tensors."""
         key = (dtype, device)
         if key not in self._kept:
-            csr = self.build()
-            self._kept[key] = (
-                _tensor(csr, self.shape, *key),
-                _tensor(transpose(csr, self.shape[1]), self.shape[::-1], *key),
-            )
+            with announced(f"building a sparse matrix of {self.shape[0]} x {self.shape[1]}"):
+                csr = self.build()
+                self._kept[key] = (
+                    _tensor(csr, self.shape, *key),
+                    _tensor(transpose(csr, self.shape[1]), self.shape[::-1], *key),
+                )
         return self._kept[key]
 
     def apply(self, x: Tensor, turned: bool) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.operators.fourier import ifftc
+from invgen.waiting import announced
 
 EIGH_ROWS = 8192  # pixels whose small matrices are decomposed at once
 
@@ -110,7 +111,8 @@ def espirit_maps(
     filled[..., corner[0] : corner[0] + kernel, corner[1] : corner[1] + kernel] = space
     # a convolution in k-space is a product in the image: at each pixel a small matrix, (rank, coils)
     small = (ifftc(filled) * (math.sqrt(math.prod(size)) / kernel)).flatten(2).permute(2, 0, 1)
-    found = [torch.linalg.eigh(g.mT @ g.conj()) for g in small.split(EIGH_ROWS)]
+    with announced(f"estimating the sensitivities of {coils} coils"):
+        found = [torch.linalg.eigh(g.mT @ g.conj()) for g in small.split(EIGH_ROWS)]
     value = torch.cat([e.eigenvalues[:, -1] for e in found]).reshape(size)
     maps = torch.cat([e.eigenvectors[..., -1] for e in found]).T.reshape(coils, *size)
     phase = (maps.conj() * low).sum(0).angle()  # of an eigenvector is arbitrary

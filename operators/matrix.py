@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import SVDOperator
+from invgen.waiting import announced
 
 
 class Matrix(SVDOperator):
@@ -35,7 +36,8 @@ class Matrix(SVDOperator):
                 f"matrix has {n} columns but in_shape {tuple(self.in_shape)} {math.prod(self.in_shape)} values"
             )
         self.out_shape = (m,)
-        left, s, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+        with announced(f"decomposing a matrix of {m} x {n}"):
+            left, s, right = torch.linalg.svd(matrix.double(), full_matrices=False)
         # a singular value at rounding level would otherwise be divided by
         s = torch.where(s > max(m, n) * torch.finfo(matrix.dtype).eps * s.max(), s, 0)
         rank = int((s > 0).sum())
@@ -43,7 +45,8 @@ class Matrix(SVDOperator):
         if self.framed:
             left, right, s = left[:, :rank], right[:rank], torch.cat([s[:rank], s.new_zeros(n)])
         elif m < n:
-            right = torch.linalg.svd(matrix.double(), full_matrices=True)[2]
+            with announced(f"completing a basis of {n} vectors"):
+                right = torch.linalg.svd(matrix.double(), full_matrices=True)[2]
             s = torch.cat([s, s.new_zeros(n - m)])
         self.register_buffer("matrix", matrix)
         self.register_buffer("s", s.to(matrix.dtype), persistent=False)
