@@ -51,3 +51,7 @@ class CheckError(InvgenError, AssertionError):
 
 class ConvergenceWarning(UserWarning):
     """An iterative solve stopped before it reached its tolerance."""
+
+
+class UnitsWarning(UserWarning):
+    """Values lie so far from those of a prior that they may be in other units."""

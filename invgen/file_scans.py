@@ -1,91 +1,119 @@
-"""Scans from DICOM and NIfTI files: slices, or volumes (slices, rows, columns)."""
+"""Scans, whatever their format, and the one rule for their units: for `files.read` and for training alike.
 
-import warnings
+    "HU"         CT: Hounsfield units, as they are
+    "magnitude"  MR, PET and what else has a zero that means nothing is there: 0 at 0, the 99.5th percentile of the positive
+                 values at 1
+    "grey"       radiographs and the rest, whose zero is arbitrary: the 0.5th and the 99.5th percentile at 0 and 1
+    "unit"       colours: black at 0, full at 1
+    "own"        complex values, as they are
+
+What lies beyond an end is clipped to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from invgen.errors import FileError, MissingExtraError
-from invgen.files import Signal
+from invgen.errors import FileError, OptionError
+from invgen.file_signal import Signal
 
-FULL = 99.5  # percentile of the positive values of an MR volume that is put at 1, as the prior `mr` was trained
-
-
-def read_dicom(path: Path) -> Signal:
-    """The pixels of a DICOM file: in Hounsfield units for CT, else with the smallest and the largest value at 0 and 1."""
-    import torch
-
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut
-    except ImportError as error:
-        raise MissingExtraError("reading DICOM files needs pydicom: pip install pydicom") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of private tags and non-conformant headers, which do not matter here
-            dataset = pydicom.dcmread(path)
-            pixels = np.asarray(apply_modality_lut(dataset.pixel_array, dataset), dtype=np.float32)
-    except pydicom.errors.InvalidDicomError:
-        raise FileError(f"{path} is not a DICOM file, though its name says so") from None
-    except Exception as error:  # pydicom raises many kinds, for missing elements, codecs and short data
-        raise FileError(f"{path} has no picture that pydicom can read ({error}); export it whole, uncompressed") from error
-    if int(dataset.get("SamplesPerPixel", 1)) != 1:
-        raise FileError(f"{path} is a colour DICOM file; expected one value a pixel, as in CT or MR")
-    if pixels.ndim not in (2, 3) or not np.isfinite(pixels).all():
-        raise FileError(f"{path} holds pixels of shape {pixels.shape} or values that are not finite; expected slices")
-    spacing = dataset.get("PixelSpacing")
-    spacing = (float(spacing[0]), float(spacing[1])) if spacing else None
-    volume = pixels.ndim == 3
-    values = torch.from_numpy(np.ascontiguousarray(pixels if volume else pixels[None]))
-    if dataset.get("Modality") == "CT":
-        return Signal(values, "HU", spacing, volume=volume)
-    low, high = values.min(), values.max()
-    note = f"its values of {low:g} to {high:g} ({dataset.get('Modality', 'no modality')}) became grey levels of 0 to 1"
-    scaled = (values - low) / (high - low).clamp(min=1e-12)
-    return Signal(scaled, "unit", spacing, (note,), volume=volume)
+EMPTY, FULL = 0.5, 99.5  # percentiles: a hot pixel, a clip or a marker of lead does not set the scale
 
 
-def read_nifti(path: Path) -> Signal:
-    """The volume of a NIfTI file, 0 at 0 and the 99.5th percentile of its positive values at 1; of a series, the first.
+@dataclass(frozen=True)
+class Scan:
+    """The values of a scan before its units are mapped.
+
+    Attributes:
+        values: (slices, rows, columns) float32 or complex64, or (slices, 3, rows, columns) in colour.
+        scale: "HU", "magnitude", "grey", "unit" or "own", see the top of this file.
+        spacing: (row, column) distance of pixels in mm where the file tells.
+        notes: sentences about what was done to the values.
+        volume: whether the file counts slices (or frames), be it one.
+        patient: who or what it is a scan of, where the file tells.
+    """
+
+    values: np.ndarray
+    scale: str
+    spacing: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    volume: bool = False
+    patient: str | None = None
+
+
+def read_scan(path: Path, modality: str | None = None, *, all_volumes: bool = False) -> Scan:
+    """Reads a DICOM or NIfTI file.
+
+    Args:
+        path: the file.
+        modality: "CT" or "MR" where the file does not tell, or tells wrongly.
+        all_volumes: of a NIfTI series the slices of all volumes, after each other, in place of those of the first.
 
     Raises:
-        MissingExtraError: nibabel is not installed.  FileError: damaged, cut off, without positive values, not finite.
+        FileError: damaged, cut off, without a picture, not finite, or too large.
+        MissingExtraError: the package that reads it is not installed.
     """
+    from invgen.file_dicom import read_dicom
+    from invgen.file_nifti import is_nifti, read_nifti
+
+    return read_nifti(path, modality, all_volumes) if is_nifti(path) else read_dicom(path, modality)
+
+
+def scan_signal(scan: Scan) -> Signal:
+    """Maps the values of one scan by the rule of units, and says so in the notes."""
     import torch
 
-    volumes, spacing = nifti_planes(path)
-    notes = (f"of its {len(volumes)} volumes the first was read",) if len(volumes) > 1 else ()
-    planes = volumes[0]
-    if not np.isfinite(planes).all():
-        raise FileError(f"{path} has values that are not finite (NaN or infinite); replace them first")
-    if not (planes > 0).any():
-        raise FileError(f"{path} has no positive values, expected magnitudes such as those of an MR scan")
-    top = float(np.percentile(planes[planes > 0], FULL))
-    note = f"its values of 0 to {top:g} (the 99.5th percentile) became grey levels of 0 to 1, others were clipped"
-    values = torch.from_numpy((planes / top).clip(0, 1))
-    return Signal(values, "unit", spacing, (*notes, note), volume=True)
+    low, high = ends([scan.values], scan.scale)
+    values, notes = mapped(scan.values, scan.scale, low, high), list(scan.notes)
+    if scan.scale == "magnitude":
+        notes.append(f"its values of 0 to {high:g} (the 99.5th percentile) became grey levels of 0 to 1, others clipped")
+        if share := float((scan.values < 0).mean()):
+            notes.append(f"{max(share, 1e-3):.1%} of its values lie below 0 and became 0")
+    elif scan.scale == "grey":
+        notes.append(
+            f"its values of {low:g} to {high:g} (0.5th to 99.5th percentile) became grey levels of 0 to 1, others clipped"
+        )
+    units = scan.scale if scan.scale in ("HU", "own") else "unit"
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if not scan.volume and tensor.ndim == 4:
+        tensor = tensor[0]
+    return Signal(tensor, units, scan.spacing, tuple(notes), volume=scan.volume)
 
 
-def nifti_planes(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
-    """The volumes of a NIfTI file, (volumes, slices, rows, columns) float32, and the (row, column) distance in mm.
+def in_modality(signal: Signal, modality: str | None) -> Signal:
+    """The signal of an array whose units the caller tells: "CT", its values are Hounsfield units; "MR", magnitudes."""
+    if modality is None or signal.values.is_complex():
+        return signal
+    if signal.units != "own":
+        raise OptionError(f"the file tells its units itself, which are no {modality}'s; leave out modality")
+    if modality == "CT":
+        notes = (*signal.notes, "its values were taken for Hounsfield units, as modality='CT' says")
+        return replace(signal, units="HU", notes=notes)
+    scan = Scan(signal.values.numpy(), "magnitude", signal.spacing, signal.notes, True)
+    return replace(scan_signal(scan), volume=signal.volume)
 
-    Slices are along the last axis of space, upright where the axes are right-anterior-superior.
+
+def ends(planes: Sequence[np.ndarray], scale: str) -> tuple[float, float]:
+    """Returns the values that become 0 and 1: of one scan, or of all slices of a patient together.
+
+    Raises:
+        FileError: a magnitude has no positive values.
     """
-    try:
-        import nibabel
-    except ImportError as error:
-        raise MissingExtraError("reading NIfTI files needs the package nibabel: pip install 'invgen[nifti]'") from error
-    try:
-        image = nibabel.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        zooms = [float(z) for z in image.header.get_zooms()]
-    except FileNotFoundError:
-        raise FileError(f"there is no file {path}; pass a volume that exists") from None
-    except Exception as error:  # nibabel, gzip and numpy raise many kinds
-        raise FileError(
-            f"{path} is not a whole NIfTI file ({' '.join(str(error).split())}); fetch or export it again"
-        ) from error
-    if values.ndim < 2 or values.size == 0:
-        raise FileError(f"{path} holds values of shape {values.shape}, expected a volume")
-    series = values.reshape(*values.shape[:2], values.shape[2] if values.ndim > 2 else 1, -1)
-    return np.ascontiguousarray(series.transpose(3, 2, 1, 0)[:, :, ::-1]), (zooms[1], zooms[0])
+    if scale == "magnitude":
+        positive = np.concatenate([plane[plane > 0] for plane in planes])
+        if not positive.size:
+            raise FileError("the scan has no positive values, expected magnitudes such as those of an MR scan")
+        return 0.0, float(np.percentile(positive, FULL))
+    if scale == "grey":
+        low, high = np.percentile(np.concatenate([plane.ravel() for plane in planes]), (EMPTY, FULL))
+        return float(low), float(high)
+    return 0.0, 1.0
+
+
+def mapped(values: np.ndarray, scale: str, low: float, high: float) -> np.ndarray:
+    """Maps `low` to 0 and `high` to 1, float32, where the scale is a magnitude or grey; others as they are."""
+    if scale not in ("magnitude", "grey"):
+        return values
+    return ((values - np.float32(low)) / np.float32((high - low) or 1.0)).clip(0, 1).astype(np.float32)

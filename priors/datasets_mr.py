@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from invgen.file_scans import ends, mapped
 from invgen.priors.datasets import DataError
 
 HELD_OUT_HEADS = ("brain2",)
@@ -41,7 +42,7 @@ def heads(folder: Path | str, split: str = "train") -> dict[str, tuple[np.ndarra
 
 def normalised(volume: np.ndarray) -> np.ndarray:
     """A magnitude volume divided by its 99.5th percentile over what is not zero, clipped to [0, 1]."""
-    return (volume / np.percentile(volume[volume > 0], 99.5)).clip(0, 1).astype(np.float32)
+    return mapped(volume, "magnitude", *ends([volume], "magnitude"))
 
 
 class MRViews:

@@ -1,4 +1,4 @@
-"""Training data from a folder of a user's own: pictures, DICOM or NIfTI series, or recordings.
+"""Training data from a folder of a user's own: pictures, DICOM or NIfTI series, or recordings, read as `files.read` does.
 
 What cannot be read is skipped and listed. A tenth of the files (of the patients, where a DICOM series names them) is held
 out, and so is whatever lies in a subfolder called val or test.
@@ -15,16 +15,24 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from invgen.errors import MissingExtraError, OptionError
-from invgen.file_scans import nifti_planes
+from invgen import file_sound
+from invgen.errors import FileError, MissingExtraError, OptionError
+from invgen.file_pictures import read_picture
+from invgen.file_scans import ends, mapped, read_scan
 from invgen.priors.datasets import DataError
-from invgen.priors.datasets_speech import WaveViews, read_wave
+from invgen.priors.datasets_speech import WaveViews
 from invgen.priors.recipes import Recipe
 
 SUFFIXES = {
     "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"),
     "volumes": (".dcm", ".ima", ".nii", ".nii.gz"),
-    "waves": (".wav",),
+    "waves": file_sound.SUFFIXES,
+}
+SCALES = {  # of scans (`file_scans`): what the values of a prior trained on them are
+    "HU": "Hounsfield units / 1000, clipped to [-1, 1]",
+    "magnitude": "intensity / 99.5th percentile of the series",
+    "grey": "intensity, from the 0.5th to the 99.5th percentile of the series",
+    "unit": "RGB in [0, 1], 0 is black",
 }
 HELD_OUT = ("val", "validation", "test", "held_out")
 
@@ -193,24 +201,19 @@ def _item(path: Path, values: list[Tensor], name: str | None = None) -> Item:
 
 
 def _images(paths: Sequence[Path]) -> tuple[list[Item], list[tuple[str, str]], dict[str, Any]]:
-    from PIL import Image
-
     items, skipped = [], []
     for path in paths:
         try:
-            with Image.open(path) as file:
-                deep = file.mode.startswith(("I", "F"))
-                grey = deep or file.mode in ("1", "L", "LA")
-                values = np.array(file if deep else file.convert("L" if grey else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            signal = read_picture(path)
+        except (FileError, MissingExtraError) as error:
             skipped.append((path.name, f"not a picture that can be read ({error})"))
             continue
-        top = 255.0 if values.dtype == np.uint8 else 65535.0
-        if values.dtype.kind == "f" or values.min() < 0 or values.max() > top:
-            skipped.append((path.name, "values beyond 16 bits, expected a picture of 8 or 16 bits"))
+        if signal.units != "unit":
+            skipped.append((path.name, f"{signal.notes[-1]}, expected a picture of 8 or 16 bits"))
             continue
-        scaled = torch.from_numpy(values.astype(np.float32) / top * 2 - 1)
-        items.append(_item(path, [(scaled[None] if grey else scaled.permute(2, 0, 1).contiguous()).half()]))
+        pictures = (signal.values * 2 - 1).half()
+        pages = pictures if signal.volume else [pictures]
+        items.append(_item(path, [page if page.ndim == 3 else page[None] for page in pages]))
     colour = bool(items) and items[0].values[0].shape[0] == 3
     units = "RGB in [-1, 1], -1 is black" if colour else "grey level in [-1, 1], -1 is black"
     return items, skipped, {"units": units, "low": -1.0}
@@ -223,59 +226,43 @@ def _volumes(paths: Sequence[Path]) -> tuple[list[Item], list[tuple[str, str]], 
     kinds: Counter[str] = Counter()
     for path in paths:
         try:
-            if path.name.lower().endswith((".nii", ".nii.gz")):
-                name, kind, values = path.name, "other", _nifti(path)
-            else:
-                name, kind, values = _dicom(path)
-        except MissingExtraError:
-            raise
-        except Exception as error:  # a reader of files may fail in any way; the file is listed
-            skipped.append((path.name, f"cannot be read ({type(error).__name__}: {error})"))
+            scan = read_scan(path, all_volumes=True)
+            if scan.scale not in SCALES:
+                raise FileError(f"{path} holds complex values, expected real ones")
+        except FileError as error:
+            skipped.append((path.name, f"cannot be read ({error})"))
             continue
-        kinds[kind] += 1
+        kinds[scan.scale] += 1
+        name = scan.patient or (path.name if ".nii" in path.name.lower() else path.parent.name)
         first.setdefault(name, path)
-        planes.setdefault(name, []).extend(values)
+        planes.setdefault(name, []).append(scan.values)
     if len(kinds) > 1:
-        raise DataError(f"the files are of several modalities ({dict(kinds)}): put each into a folder of its own")
-    is_ct = "CT" in kinds
+        listed = ", ".join(f"{n} in {SCALES[scale]}" for scale, n in kinds.most_common())
+        raise DataError(f"the files are of several modalities ({listed}): put each into a folder of its own")
+    scale = next(iter(kinds), "magnitude")
     items = []
     for name, values in planes.items():
-        if is_ct:
+        try:
+            low, high = ends(values, scale)
+        except FileError as error:
+            skipped.append((name, str(error)))
+            continue
+        if scale == "HU":
             scaled = [(v / 1000).clip(-1, 1) for v in values]
         else:
-            positive = np.concatenate([v[v > 0].ravel()[::7] for v in values])
-            top = np.percentile(positive, 99.5) if positive.size else 1.0
-            scaled = [(v / top).clip(0, 1) for v in values]
+            scaled = [mapped(v, scale, low, high) for v in values]
+        least = min(float(v.min()) for v in scaled) + 0.05
         kept = [
-            torch.from_numpy(v.astype(np.float32))[None].half()
+            torch.from_numpy(plane.astype(np.float32)).reshape(-1, *plane.shape[-2:]).half()
             for v in scaled
-            if (v > scaled[0].min() + 0.05).mean() > 0.02
+            for plane in v
+            if (plane > least).mean() > 0.02
         ]
         if kept:
             items.append(_item(first[name], kept, name))
         else:
             skipped.append((name, "all its slices are empty"))
-    units = "Hounsfield units / 1000, clipped to [-1, 1]" if is_ct else "intensity / 99.5th percentile of the series"
-    return items, skipped, {"units": units, "low": -1.0 if is_ct else 0.0}
-
-
-def _dicom(path: Path) -> tuple[str, str, list[np.ndarray]]:
-    """The patient or series, the kind and the slices of a DICOM file, rescaled as it says."""
-    import pydicom
-    from pydicom.pixels import apply_rescale
-
-    file = pydicom.dcmread(path)
-    values = np.asarray(apply_rescale(file.pixel_array, file), dtype=np.float32)
-    if file.get("SamplesPerPixel", 1) != 1:
-        raise ValueError("a colour picture, expected one value a pixel")
-    patient = str(file.get("PatientID") or file.get("SeriesInstanceUID") or path.parent.name)
-    return patient, "CT" if file.get("Modality") == "CT" else "other", list(values.reshape(-1, *values.shape[-2:]))
-
-
-def _nifti(path: Path) -> list[np.ndarray]:
-    """The slices of a NIfTI volume along its last axis; the volumes of a series after each other."""
-    volumes, _ = nifti_planes(path)
-    return list(volumes.reshape(-1, *volumes.shape[2:]))
+    return items, skipped, {"units": SCALES[scale], "low": -1.0 if scale == "HU" else 0.0}
 
 
 def _is_dicom(path: Path) -> bool:
@@ -287,8 +274,8 @@ def _waves(paths: Sequence[Path]) -> tuple[list[Item], list[tuple[str, str]], di
     items, skipped, rates = [], [], Counter()
     for path in paths:
         try:
-            samples, rate = read_wave(path)
-        except DataError as error:
+            samples, rate = file_sound.read_wave(path)
+        except FileError as error:
             skipped.append((path.name, str(error)))
             continue
         rates[rate] += 1

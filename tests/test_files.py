@@ -156,7 +156,6 @@ def test_arrays_that_are_no_signal(tmp_path):
     for array, sentence in (
         (np.array(["a"]), "expected numbers"),
         (np.zeros((0, 3)), "empty array"),
-        (np.arange(4), "expected floating point"),
     ):
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(FileError, match=sentence):

@@ -1,0 +1,38 @@
+"""What every reader of files returns, and what the sentences about them share."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+KINDS = "PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a file holds.
+
+    Attributes:
+        values: float32 or complex64, (C, H, W) for pictures, (slices, H, W) for volumes, (slices, 3, H, W) for volumes in
+            colour, (channels, samples) for recordings, the shape of the array for NPY, NPZ and HDF5.
+        units: "unit" (grey levels in [0, 1]), "HU" (Hounsfield) or "own" (the file's own; taken for those of the prior).
+        spacing: (row, column) distance of pixels in mm where the file tells.
+        notes: sentences about what was done to the values.
+        rate: samples a second of a recording.
+        volume: whether the first axis counts slices.
+    """
+
+    values: "Tensor"
+    units: str
+    spacing: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    rate: float | None = None
+    volume: bool = False
+
+
+def depth_note(values: "np.ndarray") -> tuple[str, ...]:
+    """Says so where values of 16 bits use 14 or fewer, as those of many cameras and scanners do: they look dark."""
+    bits = int(values.max()).bit_length()
+    return (f"its values use {bits} of their 16 bits: they were read on the scale of 0 to 65535",) if 0 < bits <= 14 else ()
