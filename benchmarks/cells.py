@@ -10,18 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from invgen import __version__, names
-from invgen.benchmarks import curves, fingerprint, methods, pictures, scores
+from invgen.benchmarks import curves, fingerprint, identity, methods, pictures, scores
+from invgen.benchmarks.identity import Identity
 from invgen.diffusion import Prior
-from invgen.errors import FileError, OptionError
+from invgen.errors import FileError
 from invgen.forward import Operator
 from invgen.inference import Result, warn_unexplained
 from invgen.posterior import Posterior
+from invgen.priors.load import WEIGHTS
+from invgen.priors.load import names as priors_by_name
 from invgen.reconstruct import prepared
 from invgen.sampler import Cost, Sampler
 
@@ -39,9 +43,9 @@ class Cell:
         key: names it: a hash of everything that determines its result.
         problem, image: for the reader.
         source: of the image: a file, or "shipped:photo/face".
-        image_hash, prior_hash: of the image in the prior's units and of the prior, seen when the suite was expanded.
-        noise_seed, sampler_seed: from the seed and the image, so that every sampler sees the same measurement, and a result
-            does not depend on what else is in the suite.
+        is_of: the identities of the prior, the operator and the image, as they were when the suite was expanded.
+        noise_seed, sampler_seed: from the seed and the name of the image, so that every sampler sees the same measurement,
+            on every machine, and a result does not depend on what else is in the suite.
     """
 
     key: str
@@ -54,8 +58,7 @@ class Cell:
     seed: int
     num_samples: int
     source: str
-    image_hash: str
-    prior_hash: str
+    is_of: tuple[Identity, Identity, Identity]
     noise_seed: int
     sampler_seed: int
     size: tuple[int, ...] | None = None
@@ -74,9 +77,26 @@ class Cell:
         return found
 
 
+def of_what(cell: Cell) -> dict[str, Any]:
+    """What a record keeps of the prior, the operator and the image of a cell."""
+    return {n: asdict(i) for n, i in zip(("prior", "operator", "image"), cell.is_of, strict=True)}
+
+
+def stands(cell: Cell, record: Mapping[str, Any]) -> bool:
+    """Whether a record of this key was made with priors, operators and images that do what those of the cell do."""
+    kept = record.get("is_of")
+    try:
+        return all(
+            identity.is_like(kept[name]["values"])
+            for name, identity in zip(("prior", "operator", "image"), cell.is_of, strict=True)
+        )
+    except (KeyError, TypeError):
+        return False
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread for the block: what is computed with several differs in the last digits, and so in its hash."""
+    """One torch thread for the block: what is computed with several differs in the last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -86,17 +106,29 @@ def one_thread() -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> tuple[Prior, str]:
-    """A prior and its fingerprint: tables and weights, facts, and the code of its classes."""
+def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> tuple[Prior, Identity]:
+    """A prior and its identity: its file or its options, its shape, its units and the code of its classes."""
     prior = prepared(spec, size, rescale, device)
-    return prior, fingerprint.of_spec(spec, prior)
+    name = fingerprint.of_spec(spec, prior, _weights(spec))
+    name = fingerprint.digest([name, list(prior.shape), list(rescale)])
+    return prior, Identity(name, identity.of_prior(prior))
+
+
+def _weights(spec: str) -> Path | None:
+    """The file or folder that the spec of a prior stands for, as `invgen.names.prior` reads it."""
+    name, shipped = spec.partition("(")[0].strip(), priors_by_name()
+    if os.path.isfile(spec) or (os.path.isdir(spec) and spec not in shipped):
+        return Path(spec)
+    return WEIGHTS / f"{name}.safetensors" if name in shipped else None
 
 
 @lru_cache(maxsize=16)
-def operator_of(spec: str, shape: tuple[int, ...], device: str) -> tuple[Operator, str]:
-    """An operator and its fingerprint."""
-    A = names.operator(spec, shape)
-    return A.to(torch.device(device)), fingerprint.of_spec(spec, A)
+def operator_of(
+    spec: str, shape: tuple[int, ...], value_range: tuple[float, float], device: str
+) -> tuple[Operator, Identity]:
+    """An operator on signals of a shape and a range, and its identity: its options and the code of its classes."""
+    A = names.operator(spec, shape).to(torch.device(device))
+    return A, Identity(fingerprint.of_spec(spec, A), identity.of_operator(A, value_range))
 
 
 sampler_of = lru_cache(maxsize=64)(methods.method)  # samplers are frozen
@@ -116,15 +148,21 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
     """The posterior that a cell asks for, and the true image.
 
     Raises:
-        FileError, OptionError: the image or the prior are not those that the suite was expanded with.
+        FileError: the prior, the operator or the image is not the one that the suite was expanded with.
     """
-    prior, found = prior_of(cell.prior, cell.size, cell.rescale, cell.device)
-    if found != cell.prior_hash:
-        raise OptionError(f"the prior {cell.prior} has changed since the run began; start it again")
+    prior, of_prior = prior_of(cell.prior, cell.size, cell.rescale, cell.device)
+    A, of_operator = operator_of(cell.operator, tuple(prior.shape), tuple(prior.value_range), cell.device)
+    of_image = pictures.identity_of(cell.source, prior, of_prior.name)
+    said = (f"prior {cell.prior}", f"operator {cell.operator}", f"image {cell.source}")
+    for what, here, expected in zip(said, (of_prior, of_operator, of_image), cell.is_of, strict=True):
+        if here.name != expected.name:
+            raise FileError(f"the {what} has changed since the run began; start it again")
+        if not here.is_like(expected.values):
+            raise FileError(
+                f"the {what} gives other values than where the run began: other weights, or other versions of the packages "
+                "that make it; use the same everywhere and start the run again"
+            )
     truth = pictures.truth_of(cell.source, prior)
-    if fingerprint.of_tensor(truth) != cell.image_hash:
-        raise FileError(f"the image {cell.source} has changed since the run began; start it again")
-    A, _ = operator_of(cell.operator, tuple(prior.shape), cell.device)
     with torch.no_grad():
         clean = A(truth)
         # drawn on the CPU, so that every device sees the same measurement
@@ -190,7 +228,8 @@ def _scored(
         "seconds": round(result.seconds, 4),
         "cost": _cost(result, cell.device),
         "seconds_of_cell": round(seconds + time.perf_counter() - begin, 4),
-        "made_by": {"sampler": repr(result.sampler), "prior": cell.prior_hash, "image": cell.image_hash},
+        "made_by": {"sampler": repr(result.sampler)},
+        "is_of": of_what(cell),
         "warnings": list(dict.fromkeys([*said, *also_said])),
         "environment": environment(cell.device),
     }

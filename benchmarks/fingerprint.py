@@ -1,9 +1,10 @@
-"""What determines a result, as a hash: options, tables and weights, files, and the code of the classes at work.
+"""What names a result, as a hash: specs with their options, the bytes of files, and the code of the classes at work.
 
-Two things with equal fingerprints compute the same. Comments, docstrings and layout of code do not count, and neither do
-attributes whose name begins with an underscore nor what a `cached_property` has kept: those follow from the rest. The code
-of a class is that of its module and of its bases', and all of invgen that those import: the contracts, the solvers, the
-random numbers. What lies below (torch, numpy, ...) does not count.
+Nothing that was computed is hashed: eigenvectors, kernels and drawn signals differ in their last digits, or wholly, from
+one processor to another, and the same experiment has the same name everywhere. `benchmarks.identity` compares values, to a
+tolerance. Comments, docstrings and layout of code do not count. The code of a class is that of its module and of its
+bases', and all of invgen that those import: the contracts, the solvers, the random numbers. What lies below (torch, numpy,
+...) does not count.
 """
 
 import ast
@@ -13,16 +14,14 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from invgen.errors import OptionError
-from invgen.names import parameters, user_object
+from invgen.names import functions, parameters, user_object
 from invgen.spec import Call, parse
 
 _DEPTH = 6  # of attributes within attributes
@@ -45,30 +44,38 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def of_tensor(tensor: Tensor) -> str:
-    """The hash of a tensor's dtype, shape and values, wherever it lies."""
-    t = tensor.detach().cpu()
-    if t.layout == torch.sparse_coo:
-        parts = (t.coalesce().indices(), t.coalesce().values())
-    elif t.layout == torch.sparse_csr:
-        parts = (t.crow_indices(), t.col_indices(), t.values())
-    else:
-        parts = (t.to_dense().resolve_conj().resolve_neg(),)
-    found = hashlib.sha256(f"{t.dtype}{tuple(t.shape)}".encode())
-    for part in parts:
-        found.update(part.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:24]
-
-
-def of_file(path: Path) -> str:
-    """The hash of a file's bytes."""
+def of_path(path: Path) -> str:
+    """The hash of a file's bytes, or of those of every file in a folder, with their names in it."""
+    if path.is_dir():
+        files = sorted(
+            p for p in path.rglob("*") if p.is_file() and not any(n.startswith(".") for n in p.relative_to(path).parts)
+        )
+        return digest([[p.relative_to(path).as_posix(), of_path(p)] for p in files])
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
 
-def of_object(thing: Any) -> str:
-    """The hash of an operator, a noise, a sampler or a prior: its attributes, its tensors, and the code of its classes."""
-    return digest([plain(thing), of_modules({name for part in _parts(thing) for name in _modules(type(part))})])
+def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
+    """The hash of what a spec names: its options with defaults filled in, the files among them, and the code that is run.
+
+    Args:
+        spec: as `invgen.names` reads it.
+        made: what it has made, whose classes count; its tensors do not.
+        weights: the file or folder that the spec stands for, whose bytes then count in place of its name.
+    """
+    code = of_modules({name for part in _parts(made) for name in _modules(type(part))})
+    if weights is None and Path(spec).suffix == ".json" and Path(spec).is_file():  # a sampler that `tune` has saved
+        weights = Path(spec)
+    if weights is not None:
+        options = parse(spec)[2] if "(" in spec else {}
+        return digest([of_path(weights), plain(options), code])
+    module, name, options = parse(spec)
+    make: Any = user_object(module, name) if module else type(made)
+    for part in [] if module else name.split(".")[1:]:  # an alternative constructor, such as Mask.random
+        make = getattr(make, part, make)
+    given = _with_defaults(make, options) if inspect.isclass(make) or inspect.isroutine(make) else options
+    called = name if module or name.startswith("from_") else name.partition(".")[2]
+    return digest([type(made).__qualname__, called, plain(given), code, _user_source(module) if module else ""])
 
 
 def of_function(function: Callable[..., Any]) -> str:
@@ -99,7 +106,8 @@ def of_modules(modules: Iterable[str]) -> str:
     while new:
         found |= new
         new = {name for module in new for name in _imports(module)} - found
-    return digest([[name, _source(name)] for name in sorted(found)])
+    # a user's module may have several names, one for each time that it was loaded
+    return digest(sorted([name if name.startswith("invgen.") else "", _source(name)] for name in found))
 
 
 def forget() -> None:
@@ -108,46 +116,57 @@ def forget() -> None:
         kept.cache_clear()
 
 
-def plain(value: Any, depth: int = _DEPTH) -> Any:
-    """A value as dicts, lists, strings and numbers that say what it is, the same in every process."""
-    if value is None or isinstance(value, bool | int | float | str):
-        if isinstance(value, str) and value.endswith(".npy") and Path(value).is_file():
-            return ["file", of_file(Path(value))]
+def plain(value: Any) -> Any:
+    """An option as dicts, lists, strings and numbers that say what it is, the same in every process and everywhere."""
+    if isinstance(value, str):
+        return ["file", of_path(Path(value))] if _is_file(value) else value
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Call):
-        return ["call", value.name, plain(value.options, depth)]
-    if isinstance(value, Tensor):
-        return ["tensor", of_tensor(value)]
-    if type(value).__module__ == "numpy":
-        return ["array", of_tensor(torch.as_tensor(value))]
+        return _of_call(value)
     if isinstance(value, Mapping):
-        return {str(k): plain(v, depth) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v, depth) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, set | frozenset):
         return sorted(map(repr, value))
-    if isinstance(value, Path | torch.dtype | torch.device):
-        return str(value)
+    if isinstance(value, Tensor):  # a default: written in the code, which counts
+        return ["tensor", str(value.dtype), list(value.shape)]
     if isinstance(value, type) or inspect.isroutine(value):
         module = getattr(value, "__module__", None) or ""
         return ["code", f"{module}.{getattr(value, '__qualname__', '')}", _source(module)]
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if depth == 0 or isinstance(value, torch.Generator | ModuleType):
-        return kind
-    depth -= not isinstance(value, nn.Module)  # networks are trees, however deep
-    return [kind, {k: plain(v, depth) for k, v in sorted(_attributes(value).items())}]
+    return (
+        repr(value)
+        if type(value).__repr__ is not object.__repr__
+        else f"{type(value).__module__}.{type(value).__qualname__}"
+    )
+
+
+def _is_file(text: str) -> bool:
+    """Whether an option names a file, whose bytes are meant and not its place."""
+    try:
+        return "." in text and Path(text).is_file()
+    except (OSError, ValueError):  # too long, or with a NUL: no name of a file
+        return False
+
+
+def _of_call(call: Call) -> Any:
+    """What a function of the catalogue is asked for, with its defaults and its code."""
+    from invgen import operators
+
+    known = {name.lower(): function for name, function in functions(operators).items()}
+    make = known[call.name.lower()]
+    return ["call", make.__qualname__, plain(_with_defaults(make, call.options)), of_modules({make.__module__})]
+
+
+def _with_defaults(make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: p.default for n, p in parameters(make)[0].items() if p.default is not p.empty} | dict(options)
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    """The public attributes of an object; of a module its parameters, buffers and parts too."""
-    found = {n: v for n, v in getattr(thing, "__dict__", {}).items() if not n.startswith("_") and n != "training"}
-    found = {n: v for n, v in found.items() if not isinstance(getattr(type(thing), n, None), cached_property)}
-    if isinstance(thing, nn.Module):
-        tensors = [*thing.named_parameters(recurse=False), *thing.named_buffers(recurse=False)]
-        kept = thing.state_dict(keep_vars=True)  # a buffer with an underscore that is not kept is a cache
-        found |= {n: t for n, t in tensors if not n.startswith("_") or n in kept}
-        found |= dict(thing.named_children())
-    return found
+    """The public attributes of an object, and the parts of a module."""
+    found = {n: v for n, v in getattr(thing, "__dict__", {}).items() if not n.startswith("_")}
+    return found | (dict(thing.named_children()) if isinstance(thing, nn.Module) else {})
 
 
 def _parts(thing: Any, depth: int = _DEPTH) -> list[Any]:
@@ -209,16 +228,10 @@ def _imports(module: str) -> frozenset[str]:
     return frozenset(name for name in known if not hasattr(sys.modules[name], "__path__"))
 
 
-def of_spec(spec: str, made: Any) -> str:
-    """The hash of what a spec has made: its options with defaults filled in, the object, and the module of a user's."""
-    try:
-        module, name, options = parse(spec)
-    except OptionError:  # a path
-        return of_object(made)
-    make: Any = type(made)
-    for part in name.split(".")[1:]:  # an alternative constructor, such as Mask.random
-        make = getattr(make, part, make)
-    defaults = {n: p.default for n, p in parameters(make)[0].items() if p.default is not p.empty}
-    user = user_object(module, name) if module else None
-    code = _source(getattr(user, "__module__", None) or type(user).__module__) if module else ""
-    return digest([plain({**defaults, **options}), of_object(made), code])
+def _user_source(module: str) -> str:
+    """The hash of the code of a user's module, or of a .py file."""
+    if module.endswith(".py"):
+        return hashlib.sha256(ast.unparse(_bare(ast.parse(Path(module).read_text(encoding="utf-8")))).encode()).hexdigest()[
+            :24
+        ]
+    return _source(module)

@@ -3,6 +3,8 @@
 A source is the address of a file (`invgen.files`), "shipped:photo/face" or "prior:3".
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import invgen
 from invgen import files, names
+from invgen.benchmarks import fingerprint
+from invgen.benchmarks.identity import Identity, values_of
 from invgen.diffusion import Prior
 from invgen.errors import FileError, InvgenError, OptionError
 from invgen.files import Signal
@@ -72,26 +77,55 @@ def image_files(folder: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=256)
-def signal_of(source: str) -> Signal:
-    """The signal of a source: a file, or a shipped one.
+def signal_of(source: str) -> tuple[Signal, str]:
+    """The signal of a source, and the name of its content: the bytes of a file, what a shipped one is called.
 
     Raises:
         FileError: it cannot be read, or is not there.
     """
     if not source.startswith("shipped:"):
-        return files.read(source)
+        signal = files.read(source)
+        path, inside, index = files.address(source)
+        # hashed after it was read: where somebody changes it in between, the name is that of nothing that was computed
+        return signal, fingerprint.digest([fingerprint.of_path(path), path.suffix.lower(), inside, index, _readers()])
     kind, _, name = source.removeprefix("shipped:").partition("/")
     found = shipped(kind)
     if name not in found:
         raise FileError(f"there is no image {name!r} of {kind} on this machine; there are {', '.join(found)}")
-    return found[name]
+    return found[name], fingerprint.digest([source, _readers()])
+
+
+@lru_cache(maxsize=1)
+def _readers() -> str:
+    """The hash of the code that turns files into signals."""
+    found = [m.name for m in pkgutil.iter_modules(invgen.__path__) if m.name == "files" or m.name.startswith("file_")]
+    modules = [f"invgen.{name}" for name in found] + [f"invgen.benchmarks.{name}" for name in ("pictures", "demo")]
+    for module in modules:
+        importlib.import_module(module)
+    return fingerprint.of_modules(modules)
 
 
 def truth_of(source: str, prior: Prior) -> Tensor:
     """The signal in the shape and the units of a prior."""
     if source.startswith(f"{DRAWN}:"):
         return drawn(prior, int(source.removeprefix(f"{DRAWN}:")))
-    return files.fit(signal_of(source), prior)[0]
+    return files.fit(signal_of(source)[0], prior)[0]
+
+
+def identity_of(source: str, prior: Prior, prior_name: str) -> Identity:
+    """What a signal is: a draw by its prior, seed and number, a file by its bytes, a shipped one by its name.
+
+    Args:
+        source: see the top of this file.
+        prior: whose units and shape it has.
+        prior_name: of that prior's identity.
+    """
+    if source.startswith(f"{DRAWN}:"):
+        code = [fingerprint.of_function(drawn), fingerprint.of_spec(SAMPLER, names.sampler(SAMPLER))]
+        name = fingerprint.digest([prior_name, SEED, source, *code])
+    else:
+        name = signal_of(source)[1]
+    return Identity(name, values_of(truth_of(source, prior)))
 
 
 def drawn(prior: Prior, index: int) -> Tensor:

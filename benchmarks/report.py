@@ -10,6 +10,7 @@ from typing import Any
 
 from invgen import __version__
 from invgen.benchmarks import report_pictures, report_plots, result_tables
+from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.results import Results, Row, environments, finite, read
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tables import Table, about, count, latex, markdown, tables
@@ -93,7 +94,8 @@ def report(
     results = read(source)
     found = tables(results)
     page_path = Path(out) if out is not None else source / "report.html"
-    beside, name = page_path.parent, title or str(Store(source).suite().get("title") or source.resolve().name)
+    beside = page_path.parent
+    name = visible(title or str(Store(source).suite().get("title") or source.resolve().name))
     files: list[Path] = []
     left_out: list[str] = []
     for chosen in formats or FORMATS:
@@ -139,7 +141,7 @@ def page(results: Results, found: Sequence[Table], store: Store, title: str, ima
         methods=len({row.sampler for row in results.rows}),
         images=len({row.image for row in results.rows}),
         time=duration(seconds),
-        notes=_notes(results, len(found)),
+        notes=_notes(results, len(found), [*results.damaged, *_said(store)]),
         sections=sections,
         failures=_alike((row, row.error) for row in failed),
         warnings=_alike((row, text) for row in results.rows for text in _warnings(row)),
@@ -176,11 +178,20 @@ def _section(
     }
 
 
-def _notes(results: Results, problems: int) -> list[str]:
+def _said(store: Store) -> list[str]:
+    """What is wrong with arrays that the pictures were to be made of."""
+    return [f"{path.relative_to(store.folder)}: {why}" for path, why in store.damaged.items()]
+
+
+def _notes(results: Results, problems: int, damaged: Sequence[str]) -> list[str]:
     """What a reader must know before the numbers."""
     found = []
-    if results.damaged:
-        found.append(f"{count(results.damaged, 'result file')} could not be read; `invgen bench run` computes them anew.")
+    damaged = list(dict.fromkeys(damaged))
+    if damaged:
+        found.append(
+            f"{count(len(damaged), 'result file')} could not be read; `invgen bench run` computes them anew: "
+            f"{_listed([(one, 0) for one in damaged])}."
+        )
     if results.superseded:
         found.append(
             f"{count(results.superseded, 'older cell')} left out: computed with other code, weights or options than a "

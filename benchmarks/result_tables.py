@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invgen.benchmarks.cleaning import from_cell, to_cell
 from invgen.errors import FileError, MissingExtraError
 from invgen.writing import atomic_file, write_text
 
@@ -18,12 +19,18 @@ _NEEDED = ("problem", "sampler", "image", "seed")
 
 
 def write_csv(results: "Results", path: str | Path) -> None:
-    """A row for each cell: facts, metrics, costs, error. Numbers are written so that they are read back exactly."""
+    """A row for each cell: facts, metrics, costs, error. Numbers are written so that they are read back exactly.
+
+    The one writer of results.csv. A text that a spreadsheet would run as a formula has an apostrophe before it.
+    """
     columns = [*FACTS, *results.metrics, *COSTS, "error"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**_facts(row), **row.values, "error": row.error} for row in results.rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(to_cell, columns))
+    for row in results.rows:
+        line = {**_facts(row), **row.values, "error": row.error}
+        cells = (line.get(name, "") for name in columns)
+        writer.writerow(to_cell(cell) if isinstance(cell, str) else cell for cell in cells)
     write_text(path, text.getvalue())
 
 
@@ -78,10 +85,15 @@ def read_table(path: Path) -> Iterator[tuple[int, tuple[dict[str, Any], dict[str
 def _csv(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            lines = list(csv.DictReader(file))
+            return [{_plain(name): _plain(cell) for name, cell in line.items()} for line in lines]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is not a table in CSV"
         raise FileError(f"cannot read {path}: {reason}") from error
+
+
+def _plain(cell: Any) -> Any:
+    return from_cell(cell) if isinstance(cell, str) else cell
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:

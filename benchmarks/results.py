@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.result_tables import COSTS, read_table
 from invgen.benchmarks.store import Store
 from invgen.errors import FileError
@@ -60,13 +61,13 @@ class Results:
         name: of the folder or the file.
         superseded: how many cells were left out because a later one stands for the same, computed with other code,
             weights or options.
-        damaged: how many result files could not be read.
+        damaged: what is wrong with result files that could not be read, a sentence each.
     """
 
     name: str
     rows: tuple[Row, ...]
     superseded: int = 0
-    damaged: int = 0
+    damaged: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -84,7 +85,7 @@ def read(source: str | Path) -> Results:
         MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
     path = Path(source)
-    damaged = 0
+    damaged: tuple[str, ...] = ()
     if path.is_dir():
         found, damaged = _from_folder(path)
     elif not path.exists():
@@ -92,7 +93,7 @@ def read(source: str | Path) -> Results:
     else:
         found = _from_table(path)
     if not found:
-        lost = f" ({damaged} damaged files)" if damaged else ""
+        lost = f" ({len(damaged)} damaged: {damaged[0]})" if damaged else ""
         raise FileError(f"{path} has no results of cells{lost}; `invgen bench run SUITE --out FOLDER` computes them")
     rows = _told_apart(_with_kinds(found))
     rows.sort(key=lambda row: row.finished)
@@ -159,33 +160,24 @@ def _with_kinds(rows: list[Row]) -> list[Row]:
 # -- folders -------------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path) -> tuple[list[Row], int]:
-    """The rows, and how many files gave none."""
+def _from_folder(folder: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows, and what is wrong with files that gave none."""
     store = Store(folder)
-    rows, damaged = [], 0
+    rows = []
     for key in store.stored():
-        try:
-            record = store.record(key)
-            record, failed = (store.failure(key), True) if record is None else (record, False)
-            rows.append(_row_of(key, record, failed))
-        except (KeyError, TypeError, ValueError, AttributeError):  # not what a run writes
-            damaged += 1
-    return rows, damaged
-
-
-def _row_of(key: str, record: Mapping[str, Any] | None, failed: bool) -> Row:
-    if record is None:
-        raise ValueError
-    cell = record["cell"]
-    values = {} if failed else {**record["metrics"], "nfe": record["nfe"], "seconds": record["seconds"]}
-    kind = "" if failed else str(record.get("kind", "sampler"))
-    rest = {k: v for k, v in record.items() if k not in ("cell", "metrics")}
-    return _row(cell, key, values, kind, str(record.get("error") or "it failed") if failed else "", rest)
+        record = store.record(key, arrays=False)  # who reads the arrays has them checked
+        if record is not None:
+            values = {**record["metrics"], "nfe": record["nfe"], "seconds": record["seconds"]}
+            rows.append(_row(record["cell"], key, values, str(record.get("kind", "sampler")), "", record))
+        elif (record := store.failure(key)) is not None:
+            rows.append(_row(record["cell"], key, {}, "", record["error"] or "it failed", record))
+    return rows, tuple(f"{path.relative_to(folder)}: {why}" for path, why in store.damaged.items())
 
 
 def _row(
-    cell: Mapping[str, Any], key: str, values: Mapping[str, Any], kind: str, error: str, rest: Mapping[str, Any]
+    cell: Mapping[str, Any], key: str, values: Mapping[str, Any], kind: str, error: str, record: Mapping[str, Any]
 ) -> Row:
+    cell, error = visible(cell), visible(error)
     return Row(
         key=key,
         problem=str(cell["problem"]),
@@ -193,13 +185,13 @@ def _row(
         noise=str(cell.get("noise") or ""),
         prior=str(cell.get("prior") or ""),
         sampler=str(cell["sampler"]),
-        kind=kind,
+        kind=visible(kind),
         image=str(cell["image"]),
         seed=int(cell["seed"]),
         num_samples=int(cell.get("num_samples") or 1),
-        values={str(name): float(value) for name, value in values.items() if value is not None and value != ""},
+        values={visible(str(n)): float(value) for n, value in values.items() if value is not None and value != ""},
         error=error,
-        record=rest,
+        record=visible({k: v for k, v in record.items() if k not in ("cell", "metrics", "is_of", "sha256")}),
     )
 
 

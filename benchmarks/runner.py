@@ -4,21 +4,27 @@ A process may be killed at any time, and several runs may share a folder: `Store
 """
 
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invgen.benchmarks.cells import Cell, one_thread
+from invgen.benchmarks.cells import Cell, one_thread, stands
+from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.executors import Executor
 from invgen.benchmarks.probe import probed
 from invgen.benchmarks.progress import Progress
-from invgen.benchmarks.store import Store
+from invgen.benchmarks.result_tables import write_csv
+from invgen.benchmarks.results import read
+from invgen.benchmarks.store import State, Store
 from invgen.benchmarks.suite import Suite, expand, load, shard_of
 from invgen.benchmarks.tasks import tasks_of
 from invgen.cost import duration
-from invgen.errors import OptionError
+from invgen.errors import FileError, OptionError
+
+NAMED = 5  # damaged files in a warning
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,9 @@ def run(
             cells alone up to round-off.
 
     Raises:
-        OptionError, FileError: the suite is wrong, a file cannot be read, or `out` not written (a full disk, for example):
-            what was stored until then stays. The failure of a cell is a result, and does not end the run.
+        OptionError, FileError: the suite is wrong, a file cannot be read, or `out` not written (a full disk, for example),
+            or results were removed while the run went on: what is stored stays. The failure of a cell is a result, and
+            does not end the run.
         KeyboardInterrupt: what was in flight is dropped.
     """
     begin, where = time.perf_counter(), Executor.parse(executor)
@@ -80,7 +87,7 @@ def run(
     chosen, store = shard_of(expand(suite), shard), Store(out)
     store.prepare()
     store.save_suite({"file": suite.name, **suite.content})
-    states = store.states([cell.key for cell in chosen])
+    states = _states(store, chosen)
     if retry_failed:
         states = {key: state for key, state in states.items() if state == "done"}
     tasks = tasks_of([cell for cell in chosen if cell.key not in states], batch)
@@ -91,14 +98,37 @@ def run(
             states[cell.key] = "failed" if outcome == "failed" else "done"
             computed += outcome != "there"
             bar.count(states[cell.key])
-    store.write_csv(store.folder / "results.csv")
+    lost = len(states) - len(store.states(states, arrays=False))
+    if lost:
+        raise FileError(
+            f"{lost} of {len(states)} results are no longer in {store.folder}: they were removed or damaged while the run "
+            "went on; run it again to compute them"
+        )
+    if states:
+        write_csv(read(store.folder), store.folder / "results.csv")
     ended = list(states.values())
     errors: dict[str, int] = {}
-    for row in store.rows([key for key, state in states.items() if state == "failed"]):
-        sentence = f"{row['sampler']}, {row['problem']}: {row['error']}"
-        errors[sentence] = errors.get(sentence, 0) + 1
+    for failed in (store.failure(key) for key, state in states.items() if state == "failed"):
+        if failed is not None:
+            sentence = visible(f"{failed['cell']['sampler']}, {failed['cell']['problem']}: {failed['error']}")
+            errors[sentence] = errors.get(sentence, 0) + 1
     seconds = time.perf_counter() - begin
     return Report(len(chosen), ended.count("done"), ended.count("failed"), computed, seconds, errors)
+
+
+def _states(store: Store, chosen: Sequence[Cell]) -> dict[str, State]:
+    """The states of cells whose results still stand. Warns of files that are damaged, by their names."""
+    cells = {cell.key: cell for cell in chosen}
+    states = store.states(cells, lambda key, record: stands(cells[key], record))
+    if store.damaged:
+        named = [f"{path.relative_to(store.folder)} ({why})" for path, why in store.damaged.items()]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        warnings.warn(
+            f"results in {store.folder} are damaged, and their cells are to be computed again: "
+            f"{', '.join(named[:NAMED])}{more}",
+            stacklevel=3,
+        )
+    return states
 
 
 # -- before a run --------------------------------------------------------------------------------------------------------
@@ -150,7 +180,7 @@ def check(
     Each combination of problem, prior and sampler that is missing is tried on one of its cells, see `probe.probed`.
     """
     chosen = shard_of(expand(suite), shard)
-    states = Store(out).states([c.key for c in chosen]) if out is not None else {}
+    states = _states(Store(out), chosen) if out is not None else {}
     kinds: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in chosen:
         if cell.key not in states:

@@ -62,6 +62,8 @@ def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
     for spec in _methods(suite, content["baselines"], ("baselines",), "a method") if content.get("baselines") else ():
         if all(spec != cell.sampler for cell in found):
             suite.fail(("baselines",), f"{spec} fits none of the problems")
+    if not found:
+        suite.fail((), "has no cells; expected problems, priors, samplers, data and seeds that combine")
     order = {spec: k for k, spec in enumerate(dict.fromkeys((c.prior, c.size, c.rescale) for c in found))}
     unique: dict[str, Cell] = {}
     for cell in found:  # the same cell may stand in two grids
@@ -79,29 +81,30 @@ def _problem(
     baselines = _methods(suite, *parts["baselines"], "a classical method, such as TV") if parts["baselines"][0] else {}
     spec = reading.text(suite, problem["operator"], (*place, "operator"), "an operator, such as Downsample(factor=4)")
     operators = reading.grid(suite, spec, problem.get("grid", {}), (*place, "grid"))
-    noises = [str(n) for n in reading.as_list(problem["noise"])]
+    noises = [str(n) for n, _ in reading.items(suite, problem["noise"], (*place, "noise"))]
     for noise, operator, prior in itertools.product(noises, operators, priors):
         law = suite.attempt((*place, "noise"), names.noise, noise)
-        net, prior_hash = suite.attempt(prior.place, cells.prior_of, prior.spec, prior.size, prior.rescale, device)
-        A, A_hash = suite.attempt((*place, "operator"), cells.operator_of, operator, tuple(net.shape), device)
+        net, of_prior = suite.attempt(prior.place, cells.prior_of, prior.spec, prior.size, prior.rescale, device)
+        known = (operator, tuple(net.shape), tuple(net.value_range), device)
+        A, of_operator = suite.attempt((*place, "operator"), cells.operator_of, *known)
         truths = {src: suite.attempt(where, pictures.truth_of, src, net) for _, src, where in images}
-        hashes = {source: fingerprint.of_tensor(x) for source, x in truths.items()}
+        of_image = {source: pictures.identity_of(source, net, of_prior.name) for source in truths}
         first = next(iter(truths.values()))
         post = _rehearse(suite, (*place, "operator"), parts["metrics"][1], net, A, law, first, shared)
         fitting = {spec: made for spec, made in baselines.items() if made.refuses(post) is None}
-        chosen = {spec: fingerprint.of_object(made) for spec, made in {**samplers, **fitting}.items()}
-        measured = [A_hash, fingerprint.of_spec(noise, law) if not _is_number(noise) else float(noise)]
+        chosen = {spec: fingerprint.of_spec(spec, made) for spec, made in {**samplers, **fitting}.items()}
+        measured = [of_operator.name, fingerprint.of_spec(noise, law) if not _is_number(noise) else float(noise)]
         name = reading.text(suite, problem.get("name", f"{operator}, {noise}"), (*place, "name"), "a name")
         if "name" in problem and len(noises) * len(operators) > 1:
             name = f"{name}: {operator}, {noise}"
         fixed = {"device": device, **{k: shared[k] for k in ("num_samples", "metrics", "arrays", "max_batch")}}
         for seed, (image, source, _), (sampler, sampler_hash) in itertools.product(shared["seeds"], images, chosen.items()):
-            paired = [seed, hashes[source]]
-            key = fingerprint.digest([store.VERSION, __version__, measured, prior_hash, sampler_hash, paired,
+            paired = [seed, of_image[source].name]
+            key = fingerprint.digest([store.VERSION, __version__, measured, of_prior.name, sampler_hash, paired,
                                       shared["metric_hashes"], fixed])  # fmt: skip
             yield Cell(
                 key, name, operator, noise, prior.spec, sampler, image, seed,
-                source=source, image_hash=hashes[source], prior_hash=prior_hash,
+                source=source, is_of=(of_prior, of_operator, of_image[source]),
                 noise_seed=_number([paired, "noise"]), sampler_seed=_number([paired, "sampler"]),
                 size=prior.size, rescale=prior.rescale, **fixed,
             )  # fmt: skip

@@ -219,7 +219,7 @@ def count(n: int, what: str) -> str:
 
 def latex(found: Sequence[Table], title: str) -> str:
     r"""All tables, for \usepackage{booktabs}; best in bold, second best underlined."""
-    head = f"% {_one_line(title)}; needs \\usepackage{{booktabs}}\n"
+    head = f"% {_tex(title)}; needs \\usepackage{{booktabs}}\n"
     return head + "".join(f"\n{_latex(table)}" for table in found)
 
 

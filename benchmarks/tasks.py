@@ -24,7 +24,7 @@ def tasks_of(cells: Sequence[Cell], batch: int) -> list[Task]:
         return [(cell,) for cell in cells]
     alike: dict[Cell, list[Cell]] = {}
     for cell in cells:
-        kind = replace(cell, key="", image="", source="", image_hash="", noise_seed=0, sampler_seed=0)
+        kind = replace(cell, key="", image="", source="", is_of=cell.is_of[:2], noise_seed=0, sampler_seed=0)
         alike.setdefault(kind, []).append(cell)
     return [tuple(group[k : k + batch]) for group in alike.values() for k in range(0, len(group), batch)]
 
@@ -40,7 +40,7 @@ def run_task(task: Task, folder: str | Path) -> list[Outcome]:
         for cell in task:
             if not claims.enter_context(store.claim(cell.key)):
                 outcomes[cell.key] = "busy"
-            elif store.record(cell.key) is not None:
+            elif (record := store.record(cell.key)) is not None and work.stands(cell, record):
                 outcomes[cell.key] = "there"
             else:
                 mine.append(cell)
@@ -68,6 +68,7 @@ def failure(cell: Cell, error: Exception) -> dict[str, Any]:
     sentence = str(error) if isinstance(error, InvgenError) else f"{type(error).__name__}: {error}"
     return {
         "cell": cell.facts(),
+        "is_of": work.of_what(cell),
         "error": sentence,
         "error_type": type(error).__name__,
         "traceback": "".join(traceback.format_exception(error)),

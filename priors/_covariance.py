@@ -36,3 +36,12 @@ def decompose(means: Tensor, var: float | Tensor, covariances: Tensor | None) ->
 def dense(spectrum: Tensor, basis: Tensor | None) -> Tensor:
     """The covariances Q_k diag(l_k) Q_k^T, (1 or K, n, n)."""
     return torch.diag_embed(spectrum) if basis is None else basis * spectrum[:, None] @ basis.mT
+
+
+def root(spectrum: Tensor, basis: Tensor) -> Tensor:
+    """S^(1/2), the symmetric root, of one covariance: eigenvalues (n,) and basis (n, n).
+
+    It is unique. The basis is not: it has free signs, and free rotations where eigenvalues are equal, which every processor
+    chooses in its own way. A Cholesky factor is unique too, but fails where S is singular.
+    """
+    return basis * spectrum.sqrt() @ basis.mT

@@ -19,7 +19,7 @@ from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
-from invgen.priors._covariance import decompose, dense
+from invgen.priors._covariance import decompose, dense, root
 from invgen.random import Streams
 
 _MAX_DENSE = 4096  # entries of a signal or measurement up to which dense algebra in float64 is reasonable
@@ -183,13 +183,14 @@ class GaussianMixture(Denoiser):
         randn = Streams(seed, torch.arange(num_samples))
         u = randn.uniform(self.means.new_empty(num_samples, 1, dtype=torch.float64)).flatten().contiguous()
         k = torch.searchsorted(self.weights.double().cumsum(0), u).clamp(max=len(self.weights) - 1)
-        scale = self.spectrum.sqrt()
-        z = randn(self.means.new_empty(num_samples, self.means.shape[1])) * (scale[k] if len(scale) > 1 else scale)
-        if self.basis is not None and len(self.basis) == 1:
-            z = z @ self.basis[0].T
-        elif self.basis is not None:
+        z = randn(self.means.new_empty(num_samples, self.means.shape[1]))
+        if self.basis is None:
+            z = z * (self.spectrum.sqrt()[k] if len(self.spectrum) > 1 else self.spectrum.sqrt())
+        elif len(self.basis) == 1:
+            z = z @ root(self.spectrum[0], self.basis[0])
+        else:
             for j in k.unique():  # one product per component, never a basis per sample
-                z[k == j] = z[k == j] @ self.basis[j].T
+                z[k == j] = z[k == j] @ root(self.spectrum[j], self.basis[j])
         return (self.means[k] + z).reshape(num_samples, *self.shape)
 
     def posterior(self, A: Operator, noise: Noise | float, y: Tensor) -> "GaussianMixture":

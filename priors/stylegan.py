@@ -121,7 +121,8 @@ def _fit(mapping: Network, codes: Any, count: int, seed: int, covariance: str) -
     if covariance == "diagonal":
         return mean.to(codes.dtype), v.std(0).to(codes.dtype)
     values, vectors = torch.linalg.eigh(torch.cov(v.T).reshape(len(mean), len(mean)))
-    return mean.to(codes.dtype), (vectors * values.clamp(min=0).sqrt()).to(codes.dtype)
+    # the symmetric root, the one that does not depend on which eigenvectors a processor finds
+    return mean.to(codes.dtype), (vectors * values.clamp(min=0).sqrt() @ vectors.mT).to(codes.dtype)
 
 
 def from_stylegan(mapping: Network, synthesis: Synthesis, z_dim: int, **options: Any) -> StyleGAN:

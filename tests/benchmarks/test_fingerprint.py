@@ -4,9 +4,11 @@ import inspect
 
 import pytest
 
-from invgen import names, samplers
+from invgen import names
 from invgen.benchmarks import fingerprint, scores
 from invgen.priors import GaussianPrior
+
+KERNEL = "Blur(kernel=gaussian_kernel(std=1.0))"
 
 
 @pytest.fixture
@@ -26,26 +28,29 @@ def written(monkeypatch):
 
 
 def hashes():
-    return {
-        "sampler": fingerprint.of_object(samplers.DPS()),
-        "particles": fingerprint.of_object(samplers.TDS()),
-        "operator": fingerprint.of_object(names.operator("Downsample(factor=2)", (1, 4, 4))),
-        "prior": fingerprint.of_object(GaussianPrior(shape=(1, 4, 4))),
-        "metric": fingerprint.of_function(scores.METRICS["psnr"]),
+    specs = {
+        "sampler": ("DPS", names.sampler("DPS")),
+        "particles": ("TDS", names.sampler("TDS")),
+        "operator": ("Downsample(factor=2)", names.operator("Downsample(factor=2)", (1, 4, 4))),
+        "kernel": (KERNEL, names.operator(KERNEL, (1, 8, 8))),
+        "prior": ("GaussianPrior(shape=(1, 4, 4))", GaussianPrior(shape=(1, 4, 4))),
     }
+    found = {name: fingerprint.of_spec(*spec) for name, spec in specs.items()}
+    return found | {"metric": fingerprint.of_function(scores.METRICS["psnr"])}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "seen_by"),
     [
-        ("invgen.random", {"sampler", "particles", "operator", "prior"}),
-        ("invgen.linalg", {"sampler", "particles", "operator", "prior"}),
+        ("invgen.random", {"sampler", "particles", "operator", "kernel", "prior"}),
+        ("invgen.linalg", {"sampler", "particles", "operator", "kernel", "prior"}),
         ("invgen.sampler", {"sampler", "particles"}),
         ("invgen.particles", {"particles"}),
         ("invgen.samplers.dps", {"sampler"}),
         ("invgen.samplers._linearised", {"particles"}),
         ("invgen.metrics.image", {"metric"}),
+        ("invgen.operators.kernels", {"kernel"}),
         ("invgen.errors", set()),
     ],
 )
@@ -61,3 +66,19 @@ def test_comments_and_docstrings_do_not_count(written):
     before = hashes()
     written("invgen.sampler", lambda text: '"""Another first line."""\n' + text.split('"""', 2)[2] + "\n# a comment\n")
     assert hashes() == before
+
+
+def test_an_option_that_names_a_file_stands_for_its_bytes(tmp_path):
+    (tmp_path / "a.mat").write_bytes(b"one")
+    (tmp_path / "b.mat").write_bytes(b"one")
+    (tmp_path / "c.mat").write_bytes(b"two")
+    a, b, c = (fingerprint.plain({"file": str(tmp_path / name)}) for name in ("a.mat", "b.mat", "c.mat"))
+    assert a == b != c
+    assert fingerprint.plain("no/such.mat") == "no/such.mat" and fingerprint.plain("a.\0") == "a.\0"
+    (tmp_path / "folder" / ".git").mkdir(parents=True)
+    (tmp_path / "folder" / "a").write_bytes(b"one")
+    before = fingerprint.of_path(tmp_path / "folder")
+    (tmp_path / "folder" / ".git" / "index").write_bytes(b"hidden")
+    assert fingerprint.of_path(tmp_path / "folder") == before
+    (tmp_path / "folder" / "a").rename(tmp_path / "folder" / "b")
+    assert fingerprint.of_path(tmp_path / "folder") != before

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 import invgen
-from invgen.benchmarks import fingerprint, pictures
+from invgen.benchmarks import pictures
 from invgen.benchmarks.suite import expand
 from invgen.errors import FileError, OptionError
 from invgen.priors import GaussianPrior, load
@@ -68,9 +68,10 @@ def test_a_suite_of_draws(tmp_path):
     }
     cells = expand(suite)
     assert [c.image for c in cells] == ["prior/0", "prior/1", "prior/2"]
-    assert len({c.image_hash for c in cells}) == 3
+    prior, _, image = cells[1].is_of
+    assert len({c.is_of[2].name for c in cells}) == 3
     again = load("digits")  # another object, as in another process
-    assert fingerprint.of_tensor(pictures.truth_of("prior:1", again)) == cells[1].image_hash
+    assert pictures.identity_of("prior:1", again, prior.name) == image
 
 
 @pytest.mark.slow

@@ -215,7 +215,9 @@ def test_damaged_results_and_arrays_do_not_stop_it(tmp_path):
     path.write_bytes(b"x" * path.stat().st_size)
     report(out, formats=["html"])
     found = Page((out / "report.html").read_text(encoding="utf-8"))
-    assert "1 result file could not be read" in found.text
+    assert "2 result files could not be read; `invgen bench run` computes them anew" in found.text
+    assert f"{keys[0]}.json: it is cut off, or no JSON" in found.text
+    assert f"{keys[1]}.npz: its bytes are not those that were written" in found.text
     assert [a["alt"] for a in found.all("img") if "truth" in a["alt"]] == ["truth of c"]
 
 

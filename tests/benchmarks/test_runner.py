@@ -1,6 +1,9 @@
 """Running suites: resumed, killed, interrupted, sharded and in several processes, they end as one quiet run does."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +14,8 @@ from running import SMALL, children, results, wait_for
 
 from invgen.benchmarks import tasks
 from invgen.benchmarks.executors import Executor, environments, pool, visible_gpus
+from invgen.benchmarks.report import report
+from invgen.benchmarks.results import read
 from invgen.benchmarks.runner import check, run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand, load
@@ -44,6 +49,64 @@ def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
     parts = [run("suite.yaml", "shards", shard=(i, 2)) for i in (1, 2)]
     assert sum(p.computed for p in parts) == 24
     assert results("shards") == {c.key: first[c.key] for c in expand("suite.yaml")}
+
+
+def test_what_was_changed_is_computed_again_and_named(here):
+    """A digit of a figure, a byte of an array, a field that is gone; sizes and dates tell nothing."""
+    suite = SMALL | {"data": "images", "seeds": 2}
+    assert run(suite, "out", progress=False).computed == 4
+    first, store = results("out"), Store("out")
+    digit, byte, field, _ = store.stored()
+    path = store.path(digit, ".json")
+    text = path.read_text()
+    psnr = re.search(r'"psnr": (-?)(\d)', text)
+    path.write_text(text[: psnr.start(2)] + str((int(psnr[2]) + 1) % 10) + text[psnr.end(2) :])
+    arrays = store.path(byte, ".npz")
+    data = bytearray(arrays.read_bytes())
+    data[len(data) // 2] ^= 1
+    arrays.write_bytes(data)
+    record = json.loads(store.path(field, ".json").read_text())
+    del record["nfe"]
+    store.path(field, ".json").write_text(json.dumps(record))
+    report("out", formats=["csv"])  # none of them blocks anything
+    with pytest.warns(UserWarning, match="are damaged, and their cells are to be computed again") as said:
+        assert str(check(suite, "out", probe=False)).startswith("4 cells: 1 done, 0 failed, 3 to compute")
+        assert run(suite, "out", progress=False).computed == 3
+    for name in (f"{digit}.json (its checksum does not fit)", f"{byte}.npz (its bytes are not", f"{field}.json (its check"):
+        assert name in str(said[0].message)
+    assert results("out") == first
+
+
+def test_one_table_has_one_form(here):
+    run(SMALL | {"samplers": ["PiGDM(steps=2)", "DDRM(steps=2)"]}, "out", progress=False)  # DDRM fails
+    by_run = (here / "out" / "results.csv").read_bytes()
+    report("out", formats=["csv"])
+    assert (here / "out" / "results.csv").read_bytes() == by_run
+    assert by_run.startswith(
+        b"key,problem,operator,noise,prior,sampler,kind,image,seed,num_samples,psnr,residual,nfe,seconds"
+    )
+    assert [(r.sampler, bool(r.error)) for r in read("out").rows] == [("DDRM(steps=2)", True), ("PiGDM(steps=2)", False)]
+
+
+@pytest.mark.parametrize("left", ["nothing", "one cell less"])
+def test_a_run_whose_results_are_removed_does_not_end_well(here, monkeypatch, capsys, left):
+    real, calls = tasks.work.compute, []
+
+    def compute(cells):
+        calls.append(cells)
+        if len(calls) == 3:
+            gone = here / "out" if left == "nothing" else Store("out").path(calls[0][0].key, ".json")
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        return real(cells)
+
+    monkeypatch.setattr(tasks.work, "compute", compute)
+    (here / "small.py").write_text(f"suite = {SMALL | {'data': 'images', 'seeds': 2}!r}")
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "run", "small.py", "--out", "out"])
+    assert end.value.code == 2
+    lost = {"nothing": 2, "one cell less": 1}[left]
+    assert f"{lost} of 4 results are no longer in out: they were removed or damaged" in capsys.readouterr().err
+    assert run("small.py", "out", progress=False).computed == lost
 
 
 def test_a_failure_is_a_cell_and_is_tried_again_on_request(here, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from invgen.benchmarks import scale
-from invgen.benchmarks.store import Store
+from invgen.benchmarks.results import read
 from invgen.benchmarks.suite import expand
 
 
@@ -20,7 +20,7 @@ def test_every_figure_of_a_small_run_is_told(tmp_path):
         "report of 20 cells, CPU",
     ]
     assert all(f.value >= 0 for f in figures)
-    assert len(Store(tmp_path / "20").rows()) == len(expand(scale.suite(20, data))) == 20
+    assert len(read(tmp_path / "20").rows) == len(expand(scale.suite(20, data))) == 20
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The store: whole results or none, whatever is cut off, full or in use."""
 
-import csv
+import json
 import subprocess
 import sys
 import textwrap
@@ -8,11 +8,13 @@ import textwrap
 import numpy as np
 import pytest
 
+from invgen.benchmarks.results import read
 from invgen.benchmarks.store import Store
 from invgen.errors import FileError
 
 KEY = "ab" + "0" * 22
-RECORD = {"cell": {"sampler": "PiGDM"}, "metrics": {"psnr": 20.0}, "nfe": 3.0, "seconds": 0.1}
+CELL = {"problem": "blur", "sampler": "PiGDM", "image": "a", "seed": 0}
+RECORD = {"cell": CELL, "metrics": {"psnr": 20.0}, "nfe": 3.0, "seconds": 0.1}
 ARRAYS = {"mean": np.arange(4.0)}
 
 
@@ -24,18 +26,79 @@ def store(tmp_path):
 
 
 def test_a_result_comes_back_and_replaces_its_failure(store):
-    store.save_failure(KEY, {"cell": {"sampler": "PiGDM"}, "error": "bad luck"})
-    store.save_failure(KEY, {"cell": {"sampler": "PiGDM"}, "error": "bad luck"})
+    store.save_failure(KEY, {"cell": CELL, "error": "bad luck"})
+    store.save_failure(KEY, {"cell": CELL, "error": "bad luck"})
     assert store.failure(KEY)["attempts"] == 2
     assert store.states([KEY, "cd"]) == {KEY: "failed"}
-    assert store.rows()[0] == {"key": KEY, "sampler": "PiGDM", "error": "bad luck"}
+    (row,) = read(store.folder).rows
+    assert (row.key, row.sampler, row.error) == (KEY, "PiGDM", "bad luck")
     store.save(KEY, RECORD, ARRAYS)
     assert store.states([KEY]) == {KEY: "done"} and store.failure(KEY) is None
-    assert store.rows() == [{"key": KEY, "sampler": "PiGDM", "psnr": 20.0, "nfe": 3.0, "seconds": 0.1, "error": ""}]
+    (row,) = read(store.folder).rows
+    assert (row.values, row.error) == ({"psnr": 20.0, "nfe": 3.0, "seconds": 0.1}, "")
     np.testing.assert_array_equal(store.arrays(KEY)["mean"], ARRAYS["mean"])
-    assert store.write_csv(store.folder / "results.csv") == 1
-    with (store.folder / "results.csv").open() as file:
-        assert next(csv.DictReader(file))["psnr"] == "20.0"
+    assert store.damaged == {}
+
+
+def flipped(path, at, bit=0):
+    """Changes one bit of one byte, and not the size."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_every_flipped_byte_is_noticed(store, suffix):
+    """Of a record all but blanks, whose change a reader of JSON does not see, and of arrays any."""
+    store.save(KEY, RECORD, ARRAYS)
+    path = store.path(KEY, suffix)
+    good = path.read_bytes()
+    for at in range(0, len(good), 1 if suffix == ".json" else 7):
+        if suffix == ".json" and good[at : at + 1] in b" \n":
+            continue
+        flipped(path, at)
+        assert store.record(KEY) is None and store.states([KEY]) == {}, (at, good[at : at + 1])
+        assert path in store.damaged
+        path.write_bytes(good)
+    assert store.record(KEY) is not None and store.damaged == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"psnr": 20.0', '"psnr": 90.0', "its checksum does not fit"),
+        ('"psnr": 20.0', '"psnr": NaN', "its checksum does not fit"),
+        ('"version": 2', '"version": 1', "it is of format 1, this version of invgen reads 2"),
+        ("{", "[", "it is cut off, or no JSON"),
+        (None, "[]", "it holds no record"),
+        (None, "[" * 100_000, "it is cut off, or no JSON"),
+        (None, "\0", "it is cut off, or no JSON"),
+    ],
+)
+def test_a_record_that_was_changed_is_named_with_what_is_wrong(store, old, new, why):
+    store.save(KEY, RECORD, {})
+    path = store.path(KEY, ".json")
+    path.write_text(new if old is None else path.read_text().replace(old, new, 1))
+    assert store.record(KEY) is None and store.damaged == {path: why}
+
+
+@pytest.mark.parametrize("lost", ["cell", "metrics", "nfe", "seconds", "problem", "sampler", "image", "seed", "psnr"])
+def test_a_record_that_lacks_a_field_blocks_nothing(store, lost):
+    """Even one whose checksum fits, as another program might write it."""
+    record = json.loads(json.dumps(RECORD))
+    for part in (record, record.get("cell", {}), record.get("metrics", {})):
+        if lost in part:
+            part[lost] = "many" if lost == "psnr" else None
+    other = KEY[::-1]
+    store.save(KEY, record, {})
+    store.save(other, RECORD, {})
+    assert store.states([KEY, other]) == {other: "done"}
+    assert store.damaged[store.path(KEY, ".json")].startswith("it lacks")
+    found = read(store.folder)
+    assert [row.key for row in found.rows] == [other] and len(found.damaged) == 1
+    for broken in ({"error": "bad luck"}, {"cell": CELL}, {"cell": {}, "error": 3}):
+        store.save_failure("cd" * 12, broken)
+        assert store.states(["cd" * 12]) == {} and len(read(store.folder).rows) == 1
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npz"])

@@ -118,13 +118,38 @@ def test_without_pyarrow_the_extra_is_named(folder, tmp_path, monkeypatch):
         write_parquet(results.read(folder), tmp_path / "r.parquet")
 
 
-def test_the_table_of_a_run_is_read(folder, tmp_path):
-    """results.csv as `invgen bench run` writes it."""
-    from invgen.benchmarks.store import Store
+FORMULAS = ["=1+1", "+SUM(A1)", "-cmd|' /C calc'!A0", "@x", "\t=1", "\r=1", " =1", "\uff1d1", "'=1", "''=1"]
+PLAIN = ["-0.5", "+3", "'quoted'", "a=b", "DPS(steps=10)", "1e-3", ""]
 
-    Store(folder).write_csv(tmp_path / "run.csv")
-    mine, theirs = results.read(folder).rows, results.read(tmp_path / "run.csv").rows
-    assert {r.identity: r.values.get("psnr") for r in theirs} == {r.identity: r.values.get("psnr") for r in mine}
+
+def test_a_spreadsheet_runs_no_cell(tmp_path):
+    """Names and sentences that begin as formulas do are texts, and are read back as they were; numbers are numbers."""
+    for k, text in enumerate(FORMULAS + PLAIN):
+        save(tmp_path, {"psnr": -1.5, "=cmd": 1.0}, sampler=text or "none", image=str(k), noise="-0.1")
+        save(tmp_path, error=text, image=f"failed {k}")
+    found = results.read(tmp_path)
+    write_csv(found, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    for cell in (cell for line in lines for cell in line):
+        number = cell.lstrip("+-").replace(".", "").isdigit()
+        assert number or not cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d")) and not cell.startswith(("\t", "\r"))
+    assert {line[lines[0].index("psnr")] for line in lines[1:]} == {"-1.5", ""}
+    assert sorted(plain(results.read(tmp_path / "r.csv").rows)) == sorted(plain(found.rows))
+
+
+def test_marks_that_turn_a_text_around_are_taken_out(tmp_path):
+    save(tmp_path, {"ps\u202enr": 1.0}, problem="a\u202eb\u2066c\x1b[31m\ud800", sampler="\u200fDPS", warnings=["x\u061cy"])
+    (row,) = results.read(tmp_path).rows
+    assert (row.problem, row.sampler, row.values["psnr"]) == ("abc[31m\ufffd", "DPS", 1.0)
+    assert row.record["warnings"] == ["xy"]
+    write_csv(results.read(tmp_path), tmp_path / "r.csv")
+
+
+def test_a_title_cannot_leave_its_comment():
+    text = tables.latex([], "100 % \\input{x}\n\\input{y} ^^M # \u2028z")
+    (head,) = text.splitlines()
+    assert head.startswith(r"% 100 \% \textbackslash{}input\{x\} \textbackslash{}input\{y\} \textasciicircum{}")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +178,7 @@ def test_folders_with_nothing_in_them_are_said(tmp_path):
     key = save(tmp_path, {"psnr": 1.0})
     (path,) = tmp_path.glob("cells/*/*.json")
     path.write_text("{}" if key else "")
-    with pytest.raises(FileError, match=r"has no results of cells \(1 damaged files\)"):
+    with pytest.raises(FileError, match=r"has no results of cells \(1 damaged: cells/../.*json: it is of format None"):
         results.read(tmp_path)
 
 
