@@ -75,7 +75,7 @@ def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
         make = getattr(make, part, make)
     given = _with_defaults(make, options) if inspect.isclass(make) or inspect.isroutine(make) else options
     called = name if module or name.startswith("from_") else name.partition(".")[2]
-    return digest([type(made).__qualname__, called, plain(given), code, _user_source(module) if module else ""])
+    return digest([type(made).__qualname__, called, plain(given), code, user_source(module) if module else ""])
 
 
 def of_function(function: Callable[..., Any]) -> str:
@@ -228,7 +228,7 @@ def _imports(module: str) -> frozenset[str]:
     return frozenset(name for name in known if not hasattr(sys.modules[name], "__path__"))
 
 
-def _user_source(module: str) -> str:
+def user_source(module: str) -> str:
     """The hash of the code of a user's module, or of a .py file."""
     if module.endswith(".py"):
         return hashlib.sha256(ast.unparse(_bare(ast.parse(Path(module).read_text(encoding="utf-8")))).encode()).hexdigest()[

@@ -133,9 +133,7 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
     max_batch, at = value("max_batch", None)
     modules = {spec: parse(spec)[:2] for spec in metrics}
     own = {
-        spec: fingerprint.plain(names.user_object(module, name))
-        if module
-        else [spec, fingerprint.of_function(scores.METRICS[name])]
+        spec: fingerprint.user_source(module) if module else [spec, fingerprint.of_function(scores.METRICS[name])]
         for spec, (module, name) in modules.items()
     }
     return {
