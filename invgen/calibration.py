@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.forward import Operator
+from invgen.hints import Count, Range, Seed
 from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram, region_ranks, sbc_ranks
-from invgen.noise import Noise, Noiseless
-from invgen.posterior import Posterior
+from invgen.noise import Noiseless, NoiseLike
+from invgen.posterior import OperatorLike, Posterior, PriorLike
 from invgen.sampler import Cost, Sampler, _fitting
 from invgen.simulation import problem, rows_at_once, simulate
 
@@ -195,19 +196,20 @@ class Calibration:
         return out | {"seconds": self.seconds, "quantities": curves}
 
 
+@checked
 def calibrate(
-    prior: Prior,
-    operator: Operator,
-    noise: Noise | float,
+    prior: PriorLike,
+    operator: OperatorLike,
+    noise: NoiseLike,
     sampler: Sampler | str,
-    num_simulations: int = 200,
-    num_samples: int = 50,
-    seed: int = 0,
+    num_simulations: Count = 200,
+    num_samples: Count = 50,
+    seed: Seed = 0,
     *,
-    alpha: float = 0.05,
+    alpha: Annotated[float, Range(0, 1, above=True, below=True)] = 0.05,
     quantities: Mapping[str, Quantity] | None = None,
     prior_sampler: Sampler | None = None,
-    max_batch: int | None = None,
+    max_batch: Count | None = None,
     progress: bool = False,
 ) -> Calibration:
     """Simulation-based calibration of a sampler on the problems that a prior, an operator and a noise law define.

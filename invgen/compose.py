@@ -7,17 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, ShapeError
-from invgen.forward import LinearOperator, Operator, SVDOperator, Variance
+from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
+from invgen.hints import check, shown
 
 
 def compose(outer: Operator, inner: Operator) -> Operator:
     """outer(inner(x)) in the most structured form known."""
     if not isinstance(inner, Operator):
-        raise OptionError(f"A @ B composes two operators, got {type(inner).__name__}; to measure a signal write A(x)")
+        raise OptionError(f"A @ B composes two operators, got {shown(inner)}; to measure a signal write A(x)")
     if outer.in_shape != inner.out_shape:
         raise ShapeError(
             f"{type(outer).__name__} takes {tuple(outer.in_shape)} but {type(inner).__name__} gives "
             f"{tuple(inner.out_shape)}"
+        )
+    if not outer.any_field and outer.in_dtype.is_complex != inner.out_dtype.is_complex:
+        raise ShapeError(
+            f"{type(outer).__name__} takes {_field(outer.in_dtype)} signals but {type(inner).__name__} gives "
+            f"{_field(inner.out_dtype)} ones; make both of one kind (complex=True, or two real channels)"
         )
     fused = outer.fused(inner)
     if fused is not None:
@@ -35,30 +41,53 @@ def compose(outer: Operator, inner: Operator) -> Operator:
 def add(a: Operator, b: Operator) -> Operator:
     """a(x) + b(x)."""
     if not isinstance(b, Operator):
-        raise OptionError(f"A + B adds two operators, got {type(b).__name__}")
+        raise OptionError(f"A + B adds two operators, got {shown(b)}")
     if a.in_shape != b.in_shape or a.out_shape != b.out_shape:
         raise ShapeError(f"A + B needs equal shapes, got {a.extra_repr()} and {b.extra_repr()}")
+    _one_field("A + B", [a, b])
     both_linear = isinstance(a, LinearOperator) and isinstance(b, LinearOperator)
     return (LinearSum if both_linear else Sum)(a, b)
 
 
 def scale(a: Operator, factor: float) -> Operator:
     """factor * a(x)."""
-    if isinstance(factor, Operator) or not isinstance(factor, int | float):
-        raise OptionError(f"c * A needs a number c, got {type(factor).__name__}; to compose operators write A @ B")
+    if isinstance(factor, Operator):
+        raise OptionError(f"c * A needs a number c, got {shown(factor)}; to compose operators write A @ B")
+    factor = check("c of c * A", factor, float)
+    if factor == 0 and isinstance(a, LinearOperator):
+        return Zero(a)
     kind = ScaledSVD if isinstance(a, SVDOperator) else LinearScaled if isinstance(a, LinearOperator) else Scaled
-    return kind(a, float(factor))
+    return kind(a, factor)
 
 
 def stack(operators: Sequence[Operator]) -> Operator:
     """All the measurements of one signal, each flattened, in one vector of shape (sum of sizes,)."""
-    operators = list(operators)
-    if not operators:
+    operators = check("the operators of stack", operators, Sequence[Operator] | nn.ModuleList)
+    if not len(operators):
         raise OptionError("stack needs at least one operator, got an empty list")
     if len({a.in_shape for a in operators}) > 1:
         raise ShapeError(f"stack needs one in_shape, got {sorted({tuple(a.in_shape) for a in operators})}")
+    _one_field("stack", operators)
     linear = all(isinstance(a, LinearOperator) for a in operators)
     return (LinearStack if linear else Stack)(operators)
+
+
+def _field(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "real"
+
+
+def _one_field(what: str, operators: Sequence[Operator]) -> None:
+    """All operators between real, or all between complex signals and measurements: an adjoint of both is no sum."""
+    kinds = list(dict.fromkeys(f"{_field(a.in_dtype)} to {_field(a.out_dtype)}" for a in operators))
+    if len(kinds) > 1:
+        raise ShapeError(
+            f"{what} needs operators of one kind, got {' and '.join(kinds)}; make them all real or all complex"
+        )
+
+
+def _chain_dtype(outer: Operator, inner: Operator) -> torch.dtype:
+    """What outer(inner(x)) is made of: an operator that takes both kinds passes on what it gets."""
+    return inner.out_dtype if outer.any_field else outer.out_dtype
 
 
 class Chain(Operator):
@@ -67,7 +96,7 @@ class Chain(Operator):
     def __init__(self, outer: Operator, inner: Operator) -> None:
         super().__init__(inner.in_shape, dtype=inner.in_dtype)
         self.outer, self.inner = outer, inner
-        self.out_shape = outer.out_shape
+        self.out_shape, self.out_dtype = outer.out_shape, _chain_dtype(outer, inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
@@ -79,7 +108,7 @@ class LinearChain(LinearOperator):
     def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
         super().__init__(inner.in_shape, dtype=inner.in_dtype)
         self.outer, self.inner = outer, inner
-        self.out_shape = outer.out_shape
+        self.out_shape, self.out_dtype = outer.out_shape, _chain_dtype(outer, inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
@@ -99,7 +128,7 @@ class RotatedInput(SVDOperator):
     def __init__(self, A: SVDOperator, Q: SVDOperator) -> None:
         super().__init__(Q.in_shape, dtype=Q.in_dtype)
         self.A, self.Q = A, Q
-        self.out_shape = A.out_shape
+        self.out_shape, self.out_dtype = A.out_shape, _chain_dtype(A, Q)
 
     @property
     def s(self) -> Tensor:
@@ -130,7 +159,7 @@ class RotatedOutput(SVDOperator):
     def __init__(self, Q: SVDOperator, A: SVDOperator) -> None:
         super().__init__(A.in_shape, dtype=A.in_dtype)
         self.A, self.Q = A, Q
-        self.out_shape = Q.out_shape
+        self.out_shape, self.out_dtype = Q.out_shape, _chain_dtype(Q, A)
 
     @property
     def s(self) -> Tensor:
@@ -155,7 +184,7 @@ class Scaled(Operator):
     def __init__(self, A: Operator, factor: float) -> None:
         super().__init__(A.in_shape, dtype=A.in_dtype)
         self.A, self.factor = A, factor
-        self.out_shape = A.out_shape
+        self.out_shape, self.out_dtype = A.out_shape, A.out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factor * self.A(x)
@@ -167,7 +196,7 @@ class LinearScaled(LinearOperator):
     def __init__(self, A: LinearOperator, factor: float) -> None:
         super().__init__(A.in_shape, dtype=A.in_dtype)
         self.A, self.factor = A, factor
-        self.out_shape = A.out_shape
+        self.out_shape, self.out_dtype = A.out_shape, A.out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factor * self.A(x)
@@ -188,7 +217,7 @@ class ScaledSVD(SVDOperator):
     def __init__(self, A: SVDOperator, factor: float) -> None:
         super().__init__(A.in_shape, dtype=A.in_dtype)
         self.A, self.factor = A, factor
-        self.out_shape = A.out_shape
+        self.out_shape, self.out_dtype = A.out_shape, A.out_dtype
 
     @property
     def s(self) -> Tensor:
@@ -213,13 +242,57 @@ class ScaledSVD(SVDOperator):
         return self.A.Vt(x)
 
 
+class Zero(SVDOperator):
+    """0 * A: the map to zero. A measurement holds the noise alone."""
+
+    def __init__(self, A: LinearOperator) -> None:
+        super().__init__(A.in_shape, dtype=A.in_dtype)
+        self.out_shape, self.out_dtype = A.out_shape, A.out_dtype
+        self.register_buffer("s", torch.zeros(self.in_shape, device=A.device), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._nothing(x, self.out_shape, self.out_dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._nothing(y, self.in_shape, self.in_dtype)
+
+    @staticmethod
+    def _nothing(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeros for each row of x, real or complex as dtype is, on which x's gradient is zero."""
+        row = 0 * x.real.flatten(1).sum(1) if x.is_complex() else 0 * x.flatten(1).sum(1)
+        row = row.to(row.dtype.to_complex()) if dtype.is_complex else row
+        return row.reshape(-1, *[1] * len(shape)).expand(-1, *shape).clone()
+
+    def U(self, z: Tensor) -> Tensor:
+        return self.forward(z)
+
+    def Ut(self, y: Tensor) -> Tensor:
+        return self.adjoint(y)
+
+    def V(self, z: Tensor) -> Tensor:
+        return z
+
+    def Vt(self, x: Tensor) -> Tensor:
+        return x
+
+    def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        var_y = torch.as_tensor(per_sample(var_y, b), dtype=b.real.dtype, device=b.device)
+        return torch.where(var_y > 0, b / var_y.where(var_y > 0, 1), 0)
+
+    def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
+        return x.clone()
+
+    def pinv(self, y: Tensor, rtol: float | None = None) -> Tensor:
+        return self.adjoint(y)
+
+
 class Sum(Operator):
     """a(x) + b(x)."""
 
     def __init__(self, a: Operator, b: Operator) -> None:
         super().__init__(a.in_shape, dtype=a.in_dtype)
         self.a, self.b = a, b
-        self.out_shape = a.out_shape
+        self.out_shape, self.out_dtype = a.out_shape, a.out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a(x) + self.b(x)
@@ -231,7 +304,7 @@ class LinearSum(LinearOperator):
     def __init__(self, a: LinearOperator, b: LinearOperator) -> None:
         super().__init__(a.in_shape, dtype=a.in_dtype)
         self.a, self.b = a, b
-        self.out_shape = a.out_shape
+        self.out_shape, self.out_dtype = a.out_shape, a.out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a(x) + self.b(x)
@@ -246,7 +319,7 @@ class Stack(Operator):
     def __init__(self, operators: Sequence[Operator]) -> None:
         super().__init__(operators[0].in_shape, dtype=operators[0].in_dtype)
         self.operators = nn.ModuleList(operators)
-        self.out_shape = (sum(math.prod(a.out_shape) for a in operators),)
+        self.out_shape, self.out_dtype = (sum(math.prod(a.out_shape) for a in operators),), operators[0].out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([a(x).flatten(1) for a in self.operators], 1)

@@ -8,11 +8,14 @@ Cov[x_0 | x_sigma] = sigma^2 dD/dx.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from invgen.errors import OptionError
+from invgen.arguments import checked, checked_class
+from invgen.errors import OptionError, UnsupportedError
+from invgen.hints import Count
 from invgen.noise import RandnLike
 from invgen.random import Streams
 
@@ -28,16 +31,21 @@ class Prior(nn.Module):
         data_mean, data_std: mean and standard deviation over all values of typical signals.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        checked_class(cls)
+
+    @checked
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: tuple[Count, ...],
         *,
         value_range: tuple[float, float] = (-1.0, 1.0),
         data_mean: float = 0.0,
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        self.shape = torch.Size(shape)
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.data_mean, self.data_std = float(data_mean), float(data_std)
         if not self.data_std > 0 or not self.value_range[1] > self.value_range[0]:
@@ -88,7 +96,7 @@ class Denoiser(Prior):
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per sample, (B,)."""
-        raise TypeError(f"{type(self).__name__} must define forward(self, x, sigma)")
+        raise UnsupportedError(f"{type(self).__name__} must define forward(self, x, sigma)")
 
     def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""

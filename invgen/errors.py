@@ -13,12 +13,20 @@ class OptionError(InvgenError, ValueError):
     """An option has a value that cannot be used, or a name is not known."""
 
 
+class CallError(OptionError, TypeError):
+    """A call lacks an argument, or names one that does not exist."""
+
+
 class UnsupportedError(InvgenError, TypeError):
     """A combination that the mathematics does not allow, such as a linear sampler on a nonlinear operator."""
 
 
 class DivergedError(InvgenError, ArithmeticError):
     """A computation produced infinite or undefined values."""
+
+
+class OperatorError(InvgenError, RuntimeError):
+    """The code of an operator fails on what it should take; the sentence names the operator, `__cause__` is the failure."""
 
 
 class WeightsError(InvgenError, ValueError):

@@ -9,80 +9,19 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invgen.errors import OptionError, ShapeError
+from invgen.arguments import checked, checked_class
+from invgen.batches import BATCHED, Variance, any_batch, per_sample
+from invgen.errors import OptionError, UnsupportedError
+from invgen.hints import check, shown
 from invgen.linalg import cg
 from invgen.random import Streams
 
-Variance = float | Tensor
-
-# which tensors of a method carry a batch, and the attribute that names their shape
-_BATCHED = {
-    "forward": ("in_shape",),
-    "adjoint": ("out_shape",),
-    "pinv": ("out_shape",),
-    "solve": ("out_shape",),
-    "prox": ("in_shape", "out_shape"),
-    "fbp": ("out_shape",),
-    "U": ("spectral_shape",),
-    "V": ("spectral_shape",),
-    "Ut": ("out_shape",),
-    "Vt": ("in_shape",),
-}
-
-
-def _any_batch(method: Callable, shapes: tuple[str, ...]) -> Callable:
-    """Lets a method written for one batch axis take any number of them, and checks the shapes."""
-    count = len(shapes)
-    names = [p for p in inspect.signature(method).parameters if p != "self"][:count]
-
-    @functools.wraps(method)
-    def wrapped(self: "Operator", *args: Any, **kwargs: Any) -> Tensor:
-        if len(args) < count:
-            args += tuple(kwargs.pop(name) for name in names[len(args) :] if name in kwargs)
-        tensors, rest = args[:count], args[count:]
-        wanted = [getattr(self, name) for name in shapes]
-        if all(
-            isinstance(t, Tensor) and t.shape[1:] == w and t.ndim > len(w) for t, w in zip(tensors, wanted, strict=False)
-        ):
-            return method(self, *tensors, *rest, **kwargs)
-        batches = [_batch_of(self, method.__name__, t, w) for t, w in zip(tensors, wanted, strict=True)]
-        try:
-            batch = np.broadcast_shapes(*batches)  # torch.broadcast_shapes imports sympy, for seconds
-        except ValueError as error:
-            shapes_text = " and ".join(str(tuple(b)) for b in batches)
-            raise ShapeError(
-                f"{type(self).__name__}.{method.__name__} needs batch axes that agree, got {shapes_text}"
-            ) from error
-        flat = [t.expand(*batch, *w).reshape(-1, *w) for t, w in zip(tensors, wanted, strict=True)]
-        out = method(self, *flat, *rest, **kwargs)
-        return out.reshape(*batch, *out.shape[1:])
-
-    wrapped._any_batch = True
-    return wrapped
-
-
-def _batch_of(operator: "Operator", method: str, t: Tensor, shape: tuple[int, ...]) -> torch.Size:
-    name = type(operator).__name__ + ("" if method == "forward" else f".{method}")
-    if not isinstance(t, Tensor):
-        raise ShapeError(f"{name} takes a torch.Tensor, got {type(t).__name__}; use torch.as_tensor")
-    k = len(shape)
-    if t.ndim < k or t.shape[t.ndim - k :] != shape:
-        raise ShapeError(f"{name} takes a tensor of shape (*batch, {', '.join(map(str, shape))}), got {tuple(t.shape)}")
-    return t.shape[: t.ndim - k]
-
-
-def per_sample(variance: Variance, like: Tensor) -> Variance:
-    """A variance given per sample, (B,) or (B, 1, ..., 1), in the rank of `like`; anything else unchanged."""
-    if isinstance(variance, Tensor) and variance.ndim and variance.numel() == len(like) == variance.shape[0]:
-        return variance.reshape(-1, *[1] * (like.ndim - 1))
-    return variance
+MOST_VALUES = 2**34  # 64 GiB in single precision: beyond it a shape is a slip, and a table of it would end the process
 
 
 class Operator(nn.Module):
@@ -98,27 +37,36 @@ class Operator(nn.Module):
     """
 
     differentiable: bool = True
+    any_field: bool = False  # whether an operator for real signals takes complex ones as well
+    __array_ufunc__ = None  # so that NumPy leaves `array * A` to A
 
+    @checked
     def __init__(self, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        shape = (in_shape,) if isinstance(in_shape, int) else tuple(int(n) for n in in_shape)
-        if any(n < 1 for n in shape):
-            raise OptionError(f"in_shape must be positive sizes without a batch axis, got {shape}")
-        self.in_shape = torch.Size(shape)
+        if any(n < 1 for n in in_shape):
+            raise OptionError(f"in_shape must be positive sizes without a batch axis, got {in_shape}")
+        if math.prod(in_shape) > MOST_VALUES:
+            raise OptionError(
+                f"a signal of shape {shown(in_shape)} has more values than memory holds; give a smaller shape"
+            )
+        if not (dtype.is_floating_point or dtype.is_complex):
+            raise OptionError(f"dtype of {type(self).__name__} must be torch.float32 or torch.complex64, got {dtype!r}")
+        self.in_shape = torch.Size(in_shape)
         self.in_dtype = dtype
-        self.out_dtype = dtype  # of measurements; found together with out_shape where that is not set
         self._out_shape: torch.Size | None = None
+        self._out_dtype: torch.dtype | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, shapes in _BATCHED.items():
+        checked_class(cls)
+        for name in BATCHED:
             method = cls.__dict__.get(name)
             if inspect.isfunction(method) and not hasattr(method, "_any_batch"):
-                setattr(cls, name, _any_batch(method, shapes))
+                setattr(cls, name, any_batch(method, name))
 
     def forward(self, x: Tensor) -> Tensor:
         """The measurement of x without noise: (*batch, *in_shape) -> (*batch, *out_shape)."""
-        raise TypeError(f"{type(self).__name__} must define forward(self, x)")
+        raise UnsupportedError(f"{type(self).__name__} must define forward(self, x)")
 
     @property
     def device(self) -> torch.device:
@@ -127,18 +75,37 @@ class Operator(nn.Module):
         return torch.device("cpu") if table is None else table.device
 
     @property
+    def takes_complex(self) -> bool:
+        """Whether complex signals or measurements may be given to it."""
+        return self.any_field or self.in_dtype.is_complex or self.out_dtype.is_complex
+
+    @property
     def out_shape(self) -> torch.Size:
         """The shape of one measurement, without batch axes."""
         if self._out_shape is None:
-            with torch.no_grad():
-                zeros = torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device)
-                y = self(zeros)
-                self._out_shape, self.out_dtype = y.shape[1:], y.dtype
+            self._look()
         return self._out_shape
 
     @out_shape.setter
     def out_shape(self, shape: tuple[int, ...]) -> None:
-        self._out_shape = torch.Size(shape)
+        self._out_shape = torch.Size(check(f"out_shape of {type(self).__name__}", shape, tuple[int, ...]))
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """What measurements are made of, real or complex: found by one evaluation on zeros, unless it was set."""
+        if self._out_dtype is None:
+            self._look()
+        return self._out_dtype
+
+    @out_dtype.setter
+    def out_dtype(self, dtype: torch.dtype) -> None:
+        self._out_dtype = dtype
+
+    def _look(self) -> None:
+        """Finds shape and dtype of a measurement by one evaluation on zeros."""
+        with torch.no_grad():
+            y = self(torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device))
+        self._out_shape, self._out_dtype = y.shape[1:], y.dtype
 
     def extra_repr(self) -> str:
         return f"{tuple(self.in_shape)} -> {tuple(self.out_shape)}"
@@ -229,7 +196,8 @@ class LinearOperator(Operator):
         x = Streams(0, [0])(x)
         with torch.no_grad():
             for _ in range(iterations):
-                x = self.adjoint(self(x / torch.linalg.vector_norm(x)))
+                size = torch.linalg.vector_norm(x)
+                x = self.adjoint(self(x / size.where(size > 0, 1)))  # a map to zero stays there
         return math.sqrt(torch.linalg.vector_norm(x).item())
 
 
@@ -260,16 +228,16 @@ class SVDOperator(LinearOperator):
         return self.rank == self.s.numel() == math.prod(self.out_shape) and bool((self.s - 1).abs().max() < 1e-6)
 
     def U(self, z: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define U(self, z)")
+        raise UnsupportedError(f"{type(self).__name__} must define U(self, z)")
 
     def Ut(self, y: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define Ut(self, y)")
+        raise UnsupportedError(f"{type(self).__name__} must define Ut(self, y)")
 
     def V(self, z: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define V(self, z)")
+        raise UnsupportedError(f"{type(self).__name__} must define V(self, z)")
 
     def Vt(self, x: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define Vt(self, x)")
+        raise UnsupportedError(f"{type(self).__name__} must define Vt(self, x)")
 
     def _singular_values(self, like: Tensor) -> Tensor:
         return self.s.to(like.real.dtype if like.is_complex() else like.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
+from invgen.hints import Share
 from invgen.linalg import dot, norm
 from invgen.noise import Energy, Noiseless
 from invgen.optimise import Adam
@@ -36,7 +37,7 @@ class GuidedSampler(Sampler):
         eta: 1 for ancestral steps (DDPM), 0 for the probability-flow ODE (DDIM).
     """
 
-    eta: float = 1.0
+    eta: Share = 1.0
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True

@@ -10,12 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.cost import Cost
-from invgen.diffusion import Prior
 from invgen.forecasting import forecast
-from invgen.forward import Operator
-from invgen.noise import Energy, Noise, Noiseless
-from invgen.posterior import Posterior
+from invgen.hints import Count, Seed
+from invgen.noise import Energy, Noiseless, NoiseLike
+from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
 from invgen.sampler import Sampler
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
@@ -77,23 +77,24 @@ class Result:
         )
 
 
+@checked
 def solve(
-    y: Tensor,
-    A: Operator,
-    prior: Prior,
-    noise: Noise | float,
+    y: TensorLike,
+    A: OperatorLike,
+    prior: PriorLike,
+    noise: NoiseLike,
     sampler: Sampler | str = "dps",
     *,
-    num_samples: int = 1,
-    seed: int | Sequence[int] = 0,
-    max_batch: int | None = None,
+    num_samples: Count = 1,
+    seed: Seed | Sequence[Seed] = 0,
+    max_batch: Count | None = None,
     progress: bool = False,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Result:
     """Draws samples from p(x | y) for y = A(x) + noise.
 
     Args:
-        y: the measurement, (*batch, *A.out_shape).
+        y: the measurement, (*batch, *A.out_shape), a tensor or an array of NumPy; its precision is kept.
         A: the forward operator.
         prior: what signals look like.
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.

@@ -34,8 +34,8 @@ def check_size(size: int, what: str) -> None:
     """
     if size > max_bytes():
         raise FileError(
-            f"{what} asks for {_readable(size)} of memory, more than the {_readable(max_bytes())} that a file may take; if "
-            f"you trust it, set the environment variable {SETTING}={size}"
+            f"{what} asks for {_readable(size)} of memory, more than the {_readable(max_bytes())} that is allowed; if you "
+            f"trust it, set the environment variable {SETTING}={size}"
         )
 
 

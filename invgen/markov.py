@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
+from invgen.hints import Count
 from invgen.linalg import dot, norm
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -181,16 +181,11 @@ class LatentChain(Sampler):
     """
 
     schedule: str | Sequence[float] = "flow"
-    ode_steps: int = 5
+    ode_steps: Count = 5
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as steps (and the ODE's) grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.ode_steps, int) or self.ode_steps < 1:
-            raise OptionError(f"{type(self).__name__} needs a positive whole number of ode_steps, got {self.ode_steps!r}")
 
     def lifted(self, post: Posterior) -> Posterior:
         """The problem with a Generator for its prior."""

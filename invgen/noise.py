@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked_class
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.hints import Positive, check, shown
 
 RandnLike = Callable[[Tensor], Tensor]
 
@@ -19,17 +21,21 @@ def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
 class Noise:
     """p(y | clean). A subclass writes `sample` and `log_prob`; it is stateless and compares by its repr."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        checked_class(cls)
+
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A measurement, of the shape of `clean`; the global random state is used only if no generator is given."""
-        raise TypeError(f"{type(self).__name__} must define sample(self, clean, generator=None)")
+        raise UnsupportedError(f"{type(self).__name__} must define sample(self, clean, generator=None)")
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """log p(y | clean), (B,), for y and clean of shape (B, *out_shape), differentiable in clean."""
-        raise TypeError(f"{type(self).__name__} must define log_prob(self, y, clean)")
+        raise UnsupportedError(f"{type(self).__name__} must define log_prob(self, y, clean)")
 
     def std(self, clean: Tensor) -> Tensor | float:
         """The standard deviation of y given clean: what a residual is measured against."""
-        raise TypeError(f"{type(self).__name__} must define std(self, clean)")
+        raise UnsupportedError(f"{type(self).__name__} must define std(self, clean)")
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Noise":
         """This noise for the rows `index` of the flattened batch: itself, unless a parameter carries batch axes."""
@@ -48,18 +54,18 @@ class Gaussian(Noise):
             different level for each detector element), or with batch axes, (*batch, *broadcastable to out_shape).
     """
 
-    def __init__(self, sigma: float | Tensor) -> None:
-        positive = bool((sigma > 0).all()) if isinstance(sigma, Tensor) else isinstance(sigma, int | float) and sigma > 0
-        if not positive or (not isinstance(sigma, Tensor) and not math.isfinite(sigma)):
-            shown = "a tensor with entries that are not" if isinstance(sigma, Tensor) else repr(sigma)
+    def __init__(self, sigma: Annotated[Positive, "for exact measurements use Noiseless()"] | Tensor) -> None:
+        table = isinstance(sigma, Tensor) and sigma.ndim > 0
+        if isinstance(sigma, Tensor) and not bool(((sigma > 0) & sigma.isfinite()).all()):
+            entries = f"{shown(sigma)} with others in it" if table else shown(sigma)
             raise OptionError(
-                f"the noise level must be a positive number, got {shown}; for exact measurements use invgen.Noiseless()"
+                f"the noise level must be a positive number, got {entries}; for exact measurements use invgen.Noiseless()"
             )
-        self.sigma = sigma if isinstance(sigma, Tensor) and sigma.ndim else float(sigma)
+        self.sigma = sigma if table else float(sigma)
 
     def __repr__(self) -> str:
-        shown = f"tensor of shape {tuple(self.sigma.shape)}" if isinstance(self.sigma, Tensor) else f"{self.sigma:g}"
-        return f"{type(self).__name__}(sigma={shown})"
+        sigma = f"tensor of shape {tuple(self.sigma.shape)}" if isinstance(self.sigma, Tensor) else f"{self.sigma:g}"
+        return f"{type(self).__name__}(sigma={sigma})"
 
     @property
     def var(self) -> float | Tensor:
@@ -124,9 +130,7 @@ class Poisson(Noise):
     The mean of y is clean, its variance gain * clean: a larger gain is fewer photons. Negative clean values count as zero.
     """
 
-    def __init__(self, gain: float = 1.0) -> None:
-        if not (isinstance(gain, int | float) and gain > 0 and math.isfinite(gain)):
-            raise OptionError(f"the gain of Poisson noise must be a positive number (units of y per photon), got {gain!r}")
+    def __init__(self, gain: Positive = 1.0) -> None:
         self.gain = float(gain)
 
     def __repr__(self) -> str:
@@ -162,11 +166,7 @@ class Energy(Noise):
             |A(x) - y|^2 / 2; where y - A(x) has no meaning, neither has that figure.
     """
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], std: float = 1.0) -> None:
-        if not callable(loss):
-            raise OptionError(f"the loss must be a function (clean, y) -> one number a row, got {type(loss).__name__}")
-        if not (isinstance(std, int | float) and std > 0 and math.isfinite(std)):
-            raise OptionError(f"the scale std of a loss must be a positive number in the units of y, got {std!r}")
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], std: Positive = 1.0) -> None:
         self.loss, self.scale = loss, float(std)
 
     def __repr__(self) -> str:
@@ -193,12 +193,10 @@ class Energy(Noise):
         return Energy(self.loss.to(*args, **kwargs), self.scale) if isinstance(self.loss, torch.nn.Module) else self
 
 
-def as_noise(noise: Noise | float) -> Noise:
+NoiseLike = Noise | Annotated[Positive, "the standard deviation in units of y; for exact measurements use Noiseless()"]
+
+
+def as_noise(noise: NoiseLike) -> Noise:
     """A Noise from what users write: a Noise, or a number that means Gaussian noise of that standard deviation."""
-    if isinstance(noise, Noise):
-        return noise
-    if isinstance(noise, bool) or not isinstance(noise, int | float):
-        raise OptionError(
-            f"noise must be a number (the standard deviation in units of y) or an invgen.Noise, got {noise!r}"
-        )
-    return Gaussian(noise)
+    noise = check("noise", noise, NoiseLike)
+    return noise if isinstance(noise, Noise) else Gaussian(noise)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import DivergedError, OptionError, UnsupportedError
+from invgen.hints import Count, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams, streams
 from invgen.sampler import Sampler
@@ -112,16 +113,8 @@ class EnsembleSampler(Sampler):
         draws: samples that each chain gives. 1 makes samples independent of each other; more are cheaper and dependent.
     """
 
-    particles: int = 32
-    draws: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("particles", "draws"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise OptionError(
-                    f"{type(self).__name__} needs a positive whole number of {name}, got {getattr(self, name)!r}"
-                )
+    particles: Count = 32
+    draws: Count = 1
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         """The algorithm on (C * particles, *shape); randn has a row for each row of x."""
@@ -235,15 +228,10 @@ class ParticleSampler(EnsembleSampler):
     """
 
     resampling: Resampling = "systematic"
-    threshold: float = 0.5
+    threshold: Share = 0.5
 
     family: ClassVar[str] = "smc"
     exact: ClassVar[str] = "as particles and steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.threshold <= 1:
-            raise OptionError(f"{type(self).__name__} needs 0 <= threshold <= 1, got {self.threshold!r}")
 
     def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.

@@ -1,18 +1,26 @@
 """The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import named
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
+from invgen.hints import check, hints_of
 from invgen.linalg import dot
-from invgen.noise import Gaussian, Noise, RandnLike, as_noise
+from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
 from invgen.pushforward import Decoded, Generator
 
+PriorLike = Annotated[Prior, "see invgen.priors"]
+OperatorLike = Annotated[Operator, "wrap a function with operators.from_function(f, in_shape)"]
+TensorLike = Annotated[Tensor, "use torch.as_tensor"]  # an array of NumPy, too, keeps its precision
 
+
+@named
 @dataclass(frozen=True)
 class Posterior:
     """p(x | y) ~ p(x) p(y | A(x)).
@@ -21,26 +29,19 @@ class Posterior:
         prior: over signals of shape `prior.shape`.
         A: an operator with in_shape = prior.shape.
         noise: a Noise, or a number, the standard deviation of Gaussian noise in units of y.
-        y: the measurement, (*batch, *A.out_shape), finite.
+        y: the measurement, (*batch, *A.out_shape), finite: a tensor, or an array of NumPy.
     """
 
-    prior: Prior
-    A: Operator
-    noise: Noise
-    y: Tensor
+    prior: PriorLike
+    A: OperatorLike
+    noise: NoiseLike
+    y: TensorLike
 
     def __post_init__(self) -> None:
-        prior, A, y = self.prior, self.A, self.y
-        if not isinstance(prior, Prior):
-            raise OptionError(f"the prior must be an invgen Prior, got {type(prior).__name__}; see invgen.priors")
-        if not isinstance(A, Operator):
-            raise OptionError(
-                f"the operator must be an invgen Operator, got {type(A).__name__}; wrap a function with "
-                "operators.from_function(f, in_shape)"
-            )
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, check(name, value, hints_of(Posterior)[name]))
         object.__setattr__(self, "noise", as_noise(self.noise))
-        if not isinstance(y, Tensor):
-            raise OptionError(f"the measurement must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor")
+        prior, A, y = self.prior, self.A, self.y
         if A.in_shape != prior.shape:
             raise ShapeError(
                 f"the operator takes signals of shape {tuple(A.in_shape)} but the prior is over {tuple(prior.shape)}"

@@ -7,7 +7,7 @@ base of samplers pulls the problem back to z, draws there, and decodes.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
 from invgen.errors import OptionError, UnsupportedError
 from invgen.forward import Operator
+from invgen.hints import check
 from invgen.random import Streams
 
 
@@ -50,9 +51,8 @@ class Generator(Prior):
 
     def __init__(self, shape: Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
         super().__init__(shape, **kwargs)
+        latent = check("the latent prior", latent, Annotated[Denoiser | tuple[int, ...], "give a Denoiser, or a shape"])
         self.latent = latent if isinstance(latent, Denoiser) else StandardNormal(latent)
-        if not isinstance(self.latent, Denoiser):
-            raise OptionError(f"the latent prior must be a Denoiser or a shape, got {type(latent).__name__}")
 
     @property
     def latent_shape(self) -> torch.Size:
@@ -61,7 +61,7 @@ class Generator(Prior):
 
     def forward(self, z: Tensor) -> Tensor:
         """The signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
-        raise TypeError(f"{type(self).__name__} must define forward(self, z)")
+        raise UnsupportedError(f"{type(self).__name__} must define forward(self, z)")
 
     def encode(self, x: Tensor) -> Tensor:
         """A latent code whose signal is near x: (B, *shape) -> (B, *latent_shape).

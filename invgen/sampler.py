@@ -1,19 +1,22 @@
 """The base of all posterior samplers: from the generator `run`, everything that is not the algorithm."""
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import bind, checked, checked_class
 from invgen.cost import Cost, counted
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.forward import Operator, has_gradient, has_svd
+from invgen.hints import Count, Seed, check, hints_of
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -32,13 +35,14 @@ class Sampler:
     measurements are allowed), `svd` (whether the operator must have a singular value decomposition) and `gradient` (whether
     the operator must be differentiable), `one_level` (whether the noise must have the same level everywhere). They are
     checked before the first step. Others describe it: `family`, `backprop` (whether it differentiates the network) and
-    `exact`, in which limit its samples have the exact law, "" if in none. An option annotated Literal[...] is checked here.
+    `exact`, in which limit its samples have the exact law, "" if in none. Options are held against their annotations here:
+    Literal[...], or a number in a range, `Count`, `Share`, `Annotated[float, Range(0, 1, above=True)]` (invgen.hints).
 
     A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
     Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.
     """
 
-    steps: int = 100
+    steps: Count = 100
     schedule: str | Sequence[float] = "edm"
 
     prior: ClassVar[type] = Denoiser
@@ -52,20 +56,28 @@ class Sampler:
     backprop: ClassVar[bool] = False
     exact: ClassVar[str] = ""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        checked_class(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Sampler":
+        # the constructor of a dataclass is written after __init_subclass__ has run: its names are checked here
+        if args or kwargs:
+            bind(cls.__name__, inspect.signature(cls.__init__), (None, *args), kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, list):
-            object.__setattr__(self, "schedule", tuple(self.schedule))
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise OptionError(f"{type(self).__name__} needs a positive whole number of steps, got {self.steps!r}")
+        hints = hints_of(type(self))
         for option in dataclasses.fields(self):
-            value, known = getattr(self, option.name), get_args(option.type)
-            if get_origin(option.type) is Literal and value not in known:
-                names = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"
-                raise OptionError(f"unknown {option.name} of {type(self).__name__} {value!r}; there are {names}")
+            value = getattr(self, option.name)
+            if option.name in hints:
+                value = check(f"{option.name} of {type(self).__name__}", value, hints[option.name])
+            # frozen, and hashed: a list would not be
+            object.__setattr__(self, option.name, tuple(value) if isinstance(value, list) else value)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         """The algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape)."""
-        raise TypeError(f"{type(self).__name__} must define run(self, post, x, randn)")
+        raise UnsupportedError(f"{type(self).__name__} must define run(self, post, x, randn)")
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         """The pairs (sigma, next sigma) of this sampler on this prior."""
@@ -99,13 +111,14 @@ class Sampler:
             return "needs one noise level, got a tensor of levels"
         return None
 
+    @checked
     def __call__(
         self,
         post: Posterior,
-        num_samples: int = 1,
-        seed: int | Sequence[int] = 0,
+        num_samples: Count = 1,
+        seed: Seed | Sequence[Seed] = 0,
         *,
-        max_batch: int | None = None,
+        max_batch: Count | None = None,
         progress: bool = False,
         callback: Callable[[int, Tensor], None] | None = None,
         cost: Cost | None = None,
@@ -129,15 +142,11 @@ class Sampler:
         why = self.refuses(post)
         if why:
             raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {_fitting(post)}")
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise OptionError(f"num_samples must be a positive whole number, got {num_samples!r}")
-        if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
-            raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
         seed = _seeds(seed, math.prod(post.batch))
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)
-        chunks = self._chunks(problem, num_samples, max_batch)
+        chunks = self._chunks(problem, num_samples, max_batch) if total else []
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         bar = _progress_bar(len(chunks) * self.steps, type(self).__name__) if progress else None
         begin = time.perf_counter()
@@ -219,7 +228,7 @@ def _seeds(seed: int | Sequence[int], measurements: int) -> int | Tensor:
     """One seed for all measurements, or a tensor of one for each."""
     if not isinstance(seed, list | tuple):
         return seed
-    if len(seed) != measurements or not all(isinstance(s, int) for s in seed):
+    if len(seed) != measurements:
         raise OptionError(
             f"seed must be a whole number, or a list of {measurements}, one for each measurement, got {seed!r:.80}"
         )

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.diffusion import Denoiser, Prior, Rescaled
-from invgen.errors import OptionError, UnsupportedError
-from invgen.forward import Operator
-from invgen.noise import Noise
-from invgen.posterior import Posterior
+from invgen.errors import UnsupportedError
+from invgen.hints import Count, Seed, check
+from invgen.noise import NoiseLike
+from invgen.posterior import OperatorLike, Posterior, PriorLike
 from invgen.pushforward import Generator, StandardNormal
 from invgen.random import Streams
 
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 ROWS = 2**20  # values of signals to work on at once where no max_batch is given
 
 
+@checked
 def simulate(
-    prior: Prior,
-    A: Operator,
-    noise: Noise | float,
-    num: int,
-    seed: int = 0,
+    prior: PriorLike,
+    A: OperatorLike,
+    noise: NoiseLike,
+    num: Count,
+    seed: Seed = 0,
     *,
     prior_sampler: "Sampler | None" = None,
-    max_batch: int | None = None,
+    max_batch: Count | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draws pairs from the joint law p(x) p(y | x): (x, y) of shapes (num, *shape) and (num, *A.out_shape).
@@ -39,7 +41,7 @@ def simulate(
     Args:
         prior, A, noise: as for `invgen.solve`.
         num: number of pairs.
-        seed: any integer.
+        seed: a whole number, 0 to 2^63 - 1.
         prior_sampler: an unconditional sampler to draw from a diffusion prior; by default its own `sample` if it has one,
             else `Heun(steps=32)`. A trained network is not exactly a score, so that the flow (Heun) and the reverse
             diffusion (`Ancestral(steps=100)`) draw from two laws that differ: take the one that is meant.
@@ -61,27 +63,27 @@ def simulate(
     return x, y.to(x.device)
 
 
-def problem(prior: Prior, A: Operator, noise: Noise | float, num: int = 1) -> Posterior:
+def problem(prior: PriorLike, A: OperatorLike, noise: NoiseLike, num: int = 1) -> Posterior:
     """The posterior of `num` measurements that are zero: for checking, before any work, that the parts fit.
 
     Raises:
-        InvgenError: they do not, or num is no positive whole number.
+        InvgenError: they do not.
     """
-    if not isinstance(num, int) or isinstance(num, bool) or num < 1:
-        raise OptionError(f"the number of simulated problems must be a positive whole number, got {num!r}")
-    if not isinstance(A, Operator) or not isinstance(prior, Prior) or A.in_shape != prior.shape:
+    prior, A = check("prior", prior, PriorLike), check("A", A, OperatorLike)
+    if A.in_shape != prior.shape:
         return Posterior(prior, A, noise, torch.zeros(()))  # raises the sentence about it
     zeros = torch.zeros(num, *A.out_shape, dtype=A.out_dtype, device=prior.device)
     return Posterior(prior, A, noise, zeros)
 
 
+@checked
 def sample(
-    prior: Prior,
-    num_samples: int = 1,
-    seed: int = 0,
+    prior: PriorLike,
+    num_samples: Count = 1,
+    seed: Seed = 0,
     *,
     sampler: "Sampler | str | None" = None,
-    max_batch: int | None = None,
+    max_batch: Count | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Samples of any prior, (num_samples, *shape).

@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from invgen.diffusion import Prior
+from invgen.arguments import checked
 from invgen.errors import DivergedError, FileError, MissingExtraError, OptionError
-from invgen.forward import Operator
-from invgen.noise import Noise
-from invgen.posterior import Posterior
+from invgen.hints import Count, Seed
+from invgen.noise import NoiseLike
+from invgen.posterior import OperatorLike, Posterior, PriorLike
 from invgen.sampler import Sampler
 from invgen.simulation import simulate
 
@@ -87,6 +87,7 @@ def load_sampler(path: str | Path) -> Sampler:
         raise FileError(f"{path} is not a file that invgen.tune has saved ({type(error).__name__}: {error})") from error
 
 
+@checked
 def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> dict[str, Range]:
     """What to search for each hyper-parameter: a pair of numbers (low, high), or a list of choices.
 
@@ -125,20 +126,21 @@ def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> 
     return dict(sorted(space.items()))
 
 
+@checked
 def tune(
-    prior: Prior,
-    A: Operator,
-    noise: Noise | float,
+    prior: PriorLike,
+    A: OperatorLike,
+    noise: NoiseLike,
     sampler: Sampler | str = "dps",
-    budget: int = 50,
+    budget: Count = 50,
     *,
     space: Mapping[str, Range] | None = None,
     metric: str | Metric = "energy_score",
-    num_simulations: int = 16,
-    num_samples: int = 8,
-    seed: int = 0,
-    max_batch: int | None = None,
-    finalists: int = 3,
+    num_simulations: Count = 16,
+    num_samples: Count = 8,
+    seed: Seed = 0,
+    max_batch: Count | None = None,
+    finalists: Count = 3,
     study: str | Path | None = None,
     progress: bool = True,
 ) -> Tuning:
@@ -169,8 +171,6 @@ def tune(
 
     start = names.sampler(sampler) if isinstance(sampler, str) else sampler
     ranges = search_space(start, space)
-    if not isinstance(budget, int) or budget < 1:
-        raise OptionError(f"budget must be a positive whole number of trials, got {budget!r}")
     score_of = getattr(metrics, metric, None) if isinstance(metric, str) else metric
     if not callable(score_of):
         raise OptionError(f"unknown metric {metric!r}; 'energy_score' and 'crps_ensemble' score samples against a truth")

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError
+from invgen.limits import check_size
 
 Angles = Sequence[float] | np.ndarray | Tensor
 
@@ -17,7 +18,8 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
         given = "neither" if angles is None else "both"
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
     if angles is None:
-        return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
+        check_size(8 * integer("num_angles", num_angles), f"a scan of {num_angles} views")
+        return np.arange(num_angles) * (period / num_angles)
     try:
         listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
     except (TypeError, ValueError):

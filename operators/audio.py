@@ -1,22 +1,27 @@
 """Operators on one-dimensional signals. Gaps are `Mask`, clipping is `HighDynamicRange` with gain 1."""
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Range
 
 
-def lowpass_filter(taps: int, cutoff: float) -> Tensor:
+@checked
+def lowpass_filter(taps: Count, cutoff: Annotated[float, Range(0, 1, above=True)]) -> Tensor:
     """A linear-phase low pass, (taps,) in double precision: a sinc in a Hamming window, with gain 1 at frequency zero.
 
     Args:
         taps: odd, so that the filter delays nothing.
         cutoff: frequency of half amplitude, as a fraction of the Nyquist frequency, between 0 and 1.
     """
-    if taps < 1 or taps % 2 == 0 or not 0 < cutoff <= 1:
-        raise OptionError(f"a low pass needs an odd number of taps and a cutoff in (0, 1], got {taps!r} and {cutoff!r}")
+    if taps % 2 == 0:
+        raise OptionError(f"a low pass needs an odd number of taps, got {taps!r}")
     n = torch.arange(taps, dtype=torch.float64) - taps // 2
     window = torch.hamming_window(taps, periodic=False, dtype=torch.float64) if taps > 1 else torch.ones(1).double()
     h = torch.sinc(cutoff * n) * window
@@ -46,17 +51,13 @@ class LowPassDecimate(LinearOperator):
     def __init__(
         self,
         in_shape: tuple[int, ...],
-        factor: int,
+        factor: Count,
         *,
-        taps: int | None = None,
-        cutoff: float | None = None,
-        boundary: str = "zero",
+        taps: Count | None = None,
+        cutoff: Annotated[float, Range(0, 1, above=True)] | None = None,
+        boundary: Literal["zero", "reflect"] = "zero",
     ) -> None:
         super().__init__(in_shape)
-        if factor < 1 or int(factor) != factor:
-            raise OptionError(f"the factor of LowPassDecimate must be a whole number of at least 1, got {factor!r}")
-        if boundary not in ("zero", "reflect"):
-            raise OptionError(f"unknown boundary {boundary!r} of LowPassDecimate; there are 'zero' and 'reflect'")
         self.factor, self.boundary, length = int(factor), boundary, self.in_shape[-1]
         h = lowpass_filter(20 * self.factor + 1 if taps is None else taps, 1 / self.factor if cutoff is None else cutoff)
         self.half = len(h) // 2

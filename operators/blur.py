@@ -62,6 +62,8 @@ class Blur(LinearOperator):
             raise OptionError(f"per_channel needs {self.in_shape[0]} kernels, got {len(kernel)}")
         if not kernel.numel() or not torch.isfinite(kernel).all():
             raise OptionError("the kernel must have at least one value, and only finite ones")
+        if not kernel.any():
+            raise OptionError("the kernel is zero everywhere, so that nothing would be measured; give its weights")
         self.spatial = self.in_shape[channels:]
         self._axes = tuple(range(-self.dim, 0))
         self.register_buffer("kernel", kernel)

@@ -1,29 +1,37 @@
 """Receive coils in MRI: sensitivity maps, made or estimated, and the combination of coil images."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Count, Range, Share
 from invgen.operators.fourier import ifftc
 from invgen.waiting import announced
 
 EIGH_ROWS = 8192  # pixels whose small matrices are decomposed at once
 
 
+@checked
 def rss(images: Tensor, dim: int = -3) -> Tensor:
     """Root sum of squares over the coils: complex (..., coils, H, W) -> real (..., H, W) (Roemer et al., MRM 1990)."""
     return torch.linalg.vector_norm(images, dim=dim)
 
 
+@checked
 def normalise_maps(maps: Tensor) -> Tensor:
     """Maps (..., coils, H, W) scaled so that sum_c |S_c|^2 = 1 at every pixel, zero where all coils are."""
     total = rss(maps).unsqueeze(-3)
     return torch.where(total > 0, maps / total.where(total > 0, 1), 0)
 
 
-def birdcage_maps(shape: tuple[int, int, int], radius: float = 1.5) -> Tensor:
+@checked
+def birdcage_maps(
+    shape: tuple[Count, Count, Count], radius: Annotated[float, Range(math.sqrt(2), above=True)] = 1.5
+) -> Tensor:
     """Normalised maps of ideal coils on a ring around the image, complex64 (coils, H, W).
 
     A stand-in where none are measured. Each coil falls off as 1 / distance and has the phase of the direction to it.
@@ -33,8 +41,6 @@ def birdcage_maps(shape: tuple[int, int, int], radius: float = 1.5) -> Tensor:
         radius: of the ring, in half image sizes; at most sqrt(2) would put a coil into the image.
     """
     coils, height, width = shape
-    if coils < 1 or not radius > math.sqrt(2):
-        raise OptionError(f"birdcage_maps needs at least one coil and a radius above 1.42, got {coils} and {radius!r}")
     angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64) / coils
     y, x = (2 * (torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (height, width))
     offset = torch.complex(
@@ -44,7 +50,8 @@ def birdcage_maps(shape: tuple[int, int, int], radius: float = 1.5) -> Tensor:
     return normalise_maps(offset / offset.abs().square()).to(torch.complex64)
 
 
-def sensitivity_maps(kspace: Tensor, center: tuple[int, int], threshold: float = 0.0) -> Tensor:
+@checked
+def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Share = 0.0) -> Tensor:
     """Normalised maps from the fully measured centre of k-space, complex (..., coils, H, W).
 
     The images of the centre alone, through a Hann window against ringing, over their root sum of squares: sound where the
@@ -75,8 +82,9 @@ def sensitivity_maps(kspace: Tensor, center: tuple[int, int], threshold: float =
     return torch.where(seen, normalise_maps(images), 0)
 
 
+@checked
 def espirit_maps(
-    kspace: Tensor, center: tuple[int, int], kernel: int = 6, threshold: float = 0.02, crop: float = 0.95
+    kspace: Tensor, center: tuple[Count, Count], kernel: Count = 6, threshold: Share = 0.02, crop: Share = 0.95
 ) -> Tensor:
     """Normalised maps by ESPIRiT from the fully measured centre of k-space, complex (coils, H, W) (Uecker, MRM 2014).
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator
+from invgen.hints import Count, Seed
+from invgen.limits import check_size
 from invgen.operators._axes import along
 from invgen.operators._rows import OrthogonalRows
 
@@ -38,10 +40,12 @@ class CompressedSensing(SVDOperator):
             cls = GaussianSensing if kind == "gaussian" else FastSensing
         return super().__new__(cls)
 
-    def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "gaussian", *, seed: int = 0) -> None:
+    def __init__(
+        self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "gaussian", *, seed: Seed = 0
+    ) -> None:
         super().__init__(in_shape)
         self.n = math.prod(self.in_shape)
-        if not isinstance(num_measurements, int) or not 1 <= num_measurements <= self.n:
+        if num_measurements > self.n:
             raise OptionError(f"num_measurements must be an integer from 1 to {self.n}, got {num_measurements}")
         self.kind, self.out_shape = kind, (num_measurements,)
 
@@ -53,8 +57,11 @@ class GaussianSensing(CompressedSensing):
     1989), and the SVD of the m x m factor R: V is complete at m n numbers of memory, never n^2.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "gaussian", *, seed: int = 0) -> None:
+    def __init__(
+        self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "gaussian", *, seed: Seed = 0
+    ) -> None:
         super().__init__(in_shape, num_measurements, kind)
+        check_size(4 * num_measurements * self.n, f"a Gaussian matrix of {num_measurements} x {self.n} numbers")
         g = torch.Generator().manual_seed(seed)
         self.register_buffer("matrix", torch.randn(num_measurements, self.n, generator=g) / num_measurements**0.5)
 
@@ -105,7 +112,7 @@ class GaussianSensing(CompressedSensing):
 class FastSensing(OrthogonalRows, CompressedSensing):
     """Random rows of a Hadamard or cosine transform of the signal with random signs: V = diag(signs) transform^T."""
 
-    def __init__(self, in_shape: tuple[int, ...], num_measurements: int, kind: str = "dct", *, seed: int = 0) -> None:
+    def __init__(self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "dct", *, seed: Seed = 0) -> None:
         super().__init__(in_shape, num_measurements, kind)
         if kind == "hadamard" and self.n & (self.n - 1):
             raise OptionError(f"a Hadamard transform needs 2^k values, in_shape {tuple(in_shape)} has {self.n}; use 'dct'")

@@ -18,6 +18,8 @@ class Decimate(OrthogonalRows):
     """y[i] = x[factor i + offset] on the last axes, without a filter. `Decimate @ Blur(...)` on a periodic grid is a
     Downsample with that kernel, and as exact."""
 
+    any_field = True
+
     def __init__(self, in_shape: tuple[int, ...], factor: Factor, offset: Factor = 0) -> None:
         super().__init__(in_shape)
         self.factors = check_factors(self.in_shape, factor)
@@ -69,6 +71,8 @@ class FilterDecimate(Downsample):
                 f"the filter must be a kernel of finite values with {dim} axes, one for each factor, got shape "
                 f"{tuple(kernel.shape)}"
             )
+        if not kernel.any():
+            raise OptionError("the filter is zero everywhere, so that nothing would be measured; give its weights")
         self.offset = check_offset(offset, self.factors)
         sizes, coarse = self.in_shape[-dim:], self.out_shape[-dim:]
         H = transfer(kernel, sizes)

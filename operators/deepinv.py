@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator, SVDOperator
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson, as_noise
@@ -211,6 +212,7 @@ class DeepinvSVD(SVDOperator):
         return self._join(z, z.new_zeros(len(y), self.in_shape.numel())) if self.thin else z
 
 
+@checked
 def from_deepinv(
     physics: nn.Module, in_shape: Sequence[int] | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Operator:
@@ -343,6 +345,7 @@ def _choose_adjoint(linear: DeepinvLinear) -> None:
         )
 
 
+@checked
 def to_deepinv(A: Operator, noise: Noise | float | None = None) -> nn.Module:
     """An operator, and its noise, as a physics for deepinv's algorithms.
 

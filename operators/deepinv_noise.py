@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson
 
@@ -43,6 +44,7 @@ class Law(Noise):
         return self.spread(clean)
 
 
+@checked
 def noise_from_deepinv(noise: nn.Module) -> Noise:
     """The noise of a physics of deepinv, or a noise model of its.
 

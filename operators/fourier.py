@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import SVDOperator
+from invgen.hints import Count
 
 
-def fftc(x: Tensor, dims: int = 2) -> Tensor:
+@checked
+def fftc(x: Tensor, dims: Count = 2) -> Tensor:
     """Centred orthonormal Fourier transform over the last `dims` axes, fftshift(fft(ifftshift(x))), complex.
 
     Origin and zero frequency are both at index n // 2, as in fastMRI's fft2c.
@@ -16,7 +19,8 @@ def fftc(x: Tensor, dims: int = 2) -> Tensor:
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
 
 
-def ifftc(z: Tensor, dims: int = 2) -> Tensor:
+@checked
+def ifftc(z: Tensor, dims: Count = 2) -> Tensor:
     """The inverse of `fftc`, and its adjoint, because it is unitary."""
     axes = tuple(range(-dims, 0))
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(z, axes), dim=axes, norm="ortho"), axes)
@@ -46,7 +50,7 @@ class Fourier(SVDOperator):
         OptionError: a real signal without two channels on its first axis, or no axis to transform.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], *, complex: bool = False, dims: int | None = None) -> None:
+    def __init__(self, in_shape: tuple[int, ...], *, complex: bool = False, dims: Count | None = None) -> None:
         super().__init__(in_shape, dtype=torch.complex64 if complex else torch.float32)
         if not complex and self.in_shape[0] != 2:
             raise OptionError(

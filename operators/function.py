@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator
 
 Map = Callable[[Tensor], Tensor]
 
 
+@checked
 def from_function(
     f: Map,
     in_shape: tuple[int, ...],

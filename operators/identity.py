@@ -14,6 +14,8 @@ class Identity(OrthogonalRows):
         dtype: torch.complex64 for complex signals.
     """
 
+    any_field = True
+
     def __init__(self, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(in_shape, dtype=dtype)
         self.out_shape = self.in_shape

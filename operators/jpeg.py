@@ -1,11 +1,14 @@
 """JPEG compression as an operator: what a file at some quality keeps of an image."""
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
+from invgen.hints import Range
 from invgen.operators.nonlinear import straight_through
 
 # ITU-T Recommendation T.81 (1992), tables K.1 and K.2: quantisation steps at quality 50
@@ -65,18 +68,14 @@ class JPEG(Operator):
     def __init__(
         self,
         in_shape: tuple[int, int, int],
-        quality: int,
+        quality: Annotated[int, Range(1, 100)],
         *,
-        subsampling: str = "4:2:0",
+        subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0",
         value_range: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         super().__init__(in_shape)
         if len(self.in_shape) != 3 or self.in_shape[0] not in (1, 3):
             raise OptionError(f"JPEG takes in_shape (3, H, W) or (1, H, W), got {tuple(self.in_shape)}")
-        if int(quality) != quality or not 1 <= quality <= 100:
-            raise OptionError(f"the JPEG quality must be a whole number from 1 to 100, got {quality!r}")
-        if subsampling not in ("4:2:0", "4:4:4"):
-            raise OptionError(f"unknown JPEG subsampling {subsampling!r}; there are '4:2:0' and '4:4:4'")
         low, high = value_range
         if not low < high:
             raise OptionError(f"value_range must be (low, high) with low < high, got {value_range!r}")

@@ -1,15 +1,20 @@
 """Blur kernels. Each sums to one and is returned in double precision; sizes are odd, so that they have a centre."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
+from invgen.hints import Count, Positive, Seed
+from invgen.limits import check_size
 
 
-def gaussian_kernel(std: float | tuple[float, ...], size: int | tuple[int, ...] | None = None, dim: int = 2) -> Tensor:
+@checked
+def gaussian_kernel(
+    std: Positive | tuple[Positive, ...], size: Count | tuple[Count, ...] | None = None, dim: Count = 2
+) -> Tensor:
     """exp(-|r|^2 / 2 std^2), sampled at the pixels.
 
     Args:
@@ -17,13 +22,12 @@ def gaussian_kernel(std: float | tuple[float, ...], size: int | tuple[int, ...] 
         size: pixels, one number or one for each axis; by default 4 standard deviations to each side, as scipy.ndimage.
         dim: number of axes.
     """
-    stds = tuple(std) if isinstance(std, Sequence) and not isinstance(std, str) else (std,) * dim
-    stds = tuple(float(s) if isinstance(s, int | float | Tensor) else 0.0 for s in stds)
-    _check(len(stds) == dim and all(s > 0 for s in stds), f"std must be one positive number or {dim} of them, got {std}")
-    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * dim
-    ok = len(sizes) == dim and all(n is None or (isinstance(n, int) and n > 0) for n in sizes)
-    _check(ok, f"size must be a positive integer or {dim} of them, got {size}")
+    stds = std if isinstance(std, tuple) else (std,) * dim
+    _check(len(stds) == dim, f"std must be one positive number or {dim} of them, got {std}")
+    sizes = size if isinstance(size, tuple) else (size,) * dim
+    _check(len(sizes) == dim, f"size must be a positive integer or {dim} of them, got {size}")
     sizes = tuple(2 * int(4 * s + 0.5) + 1 if n is None else n for s, n in zip(stds, sizes, strict=True))
+    check_size(8 * math.prod(sizes), f"a Gaussian kernel of std {std} pixels")
     kernel = torch.ones((), dtype=torch.float64)
     for s, n in zip(stds, sizes, strict=True):
         r = torch.arange(n, dtype=torch.float64) - n // 2
@@ -31,17 +35,19 @@ def gaussian_kernel(std: float | tuple[float, ...], size: int | tuple[int, ...] 
     return kernel / kernel.sum()
 
 
-def disk_kernel(radius: float) -> Tensor:
+@checked
+def disk_kernel(radius: Positive) -> Tensor:
     """A uniform disk, the blur of a lens out of focus: the part of each pixel inside it, by 16 x 16 points a pixel."""
-    _check(radius > 0, f"radius must be positive, got {radius}")
     reach, fine = math.ceil(radius - 0.5), 16
+    check_size(8 * ((2 * reach + 1) * fine) ** 2, f"a disk of radius {radius} pixels")
     r = (torch.arange((2 * reach + 1) * fine, dtype=torch.float64) + 0.5) / fine - reach - 0.5
     inside = (r[:, None] ** 2 + r**2 <= radius**2).double()
     kernel = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
     return kernel / kernel.sum()
 
 
-def motion_kernel(length: float, angle: float | None = None, seed: int = 0, size: int | None = None) -> Tensor:
+@checked
+def motion_kernel(length: Positive, angle: float | None = None, seed: Seed = 0, size: Count | None = None) -> Tensor:
     """The trace of a camera that moves during the exposure, at constant speed.
 
     A straight line at `angle` degrees, counter-clockwise from the positive column axis; or, with angle=None, a random
@@ -54,8 +60,8 @@ def motion_kernel(length: float, angle: float | None = None, seed: int = 0, size
         seed: determines the trajectory.
         size: pixels to a side, odd; by default what holds the path. The middle of its bounding box is the centre.
     """
-    _check(length > 0, f"length must be positive, got {length}")
-    _check(size is None or (size > 0 and size % 2 == 1), f"size must be an odd number of pixels, got {size}")
+    check_size(int(8 * max(length, size or 0) ** 2), f"the kernel of a path of {length} pixels")
+    _check(size is None or size % 2 == 1, f"size must be an odd number of pixels, got {size}")
     count = max(64, math.ceil(16 * length))
     if angle is not None:
         heading = torch.full((count,), math.radians(angle), dtype=torch.float64)

@@ -9,10 +9,13 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
+from invgen.hints import Count, Index, Seed, Share
 
 
-def random_mask(width: int, acceleration: float = 4, center_fraction: float | None = None, seed: int = 0) -> Tensor:
+@checked
+def random_mask(width: Count, acceleration: float = 4, center_fraction: Share | None = None, seed: Seed = 0) -> Tensor:
     """Random lines and the centre, round(width / acceleration) lines in all: bool (width,).
 
     fastMRI decides about every line by itself, so that its number of lines varies about this one.
@@ -25,11 +28,12 @@ def random_mask(width: int, acceleration: float = 4, center_fraction: float | No
     return mask
 
 
+@checked
 def equispaced_mask(
-    width: int,
+    width: Count,
     acceleration: float = 4,
-    center_fraction: float | None = None,
-    offset: int = 0,
+    center_fraction: Share | None = None,
+    offset: Index = 0,
     keep_total: bool = False,
 ) -> Tensor:
     """Every `acceleration`-th line from `offset` on, and the centre: bool (width,).
@@ -54,7 +58,8 @@ def equispaced_mask(
     return mask
 
 
-def radial_mask(shape: tuple[int, int], spokes: int, golden: bool = False, start: float = 0.0) -> Tensor:
+@checked
+def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False, start: float = 0.0) -> Tensor:
     """The grid points nearest to `spokes` lines through the centre, "radial Cartesian": bool (H, W).
 
     Args:
@@ -62,8 +67,6 @@ def radial_mask(shape: tuple[int, int], spokes: int, golden: bool = False, start
         start: angle of the first line, in degrees from the last axis.
     """
     height, width = shape
-    if spokes < 1:
-        raise OptionError(f"radial_mask needs at least one spoke, got {spokes}")
     golden_angle = 180 / ((1 + math.sqrt(5)) / 2)
     angle = torch.arange(spokes, dtype=torch.float64) * (golden_angle if golden else 180 / spokes) + start
     angle = (angle * math.pi / 180)[:, None]
@@ -77,12 +80,10 @@ def radial_mask(shape: tuple[int, int], spokes: int, golden: bool = False, start
     return mask
 
 
-def _center(width: int, acceleration: float, center_fraction: float | None) -> Tensor:
+def _center(width: int, acceleration: float, center_fraction: Share | None) -> Tensor:
     if not 1 <= acceleration <= width:
         raise OptionError(f"the acceleration must be between 1 and the {width} lines, got {acceleration!r}")
     fraction = 0.32 / acceleration if center_fraction is None else center_fraction
-    if not 0 <= fraction <= 1:
-        raise OptionError(f"center_fraction must be between 0 and 1, got {center_fraction!r}")
     low = round(width * fraction)
     mask = torch.zeros(width, dtype=torch.bool)
     start = (width - low + 1) // 2

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import mask as as_mask
 from invgen.errors import OptionError, ShapeError
-from invgen.operators._axes import real_table, spatial
+from invgen.hints import Count, Index, Range, Seed
+from invgen.operators._axes import spatial
 from invgen.operators._rows import OrthogonalRows
 
 
@@ -18,15 +21,18 @@ class Mask(OrthogonalRows):
 
     Args:
         in_shape: the shape of one signal, usually (C, *spatial).
-        mask: true (or non-zero) where a value is kept; broadcast to in_shape, so that (H, W) masks every channel alike.
+        mask: true, 1 or 255 where a value is kept, false or 0 where not; broadcast to in_shape, so that (H, W) masks every
+            channel alike.
 
     Raises:
-        OptionError: the mask does not broadcast to in_shape, or keeps nothing.
+        OptionError: the mask has other values, does not broadcast to in_shape, or keeps nothing.
     """
+
+    any_field = True
 
     def __init__(self, in_shape: tuple[int, ...], mask: Tensor) -> None:
         super().__init__(in_shape)
-        mask = real_table("the mask", mask) != 0
+        mask = as_mask("the mask of Mask", mask)
         try:
             mask = mask.expand(self.in_shape).clone()
         except RuntimeError:
@@ -71,10 +77,15 @@ class Mask(OrthogonalRows):
     # -- usual masks ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def random(cls, in_shape: tuple[int, ...], keep: float = 0.3, seed: int = 0, *, per_channel: bool = False) -> "Mask":
+    def random(
+        cls,
+        in_shape: tuple[int, ...],
+        keep: Annotated[float, Range(0, 1, above=True)] = 0.3,
+        seed: Seed = 0,
+        *,
+        per_channel: bool = False,
+    ) -> "Mask":
         """Keeps round(keep * pixels) pixels drawn without replacement; `per_channel` draws in each channel on its own."""
-        _check_fraction("keep", keep, upper=True)
-        in_shape = tuple(in_shape)
         shape = in_shape if per_channel else spatial(in_shape)
         rows = shape[0] if per_channel and len(shape) > 1 else 1
         pixels = math.prod(shape) // rows
@@ -91,7 +102,7 @@ class Mask(OrthogonalRows):
     def box(
         cls,
         in_shape: tuple[int, ...],
-        size: int | tuple[int, ...],
+        size: Count | tuple[Count, ...],
         position: str | tuple[int, ...] = "centre",
     ) -> "Mask":
         """Removes a box of `size` pixels (one number, or one for each spatial axis).
@@ -100,9 +111,7 @@ class Mask(OrthogonalRows):
         """
         shape = spatial(in_shape)
         size = tuple(size) if isinstance(size, Sequence) else (size,) * len(shape)
-        if len(size) != len(shape) or any(
-            not isinstance(k, int) or not 1 <= k <= n for k, n in zip(size, shape, strict=True)
-        ):
+        if len(size) != len(shape) or any(not 1 <= k <= n for k, n in zip(size, shape, strict=True)):
             raise OptionError(f"a box in {shape} pixels needs {len(shape)} sizes from 1 to those, got {size}")
         if isinstance(position, str) and position not in ("centre", "center"):
             raise OptionError(f"position must be 'centre' or {len(shape)} indices, got {position!r}")
@@ -116,21 +125,21 @@ class Mask(OrthogonalRows):
         return cls(in_shape, mask)
 
     @classmethod
-    def lines(cls, in_shape: tuple[int, ...], step: int = 2, offset: int = 0, axis: int = -2) -> "Mask":
+    def lines(cls, in_shape: tuple[int, ...], step: Count = 2, offset: Index = 0, axis: int = -2) -> "Mask":
         """Keeps every `step`-th line, from `offset` on: rows by default (axis=-2), columns with axis=-1."""
         ndim = len(in_shape)
         axis = -1 if ndim == 1 and axis == -2 else axis
         if not -ndim <= axis < ndim:
             raise OptionError(f"axis must lie in [{-ndim}, {ndim}), got {axis}")
         n = in_shape[axis]
-        if not isinstance(step, int) or step < 1 or not 0 <= offset < n:
-            raise OptionError(f"lines needs an integer step >= 1 and 0 <= offset < {n}, got step={step}, offset={offset}")
+        if not 0 <= offset < n:
+            raise OptionError(f"offset of Mask.lines must be below the {n} lines, got {offset}")
         line = torch.zeros(n, dtype=torch.bool)
         line[offset::step] = True
         return cls(in_shape, line.reshape(-1, *[1] * (ndim - 1 - axis % ndim)))
 
     @classmethod
-    def gaps(cls, in_shape: tuple[int, ...], length: int = 160, period: int = 1024) -> "Mask":
+    def gaps(cls, in_shape: tuple[int, ...], length: Count = 160, period: Count = 1024) -> "Mask":
         """Removes `length` samples of every `period` along the last axis, from the middle of each period: a recording whose
         packets were lost."""
         n = in_shape[-1]
@@ -140,7 +149,14 @@ class Mask(OrthogonalRows):
         return cls(in_shape, (at < 0) | (at >= length))
 
     @classmethod
-    def brush(cls, in_shape: tuple[int, ...], coverage: float = 0.25, seed: int = 0, *, width: float = 0.06) -> "Mask":
+    def brush(
+        cls,
+        in_shape: tuple[int, ...],
+        coverage: Annotated[float, Range(0, 1, above=True, below=True)] = 0.25,
+        seed: Seed = 0,
+        *,
+        width: Annotated[float, Range(0, 1, above=True)] = 0.06,
+    ) -> "Mask":
         """Removes irregular brush strokes until at least `coverage` of the pixels are gone; the same in every channel.
 
         Free-form holes as in image inpainting since partial convolutions (Liu et al., ECCV 2018) and gated ones (Yu et
@@ -151,12 +167,9 @@ class Mask(OrthogonalRows):
             coverage: fraction of the pixels to remove, in (0, 1); the last segment may overshoot by its own area.
             width: mean width of a stroke as a fraction of the shorter side of the image.
         """
-        _check_fraction("coverage", coverage, upper=False)
         shape = spatial(in_shape)
         if len(shape) != 2:
             raise OptionError(f"brush masks are for images, in_shape (C, H, W) or (H, W), got {tuple(in_shape)}")
-        if not 0 < width <= 1:
-            raise OptionError(f"width is a fraction of the image's shorter side in (0, 1], got {width}")
         g = torch.Generator().manual_seed(seed)
         side, hole = min(shape), torch.zeros(shape, dtype=torch.bool)
         while True:
@@ -186,8 +199,3 @@ def _paint(hole: Tensor, a: Tensor, b: Tensor, radius: float) -> None:
     along = b - a
     t = ((pixel - a) @ along / (along @ along).clamp(min=1e-12)).clamp(0, 1)
     hole[box] |= (pixel - a - t[..., None] * along).norm(dim=-1) <= radius
-
-
-def _check_fraction(name: str, value: float, upper: bool) -> None:
-    if not (0 < value <= 1 if upper else 0 < value < 1):
-        raise OptionError(f"{name} is a fraction of the pixels in (0, 1{']' if upper else ')'}, got {value}")

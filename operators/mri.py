@@ -8,6 +8,7 @@ usual masks. Images are in any unit; k-space, the transform being orthonormal, i
 import torch
 from torch import Tensor
 
+from invgen.arguments import mask as as_mask
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, SVDOperator
 from invgen.operators.fourier import fftc, ifftc, to_channels, to_complex
@@ -21,13 +22,13 @@ class _Cartesian:
         if not (len(shape) == 2 if complex_in else len(shape) == 3 and shape[0] in (1, 2)):
             wanted = "(H, W) for complex=True" if complex_in else "(2, H, W), real and imaginary part, or (1, H, W), real"
             raise OptionError(f"{name} takes an image_shape of {wanted}, got {tuple(shape)}")
-        mask = torch.as_tensor(mask)
+        mask = as_mask(f"the mask of {name}", mask)
         size = tuple(shape[-2:])
         if tuple(mask.shape) not in (size, size[1:]):
             raise ShapeError(
                 f"the mask of {name} must have shape {size}, or {size[1:]} for whole lines, got {tuple(mask.shape)}"
             )
-        mask = mask.bool().expand(size).contiguous()
+        mask = mask.expand(size).contiguous()
         if not mask.any():
             raise OptionError(f"the mask of {name} measures nothing; at least one of its values must be True")
         self.register_buffer("mask", mask)
@@ -81,7 +82,7 @@ class MRI(_Cartesian, SVDOperator):
     Args:
         image_shape: (2, H, W), real and imaginary part of a complex image; (1, H, W), a real image; or (H, W) with
             complex=True.
-        mask: what is measured, (W,) for whole lines along H or (H, W), nonzero or True where a sample is taken, zero
+        mask: what is measured, (W,) for whole lines along H or (H, W), True, 1 or 255 where a sample is taken, zero
             frequency at index n // 2.
         complex: whether signals and measurements are complex tensors.
 
@@ -164,6 +165,8 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
             raise ShapeError(
                 f"maps must be a complex tensor of shape (coils, {', '.join(map(str, self.mask.shape))}), got {got}"
             )
+        if not torch.isfinite(torch.view_as_real(maps.resolve_conj())).all() or not maps.any():
+            raise OptionError("the maps of MultiCoilMRI must be finite and not zero everywhere")
         # real pairs, because Module.to(torch.float64) drops the imaginary part of a complex buffer
         self.register_buffer("maps", torch.view_as_real(maps.detach().resolve_conj().clone()))
         count = len(self.index)

@@ -1,11 +1,14 @@
 """Nonlinear measurements: lost phase, a clipped range, few levels."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
+from invgen.hints import NonNegative, Range
 from invgen.operators.fourier import fftc
 
 
@@ -30,13 +33,10 @@ class PhaseRetrieval(Operator):
         OptionError: fewer than two axes, or a negative oversample.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], oversample: float = 2.0, *, complex: bool = False) -> None:
+    def __init__(self, in_shape: tuple[int, ...], oversample: NonNegative = 2.0, *, complex: bool = False) -> None:
         super().__init__(in_shape, dtype=torch.complex64 if complex else torch.float32)
-        if len(self.in_shape) < 2 or not oversample >= 0:
-            raise OptionError(
-                "PhaseRetrieval takes in_shape (..., H, W) and oversample >= 0, got "
-                f"{tuple(self.in_shape)} and {oversample!r}"
-            )
+        if len(self.in_shape) < 2:
+            raise OptionError(f"PhaseRetrieval takes in_shape (..., H, W), got {tuple(self.in_shape)}")
         self.pad = tuple(int(oversample / 8 * n) for n in self.in_shape[-2:])
         self.out_shape = (*self.in_shape[:-2], *(n + 2 * p for n, p in zip(self.in_shape[-2:], self.pad, strict=True)))
 
@@ -87,12 +87,12 @@ class Quantize(Operator):
         OptionError: fewer than 2 levels, or low not below high.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], levels: int, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(
+        self, in_shape: tuple[int, ...], levels: Annotated[int, Range(2)], low: float = -1.0, high: float = 1.0
+    ) -> None:
         super().__init__(in_shape)
-        if levels < 2 or int(levels) != levels or not low < high:
-            raise OptionError(
-                f"Quantize needs a whole number of levels >= 2 and low < high, got {levels!r}, {low!r}, {high!r}"
-            )
+        if not low < high:
+            raise OptionError(f"Quantize needs low < high, got {low!r} and {high!r}")
         self.levels, self.low, self.high = int(levels), float(low), float(high)
         self.out_shape = self.in_shape
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
+from invgen.hints import Count, NonNegative, Positive, Seed
 
 
 class NonlinearBlur(Operator):
@@ -42,24 +43,21 @@ class NonlinearBlur(Operator):
     def __init__(
         self,
         in_shape: tuple[int, int, int],
-        length: float | None = None,
+        length: NonNegative | None = None,
         *,
-        rotation: float = 2.0,
-        exposure: float = 1.2,
-        steps: int = 24,
+        rotation: NonNegative = 2.0,
+        exposure: Positive = 1.2,
+        steps: Count = 24,
         value_range: tuple[float, float] = (-1.0, 1.0),
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(in_shape)
         if len(self.in_shape) != 3:
             raise OptionError(f"NonlinearBlur takes in_shape (C, H, W), got {tuple(self.in_shape)}")
         height, width = self.in_shape[1:]
         length = max(height, width) / 12 if length is None else length
-        if steps < 1 or length < 0 or rotation < 0 or not exposure > 0 or not value_range[0] < value_range[1]:
-            raise OptionError(
-                "NonlinearBlur needs steps >= 1, length >= 0, rotation >= 0, exposure > 0 and value_range (low, high) with "
-                f"low < high, got {steps}, {length!r}, {rotation!r}, {exposure!r} and {value_range!r}"
-            )
+        if not value_range[0] < value_range[1]:
+            raise OptionError(f"NonlinearBlur needs value_range (low, high) with low < high, got {value_range!r}")
         self.exposure, self.value_range = float(exposure), (float(value_range[0]), float(value_range[1]))
         self.out_shape = self.in_shape
         dy, dx, turn = _path(steps, seed)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
+from invgen.hints import Count, Index, NonNegative, Positive
 
 
 class EllipsePhantom:
@@ -37,22 +39,22 @@ class EllipsePhantom:
         (0.1, 0.023, 0.046, 0.06, -0.605, 0.0),
     )
 
-    def __init__(self, radius: float = 1.0, ellipses: Sequence[Sequence[float]] = SHEPP_LOGAN) -> None:
+    @checked
+    def __init__(self, radius: Positive = 1.0, ellipses: Sequence[Sequence[Any]] | np.ndarray = SHEPP_LOGAN) -> None:
         table = np.asarray(ellipses, dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != 6 or not np.isfinite(table).all() or not (table[:, 1:3] > 0).all():
             raise OptionError(
                 "ellipses must be rows of six finite numbers (value, semi-axes a > 0 and b > 0, centre x, centre y, "
                 f"degrees), got an array of shape {table.shape}"
             )
-        if not (math.isfinite(radius) and radius > 0):
-            raise OptionError(f"radius must be a positive length in mm, got {radius!r}")
         columns = torch.from_numpy(table).T.clone()
         columns[1:5] *= radius
         columns[5] *= math.pi / 180
         self.radius, self.columns = float(radius), columns  # value, a, b, x, y in mm, turn in radians
 
     @classmethod
-    def random(cls, radius: float = 1.0, count: int = 8, generator: torch.Generator | None = None) -> "EllipsePhantom":
+    @checked
+    def random(cls, radius: Positive = 1.0, count: Index = 8, generator: torch.Generator | None = None) -> "EllipsePhantom":
         """A body of value 1 with `count` random ellipses of values in [-0.5, 0.5] inside it."""
         u = torch.rand(count, 6, dtype=torch.float64, generator=generator)
         away, around = 0.5 * u[:, 3].sqrt(), 2 * math.pi * u[:, 4]
@@ -60,7 +62,8 @@ class EllipsePhantom:
         rows = [u[:, 0] - 0.5, axes[:, 0], axes[:, 1], away * around.cos(), away * around.sin(), 180 * u[:, 5]]
         return cls(radius, [(1.0, 0.8, 0.9, 0.0, 0.0, 0.0), *torch.stack(rows, dim=1).tolist()])
 
-    def image(self, shape: tuple[int, int], pixel_size: float = 1.0, supersample: int = 8) -> Tensor:
+    @checked
+    def image(self, shape: tuple[Count, Count], pixel_size: Positive = 1.0, supersample: Count = 8) -> Tensor:
         """The phantom averaged over pixels, by supersample^2 points each: (H, W) float32.
 
         Args:
@@ -79,7 +82,8 @@ class EllipsePhantom:
             total += value * inside.reshape(height, n, width, n).float().mean(dim=(1, 3))
         return total.float()
 
-    def sinogram(self, angle: Tensor, s: Tensor, width: float = 0.0) -> Tensor:
+    @checked
+    def sinogram(self, angle: Tensor, s: Tensor, width: NonNegative = 0.0) -> Tensor:
         """Exact integrals over the lines x cos(angle) + y sin(angle) = s, in the unit of the values times mm, float64.
 
         Args:

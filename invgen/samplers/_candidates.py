@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.posterior import Posterior
 
 
@@ -23,10 +22,3 @@ def log_likelihoods(post: Posterior, u: Tensor, chunk: int) -> Tensor:
     """log p(y | u) of candidates u, (B, K, *shape) -> (B, K), with K evaluations of the operator a sample."""
     with torch.no_grad():
         return of_candidates(lambda p, v: p.log_likelihood(v), post, u, chunk)
-
-
-def require_positive(name: str, **counts: int) -> None:
-    """Raises OptionError unless all counts are positive whole numbers."""
-    for option, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} needs a positive whole number of {option}, got {value!r}")

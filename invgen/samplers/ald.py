@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Positive
 from invgen.linalg import norm
 from invgen.markov import langevin
 from invgen.noise import Gaussian
@@ -36,20 +36,15 @@ class ALD(Sampler):
         weight: of likelihood="paper".
     """
 
-    iterations: int = 3
-    step: float = 0.5
+    iterations: Count = 3
+    step: Positive = 0.5
     likelihood: Literal["annealed", "paper"] = "annealed"
-    weight: float = 5.0
+    weight: Positive = 5.0
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as steps grow and the last level falls"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise OptionError(f"ALD needs a positive whole number of iterations, got {self.iterations!r}")
 
     @classmethod
     def paper(cls, iterations: int = 3) -> "ALD":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.autoregressive import Autoregressive, draw_token
-from invgen.errors import OptionError
+from invgen.hints import Count
 from invgen.particles import Cloud, ParticleSampler, by_rows
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -41,19 +41,14 @@ class AutoregressiveSMC(ParticleSampler):
         completions: of a prefix, for "completed"; each costs one evaluation of the operator at every look.
     """
 
-    particles: int = 64
+    particles: Count = 64
     lookahead: Literal["auto", "gaussian", "completed", "none"] = "auto"
-    completions: int = 8
+    completions: Count = 8
 
     prior: ClassVar[type] = Autoregressive
     gradient: ClassVar[bool] = False
     family: ClassVar[str] = "smc"
     exact: ClassVar[str] = "as particles grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.completions, int) or self.completions < 1:
-            raise OptionError(f"AutoregressiveSMC needs a positive whole number of completions, got {self.completions!r}")
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)

@@ -10,6 +10,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, step
 from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler
+from invgen.hints import NonNegative, Positive, Share
 from invgen.posterior import Posterior
 from invgen.projection import Levels, levels_from
 from invgen.random import Streams
@@ -34,11 +35,11 @@ class BlendedDiffusion(Editor, GuidedSampler):
             edited part. For images in [-1, 1] of data_std 0.5, 34 is the paper's start after 25 of 100 steps: nothing does.
     """
 
-    zeta: float = DPS.zeta
-    share: float = DPS.share
+    zeta: NonNegative = DPS.zeta
+    share: Share = DPS.share
     image: Tensor | None = None
     keep: Tensor | None = None
-    sigma0: float = 34.0
+    sigma0: Positive = 34.0
 
     noiseless: ClassVar[bool] = True
     backprop: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
-from invgen.errors import OptionError
+from invgen.hints import Count, Positive, Share
 from invgen.posterior import Posterior
 from invgen.projection import Levels, Projection, ProjectionSampler, estimate, levels_from
 from invgen.random import Streams
@@ -25,14 +25,9 @@ class CCDF(ProjectionSampler):
             time t0 = 0.2 of DDPM's schedule.
     """
 
-    steps: int = 20
-    eta: float = 1.0
-    sigma0: float = 1.4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sigma0 > 0:
-            raise OptionError(f"CCDF needs a first level sigma0 > 0, in units of data_std, got {self.sigma0!r}")
+    steps: Count = 20
+    eta: Share = 1.0
+    sigma0: Positive = 1.4
 
     def levels(self, prior: Denoiser) -> Levels:
         return levels_from(prior, self.sigma0, self.steps, self.schedule)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.hints import Count, NonNegative, Positive
 from invgen.optimise import minimise
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -31,19 +31,14 @@ class CSGM(Sampler):
         lr: of Adam (0.01 and 0.1); None for L-BFGS.
     """
 
-    steps: int = 100
-    lam: float = 1.0
-    restarts: int = 3
-    lr: float | None = None
+    steps: Count = 100
+    lam: NonNegative = 1.0
+    restarts: Count = 3
+    lr: Positive | None = None
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "latent"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise OptionError(f"CSGM needs a positive whole number of restarts, got {self.restarts!r}")
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
 from invgen.forward import LinearOperator
+from invgen.hints import Count
 from invgen.markov import langevin, local_step
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -33,10 +34,10 @@ class DAPS(Sampler):
             r = sigma, which over-disperses where the denoiser knows better, at every level of an image.
     """
 
-    steps: int = 50
-    ode_steps: int = 2
+    steps: Count = 50
+    ode_steps: Count = 2
     inner: Literal["auto", "exact", "langevin"] = "auto"
-    langevin_steps: int = 100
+    langevin_steps: Count = 100
     width: Literal["prior", "paper"] = "prior"
 
     noiseless: ClassVar[bool] = True

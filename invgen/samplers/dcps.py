@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit, perturbed, step_reach
+from invgen.hints import Count, Index, Positive
 from invgen.linalg import norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -43,23 +43,16 @@ class DCPS(Sampler):
         lr: of Adam, in units of the standard deviation of the step.
     """
 
-    steps: int = 100
-    blocks: int = 3
-    iterations: int = 2
-    langevin_steps: int = 5
-    gamma: float = 1e-3
+    steps: Count = 100
+    blocks: Count = 3
+    iterations: Count = 2
+    langevin_steps: Index = 5
+    gamma: Positive = 1e-3
     fit: Literal["line", "adam"] = "line"
-    lr: float = 0.1
+    lr: Positive = 0.1
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.blocks < 1 or self.iterations < 1 or self.langevin_steps < 0 or not (self.gamma > 0 and self.lr > 0):
-            raise OptionError(
-                f"DCPS needs blocks and iterations of at least 1, langevin_steps >= 0, gamma > 0 and lr > 0, got {self!r}"
-            )
 
     @classmethod
     def paper(cls, steps: int = 300) -> "DCPS":

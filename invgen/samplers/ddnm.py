@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
+from invgen.hints import Count, Share
 from invgen.posterior import Posterior
 from invgen.projection import ProjectionSampler, with_jumps
 from invgen.random import Streams
@@ -31,17 +31,9 @@ class DDNM(ProjectionSampler):
             RePaint's schedule; costs about travel_repeat times the network evaluations.
     """
 
-    eta: float = 0.85
-    travel_length: int = 1
-    travel_repeat: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.travel_length < 1 or self.travel_repeat < 1:
-            raise OptionError(
-                f"time travel needs travel_length and travel_repeat of at least 1, got {self.travel_length!r} and "
-                f"{self.travel_repeat!r}"
-            )
+    eta: Share = 0.85
+    travel_length: Count = 1
+    travel_repeat: Count = 1
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A, y, prior = post.A, post.y, post.prior

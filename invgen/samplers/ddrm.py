@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.errors import OptionError
+from invgen.hints import Count, Share
 from invgen.posterior import Posterior
 from invgen.projection import Levels, ProjectionSampler
 from invgen.random import Streams
@@ -36,18 +36,13 @@ class DDRM(ProjectionSampler):
             ancestral step's, eta_c^2 = 1 - (s_next / s)^2, and 1 - v / s^2 with v = `prior.variance(s)`.
     """
 
-    steps: int = 20
+    steps: Count = 20
     schedule: str | Sequence[float] = "angle"
-    eta: float = 0.85
-    eta_b: float = 1.0
-    eta_c: float | None = None
+    eta: Share = 0.85
+    eta_b: Share = 1.0
+    eta_c: Share | None = None
 
     svd: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= eta <= 1 for eta in (self.eta, self.eta_b, self.eta if self.eta_c is None else self.eta_c)):
-            raise OptionError(f"DDRM needs eta, eta_b, eta_c in [0, 1], got {self.eta!r}, {self.eta_b!r}, {self.eta_c!r}")
 
     @classmethod
     def paper(cls, steps: int = 20) -> "DDRM":

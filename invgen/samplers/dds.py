@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Positive, Share
 from invgen.linalg import cg
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -28,9 +29,9 @@ class DDS(Sampler):
         iterations: of CG, the paper's 5.
     """
 
-    eta: float = 0.85
-    gamma: float = 1000.0
-    iterations: int = 5
+    eta: Share = 0.85
+    gamma: Positive = 1000.0
+    iterations: Count = 5
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian

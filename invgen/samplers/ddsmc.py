@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step_kernel
-from invgen.errors import OptionError
+from invgen.hints import Count, NonNegative, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.samplers._measured import Measured, SpectralParticles
@@ -33,18 +33,10 @@ class DDSMC(SpectralParticles):
     the last step is the prior's.
     """
 
-    eta: float = 1.0
-    ode_steps: int = 1
-    rho: float = 0.5
-    threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta <= 1 or self.rho < 0 or not isinstance(self.ode_steps, int) or self.ode_steps < 1:
-            raise OptionError(
-                f"DDSMC needs eta in [0, 1], rho >= 0 and a positive whole number of ode_steps, got {self.eta!r}, "
-                f"{self.rho!r} and {self.ode_steps!r}"
-            )
+    eta: Share = 1.0
+    ode_steps: Count = 1
+    rho: NonNegative = 0.5
+    threshold: Share = 1.0
 
     @classmethod
     def paper(cls) -> "DDSMC":

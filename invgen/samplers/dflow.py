@@ -4,13 +4,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, NonNegative, Positive, Range
 from invgen.optimise import minimise
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
@@ -36,20 +36,15 @@ class DFlow(Sampler):
         lr: of Adam instead of L-BFGS.
     """
 
-    steps: int = 50
+    steps: Count = 50
     schedule: str | Sequence[float] = "flow"
-    ode_steps: int = 6
-    lam: float = 1.0
-    blend: float = 0.1
-    lr: float | None = None
+    ode_steps: Count = 6
+    lam: NonNegative = 1.0
+    blend: Annotated[float, Range(0, 1, below=True)] = 0.1
+    lr: Positive | None = None
 
     family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.blend < 1:
-            raise OptionError(f"DFlow needs 0 <= blend < 1, so that random starts differ, got {self.blend!r}")
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.guidance import published
+from invgen.hints import Positive, Share
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -31,8 +31,8 @@ class DiffPIR(Sampler):
         zeta: share of the noise that is fresh (0.1 deblurring, 0.3 to 1 elsewhere).
     """
 
-    lam: float = 7.0
-    zeta: float = 0.3
+    lam: Positive = 7.0
+    zeta: Share = 0.3
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
@@ -44,11 +44,6 @@ class DiffPIR(Sampler):
         """The released scripts' settings of a task: lambda = 1, on DDPM's schedule, for data in [-1, 1]."""
         steps, zeta = published("DiffPIR", _TASKS, task)
         return cls(steps=steps, schedule="vp", lam=1.0, zeta=zeta)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.lam > 0 and 0 <= self.zeta <= 1):
-            raise OptionError(f"DiffPIR needs lam > 0 and 0 <= zeta <= 1, got lam={self.lam!r} and zeta={self.zeta!r}")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):

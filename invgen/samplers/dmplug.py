@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.hints import Count, NonNegative, Positive
 from invgen.optimise import minimise, noise_floor
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
@@ -31,11 +32,11 @@ class DMPlug(Sampler):
         stop: a row stays where its residual has come down to `stop` times the noise; 0 for never.
     """
 
-    steps: int = 50
+    steps: Count = 50
     schedule: str | Sequence[float] = "flow"
-    ode_steps: int = 3
-    lr: float | None = None
-    stop: float = 1.0
+    ode_steps: Count = 3
+    lr: Positive | None = None
+    stop: NonNegative = 1.0
 
     family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True

@@ -12,12 +12,13 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.forward import per_sample
+from invgen.hints import Count, NonNegative, Positive, Share
 from invgen.linalg import dot, norm
 from invgen.noise import Energy
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._candidates import log_likelihoods, require_positive
+from invgen.samplers._candidates import log_likelihoods
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class DPG(Sampler):
         chunk: how many draws of a sample to give the operator at once; it does not change the result.
     """
 
-    eta: float = 1.0
-    draws: int = 256
-    width: float = 0.5
+    eta: Share = 1.0
+    draws: Count = 256
+    width: Positive = 0.5
     form: Literal["score", "paper"] = "score"
-    scale: float = 180.0
-    momentum: float = 0.1
-    chunk: int = 256
+    scale: Positive = 180.0
+    momentum: NonNegative = 0.1
+    chunk: Count = 256
 
     gradient: ClassVar[bool] = False
     family: ClassVar[str] = "derivative-free"
@@ -59,11 +60,8 @@ class DPG(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("DPG", draws=self.draws, chunk=self.chunk)
-        if not self.width > 0 or self.draws % 2:
-            raise OptionError(
-                f"DPG needs an even number of draws and a positive width, got {self.draws!r} and {self.width!r}"
-            )
+        if self.draws % 2:
+            raise OptionError(f"draws of DPG must be an even number, got {self.draws!r}")
 
     @classmethod
     def paper(cls, scale: float = 180.0, draws: int = 5000) -> "DPG":

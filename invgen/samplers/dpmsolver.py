@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.hints import Count
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.samplers.unconditional import Unconditional
@@ -25,13 +26,8 @@ class DPMSolver(Unconditional):
         order: 1 (DDIM), 2 or 3.
     """
 
-    steps: int = 20
-    order: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.order not in (1, 2, 3):
-            raise OptionError(f"DPM-Solver++ has orders 1, 2 and 3, got {self.order!r}")
+    steps: Count = 20
+    order: Literal[1, 2, 3] = 2
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         levels, clean, steps = self.levels(post.prior), [], []

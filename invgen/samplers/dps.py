@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler, likelihood_guidance, paper_misfit, published
+from invgen.hints import NonNegative, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 
@@ -48,16 +48,11 @@ class DPS(GuidedSampler):
             with -(1 - share) / share of itself: it dies out for more than 1/2. All agree once sigma is small.
     """
 
-    zeta: float = 1.0
+    zeta: NonNegative = 1.0
     form: Literal["score", "paper"] = "score"
-    share: float = 2 / 3
+    share: Share = 2 / 3
 
     noiseless: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.share <= 1:
-            raise OptionError(f"the share of the uncertainty must be between 0 and 1, got {self.share!r}")
 
     @classmethod
     def paper(cls, task: str = "super-resolution", zeta: float | None = None, steps: int = 1000) -> "DPS":

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Prior
-from invgen.errors import OptionError
+from invgen.hints import Count, Positive
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
 from invgen.random import Streams
-from invgen.samplers._candidates import require_positive
 from invgen.samplers._ensemble import centred, combined, whitened
 
 
@@ -44,21 +43,15 @@ class EKI(EnsembleSampler):
         prior_steps: Heun steps of that ODE.
     """
 
-    steps: int = 10
-    particles: int = 128
-    time: float = 1.0
-    prior_steps: int = 18
+    steps: Count = 10
+    particles: Count = 128
+    time: Positive = 1.0
+    prior_steps: Count = 18
 
     noise: ClassVar[type] = Gaussian
     gradient: ClassVar[bool] = False
     family: ClassVar[str] = "derivative-free"
     exact: ClassVar[str] = "for Gaussian priors and linear operators, as particles grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("EKI", prior_steps=self.prior_steps)
-        if not (self.time > 0 and math.isfinite(self.time)):
-            raise OptionError(f"EKI needs a positive time, got {self.time!r}")
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         """Standard normals, which `run` turns into samples of the prior."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
+from invgen.hints import Count, Positive, Share
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.particles import Cloud, EnsembleSampler, by_rows
 from invgen.posterior import Posterior
 from invgen.random import Streams
-from invgen.samplers._candidates import require_positive
 from invgen.samplers._ensemble import centred, combined, whitened
 
 
@@ -40,20 +40,16 @@ class EnKG(EnsembleSampler):
         factor: of form="paper", steps left for each step of the inner ODE.
     """
 
-    eta: float = 1.0
+    eta: Share = 1.0
     form: Literal["regression", "paper"] = "regression"
-    scale: float = 2.0
-    updates: int = 2
-    factor: int = 8
+    scale: Positive = 2.0
+    updates: Count = 2
+    factor: Count = 8
 
     noise: ClassVar[type] = Gaussian
     gradient: ClassVar[bool] = False
     family: ClassVar[str] = "derivative-free"
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as particles and steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("EnKG", updates=self.updates, factor=self.factor)
 
     @classmethod
     def paper(cls, particles: int = 2048) -> "EnKG":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import flow_time, step
 from invgen.guidance import GuidedSampler
+from invgen.hints import Positive, Share
 from invgen.linalg import dot
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -31,10 +32,10 @@ class FlowChef(GuidedSampler):
         scale: of form="paper" (500 in the released code for 64 x 64 images).
     """
 
-    eta: float = 0.0
+    eta: Share = 0.0
     schedule: str | Sequence[float] = "flow"
     form: Literal["step", "paper"] = "step"
-    scale: float = 500.0
+    scale: Positive = 500.0
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
-from invgen.errors import OptionError
+from invgen.hints import Count, Positive
 from invgen.linalg import norm
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -35,20 +35,15 @@ class FlowDPS(Sampler):
         step_size: of form="paper".
     """
 
-    steps: int = 28
+    steps: Count = 28
     schedule: str | Sequence[float] = "flow"
-    inner: int = 3
-    shift: float = 1.0
+    inner: Count = 3
+    shift: Positive = 1.0
     form: Literal["step", "paper"] = "step"
-    step_size: float = 15.0
+    step_size: Positive = 15.0
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.shift > 0 or not isinstance(self.inner, int) or self.inner < 1:
-            raise OptionError(f"FlowDPS needs shift > 0 and inner >= 1, got {self.shift!r} and {self.inner!r}")
 
     @classmethod
     def paper(cls, step_size: float = 15.0) -> "FlowDPS":

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot
 from invgen.noise import Gaussian
 from invgen.optimise import Adam
@@ -41,22 +41,14 @@ class FlowPriors(Sampler):
         lr: of Adam (0.01), in units of data_std; None for the scaled gradient.
     """
 
-    iterations: int = 1
-    rate: float = 10.0
-    lr: float | None = None
+    iterations: Count = 1
+    rate: NonNegative = 10.0
+    lr: Positive | None = None
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.iterations, int) or self.iterations < 1 or not self.rate >= 0:
-            raise OptionError(
-                f"FlowPriors needs a positive whole number of iterations and rate >= 0, got {self.iterations!r} and "
-                f"{self.rate!r}"
-            )
 
     @classmethod
     def paper(cls) -> "FlowPriors":

@@ -4,13 +4,13 @@ Algorithm 2: FPS-SMC."""
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
+from invgen.hints import Range, Share
 from invgen.particles import Cloud, by_rows
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -40,14 +40,9 @@ class FPS(SpectralParticles):
     Public code compares the particles at the next level with y_s of the current one.
     """
 
-    fresh: float | None = None
+    fresh: Annotated[float, Range(0, 1, above=True)] | None = None
     target: Literal["posterior", "paper"] = "posterior"
-    threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.fresh is None or 0 < self.fresh <= 1):
-            raise OptionError(f"FPS needs 0 < fresh <= 1 or None, got {self.fresh!r}")
+    threshold: Share = 1.0
 
     @classmethod
     def paper(cls, steps: int = 1000) -> "FPS":

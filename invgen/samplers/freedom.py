@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step, travel_back
-from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler, likelihood_guidance, paper_misfit, published
+from invgen.hints import Count, NonNegative, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 
@@ -37,18 +37,13 @@ class FreeDoM(GuidedSampler):
         share: see DPS.
     """
 
-    repeats: int = 3
+    repeats: Count = 3
     travel: tuple[float, float] = (1.0, 10.0)
-    zeta: float = 1.0
+    zeta: NonNegative = 1.0
     form: Literal["score", "paper"] = "score"
-    share: float = 2 / 3
+    share: Share = 2 / 3
 
     noiseless: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repeats < 1:
-            raise OptionError(f"FreeDoM needs repeats of at least 1, got {self.repeats!r}")
 
     @classmethod
     def paper(cls, task: str = "parsing", rho: float | None = None, steps: int = 100, repeats: int = 1) -> "FreeDoM":

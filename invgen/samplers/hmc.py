@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.hints import Count, Range
 from invgen.linalg import dot
 from invgen.markov import DualAveraging, LatentChain, choose, curvature, decode_with_gradient, metropolis
 from invgen.posterior import Posterior
@@ -29,20 +29,12 @@ class HMC(LatentChain):
         jitter: each trajectory's step size is drawn within this share of it, lest a period of the motion be met.
     """
 
-    steps: int = 50
-    leapfrogs: int = 10
-    acceptance: float = 0.8
-    jitter: float = 0.2
+    steps: Count = 50
+    leapfrogs: Count = 10
+    acceptance: Annotated[float, Range(0, 1, above=True, below=True)] = 0.8
+    jitter: Annotated[float, Range(0, 1, below=True)] = 0.2
 
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.leapfrogs, int) or self.leapfrogs < 1 or not 0 < self.acceptance < 1 > self.jitter >= 0:
-            raise OptionError(
-                "HMC needs a positive whole number of leapfrogs, 0 < acceptance < 1 and 0 <= jitter < 1, got "
-                f"{self.leapfrogs!r}, {self.acceptance!r} and {self.jitter!r}"
-            )
 
     def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0.5 / (1 + curvature(post.latent(), z, 1.0)).sqrt()

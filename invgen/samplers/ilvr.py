@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
+from invgen.hints import NonNegative, Share
 from invgen.posterior import Posterior
 from invgen.projection import Projection, ProjectionSampler
 from invgen.random import Streams
@@ -27,13 +27,8 @@ class ILVR(ProjectionSampler):
             measurement to the end, more leaves the finer details of the measured part to the prior.
     """
 
-    eta: float = 1.0
-    until: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.until >= 0:
-            raise OptionError(f"ILVR needs until >= 0, a noise level in units of data_std, got {self.until!r}")
+    eta: Share = 1.0
+    until: NonNegative = 0.0
 
     @classmethod
     def paper(cls) -> "ILVR":

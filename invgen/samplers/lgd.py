@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
 from invgen.forward import per_sample
 from invgen.guidance import GuidedSampler, local_fit
+from invgen.hints import Count, NonNegative, Share
 from invgen.linalg import dot
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -41,18 +41,13 @@ class LGD(GuidedSampler):
         share: of the curvature in the line search; see DPS.
     """
 
-    draws: int = 10
+    draws: Count = 10
     width: Literal["prior", "paper"] = "prior"
-    zeta: float = 1.0
+    zeta: NonNegative = 1.0
     damped: bool = True
-    share: float = 2 / 3
+    share: Share = 2 / 3
 
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as draws and steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draws < 1:
-            raise OptionError(f"LGD needs at least one draw, got {self.draws!r}")
 
     @classmethod
     def paper(cls, zeta: float = 1.0, draws: int = 10, steps: int = 1000) -> "LGD":

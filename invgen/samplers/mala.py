@@ -3,11 +3,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from invgen.forward import per_sample
+from invgen.hints import Range
 from invgen.linalg import dot
 from invgen.markov import DualAveraging, choose, log_prior_change, metropolis
 from invgen.posterior import Posterior
@@ -28,7 +29,7 @@ class MALA(ULA):
         acceptance: probability of acceptance that the step size aims at (0.574: Roberts & Rosenthal, 1998).
     """
 
-    acceptance: float = 0.574
+    acceptance: Annotated[float, Range(0, 1, above=True, below=True)] = 0.574
 
     exact: ClassVar[str] = "as sigma falls and steps grow"
 

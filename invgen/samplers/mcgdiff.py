@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
+from invgen.hints import Count, Share
 from invgen.particles import extrapolate
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -39,8 +40,8 @@ class MCGDiff(PassingParticles):
             d = 8 and d_y = 1, 2, 4 distances fall from 1.64, 1.45, 1.53 to 1.60, 1.34, 1.32 times the floor.
     """
 
-    particles: int = 64
-    threshold: float = 1.0
+    particles: Count = 64
+    threshold: Share = 1.0
     order: Literal[1, 2] = 2
 
     @classmethod

@@ -4,13 +4,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
 from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit, perturbed, step_reach
+from invgen.hints import Count, Positive, Range
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -37,20 +37,15 @@ class MGPS(Sampler):
         lr: of Adam, in units of the standard deviation of the step; the paper has 0.03 to 0.1, in those of the data.
     """
 
-    alpha: float = 0.75
+    alpha: Annotated[float, Range(0, 1, above=True)] = 0.75
     midpoint: Literal["level", "step"] = "level"
-    iterations: int = 2
-    last_iterations: int | None = None
+    iterations: Count = 2
+    last_iterations: Count | None = None
     fit: Literal["line", "adam"] = "line"
-    lr: float = 0.1
+    lr: Positive = 0.1
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.alpha <= 1 and self.iterations >= 1 and (self.last_iterations or 1) >= 1 and self.lr > 0):
-            raise OptionError(f"MGPS needs 0 < alpha <= 1, iterations of at least 1 and lr > 0, got {self!r}")
 
     @classmethod
     def paper(cls, steps: int = 300) -> "MGPS":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.forward import LinearOperator
 from invgen.guidance import GuidedSampler
+from invgen.hints import Count
 from invgen.linalg import gmres
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -24,7 +25,7 @@ class MMPS(GuidedSampler):
         iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5.
     """
 
-    iterations: int = 5
+    iterations: Count = 5
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian

@@ -12,6 +12,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler, line_search, local_fit, paper_misfit
+from invgen.hints import NonNegative
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
 from invgen.random import Streams
@@ -36,7 +37,7 @@ class MPGD(GuidedSampler):
     """
 
     form: Literal["score", "paper"] = "score"
-    zeta: float = 1.0
+    zeta: NonNegative = 1.0
     autoencoder: Generator | None = None
     projection: Literal["code", "gradient"] = "code"
     between: tuple[float, float] = (2.5, 7.0)

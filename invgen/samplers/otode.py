@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
-from invgen.errors import OptionError
 from invgen.guidance import published
+from invgen.hints import Range, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.samplers.pigdm import PiGDM
@@ -38,19 +38,14 @@ class OTODE(PiGDM):
             "adjoint", A^T y, as in public code, which has no meaning where A^T A is far from the identity.
     """
 
-    eta: float = 0.0
+    eta: Share = 0.0
     schedule: str | Sequence[float] = "flow"
-    begin: float = 0.2
+    begin: Annotated[float, Range(0, 1, below=True)] = 0.2
     weight: Literal["constant", "sqrt"] = "constant"
     carry: Literal["draw", "adjoint"] = "draw"
 
     family: ClassVar[str] = "flow"
     exact: ClassVar[str] = "for white Gaussian priors, as steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.begin < 1:
-            raise OptionError(f"OTODE needs a begin in [0, 1), got {self.begin!r}")
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "OTODE":

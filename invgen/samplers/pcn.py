@@ -3,12 +3,12 @@ Science, 2013): the preconditioned Crank-Nicolson proposal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.hints import Count, Range
 from invgen.markov import DualAveraging, LatentChain, choose, decode, metropolis
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -29,16 +29,11 @@ class PCN(LatentChain):
         acceptance: probability of acceptance that it aims at (0.234: Roberts, Gelman & Gilks, 1997).
     """
 
-    steps: int = 1000
-    beta: float = 0.5
-    acceptance: float = 0.234
+    steps: Count = 1000
+    beta: Annotated[float, Range(0, 1, above=True)] = 0.5
+    acceptance: Annotated[float, Range(0, 1, above=True, below=True)] = 0.234
 
     gradient: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.beta <= 1 and 0 < self.acceptance < 1):
-            raise OptionError(f"PCN needs 0 < beta <= 1 and 0 < acceptance < 1, got {self.beta!r} and {self.acceptance!r}")
 
     def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         x, log = decode(post, z)

@@ -3,13 +3,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Positive, Range
 from invgen.markov import langevin, local_step
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -32,20 +33,17 @@ class PnPDM(Sampler):
         langevin_steps: steps of the likelihood draw where it is not Gaussian.
     """
 
-    steps: int = 50
-    rho_max: float = 20.0
-    rho_decay: float = 0.85
-    rho_min: float = 0.1
-    denoise_steps: int = 5
-    langevin_steps: int = 100
+    steps: Count = 50
+    rho_max: Positive = 20.0
+    rho_decay: Annotated[float, Range(0, 1, above=True)] = 0.85
+    rho_min: Positive = 0.1
+    denoise_steps: Count = 5
+    langevin_steps: Count = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.rho_min <= self.rho_max and 0 < self.rho_decay <= 1):
-            raise OptionError(
-                f"PnPDM needs 0 < rho_min <= rho_max and 0 < rho_decay <= 1, got rho_min={self.rho_min!r}, "
-                f"rho_max={self.rho_max!r}, rho_decay={self.rho_decay!r}"
-            )
+        if self.rho_min > self.rho_max:
+            raise OptionError(f"PnPDM needs rho_min <= rho_max, got rho_min={self.rho_min!r} and rho_max={self.rho_max!r}")
 
     noiseless: ClassVar[bool] = False
     family: ClassVar[str] = "mcmc"

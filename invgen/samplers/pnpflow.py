@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import flow_time
-from invgen.errors import OptionError
 from invgen.guidance import published
+from invgen.hints import Count, NonNegative
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
@@ -46,17 +46,12 @@ class PnPFlow(Sampler):
     """
 
     schedule: str | Sequence[float] = "flow"
-    average: int = 5
+    average: Count = 5
     weight: Literal["map", "paper"] = "map"
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.average, int) or self.average < 1:
-            raise OptionError(f"PnPFlow needs average >= 1, got {self.average!r}")
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "PnPFlow":

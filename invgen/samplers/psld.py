@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
 from invgen.guidance import GuidedSampler
+from invgen.hints import NonNegative
 from invgen.linalg import dot
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -36,18 +36,13 @@ class PSLD(GuidedSampler):
         gamma: strength of gluing.
     """
 
-    zeta: float = 1.0
-    gamma: float = 0.1
+    zeta: NonNegative = 1.0
+    gamma: NonNegative = 0.1
 
     prior: ClassVar[type] = Generator
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     family: ClassVar[str] = "latent"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.zeta >= 0 and self.gamma >= 0):
-            raise OptionError(f"PSLD needs zeta >= 0 and gamma >= 0, got {self.zeta!r} and {self.gamma!r}")
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)

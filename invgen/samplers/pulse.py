@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot, norm
 from invgen.optimise import Adam, noise_floor
 from invgen.posterior import Posterior
@@ -34,9 +35,9 @@ class PULSE(Sampler):
         stop: the residual at which a row stays, in units of the noise; 0 for never.
     """
 
-    steps: int = 100
-    lr: float = 0.4
-    stop: float = 1.0
+    steps: Count = 100
+    lr: Positive = 0.4
+    stop: NonNegative = 1.0
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "latent"

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.forward import LinearOperator
+from invgen.hints import Count, NonNegative, Positive
 from invgen.optimise import Adam
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -27,9 +28,9 @@ class REDdiff(Sampler):
         lam: weight of the prior.
     """
 
-    steps: int = 200
-    lr: float = 0.1
-    lam: float = 1.0
+    steps: Count = 200
+    lr: Positive = 0.1
+    lam: NonNegative = 1.0
 
     family: ClassVar[str] = "variational"
 

@@ -3,11 +3,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
+from invgen.hints import Count, Range
 from invgen.posterior import Posterior
 from invgen.projection import Projection, ProjectionSampler, with_jumps
 from invgen.random import Streams
@@ -25,17 +26,9 @@ class RePaint(ProjectionSampler):
         repeat: how often each stretch is passed (10).
     """
 
-    steps: int = 50
-    jump: float = 0.04
-    repeat: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.jump < 1 or not isinstance(self.repeat, int) or self.repeat < 1:
-            raise OptionError(
-                f"RePaint needs a jump between 0 and 1 (a share of the steps) and a whole number of repeats from 1 on, got "
-                f"{self.jump!r} and {self.repeat!r}"
-            )
+    steps: Count = 50
+    jump: Annotated[float, Range(0, 1, above=True, below=True)] = 0.04
+    repeat: Count = 10
 
     @classmethod
     def paper(cls) -> "RePaint":

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
+from invgen.hints import Count, NonNegative, Positive
 from invgen.optimise import minimise, noise_floor
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -37,23 +37,14 @@ class ReSample(Sampler):
         stop: the residual at which the optimisation stops, in units of the noise; 0 for never.
     """
 
-    corrections: int = 33
-    inner_steps: int = 20
-    gamma: float = 1.0
+    corrections: Count = 33
+    inner_steps: Count = 20
+    gamma: Positive = 1.0
     form: Literal["invariant", "paper"] = "invariant"
-    stop: float = 1.0
+    stop: NonNegative = 1.0
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "latent"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole = all(isinstance(n, int) and n > 0 for n in (self.corrections, self.inner_steps))
-        if not whole or not self.gamma > 0:
-            raise OptionError(
-                "ReSample needs positive whole numbers of corrections and inner_steps, and gamma > 0, got "
-                f"{self.corrections!r}, {self.inner_steps!r} and {self.gamma!r}"
-            )
 
     @classmethod
     def paper(cls) -> "ReSample":

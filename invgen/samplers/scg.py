@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.errors import OptionError
+from invgen.hints import Count, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
-from invgen.samplers._candidates import of_candidates, require_positive
+from invgen.samplers._candidates import of_candidates
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,13 @@ class SCG(Sampler):
         chunk: how many candidates of a sample to work on at once; it does not change the result.
     """
 
-    candidates: int = 16
-    skip: float = 0.25
+    candidates: Count = 16
+    skip: Share = 0.25
     choice: Literal["draw", "best"] = "draw"
-    chunk: int = 64
+    chunk: Count = 64
 
     gradient: ClassVar[bool] = False
     family: ClassVar[str] = "derivative-free"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("SCG", candidates=self.candidates, chunk=self.chunk)
-        if not 0 <= self.skip <= 1:
-            raise OptionError(f"SCG skips a share of the steps between 0 and 1, got {self.skip!r}")
 
     @classmethod
     def paper(cls, candidates: int = 16) -> "SCG":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.errors import OptionError
+from invgen.hints import Index, Positive, Share
 from invgen.posterior import Posterior
 from invgen.projection import Projection, ProjectionSampler, Rule
 from invgen.random import Streams
@@ -29,18 +29,10 @@ class ScoreSDE(ProjectionSampler):
         rule: "level", or "norm" as in the paper.
     """
 
-    eta: float = 1.0
-    corrector_steps: int = 1
-    snr: float = 0.16
+    eta: Share = 1.0
+    corrector_steps: Index = 1
+    snr: Positive = 0.16
     rule: Rule = "level"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.corrector_steps < 0 or not self.snr > 0:
-            raise OptionError(
-                f"{type(self).__name__} needs corrector_steps >= 0 and snr > 0, got {self.corrector_steps!r} and "
-                f"{self.snr!r}"
-            )
 
     @classmethod
     def paper(cls) -> "ScoreSDE":

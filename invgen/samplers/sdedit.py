@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Positive, Share
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.projection import Levels, estimate, levels_from
@@ -35,23 +35,15 @@ class SDEdit(Editor):
             photograph: after each step these values are the guide's, with one draw of noise for all levels.
     """
 
-    eta: float = 1.0
-    sigma0: float = 2.5
-    repeats: int = 1
+    eta: Share = 1.0
+    sigma0: Positive = 2.5
+    repeats: Count = 1
     keep: Tensor | None = None
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = True
     one_level: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sigma0 > 0 or not isinstance(self.repeats, int) or self.repeats < 1:
-            raise OptionError(
-                f"SDEdit needs a first level sigma0 > 0, in units of data_std, and a whole number of repeats from 1 on, "
-                f"got {self.sigma0!r} and {self.repeats!r}"
-            )
 
     @classmethod
     def paper(cls, sigma0: float = 6.9, repeats: int = 3) -> "SDEdit":

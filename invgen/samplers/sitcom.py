@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.guidance import published
+from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot
 from invgen.noise import Gaussian, Noiseless
 from invgen.optimise import minimise, noise_floor
@@ -46,20 +46,15 @@ class SITCOM(Sampler):
         margin: the residual at which a sample stops, over the noise level (0.051 / 0.05 in the released code).
     """
 
-    steps: int = 20
-    iterations: int = 30
-    lr: float = 0.02
-    lam: float = 0.0
-    margin: float = 1.02
+    steps: Count = 20
+    iterations: Count = 30
+    lr: Positive = 0.02
+    lam: NonNegative = 0.0
+    margin: Positive = 1.02
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.iterations < 1 or not self.lr > 0:
-            raise OptionError(f"SITCOM needs iterations >= 1 and lr > 0, got {self.iterations!r} and {self.lr!r}")
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "SITCOM":

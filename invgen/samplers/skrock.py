@@ -3,11 +3,11 @@ method" (SIAM Journal on Imaging Sciences, 2020): SK-ROCK."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.hints import Count, Positive, Range
 from invgen.markov import skrock, skrock_reach
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -27,17 +27,12 @@ class SKROCK(ULA):
         step: share of the largest stable step, ((s - 1/2)^2 (2 - 4 eta / 3) - 3/2) over a bound on the curvature.
     """
 
-    steps: int = 50
-    step: float = 0.25
-    stages: int = 10
-    eta: float = 0.05
+    steps: Count = 50
+    step: Positive = 0.25
+    stages: Annotated[int, Range(2)] = 10
+    eta: Positive = 0.05
 
     exact: ClassVar[str] = "as sigma and step fall and steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.stages, int) or self.stages < 2 or not self.eta > 0:
-            raise OptionError(f"SKROCK needs 2 stages or more and eta > 0, got {self.stages!r} and {self.eta!r}")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         bound, reach = 0.0, skrock_reach(self.stages, self.eta)

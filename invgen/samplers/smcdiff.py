@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
+from invgen.hints import Count, Share
 from invgen.particles import Cloud, by_rows
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -34,9 +35,9 @@ class SMCDiff(PassingParticles):
         resampling: the paper's is "residual".
     """
 
-    particles: int = 64
+    particles: Count = 64
     resampling: str = "residual"
-    threshold: float = 1.0
+    threshold: Share = 1.0
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         of_chain, levels, prior = randn.every(self.particles), self.hitting(post).levels(post.prior), post.prior

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator
+from invgen.hints import Count, Range
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -32,8 +32,8 @@ class SNIPS(Sampler):
             in fewer evaluations, and its bias ends with the last level.
     """
 
-    iterations: int = 3
-    step: float = 0.5
+    iterations: Count = 3
+    step: Annotated[float, Range(0, 2, above=True, below=True)] = 0.5
 
     A: ClassVar[type] = LinearOperator
     svd: ClassVar[bool] = True
@@ -42,14 +42,6 @@ class SNIPS(Sampler):
     one_level: ClassVar[bool] = True
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as steps grow and the last level falls"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.iterations, int) or self.iterations < 1 or not 0 < self.step < 2:
-            raise OptionError(
-                f"SNIPS needs a positive whole number of iterations and 0 < step < 2, got {self.iterations!r} and "
-                f"{self.step!r}"
-            )
 
     @classmethod
     def paper(cls) -> "SNIPS":

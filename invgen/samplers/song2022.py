@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
+from invgen.hints import Index, Positive, Share
 from invgen.posterior import Posterior
 from invgen.projection import Projection, ProjectionSampler, Rule
 from invgen.random import Streams
@@ -30,18 +31,10 @@ class MedicalProjection(ProjectionSampler):
         snr, corrector_steps, rule: of the corrector, see `Projection.corrector`.
     """
 
-    lam: float = 1.0
-    corrector_steps: int = 1
-    snr: float = 0.16
+    lam: Share = 1.0
+    corrector_steps: Index = 1
+    snr: Positive = 0.16
     rule: Rule = "level"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.lam <= 1 or self.corrector_steps < 0 or not self.snr > 0:
-            raise OptionError(
-                f"MedicalProjection needs 0 <= lam <= 1, corrector_steps >= 0 and snr > 0, got {self.lam!r}, "
-                f"{self.corrector_steps!r} and {self.snr!r}"
-            )
 
     @classmethod
     def paper(cls, task: str = "lidc") -> "MedicalProjection":

@@ -11,6 +11,7 @@ from torch import Tensor
 from invgen.diffusion import step_kernel
 from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.guidance import local_fit
+from invgen.hints import Count
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
 from invgen.particles import ParticleSampler, extrapolate
@@ -48,7 +49,7 @@ class TDS(ParticleSampler):
         steps, particles: at high noise the modes are chosen, so more particles help more than more steps.
     """
 
-    particles: int = 16
+    particles: Count = 16
     twist: Literal["auto", "covariance", "local", "likelihood"] = "auto"
     order: Literal[1, 2] = 2
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Index, Positive
 from invgen.markov import langevin, largest_curvature
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
@@ -36,21 +36,13 @@ class ULA(Sampler):
         warm: levels of DAPS, a network evaluation each, that the start comes from; 0: a Gaussian of the prior's moments.
     """
 
-    steps: int = 200
-    sigma: float = 0.1
-    step: float = 0.25
-    warm: int = 20
+    steps: Count = 200
+    sigma: Positive = 0.1
+    step: Positive = 0.25
+    warm: Index = 20
 
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as sigma and step fall and steps grow"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.sigma > 0 and self.step > 0) or not isinstance(self.warm, int) or self.warm < 0:
-            raise OptionError(
-                f"{type(self).__name__} needs sigma > 0, step > 0 and a whole number warm >= 0, got {self.sigma!r}, "
-                f"{self.step!r} and {self.warm!r}"
-            )
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         sigma = max(self.sigma * prior.data_std, prior.sigma_min)

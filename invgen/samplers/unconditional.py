@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
 from invgen.forward import LinearOperator
+from invgen.hints import Count, Share
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -51,7 +52,7 @@ class Ancestral(Unconditional):
         eta: 1 is DDPM, 0 is DDIM.
     """
 
-    eta: float = 1.0
+    eta: Share = 1.0
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
@@ -63,14 +64,14 @@ class Ancestral(Unconditional):
 class DDIM(Ancestral):
     """The deterministic steps of DDIM: Euler's method on the probability-flow ODE."""
 
-    eta: float = 0.0
+    eta: Share = 0.0
 
 
 @dataclass(frozen=True)
 class Heun(Unconditional):
     """Heun's second-order method on the probability-flow ODE, two network evaluations a step but the last."""
 
-    steps: int = 18
+    steps: Count = 18
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):

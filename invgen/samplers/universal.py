@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.diffusion import step, travel_back
-from invgen.errors import OptionError
 from invgen.guidance import GuidedSampler, likelihood_guidance, line_search, local_fit
+from invgen.hints import Count, Index, NonNegative, Share
 from invgen.posterior import Posterior
 from invgen.random import Streams
 
@@ -35,21 +35,13 @@ class UniversalGuidance(GuidedSampler):
         share: see DPS.
     """
 
-    forward: float = 1.0
-    backward_steps: int = 0
-    recurrences: int = 2
-    share: float = 2 / 3
+    forward: NonNegative = 1.0
+    backward_steps: Index = 0
+    recurrences: Count = 2
+    share: Share = 2 / 3
     damped: bool = True
 
     noiseless: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.backward_steps < 0 or self.recurrences < 1:
-            raise OptionError(
-                f"universal guidance needs backward_steps >= 0 and recurrences >= 1, got {self.backward_steps!r} and "
-                f"{self.recurrences!r}"
-            )
 
     @classmethod
     def paper(cls, forward: float, recurrences: int = 10, backward_steps: int = 0, steps: int = 500) -> "UniversalGuidance":

@@ -143,7 +143,7 @@ def test_wrong_operands_are_named():
         A @ A
     with pytest.raises(OptionError, match="to measure a signal write A\\(x\\)"):
         A @ torch.zeros(SHAPE)
-    with pytest.raises(OptionError, match="adds two operators, got int"):
+    with pytest.raises(OptionError, match="adds two operators, got 1"):
         A + 1
     with pytest.raises(ShapeError, match="A \\+ B needs equal shapes"):
         A + Identity(SHAPE)

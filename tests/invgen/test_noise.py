@@ -144,7 +144,7 @@ def test_gaussian_errors(sigma):
 
 @pytest.mark.parametrize("gain", [0, -1.0, float("nan"), float("inf"), "1"])
 def test_poisson_errors(gain):
-    with pytest.raises(OptionError, match="gain of Poisson noise must be a positive number"):
+    with pytest.raises(OptionError, match="gain of Poisson must be a positive number"):
         Poisson(gain)
 
 

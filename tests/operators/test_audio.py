@@ -69,7 +69,7 @@ def test_declipping_is_the_clip():
 def test_errors():
     with pytest.raises(OptionError, match="factor"):
         LowPassDecimate((1, 100), 0)
-    with pytest.raises(OptionError, match="'zero' and 'reflect'"):
+    with pytest.raises(OptionError, match="must be one of 'zero', 'reflect'"):
         LowPassDecimate((1, 100), 2, boundary="periodic")
     with pytest.raises(OptionError, match="odd number of taps"):
         LowPassDecimate((1, 100), 2, taps=10)

@@ -147,7 +147,7 @@ def test_copies_conversions_and_files(boundary):
         ({"kernel": torch.ones(3, 3), "boundary": "mirror"}, "circular, reflect, replicate, valid, got 'mirror'"),
         ({"kernel": torch.ones(3, 3, 3, 3)}, "does not fit"),
         ({"kernel": torch.tensor(1.0)}, "does not fit"),
-        ({"kernel": "gaussian"}, "the kernel must be a tensor of real numbers, got 'gaussian'"),
+        ({"kernel": "gaussian"}, "kernel of CircularBlur must be a tensor, got 'gaussian'"),
         ({"kernel": torch.ones(3, 3) * 1j}, "real numbers, got torch.complex64"),
         ({"kernel": torch.ones(0, 3)}, "at least one value"),
         ({"kernel": torch.tensor([[float("nan")]])}, "finite"),

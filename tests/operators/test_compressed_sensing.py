@@ -75,9 +75,9 @@ def test_copies_conversions_and_files(kind):
     "options, sentence",
     [
         ({"num_measurements": 5, "kind": "fourier"}, "gaussian, hadamard, dct, got 'fourier'"),
-        ({"num_measurements": 0}, "from 1 to 12"),
+        ({"num_measurements": 0}, "must be a positive whole number, got 0"),
         ({"num_measurements": 13}, "from 1 to 12"),
-        ({"num_measurements": 2.5}, "from 1 to 12"),
+        ({"num_measurements": 2.5}, "must be a positive whole number, got 2.5"),
         ({"num_measurements": 5, "kind": "hadamard"}, "needs 2\\^k values, in_shape \\(3, 4\\) has 12; use 'dct'"),
     ],
 )

@@ -17,5 +17,5 @@ def test_a_limited_range():
     A = names.operator("ParallelBeamCT(angles=limited_angles(count=4, degrees=120.0))", (1, 8, 8))
     assert A.out_shape[1] == 4 and A.angles[1] == pytest.approx(math.pi / 6)
     for count, degrees in ((0, 90.0), (4, 0.0), (4, 400.0)):
-        with pytest.raises(OptionError, match="limited_angles needs a count"):
+        with pytest.raises(OptionError, match="(count|degrees|start) of limited_angles must be"):
             limited_angles(count, degrees)

@@ -41,8 +41,11 @@ def test_complex_signals():
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda: from_function(3, (4,)), "takes functions, got int"),
-        (lambda: from_function(torch.sin, (4,), linear=True, adjoint=1), "and int"),
+        (lambda: from_function(3, (4,)), "f of from_function must be a function, got 3"),
+        (
+            lambda: from_function(torch.sin, (4,), linear=True, adjoint=1),
+            "adjoint of from_function must be a function or None, got 1",
+        ),
         (lambda: from_function(torch.sin, (4,), adjoint=torch.sin), "linear=True"),
         (lambda: from_function(torch.sin, (0,)), "positive sizes"),
     ],

@@ -39,7 +39,7 @@ def test_bt709_is_the_luminance_of_skimage():
         ((3, 4, 4), (1.0, 2.0), "each of 3 channels"),
         ((3, 4, 4), (0.0, 0.0, 0.0), "not all zero"),
         ((3, 4, 4), (1.0, float("inf"), 0.0), "finite"),
-        ((3, 4, 4), (1.0, "a", 0.0), "weights must be a tensor of real numbers"),
+        ((3, 4, 4), (1.0, "a", 0.0), "weights of Grey must be a string, a tensor or a list of numbers"),
     ],
 )
 def test_bad_options_are_named(shape, weights, sentence):

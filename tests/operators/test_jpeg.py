@@ -99,7 +99,7 @@ def test_errors():
     with pytest.raises(OptionError, match="in_shape"):
         JPEG((2, 8, 8), 50)
     for quality in (0, 101, 50.5):
-        with pytest.raises(OptionError, match="from 1 to 100"):
+        with pytest.raises(OptionError, match="quality of JPEG must be a whole number from 1 to 100"):
             JPEG((3, 8, 8), quality)
     with pytest.raises(OptionError, match="4:4:4"):
         JPEG((3, 8, 8), 50, subsampling="4:1:1")

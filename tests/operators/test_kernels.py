@@ -66,11 +66,14 @@ def test_random_motion_depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda: gaussian_kernel(0), "std must be"),
+        (lambda: gaussian_kernel(0), "std of gaussian_kernel must be"),
         (lambda: gaussian_kernel((1.0, 2.0), dim=3), "3 of them"),
-        (lambda: gaussian_kernel(1, size=0), "size must be a positive integer or 2"),
-        (lambda: disk_kernel(-1), "radius must be positive"),
-        (lambda: motion_kernel(0), "length must be positive"),
+        (
+            lambda: gaussian_kernel(1, size=0),
+            "size of gaussian_kernel must be a positive whole number, a list of positive whole numbers or None",
+        ),
+        (lambda: disk_kernel(-1), "radius of disk_kernel must be a positive number"),
+        (lambda: motion_kernel(0), "length of motion_kernel must be a positive number"),
         (lambda: motion_kernel(20, angle=0, size=5), "needs a size of at least"),
         (lambda: motion_kernel(3, size=8), "odd"),
     ],

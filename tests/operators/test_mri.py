@@ -235,7 +235,7 @@ def test_errors():
         MRI((2, 6, 8), mask).measured(torch.zeros(6, 8))
     with pytest.raises(OptionError, match="acceleration"):
         random_mask(64, 0)
-    with pytest.raises(OptionError, match="center_fraction must be"):
+    with pytest.raises(OptionError, match="center_fraction of random_mask must be"):
         random_mask(64, 4, 1.5)
     with pytest.raises(OptionError, match="lower center_fraction"):
         equispaced_mask(64, 8, 0.2, keep_total=True)

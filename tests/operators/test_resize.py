@@ -72,8 +72,8 @@ def test_a_variance_for_every_measured_value():
         ({"size": 4, "method": "cubic"}, "box, bilinear, bicubic, lanczos, got 'cubic'"),
         ({"size": 0}, "size needs a positive integer"),
         ({"size": (4, 4, 4, 4)}, "size needs a positive integer"),
-        ({"size": (4, 2.5)}, "size needs a positive integer"),
-        ({"size": 2.5}, "size needs a positive integer"),
+        ({"size": (4, 2.5)}, "size of Resize must be a whole number or a list of whole numbers"),
+        ({"size": 2.5}, "size of Resize must be a whole number or a list of whole numbers"),
     ],
 )
 def test_bad_options_are_named(options, sentence):

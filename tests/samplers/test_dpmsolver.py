@@ -86,5 +86,5 @@ def test_one_evaluation_a_step():
     cost = Cost()
     samplers.DPMSolver(steps=9, order=3)(PRIOR, 4, cost=cost)
     assert cost.nfe == 9
-    with pytest.raises(OptionError, match="orders 1, 2 and 3"):
+    with pytest.raises(OptionError, match="one of 1, 2, 3, got"):
         samplers.DPMSolver(order=4)

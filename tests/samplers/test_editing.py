@@ -149,7 +149,7 @@ def test_images_among_the_options_compare_by_content():
 
 
 def test_bad_options_are_refused_in_a_sentence():
-    with pytest.raises(OptionError, match="sigma0 > 0"):
+    with pytest.raises(OptionError, match="sigma0 of SDEdit must be a positive number"):
         samplers.SDEdit(sigma0=0.0)
     with pytest.raises(OptionError, match="image and keep"):
         samplers.BlendedDiffusion(image=normal(*SHAPE))

@@ -155,7 +155,7 @@ def test_csgm_keeps_the_restart_with_the_smallest_residual():
     cost = Cost()
     samplers.CSGM(restarts=4, steps=9)(post, 2, cost=cost)
     assert cost.nfe == 4 * 10 + 1
-    with pytest.raises(OptionError, match="CSGM needs a positive whole number of restarts, got 0"):
+    with pytest.raises(OptionError, match="restarts of CSGM must be a positive whole number, got 0"):
         samplers.CSGM(restarts=0)
 
 
@@ -304,7 +304,7 @@ def test_resample_works_without_an_encoder_and_says_what_options_it_takes():
     post, _, _ = banana()
     level = post.residual_over_noise(samplers.ReSample(steps=30)(post, 100))
     assert (level < 1.01).double().mean() > 0.9
-    with pytest.raises(OptionError, match="ReSample needs positive whole numbers of corrections"):
+    with pytest.raises(OptionError, match="gamma of ReSample must be a positive number, got 0.0"):
         samplers.ReSample(gamma=0.0)
     paper = samplers.ReSample.paper()
     assert (paper.steps, paper.gamma, paper.form) == (500, 40.0, "paper")

@@ -204,16 +204,16 @@ def test_mcg_as_published_runs_on_data_in_its_range():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: samplers.ScoreSDE(snr=0.0), "ScoreSDE needs corrector_steps >= 0 and snr > 0"),
-        (lambda: samplers.MedicalProjection(lam=1.5), "0 <= lam <= 1"),
+        (lambda: samplers.ScoreSDE(snr=0.0), "snr of ScoreSDE must be a positive number"),
+        (lambda: samplers.MedicalProjection(lam=1.5), "lam of MedicalProjection must be a number from 0 to 1"),
         (
             lambda: samplers.MedicalProjection(rule="ald"),
-            "unknown rule of MedicalProjection 'ald'; there are 'level' and",
+            "rule of MedicalProjection must be one of 'level', .* got 'ald'",
         ),
-        (lambda: samplers.ILVR(until=-1.0), "until >= 0"),
-        (lambda: samplers.RePaint(jump=10), "share of the steps"),
-        (lambda: samplers.RePaint(repeat=0), "whole number of repeats"),
-        (lambda: samplers.CCDF(sigma0=0.0), "sigma0 > 0"),
+        (lambda: samplers.ILVR(until=-1.0), "until of ILVR must be a number of at least 0"),
+        (lambda: samplers.RePaint(jump=10), "jump of RePaint must be a number from 0 to 1, both excluded"),
+        (lambda: samplers.RePaint(repeat=0), "repeat of RePaint must be a positive whole number"),
+        (lambda: samplers.CCDF(sigma0=0.0), "sigma0 of CCDF must be a positive number"),
         (lambda: samplers.DDNM(travel_length=0), "travel_length"),
     ],
 )

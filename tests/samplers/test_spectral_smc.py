@@ -272,7 +272,7 @@ def test_unfit_problems_and_options():
     for cls in (FPS, DDSMC):
         with pytest.raises(UnsupportedError, match="noiseless"):
             cls()(problem(0.0))
-    with pytest.raises(OptionError, match="eta in"):
+    with pytest.raises(OptionError, match="eta of DDSMC must be a number from 0 to 1"):
         DDSMC(eta=2.0)
     with pytest.raises(OptionError, match="target"):
         FPS(target="prior")

@@ -147,7 +147,7 @@ def test_the_spread_of_dflow_is_below_the_posterior():
 
 
 def test_dflow_options_and_cost():
-    with pytest.raises(OptionError, match="DFlow needs 0 <= blend < 1"):
+    with pytest.raises(OptionError, match="blend of DFlow must be a number from 0 to 1, 1 excluded"):
         samplers.DFlow(blend=1.0)
     post, cost = problem(correlated()), Cost()
     samplers.DFlow(steps=4, blend=0.0)(post, 2, cost=cost)
