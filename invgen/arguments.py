@@ -145,5 +145,7 @@ def mask(name: str, value: Any) -> Tensor:
 def _exchanged(name: str, arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
     """Another argument that would fit here, as this one would fit there."""
     value = arguments[name]
+    if isinstance(value, bool | int | float | None):  # a number out of range is no slip of the order
+        return None
     others = (o for o in arguments if o != name and o in hints and hints[o] != hints[name])
     return next((o for o in others if fits(value, hints[o]) and fits(arguments[o], hints[name])), None)

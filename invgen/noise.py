@@ -193,7 +193,7 @@ class Energy(Noise):
         return Energy(self.loss.to(*args, **kwargs), self.scale) if isinstance(self.loss, torch.nn.Module) else self
 
 
-NoiseLike = Noise | Annotated[Positive, "the standard deviation in units of y; for exact measurements use Noiseless()"]
+NoiseLike = Noise | Annotated[Positive, "for exact measurements use Noiseless()"]
 
 
 def as_noise(noise: NoiseLike) -> Noise:

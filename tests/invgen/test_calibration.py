@@ -281,7 +281,7 @@ def test_errors():
         ({"num_simulations": 5}, "at least 10 simulations"),
         ({"num_simulations": 0}, "positive whole number, got 0"),
         ({"num_samples": 3}, "at least 4 samples"),
-        ({"alpha": 1.5}, "alpha, the level of the test"),
+        ({"alpha": 1.5}, "alpha of calibrate must be a number from 0 to 1"),
     ]:
         with pytest.raises(OptionError, match=sentence):
             calibrate(Exact(), **options)
@@ -335,7 +335,7 @@ def test_command_line(run, tmp_path):
         (("-s", "DDRM", "-A", "Quantize(levels=4)"), "samplers that fit: "),
         (("-n", "-1"), "must be a positive number"),
         (("--prior-sampler", "DPS"), "by an unconditional sampler"),
-        (("--alpha", 2), "alpha, the level of the test"),
+        (("--alpha", 2), "alpha of calibrate must be a number from 0 to 1"),
         (("--size", "12x"), "cannot read the size"),
         (("--device", "quantum"), "cannot work on device"),
     ],

@@ -1,9 +1,11 @@
 """Each operator here breaks the contract in one way; the sentence that names it is the test."""
 
+import time
+
 import pytest
 import torch
 
-from invgen import check_operator
+from invgen import check_operator, operators
 from invgen.errors import CheckError
 from invgen.forward import LinearOperator, Operator, SVDOperator
 
@@ -90,7 +92,7 @@ def test_wrong_out_shape():
             super().__init__()
             self.out_shape = (2, 3)
 
-    breach(Broken(), r"forward gives \(3, 2, 2\) for a batch of 3, but out_shape says \(2, 3\)")
+    breach(Broken(), r"Broken gives shape \(3, 2, 2\) for a batch of 3, expected \(3, 2, 3\)")
 
 
 def good_adjoint(self, y):
@@ -171,3 +173,57 @@ def test_svd_operators(sentence):
 def test_all_breaches_are_listed_at_once():
     text = breach(broken(Good, prox=lambda self, x, y, var_x=1.0, var_y=1.0: x, norm=lambda self: 9.0), "prox")
     assert "norm() is 9" in text and text.startswith("Broken((2, 3) -> (2, 2)) breaks its contract")
+
+
+def test_a_black_box_passes_and_the_report_says_that_no_gradient_was_asked_for():
+    def simulator(x):  # README's
+        return torch.from_numpy(x.detach().double().numpy().clip(-1, 1) ** 3).to(x)
+
+    report = check_operator(operators.from_function(simulator, (8,), differentiable=False))
+    assert "differentiable" not in report.passed and "differentiable = False" in str(report)
+    with pytest.raises(CheckError, match="no gradient"):  # without that word it is a breach
+        check_operator(operators.from_function(simulator, (8,)))
+
+
+class Ramp(LinearOperator):
+    """A large operator of the user's: differences along the rows."""
+
+    wrong = 0.0
+
+    def forward(self, x):
+        return x[..., 1:] - x[..., :-1]
+
+    def adjoint(self, y):
+        y = (1 + self.wrong) * y
+        return torch.nn.functional.pad(y, (1, 0)) - torch.nn.functional.pad(y, (0, 1))
+
+
+@pytest.mark.slow
+def test_a_large_operator_is_compared_in_some_columns():
+    report = check_operator(Ramp((1, 64, 64)))
+    assert report.passed["adjoint (columns)"] < 1e-9 and "256 of 4096 columns" in str(report)
+    assert report.seconds < 20
+    A = Ramp((1, 64, 64))
+    A.wrong = 1e-3
+    with pytest.raises(CheckError, match="adjoint"):
+        check_operator(A)
+
+
+@pytest.mark.slow
+def test_a_slow_operator_is_checked_in_the_time_that_is_given():
+    class Slow(LinearOperator):
+        def forward(self, x):
+            time.sleep(0.005 * len(x))
+            return x.cumsum(-1)
+
+    report = check_operator(Slow((64,)), seconds=1.0)
+    assert report.seconds < 3 and "left out" in str(report) and "of 64 columns" in str(report)
+
+
+def test_complex_operators_are_compared_in_columns_too():
+    class Wide(LinearOperator):
+        def forward(self, x):
+            return torch.fft.fft(x)[..., :700]
+
+    report = check_operator(Wide((1100,), dtype=torch.complex64))
+    assert report.passed["adjoint (columns)"] < 1e-9

@@ -150,7 +150,10 @@ def test_poisson_errors(gain):
 
 @pytest.mark.parametrize("noise", [True, "0.1", None, [0.1]])
 def test_as_noise_errors(noise):
-    with pytest.raises(OptionError, match="noise must be a number"):
+    with pytest.raises(
+        OptionError,
+        match="noise must be an invgen Noise or a positive number, got .*; for exact measurements use Noiseless",
+    ):
         as_noise(noise)
 
 

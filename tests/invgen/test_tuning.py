@@ -95,7 +95,7 @@ def test_what_is_searched_by_default():
 
 
 def test_bad_input_is_one_sentence(monkeypatch):
-    with pytest.raises(OptionError, match="budget must be a positive whole number"):
+    with pytest.raises(OptionError, match="budget of tune must be a positive whole number"):
         tune(0)
     with pytest.raises(OptionError, match="unknown metric 'energie'"):
         tune(1, metric="energie")
