@@ -31,7 +31,7 @@ class Autoregressive(Prior):
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         levels: Tensor | Sequence[float],
         *,
         order: Tensor | Sequence[int] | None = None,

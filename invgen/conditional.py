@@ -41,7 +41,7 @@ class ConditionalDenoiser(Denoiser):
 class DenoiserOf(Denoiser):
     """A denoiser made of another, in the same units, by default over the same signals."""
 
-    def __init__(self, prior: Denoiser, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, prior: Denoiser, shape: int | Sequence[int] | None = None) -> None:
         super().__init__(
             prior.shape if shape is None else shape,
             sigma_min=prior.sigma_min,

@@ -80,7 +80,7 @@ class Denoiser(Prior):
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         *,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,

@@ -48,7 +48,7 @@ def parameters(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], 
 def build(
     make: Callable[..., Any],
     options: Mapping[str, Any],
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     helpers: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Any:
     """`make(**options)`, with `shape` as the shape of the signal where the constructor asks for one and none was given.
@@ -133,7 +133,7 @@ def _resolve(
     spec: str,
     base: type,
     known: Callable[[], Mapping[str, Any]],
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     helpers: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Any:
     module, name, options = parse(spec)
@@ -146,7 +146,7 @@ def _resolve(
     return made
 
 
-def operator(spec: str, shape: Sequence[int] | None = None) -> "Operator":
+def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
     """The operator of a spec, on signals of `shape` unless the spec gives another."""
     from invgen import operators
     from invgen.forward import Operator
@@ -188,7 +188,7 @@ def noise(spec: str) -> "Noise":
     return _resolve("noise", spec, laws.Noise, known)
 
 
-def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
+def prior(spec: str, shape: int | Sequence[int] | None = None) -> "Prior":
     """The prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with options.
 
     shape: (C, H, W) of the signals for a prior that can take several.

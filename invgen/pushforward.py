@@ -22,7 +22,7 @@ from invgen.random import Streams
 class StandardNormal(Denoiser):
     """N(0, I) over z of one shape, with its exact denoiser."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, shape: int | Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(shape, sigma_min=1e-3, sigma_max=100.0, value_range=(-3.0, 3.0), data_std=1.0)
         self.register_buffer("zero", torch.zeros((), dtype=dtype))  # carries device and precision
 
@@ -49,7 +49,7 @@ class Generator(Prior):
 
     network: bool = True  # whether forward is a network of its own, whose evaluations count
 
-    def __init__(self, shape: Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
+    def __init__(self, shape: int | Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
         super().__init__(shape, **kwargs)
         latent = check("the latent prior", latent, Annotated[Denoiser | tuple[int, ...], "give a Denoiser, or a shape"])
         self.latent = latent if isinstance(latent, Denoiser) else StandardNormal(latent)

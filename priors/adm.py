@@ -128,7 +128,7 @@ PUBLISHED = {
 
 def from_guided_diffusion(
     path: str | Path,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     model: str | None = None,
     num_head_channels: int | None = None,
@@ -175,7 +175,7 @@ def recognised(
     source: str | Path,
     published: dict[str, Published],
     model: str | None,
-    shape: Sequence[int] | None,
+    shape: int | Sequence[int] | None,
     *,
     num_head_channels: int | None = None,
     num_heads: int | None = None,

@@ -32,7 +32,7 @@ class CausalNetwork(Autoregressive):
     def __init__(
         self,
         net: Callable[..., Tensor],
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         levels: Tensor | Sequence[float],
         *,
         order: Tensor | Sequence[int] | None = None,
@@ -126,7 +126,7 @@ class CausalNetwork(Autoregressive):
 
 
 def from_autoregressive(
-    net: Callable[..., Tensor], shape: Sequence[int], levels: Tensor | Sequence[float], **options: Any
+    net: Callable[..., Tensor], shape: int | Sequence[int], levels: Tensor | Sequence[float], **options: Any
 ) -> CausalNetwork:
     """The prior of a causal network with finitely many levels a value: see `CausalNetwork`.
 

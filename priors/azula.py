@@ -27,7 +27,7 @@ class AzulaDenoiser(ConditionalDenoiser):
         facts: value_range, data_mean, data_std, and sigma_min, sigma_max if not the whole range of the schedule.
     """
 
-    def __init__(self, denoiser: nn.Module, shape: Sequence[int], *, label: str = "label", **facts: Any) -> None:
+    def __init__(self, denoiser: nn.Module, shape: int | Sequence[int], *, label: str = "label", **facts: Any) -> None:
         t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
         alpha, noise = denoiser.schedule(t)
         log_sigma, log_alpha = (noise / alpha).double().log(), alpha.double().log()
@@ -65,7 +65,7 @@ class AzulaDenoiser(ConditionalDenoiser):
         return out.to(x.dtype)
 
 
-def from_azula(denoiser: nn.Module, shape: Sequence[int], **options: Any) -> AzulaDenoiser:
+def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> AzulaDenoiser:
     """A denoiser of azula as a prior, in its own units: see `AzulaDenoiser`.
 
         denoiser = azula.plugins.adm.load_model("imagenet_256x256")

@@ -33,7 +33,7 @@ class DeepinvDenoiser(ConditionalDenoiser):
     def __init__(
         self,
         denoiser: nn.Module,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         *,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -70,7 +70,7 @@ class DeepinvDenoiser(ConditionalDenoiser):
         return out.to(x.dtype)
 
 
-def from_deepinv(denoiser: nn.Module, shape: Sequence[int], **options: Any) -> DeepinvDenoiser:
+def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> DeepinvDenoiser:
     """A denoiser of deepinv as a prior over images in [0, 1]: see `DeepinvDenoiser`; `rescaled` gives other units.
 
         prior = priors.from_deepinv(deepinv.models.DRUNet(), (3, 256, 256), sigma_max=0.2)

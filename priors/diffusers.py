@@ -49,7 +49,7 @@ class DiffusersDenoiser(NetworkDenoiser):
         self,
         net: nn.Module,
         scheduler: Any,
-        shape: Sequence[int] | None = None,
+        shape: int | Sequence[int] | None = None,
         *,
         null_label: int | None = None,
         mu: float | None = None,
@@ -137,7 +137,7 @@ def _negated(call: Call, net: nn.Module, x: Tensor, t: Tensor, condition: Any) -
     return -call(net, x, t, condition)
 
 
-def network_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+def network_shape(config: Any, shape: int | Sequence[int] | None) -> tuple[int, ...]:
     """The shape of one signal, (C, *sizes), checked against the network's channels."""
     channels = config.in_channels
     out = config.get("out_channels") or channels
@@ -171,7 +171,7 @@ def network_stride(config: Any) -> int:
 
 def from_diffusers(
     model: str | Path,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     scheduler: Any = None,
     subfolder: str | None = None,

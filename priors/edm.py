@@ -35,7 +35,7 @@ DEFAULTS = {
 
 def from_edm(
     source: str | Path | Callable[..., Tensor],
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     preconditioning: str | None = None,
     sigma_data: float | None = None,
@@ -85,7 +85,7 @@ def from_edm(
     return preconditioned(net, shape, name, numbers, stride=net.stride, **facts)
 
 
-def from_inverse_bench(path: str | Path, shape: Sequence[int] | None = None, **facts: Any) -> ConditionalDenoiser:
+def from_inverse_bench(path: str | Path, shape: int | Sequence[int] | None = None, **facts: Any) -> ConditionalDenoiser:
     """The prior in one of InverseBench's .pt files (Zheng et al., ICLR 2025), which hold a state dict "ema" and "net".
 
     Its SongUNet (black hole) is "vp", its DhariwalUNets (waveform inversion, scattering, Navier-Stokes, MRI) are "edm", its
@@ -105,7 +105,7 @@ def from_inverse_bench(path: str | Path, shape: Sequence[int] | None = None, **f
 
 
 def preconditioned(
-    net: nn.Module, shape: Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
+    net: nn.Module, shape: int | Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
 ) -> NetworkDenoiser:
     """A raw network net(x, t, labels) with one of the preconditionings of Karras et al., Table 1; numbers: see DEFAULTS.
 
@@ -167,7 +167,9 @@ class _Loaded(nn.Module):
         return self.net(z, sigma.float(), one_hot(condition, self.label_dim, z)).to(x.dtype)
 
 
-def _from_loaded(net: Callable[..., Tensor], shape: Sequence[int] | None, facts: dict[str, Any]) -> ConditionalDenoiser:
+def _from_loaded(
+    net: Callable[..., Tensor], shape: int | Sequence[int] | None, facts: dict[str, Any]
+) -> ConditionalDenoiser:
     if not callable(net):
         raise OptionError(f"from_edm takes a path or a network net(x, sigma, labels), got a {type(net).__name__}")
     if shape is None:

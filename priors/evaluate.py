@@ -76,7 +76,7 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
     return sets
 
 
-def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[int], count: int) -> Tensor:
+def held_out_views(recipe: str, folders: Sequence[Path | str], shape: int | Sequence[int], count: int) -> Tensor:
     """(count or fewer, *shape) signals as the prior was trained on, of what was held out: the same kind of random views.
 
     Pictures of digits and clothing are as they are, none of them twice.

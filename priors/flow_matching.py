@@ -40,7 +40,7 @@ class Trigonometric(Schedule):
 
 def from_flow_matching(
     path: str | Path,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     model: str | None = None,
     num_head_channels: int | None = None,

@@ -135,7 +135,7 @@ def recipe_for(folders: Sequence[Path | str], name: str = "own", size: int | Non
     return Recipe(name, (channels, side, side), widths, 2, fold, about["units"], data=kind, **facts)
 
 
-def read_folders(folders: Sequence[Path | str], kind: str, shape: Sequence[int]) -> Material:
+def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence[int]) -> Material:
     """Views of the files of one kind, split; warns of what was skipped, with the reason of each."""
     paths = find(folders)[kind]
     if not paths:

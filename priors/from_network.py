@@ -51,7 +51,7 @@ class NetworkDenoiser(ConditionalDenoiser):
     def __init__(
         self,
         net: nn.Module,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         prediction: str,
         schedule: Schedule,
         *,
@@ -139,7 +139,7 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
 
 def from_network(
     net: nn.Module,
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     *,
     prediction: str,
     schedule: Schedule,
@@ -170,7 +170,9 @@ class FunctionDenoiser(ConditionalDenoiser):
         facts: sigma_min, sigma_max, value_range, data_mean, data_std.
     """
 
-    def __init__(self, f: Callable[..., Tensor], shape: Sequence[int], *, per_sample: bool = False, **facts: Any) -> None:
+    def __init__(
+        self, f: Callable[..., Tensor], shape: int | Sequence[int], *, per_sample: bool = False, **facts: Any
+    ) -> None:
         super().__init__(shape, **facts)
         self.f, self.per_sample = f, per_sample
 
@@ -183,6 +185,6 @@ class FunctionDenoiser(ConditionalDenoiser):
         return x0
 
 
-def from_denoiser(f: Callable[..., Tensor], shape: Sequence[int], **options: Any) -> FunctionDenoiser:
+def from_denoiser(f: Callable[..., Tensor], shape: int | Sequence[int], **options: Any) -> FunctionDenoiser:
     """The prior of a denoiser f(x, sigma) in the units of its signals, a function or nn.Module: see `FunctionDenoiser`."""
     return FunctionDenoiser(f.eval() if isinstance(f, nn.Module) else f, shape, **options)

@@ -42,7 +42,7 @@ def evaluate(network: Network, x: Tensor, condition: Tensor | None = None) -> Te
     return out.to(x.dtype) if isinstance(out, Tensor) else out
 
 
-def output_shape(network: Callable[[Tensor], Tensor], latent: Denoiser, shape: Sequence[int] | None) -> torch.Size:
+def output_shape(network: Callable[[Tensor], Tensor], latent: Denoiser, shape: int | Sequence[int] | None) -> torch.Size:
     """The shape of one signal, from two codes; compared with `shape` where that is given.
 
     Raises:
@@ -89,7 +89,7 @@ class Decoder(Generator):
         self,
         g: Network,
         latent: int | Sequence[int] | Denoiser,
-        shape: Sequence[int] | None = None,
+        shape: int | Sequence[int] | None = None,
         *,
         sphere: bool = False,
         condition: Tensor | int | None = None,
@@ -163,7 +163,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
 
 
 def from_generator(
-    g: Network, latent_shape: int | Sequence[int] | Denoiser, shape: Sequence[int] | None = None, **options: Any
+    g: Network, latent_shape: int | Sequence[int] | Denoiser, shape: int | Sequence[int] | None = None, **options: Any
 ) -> Decoder:
     """The prior x = g(z), z ~ N(0, I), of a GAN's generator or any other network: see `Decoder`.
 
@@ -181,7 +181,7 @@ def from_vae(
     encoder: Network | None = None,
     *,
     latent_shape: int | Sequence[int] | Denoiser,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Decoder:
     """The prior of a variational autoencoder, x = decoder(z), z ~ N(0, I): see `VAE`, and `Decoder` without an encoder.

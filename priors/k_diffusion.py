@@ -27,7 +27,7 @@ from invgen.priors.schedules import Schedule
 
 def from_k_diffusion(
     path: str | Path,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     config: str | Path | Mapping[str, Any] | None = None,
     key: str | None = None,

@@ -29,7 +29,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
+def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> Any:
     """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
 
     A denoiser, one that knows classes (`load("digits").condition(3)`), or what else the file holds: a VAE or a GAN (a

@@ -145,7 +145,7 @@ class EDMDenoiser(Denoiser):
     [sigma_min, sigma_max], which training did not see, get the embedding of the nearest one that it saw.
     """
 
-    def __init__(self, net: UNet, shape: Sequence[int], **facts: Any) -> None:
+    def __init__(self, net: UNet, shape: int | Sequence[int], **facts: Any) -> None:
         """facts: sigma_min, sigma_max, value_range, data_mean, data_std, as for every `Denoiser`."""
         super().__init__(shape, **facts)
         self.net = net

@@ -36,7 +36,7 @@ class NormalisingFlow(Generator):
 class Standardised(NormalisingFlow):
     """A flow whose base is normal or uniform, its codes made standard normal: u = loc + scale z or loc + scale Phi(z)."""
 
-    def __init__(self, network: nn.Module, size: int, shape: Sequence[int], base: "Base", **facts: Any) -> None:
+    def __init__(self, network: nn.Module, size: int, shape: int | Sequence[int], base: "Base", **facts: Any) -> None:
         super().__init__(shape, standard_codes(size, network), **facts)
         self.flow, self.uniform = network, base.uniform
         self.register_buffer("loc", base.loc)
@@ -71,7 +71,7 @@ class ZukoFlow(Standardised):
     """
 
     def __init__(
-        self, flow: nn.Module, shape: Sequence[int] | None = None, *, condition: Tensor | None = None, **facts: Any
+        self, flow: nn.Module, shape: int | Sequence[int] | None = None, *, condition: Tensor | None = None, **facts: Any
     ) -> None:
         law = flow() if condition is None else flow(condition)
         event = law.event_shape
@@ -114,7 +114,12 @@ class InvertibleNetwork(Standardised):
     """
 
     def __init__(
-        self, flow: nn.Module, shape: Sequence[int] | None = None, *, condition: Tensor | int | None = None, **facts: Any
+        self,
+        flow: nn.Module,
+        shape: int | Sequence[int] | None = None,
+        *,
+        condition: Tensor | int | None = None,
+        **facts: Any,
     ) -> None:
         waiting = [m for m in flow.modules() if not bool(getattr(m, "data_dep_init_done", torch.ones(())))]
         if waiting:
@@ -263,7 +268,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
     return {"value_range": prior.value_range, "data_mean": prior.data_mean, "data_std": prior.data_std}
 
 
-def from_flow(flow: nn.Module, shape: Sequence[int] | None = None, **options: Any) -> NormalisingFlow:
+def from_flow(flow: nn.Module, shape: int | Sequence[int] | None = None, **options: Any) -> NormalisingFlow:
     """The prior of a normalising flow, with exact `log_prob`, `sample` and `encode`: see `ZukoFlow`, `InvertibleNetwork`.
 
         prior = priors.from_flow(zuko.flows.NSF(features=64), (1, 8, 8))

@@ -35,7 +35,7 @@ LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or
 
 def from_pipeline(
     model: Any,
-    shape: Sequence[int] | None = None,
+    shape: int | Sequence[int] | None = None,
     *,
     scheduler: Any = None,
     empty: TextEmbedding | Tensor | None = None,
@@ -177,7 +177,7 @@ def _prompts(kind: str, source: Any, parts: Mapping[str, Any], files: Mapping[st
     return Prompts(kind, source, loaded, **{k: v for k, v in files.items() if v is not None})
 
 
-def _latent_size(shape: Sequence[int] | None, network: nn.Module, autoencoder: Autoencoder) -> tuple[int, int]:
+def _latent_size(shape: int | Sequence[int] | None, network: nn.Module, autoencoder: Autoencoder) -> tuple[int, int]:
     """Height and width of the codes of images of a shape."""
     stride, channels = autoencoder.stride, autoencoder.network.config["in_channels"]
     if shape is None:

@@ -51,7 +51,7 @@ class SubVP(Schedule):
 
 def from_score_sde(
     path: str | Path,
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     *,
     sde: str,
     continuous: bool | None = None,

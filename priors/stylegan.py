@@ -58,7 +58,7 @@ class StyleGAN(Generator):
         noise: Literal["fixed", "latent"] = "fixed",
         fit_samples: int = 10_000,
         seed: int = 0,
-        shape: Sequence[int] | None = None,
+        shape: int | Sequence[int] | None = None,
         **facts: Any,
     ) -> None:
         if space not in ("z", "w", "w+") or covariance not in ("diagonal", "full") or noise not in ("fixed", "latent"):

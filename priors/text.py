@@ -167,7 +167,7 @@ class TextDenoiser(NetworkDenoiser):
     def __init__(
         self,
         net: nn.Module,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         prediction: str,
         schedule: Schedule,
         *,

@@ -28,7 +28,7 @@ class _Windowed(DenoiserOf):
 
     start = Denoiser.start  # the prior's own is for one window
 
-    def __init__(self, prior: Denoiser, shape: Sequence[int], max_batch: int | None) -> None:
+    def __init__(self, prior: Denoiser, shape: int | Sequence[int], max_batch: int | None) -> None:
         super().__init__(prior, shape)
         if max_batch is not None and max_batch < 1:
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
@@ -64,7 +64,7 @@ class Tiled(_Windowed):
     def __init__(
         self,
         prior: Denoiser,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         *,
         overlap: float = 0.25,
         margin: int = 0,
@@ -105,7 +105,7 @@ class PatchAveraged(_Windowed):
     """
 
     def __init__(
-        self, prior: Denoiser, shape: Sequence[int], *, offsets: int = 1, seed: int = 0, max_batch: int | None = 16
+        self, prior: Denoiser, shape: int | Sequence[int], *, offsets: int = 1, seed: int = 0, max_batch: int | None = 16
     ) -> None:
         super().__init__(prior, shape, max_batch)
         _check_sizes(prior, self.shape)

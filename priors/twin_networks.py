@@ -16,7 +16,7 @@ SIDE = 32
 LEVELS = (-1.0, -1 / 3, 1 / 3, 1.0)  # of the PixelCNN
 
 
-def _normal(shape: Sequence[int], generator: Generator, like: Tensor) -> Tensor:
+def _normal(shape: int | Sequence[int], generator: Generator, like: Tensor) -> Tensor:
     return torch.randn(shape, generator=generator).to(like)
 
 

@@ -87,7 +87,7 @@ def test_the_name_of_a_cell_follows_from_what_determines_it(here):
         ("PiGDM(steps=3)", "PiGDMM", 12, "samplers[0]: unknown sampler 'PiGDMM'; did you mean 'PiGDM'?"),
         ("keep: [0.3, 0.5]", "keep: 0.3", 10, "problems[1].grid.keep: expected a list of values"),
         ("noise: 1e-1", "noise: []", 9, "problems[1].noise: the list is empty; expected one entry or more"),
-        ("noise: 1e-1", "noise: -1", 9, "problems[1].noise: the noise level must be a positive number"),
+        ("noise: 1e-1", "noise: -1", 9, "problems[1].noise: sigma of Gaussian must be a positive number"),
         ("seeds: 2", "seeds: [0, x]", 14, "seeds[1]: expected a whole number of 0 or more, got 'x'"),
         ("crps", "crsp", 16, "metrics[1]: unknown metric 'crsp'; did you mean 'crps'?"),
         ("psnr, crps", "psnr, ssim", 16, "metrics: ssim cannot be computed"),

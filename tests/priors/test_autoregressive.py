@@ -204,7 +204,7 @@ def test_other_samplers_and_problems_are_refused():
         samplers.AutoregressiveSMC()(Posterior(priors.GaussianPrior((3,)), Mask((3,), torch.ones(3)), 0.1, torch.zeros(3)))
     with pytest.raises(UnsupportedError, match="linear operator and Gaussian noise"):
         samplers.AutoregressiveSMC(lookahead="gaussian")(problem("square"))
-    with pytest.raises(OptionError, match="unknown lookahead"):
+    with pytest.raises(OptionError, match="lookahead of AutoregressiveSMC must be one of"):
         samplers.AutoregressiveSMC(lookahead="psychic")
     with pytest.raises(OptionError, match="different finite numbers"):
         Autoregressive((2,), [1.0, 1.0])
@@ -305,5 +305,5 @@ def test_conditions_and_bad_networks():
         priors.from_autoregressive(GPT(3, 6), (1, 2, 3), LEVELS)  # a network of the next token, without start=
     with pytest.raises(ShapeError, match=r"expected logits of shape \(4, 3, 1, 2, 3\) for 3 levels"):
         priors.from_autoregressive(PixelCNN(4), (1, 2, 3), LEVELS, layout="image")
-    with pytest.raises(OptionError, match="layout is 'tokens'"):
+    with pytest.raises(OptionError, match="layout of CausalNetwork must be one of 'tokens', 'image'"):
         priors.from_autoregressive(PixelCNN(3), (1, 2, 3), LEVELS, layout="pixels")

@@ -299,7 +299,7 @@ def test_networks_that_do_not_fit_are_named(gan):
         priors.from_vae(nn.Linear(3, 6), nn.Linear(6, 4), latent_shape=3)
     with pytest.raises(OptionError, match="the encoder gives a dict"):
         priors.from_vae(nn.Linear(3, 6), lambda x: {"z": x}, latent_shape=3)
-    with pytest.raises(OptionError, match="space is 'z', 'w' or 'w\\+'"):
+    with pytest.raises(OptionError, match="space of StyleGAN must be one of 'z', 'w'"):
         priors.from_stylegan(Mapping(), Synthesis(), 6, space="v")
     with pytest.raises(OptionError, match="at least 2 samples"):
         priors.from_stylegan(Mapping(), Synthesis(), 6, fit_samples=1)
