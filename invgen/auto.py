@@ -1,5 +1,6 @@
 """Which sampler to take: what a problem has, against what docs/samplers.md has measured."""
 
+from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
 from invgen.noise import Energy, Gaussian
@@ -27,6 +28,15 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
     exact = gaussian and not hasattr(noise.sigma, "shape") and noise.sigma == 0
     values = A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1)
     through = " through its decoder" if isinstance(prior, Generator) else ""
+
+    if isinstance(prior, Denoiser) and prior.one_level:
+        if linear and gaussian:
+            return samplers.PnPADMM(), (
+                "the denoiser knows one noise level: plug-and-play finds one image, without an uncertainty"
+            )
+        return samplers.ULA(warm=0, steps=1000), (
+            "the denoiser knows one noise level: a Langevin chain with its score, which takes many steps"
+        )
 
     count = f"{values} measured value{'' if values == 1 else 's'}"
 

@@ -336,6 +336,10 @@ def _check(sampler: Sampler, num_samples: int, alpha: float) -> None:
             f"calibration ranks truths among independent samples, and {type(sampler).__name__} with draws={sampler.draws} "
             "takes several from one chain; set draws=1"
         )
+    if sampler.point:
+        raise OptionError(
+            f"calibration asks whether samples spread as the posterior does, and {type(sampler).__name__} finds one point"
+        )
     if not isinstance(num_samples, int) or num_samples < 4:
         raise OptionError(f"calibrate needs at least 4 samples of each simulation, got num_samples={num_samples!r}")
     if not (isinstance(alpha, float) and 0 < alpha < 1):

@@ -74,7 +74,8 @@ class Denoiser(Prior):
     """A diffusion prior, known by its denoiser. A subclass writes `forward(x, sigma)`.
 
     Attributes:
-        sigma_min, sigma_max: the noise levels between which the denoiser is to be trusted, in units of x.
+        sigma_min, sigma_max: the noise levels between which the denoiser is to be trusted, in units of x; equal for one
+            that knows a single level, see `one_level`.
         mmse: pairs (sigma, mean squared error of D per value), if they have been measured; see `measure_mmse`.
     """
 
@@ -91,8 +92,18 @@ class Denoiser(Prior):
         super().__init__(shape, value_range=value_range, data_mean=data_mean, data_std=data_std)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.mmse: tuple[tuple[float, float], ...] = ()
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise OptionError(f"noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}")
+        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
+            raise OptionError(f"noise levels must satisfy 0 < sigma_min <= sigma_max, got {sigma_min!r} and {sigma_max!r}")
+
+    @property
+    def one_level(self) -> bool:
+        """Whether the denoiser knows a single noise level, as most small published ones do."""
+        return self.sigma_min == self.sigma_max
+
+    def require_levels(self, what: str) -> None:
+        """Raises UnsupportedError, "{what} needs a denoiser of many noise levels", where there is a single one."""
+        if self.one_level:
+            raise UnsupportedError(f"{what} {needs_levels(self)}")
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per sample, (B,)."""
@@ -127,6 +138,8 @@ class Denoiser(Prior):
         """
         if not self.mmse:
             return sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)
+        if len(self.mmse) == 1:  # of one level
+            return self.mmse[0][1] * min(1.0, sigma / self.mmse[0][0]) ** 2
         levels = torch.tensor([s for s, _ in self.mmse], dtype=torch.float64).log()
         errors = torch.tensor([e for _, e in self.mmse], dtype=torch.float64).log()
         if sigma < self.mmse[0][0]:
@@ -135,7 +148,9 @@ class Denoiser(Prior):
 
     def measure_mmse(self, x0: Tensor, levels: Sequence[float] | None = None, seed: int = 0) -> "Denoiser":
         """Measures the table `mmse` on clean signals x0, (B, *shape), at `levels` (12 over the range), and returns self."""
-        if levels is None:
+        if levels is None and self.one_level:
+            levels = [self.sigma_min]
+        elif levels is None:
             levels = torch.logspace(
                 math.log10(self.sigma_min), math.log10(self.sigma_max), 12, dtype=torch.float64
             ).tolist()
@@ -153,6 +168,11 @@ class Denoiser(Prior):
     def rescaled(self, scale: float, shift: float = 0.0) -> "Rescaled":
         """The same prior for scale * x + shift: other units, noise levels rescaled with them."""
         return Rescaled(self, scale, shift)
+
+
+def needs_levels(prior: Denoiser) -> str:
+    """The end of a sentence: what a sampler of many levels misses in a denoiser of one."""
+    return f"needs a denoiser of many noise levels, and this one knows {prior.sigma_min:.4g} alone"
 
 
 def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma:

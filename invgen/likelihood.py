@@ -80,6 +80,7 @@ def log_prob(
         raise UnsupportedError(
             f"{type(prior).__name__} is no Denoiser and has no log_prob: its density is not known; a normalising flow's is"
         )
+    prior.require_levels("log_prob by the probability-flow ODE")
     solve = _runge_kutta(steps) if method in ("auto", "rk4") else _adaptive(method, rtol, atol)
     if trace == "auto":
         trace = "exact" if prior.shape.numel() <= EXACT else "rademacher"

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, Prior
+from invgen.diffusion import Denoiser, Prior, needs_levels
 from invgen.forward import LinearOperator, per_sample
 from invgen.hints import Count
 from invgen.linalg import dot, norm
@@ -194,6 +194,8 @@ class LatentChain(Sampler):
         return replace(post, prior=Flow(post.prior, self.ode_steps, self.schedule, method="midpoint"))
 
     def refuses(self, post: Posterior) -> str | None:
+        if isinstance(post.prior, Denoiser) and post.prior.one_level:
+            return needs_levels(post.prior)
         post = self.lifted(post)
         why = super().refuses(post)
         if why is None and not isinstance(post.prior.latent, StandardNormal):

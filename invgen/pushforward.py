@@ -158,6 +158,7 @@ class Flow(Generator):
     ) -> None:
         if method not in ("euler", "heun", "midpoint"):
             raise OptionError(f"unknown method {method!r} of the flow; there are 'euler', 'heun' and 'midpoint'")
+        prior.require_levels("the probability-flow ODE")
         super().__init__(
             prior.shape,
             StandardNormal(prior.shape, prior.dtype).to(prior.device),

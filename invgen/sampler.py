@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from invgen.arguments import bind, checked, checked_class
 from invgen.cost import Cost, counted
-from invgen.diffusion import Denoiser, Prior, noise_levels
+from invgen.diffusion import Denoiser, Prior, needs_levels, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.forward import Operator, has_gradient, has_svd
 from invgen.hints import Count, Seed, check, hints_of
@@ -33,10 +34,12 @@ class Sampler:
 
     Class attributes say what the algorithm asks of a problem: `prior`, `A`, `noise` (types), `noiseless` (whether exact
     measurements are allowed), `svd` (whether the operator must have a singular value decomposition) and `gradient` (whether
-    the operator must be differentiable), `one_level` (whether the noise must have the same level everywhere). They are
-    checked before the first step. Others describe it: `family`, `backprop` (whether it differentiates the network) and
-    `exact`, in which limit its samples have the exact law, "" if in none. Options are held against their annotations here:
-    Literal[...], or a number in a range, `Count`, `Share`, `Annotated[float, Range(0, 1, above=True)]` (invgen.hints).
+    the operator must be differentiable), `one_level` (whether the noise must have the same level everywhere), `many_levels`
+    (whether a denoiser of a single level is not enough). They are checked before the first step. Others describe it:
+    `family`, `backprop` (whether it differentiates the network), `exact`, in which limit its samples have the exact law, ""
+    if in none, and `point`, whether it draws nothing: all its samples are one point. Options are held against their
+    annotations here: Literal[...], or a number in a range, `Count`, `Share`, `Annotated[float, Range(0, 1, above=True)]`
+    (invgen.hints).
 
     A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
     Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.
@@ -52,6 +55,8 @@ class Sampler:
     svd: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
     one_level: ClassVar[bool] = False
+    many_levels: ClassVar[bool] = True
+    point: ClassVar[bool] = False
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = False
     exact: ClassVar[str] = ""
@@ -96,6 +101,8 @@ class Sampler:
             return self.refuses(post.latent())
         if not isinstance(post.prior, self.prior):
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
+        if self.many_levels and isinstance(post.prior, Denoiser) and post.prior.one_level:
+            return needs_levels(post.prior)
         if self.gradient and not has_gradient(post.A):
             return f"needs the gradient of the operator, and {type(post.A).__name__} is not differentiable"
         if not isinstance(post.A, self.A):
@@ -142,6 +149,12 @@ class Sampler:
         why = self.refuses(post)
         if why:
             raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {_fitting(post)}")
+        if self.point and num_samples > 1:
+            warnings.warn(
+                f"{type(self).__name__} finds one point: its {num_samples} samples are equal, and their spread of zero is "
+                "no uncertainty; ask for one sample, or take a sampler that draws",
+                stacklevel=2,
+            )
         seed = _seeds(seed, math.prod(post.batch))
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)

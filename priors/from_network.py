@@ -1,4 +1,4 @@
-"""Priors from any network: epsilon, v, sample, score, velocity or EDM ones with a schedule, and denoisers f(x, sigma)."""
+"""Priors from any network: epsilon, v, sample, score, velocity or EDM ones with a schedule, and functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -162,29 +162,71 @@ def from_network(
 
 
 class FunctionDenoiser(ConditionalDenoiser):
-    """f(x, sigma), or f(x, sigma, condition) under a condition, as a prior: f is the denoiser E[x_0 | x_0 + sigma eps = x].
+    """A denoiser E[x_0 | x_0 + sigma eps = x] that is a function, as a prior.
+
+    f(x, sigma), f(x) for one that knows a single level or finds the level itself; with the condition last under one.
 
     Args:
         f: a function or nn.Module; gets sigma as it comes, a number or one per sample, (B,).
         per_sample: always give f a tensor (B,), which most networks expect.
+        level: the one noise level that f(x) was made for, in units of x. Samplers that need many levels refuse it.
+        blind: f(x) is not told the level; `sigma_min` and `sigma_max` say between which levels it was trained.
         facts: sigma_min, sigma_max, value_range, data_mean, data_std.
+
+    Raises:
+        OptionError: level, blind and the levels contradict each other; or the denoiser is called at another level than
+            its only one.
     """
 
     def __init__(
-        self, f: Callable[..., Tensor], shape: int | Sequence[int], *, per_sample: bool = False, **facts: Any
+        self,
+        f: Callable[..., Tensor],
+        shape: int | Sequence[int],
+        *,
+        per_sample: bool = False,
+        level: float | None = None,
+        blind: bool = False,
+        **facts: Any,
     ) -> None:
+        if level is not None:
+            if blind or per_sample or "sigma_min" in facts or "sigma_max" in facts:
+                raise OptionError(
+                    "a denoiser of one level= is told no other and takes x alone; give level=, or sigma_min= and sigma_max="
+                )
+            facts = {"sigma_min": level, "sigma_max": level, **facts}
+        elif blind and (per_sample or not {"sigma_min", "sigma_max"} <= set(facts)):
+            raise OptionError(
+                "a blind denoiser takes x alone: give sigma_min= and sigma_max=, the noise levels it was trained for, and "
+                "not per_sample"
+            )
         super().__init__(shape, **facts)
-        self.f, self.per_sample = f, per_sample
+        self.f, self.per_sample, self.told = f, per_sample, level is None and not blind
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
+        if self.one_level:
+            self._require_its_level(sigma)
         if self.per_sample:
             sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        x0 = self.f(x, sigma) if condition is None else self.f(x, sigma, condition)
+        args = (x, sigma) if self.told else (x,)
+        x0 = self.f(*args) if condition is None else self.f(*args, condition)
         if x0.shape != x.shape:
             raise ShapeError(f"the denoiser turned {tuple(x.shape)} into {tuple(x0.shape)}; expected the same shape")
         return x0
 
+    def _require_its_level(self, sigma: Sigma) -> None:
+        level = torch.as_tensor(sigma)
+        if ((level / self.sigma_min - 1).abs() > 0.01).any():
+            raise OptionError(
+                f"this denoiser knows the noise level {self.sigma_min:.4g} alone and was asked for {level.max():.4g}: take "
+                "a sampler of one level (PnPADMM, RED), or a denoiser of many levels"
+            )
+
 
 def from_denoiser(f: Callable[..., Tensor], shape: int | Sequence[int], **options: Any) -> FunctionDenoiser:
-    """The prior of a denoiser f(x, sigma) in the units of its signals, a function or nn.Module: see `FunctionDenoiser`."""
+    """The prior of a denoiser in the units of its signals, a function or nn.Module: see `FunctionDenoiser`.
+
+    priors.from_denoiser(drunet, (3, 256, 256), sigma_min=0.01, sigma_max=0.2)              # f(x, sigma)
+    priors.from_denoiser(dncnn, (1, 180, 180), level=25 / 255, value_range=(0, 1))          # f(x), of one level
+    priors.from_denoiser(dncnn_b, (1, 180, 180), blind=True, sigma_min=0.01, sigma_max=0.2)  # f(x), of any of these
+    """
     return FunctionDenoiser(f.eval() if isinstance(f, nn.Module) else f, shape, **options)

@@ -17,6 +17,7 @@ from invgen.samplers.dflow import DFlow
 from invgen.samplers.diffpir import DiffPIR
 from invgen.samplers.dmplug import DMPlug
 from invgen.samplers.dpg import DPG
+from invgen.samplers.dpir import DPIR
 from invgen.samplers.dpmsolver import DPMSolver
 from invgen.samplers.dps import DPS
 from invgen.samplers.eki import EKI
@@ -38,10 +39,12 @@ from invgen.samplers.mpgd import MPGD
 from invgen.samplers.otode import OTODE
 from invgen.samplers.pcn import PCN
 from invgen.samplers.pigdm import PiGDM
+from invgen.samplers.pnpadmm import PnPADMM
 from invgen.samplers.pnpdm import PnPDM
 from invgen.samplers.pnpflow import PnPFlow
 from invgen.samplers.psld import PSLD
 from invgen.samplers.pulse import PULSE
+from invgen.samplers.red import RED
 from invgen.samplers.reddiff import REDdiff
 from invgen.samplers.repaint import RePaint
 from invgen.samplers.resample import ReSample
@@ -77,6 +80,7 @@ __all__ = [
     "DDS",
     "DDSMC",
     "DPG",
+    "DPIR",
     "DPMSolver",
     "DPS",
     "EKI",
@@ -110,8 +114,10 @@ __all__ = [
     "MCGDiff",
     "MedicalProjection",
     "PiGDM",
+    "PnPADMM",
     "PnPDM",
     "PnPFlow",
+    "RED",
     "REDdiff",
     "RePaint",
     "ReSample",

@@ -16,7 +16,9 @@ from invgen.posterior import Posterior
 from invgen.random import Streams
 from invgen.sampler import Sampler
 
-_TASKS = {"deblurring": (100, 0.1), "inpainting": (20, 1.0)}  # (steps, zeta)
+# (steps, lambda, zeta). The released scripts divide a noise level of images in [0, 1] by levels of images in [-1, 1], which
+# makes their lambda four times the one of a single unit: 7 for deblurring, 1 for inpainting there
+_TASKS = {"deblurring": (100, 7 / 4, 0.3), "inpainting": (20, 1 / 4, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,17 @@ class DiffPIR(Sampler):
     """Half-quadratic splitting along the diffusion: denoise, solve the data problem, put noise back. No gradient of the
     network.
 
-    Linear operators, Gaussian noise; noise level and prior in the same units (the released code mixes [0, 1] and [-1, 1]).
+    Linear operators, Gaussian noise or none, noise level and prior in the same units. The defaults are between the released
+    settings: lambda for deblurring in one unit (7 / 4, where the scripts' 7 mixes two), and a share of fresh noise between
+    those of deblurring and inpainting, with which few steps from a low first level forget their start.
 
     Args:
-        lam: weight of the prior, the paper's lambda (1 to 8).
-        zeta: share of the noise that is fresh (0.1 deblurring, 0.3 to 1 elsewhere).
+        lam: weight of the prior, the paper's lambda.
+        zeta: share of the noise that is fresh (0.3 deblurring, 1 inpainting).
     """
 
-    lam: Positive = 7.0
-    zeta: Share = 0.3
+    lam: Positive = 1.75
+    zeta: Share = 0.5
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
@@ -41,9 +45,9 @@ class DiffPIR(Sampler):
 
     @classmethod
     def paper(cls, task: str = "deblurring") -> "DiffPIR":
-        """The released scripts' settings of a task: lambda = 1, on DDPM's schedule, for data in [-1, 1]."""
-        steps, zeta = published("DiffPIR", _TASKS, task)
-        return cls(steps=steps, schedule="vp", lam=1.0, zeta=zeta)
+        """The released scripts' settings of a task, on DDPM's schedule, for data in [-1, 1]."""
+        steps, lam, zeta = published("DiffPIR", _TASKS, task)
+        return cls(steps=steps, schedule="vp", lam=lam, zeta=zeta)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):

@@ -30,10 +30,11 @@ class ULA(Sampler):
 
     Args:
         steps: Langevin steps, a network evaluation each.
-        sigma: noise level of the score, in units of the prior's data_std (never below the prior's sigma_min).
+        sigma: noise level of the score, in units of the prior's data_std (within the prior's levels).
         step: h = step / (|A|^2 / sigma_y^2 + 1 / sigma^2), the inverse of a bound on the curvature; stable below 2. Where
             the operator is not linear or the noise not Gaussian, the curvature is the largest met in the first half.
-        warm: levels of DAPS, a network evaluation each, that the start comes from; 0: a Gaussian of the prior's moments.
+        warm: levels of DAPS, a network evaluation each, that the start comes from; 0: a Gaussian of the prior's moments,
+            with which a denoiser of one level is enough.
     """
 
     steps: Count = 200
@@ -41,12 +42,18 @@ class ULA(Sampler):
     step: Positive = 0.25
     warm: Index = 20
 
+    many_levels: ClassVar[bool] = False
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as sigma and step fall and steps grow"
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
-        sigma = max(self.sigma * prior.data_std, prior.sigma_min)
+        sigma = min(max(self.sigma * prior.data_std, prior.sigma_min), prior.sigma_max)
         return self.steps * [(sigma, sigma)]
+
+    def refuses(self, post: Posterior) -> str | None:
+        if self.warm and getattr(post.prior, "one_level", False):
+            return "with warm > 0 needs a denoiser of many noise levels; with warm=0 it takes this one"
+        return super().refuses(post)
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         if not self.warm:

@@ -298,7 +298,7 @@ def test_biases_stand_in_numbers():
         "MMPS": 0.061,
         "PiGDM": 0.086,
         "TMPD": 0.275,
-        "DiffPIR": 0.232,
+        "DiffPIR": 0.113,
         "DDS": 0.504,
         "DDRM": 0.288,
         "DAPS": 0.144,

@@ -1,0 +1,46 @@
+"""What plug-and-play methods share: a denoiser in place of the proximal step of a prior, at one level or a few."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invgen.diffusion import Denoiser
+from invgen.forward import LinearOperator
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+
+USUAL = 0.05  # the level taken for a denoiser of many, as a share of the value range: about 13 of 255 grey levels
+
+
+@dataclass(frozen=True)
+class PlugAndPlay(Sampler):
+    """The base: one point instead of samples, from the same first image for every seed."""
+
+    A: ClassVar[type] = LinearOperator
+    noise: ClassVar[type] = Gaussian
+    noiseless: ClassVar[bool] = True
+    many_levels: ClassVar[bool] = False
+    point: ClassVar[bool] = True
+    family: ClassVar[str] = "variational"
+
+    def level(self, prior: Denoiser) -> float:
+        """The level of the denoiser in units of the signal: its own if it has one alone, else `sigma` within its range."""
+        if prior.one_level and self.sigma is None:
+            return prior.sigma_min
+        low, high = prior.value_range
+        sigma = (USUAL if self.sigma is None else self.sigma) * (high - low)
+        return sigma if prior.one_level else min(max(sigma, prior.sigma_min), prior.sigma_max)
+
+    def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
+        level = self.level(prior)
+        return self.steps * [(level, level)]
+
+    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+        """The first image: the most likely one for values N(data_mean, data_std^2) that do not depend on each other."""
+        prior = post.prior
+        x = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
+        return post.A.prox(x, post.y, prior.data_std**2, post.noise.var)
