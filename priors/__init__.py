@@ -7,6 +7,7 @@ from invgen.priors.check import PriorReport, PriorWarning, check_prior
 from invgen.priors.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
 from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
 from invgen.priors.edm import from_edm, from_inverse_bench
+from invgen.priors.entries import Weights, read_weights
 from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.flow_matching import from_flow_matching
 from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
@@ -46,6 +47,7 @@ __all__ = [
     "StyleGAN",
     "TextEmbedding",
     "Tiled",
+    "Weights",
     "cast",
     "check_prior",
     "from_autoregressive",
@@ -67,6 +69,7 @@ __all__ = [
     "from_vae",
     "load",
     "names",
+    "read_weights",
     "to_azula",
     "to_deepinv",
 ]

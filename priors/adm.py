@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError, WeightsError
-from invgen.priors import pickles
+from invgen.priors import entries, pickles
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
 
-ENTRIES = ("ema", "ema_model", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model", "net", "net_model")
+MARKS = ("input_blocks.", "output_blocks.", "out.")  # how the names of its tensors begin
 RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -137,6 +137,7 @@ def from_guided_diffusion(
     prediction: str = "epsilon",
     schedule: Schedule | None = None,
     key: str | None = None,
+    ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
     """The prior in a .pt file (or safetensors) of guided-diffusion: OpenAI's ADM, DPS's FFHQ and ImageNet, and their kin.
@@ -145,7 +146,7 @@ def from_guided_diffusion(
     class-conditional one is used through `prior.condition(label)`.
 
     Args:
-        path: the state dict, or a checkpoint that has it as an entry.
+        path: the state dict, or a checkpoint that has it, whatever the entry and the prefix (`priors.read_weights`).
         shape: (C, H, W); known for a published model.
         model: the name of a published one: "ffhq256" (DPS's ffhq_10m.pt), "imagenet256", "imagenet256_class",
             "imagenet512_class", "imagenet128_class", "imagenet64_class". By default recognised by the shapes of its
@@ -155,19 +156,21 @@ def from_guided_diffusion(
         prediction: "epsilon", or "sample" for a network trained with `predict_xstart`.
         schedule: by default `Schedule.linear()`, for "imagenet64_class" `Schedule.cosine()`.
         key: the entry of the checkpoint that holds the network.
+        ema: take the averaged weights if the checkpoint has them; `prior.weights` says which were taken.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max.
 
     Raises:
-        WeightsError: the file is damaged, not safe to open, or not such a network.
+        WeightsError: the file is damaged, not safe to open, not such a network, or holds several.
         OptionError: the network is not a published one and an option is missing.
         UnsupportedError: a network whose output does not match its input.
     """
-    tensors = pickles.state_dict(path, ENTRIES, key)
+    tensors = entries.state_dict(path, [MARKS], key, ema)
     heads = {"num_head_channels": num_head_channels, "num_heads": num_heads, "new_attention_order": new_attention_order}
     net, shape, known = recognised(tensors, path, PUBLISHED, model, shape, **heads)
     if schedule is None:
         schedule = Schedule.cosine() if known is not None and known.cosine else Schedule.linear()
-    return NetworkDenoiser(net, shape, prediction, schedule, call=call_with_label, stride=stride(net), **facts)
+    prior = NetworkDenoiser(net, shape, prediction, schedule, call=call_with_label, stride=stride(net), **facts)
+    return tensors.of(prior)
 
 
 def recognised(

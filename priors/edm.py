@@ -5,7 +5,7 @@ improving the training dynamics of diffusion models" (CVPR 2024). The pickles ca
 when opened; here only their tensors and numbers are read, and the networks are ours (edm_networks.py, edm2_networks.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
-from invgen.priors import adm, pickles
+from invgen.priors import adm, entries, pickles
 from invgen.priors.edm2_networks import EDM2UNet
 from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser, from_denoiser
@@ -23,6 +23,8 @@ from invgen.priors.schedules import Schedule
 
 # What the sources in the pickles would have defined: remembered, never run.
 INERT = (*pickles.FRAMEWORKS, "dnnlib", "torch.nn.modules", "torch_utils.persistence", "training")
+MARKS = ("enc.", "dec.")  # how the names of the tensors begin
+MODULES = 100_000  # of a pickle that are looked through
 CLASSES = {"EDMPrecond": "edm", "Precond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
 # Numbers of the preconditionings, by their names in the pickles (Karras et al., Table 1).
 DEFAULTS = {
@@ -40,6 +42,7 @@ def from_edm(
     preconditioning: str | None = None,
     sigma_data: float | None = None,
     key: str | None = None,
+    ema: bool = True,
     **facts: Any,
 ) -> ConditionalDenoiser:
     """The prior of an EDM or EDM2 network: SongUNet (DDPM++, NCSN++), DhariwalUNet (ADM), or EDM2's UNet.
@@ -54,7 +57,7 @@ def from_edm(
         shape: (C, H, W), by default what the network was built for.
         preconditioning: "edm", "vp", "ve" or "iddpm"; a state dict does not tell, a pickle does.
         sigma_data: the constant of "edm", 0.5 unless the pickle says otherwise.
-        key: the entry of the checkpoint, by default "ema", else "net".
+        key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max, for "edm" 0.002 and 80 by default.
 
     Raises:
@@ -63,12 +66,11 @@ def from_edm(
     """
     if not isinstance(source, str | Path):
         return _from_loaded(source, shape, facts)
-    given, tensors = _content(source, key)
-    levels = tensors.get("u")  # of iDDPM
+    given, found = _content(source, key, ema)
+    levels = found.beside.get("u", found.get("u"))  # of iDDPM
     name = preconditioning or given.get("name") or (None if levels is None else "iddpm")
-    inner = next((p for p in ("model.", "unet.") if any(k.startswith(p) for k in tensors)), "")
-    tensors = {k.removeprefix(inner): v for k, v in tensors.items() if k.startswith(inner) and k != "u"}
-    tensors = {k: v for k, v in tensors.items() if not k.startswith(("map_augment.", "logvar_"))}  # of training only
+    of_training = ("map_augment.", "logvar_")
+    tensors = {k: v for k, v in found.items() if k != "u" and not k.startswith(of_training)}
     net = _network(tensors, source)
     name = name or ("edm" if isinstance(net, EDM2UNet) else None)
     if name not in DEFAULTS:
@@ -82,26 +84,29 @@ def from_edm(
     if levels is not None:
         numbers["u"] = levels
     shape = (net.in_channels, net.resolution, net.resolution) if shape is None else shape
-    return preconditioned(net, shape, name, numbers, stride=net.stride, **facts)
+    return found.of(preconditioned(net, shape, name, numbers, stride=net.stride, **facts))
 
 
-def from_inverse_bench(path: str | Path, shape: int | Sequence[int] | None = None, **facts: Any) -> ConditionalDenoiser:
+def from_inverse_bench(
+    path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
+) -> ConditionalDenoiser:
     """The prior in one of InverseBench's .pt files (Zheng et al., ICLR 2025), which hold a state dict "ema" and "net".
 
     Its SongUNet (black hole) is "vp", its DhariwalUNets (waveform inversion, scattering, Navier-Stokes, MRI) are "edm", its
     ADM (FFHQ) is "vp". Signals are in the units of training: (v - 3000 m/s) / 1000 m/s for waveform inversion, 2 x - 1 for
-    scattering, x / 10 for Navier-Stokes; `prior.rescaled(1000, 3000)` gives physical ones. facts: see `from_edm`.
+    scattering, x / 10 for Navier-Stokes; `prior.rescaled(1000, 3000)` gives physical ones. key, ema,
+    facts: see `from_edm`.
 
     Raises:
         WeightsError: see `from_edm`.
     """
-    tensors = pickles.state_dict(path, ("ema", "net"))
+    tensors = entries.state_dict(path, [adm.MARKS, MARKS], key, ema)
     if "input_blocks.0.0.weight" not in tensors:
         song = not any(k.endswith("out_norm.weight") for k in tensors)
-        return from_edm(path, shape, preconditioning="vp" if song else "edm", **facts)
+        return from_edm(path, shape, preconditioning="vp" if song else "edm", key=key, ema=ema, **facts)
     net, shape, _ = adm.recognised(tensors, path, adm.PUBLISHED, None, shape)
     options = {"call": adm.call_with_label, "stride": adm.stride(net), **facts}
-    return NetworkDenoiser(net, shape, "epsilon", _vp(DEFAULTS["vp"]), **options)
+    return tensors.of(NetworkDenoiser(net, shape, "epsilon", _vp(DEFAULTS["vp"]), **options))
 
 
 def preconditioned(
@@ -184,18 +189,22 @@ def _from_loaded(
     return from_denoiser(_Loaded(net), shape, per_sample=True, **facts)
 
 
-def _content(path: str | Path, key: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _content(path: str | Path, key: str | None, ema: bool) -> tuple[Mapping[str, Any], entries.Weights]:
     """What a checkpoint says of the preconditioning, and its tensors."""
     checkpoint = pickles.read(path, INERT)
-    entry = key or next((k for k in ("ema", "net") if isinstance(checkpoint, dict) and k in checkpoint), None)
-    net = checkpoint.get(entry) if isinstance(checkpoint, dict) and entry else checkpoint
-    if not isinstance(net, pickles.Inert):
-        return {}, pickles.network(checkpoint, path, ("ema", "net"), key)
-    name, state = _persistent(net)
-    tensors = dict(_tensors(net))
-    if name not in CLASSES or not tensors:
-        raise WeightsError(f"{path} holds a {name or 'network'}; expected one of EDM or EDM2: {', '.join(CLASSES)}")
-    return {**{k: v for k, v in state.items() if isinstance(v, int | float)}, "name": CLASSES[name]}, tensors
+    whole = checkpoint if isinstance(checkpoint, dict) else {"": checkpoint}
+    nets = {k: v for k, v in whole.items() if isinstance(v, pickles.Inert) and isinstance(k, str)}
+    known = {k: v for k, v in nets.items() if _persistent(v)[0] in CLASSES}
+    if nets and not known and not any(isinstance(v, Mapping) for v in whole.values()):
+        names = sorted({_persistent(v)[0] for v in nets.values()})
+        raise WeightsError(f"{path} holds a {names[0] or 'network'}; expected one of EDM or EDM2: {', '.join(CLASSES)}")
+    if not known:
+        return {}, entries.network(checkpoint, path, [MARKS], key, ema)
+    tables = {k: dict(_tensors(v, path)) for k, v in known.items()}
+    found = entries.network(tables, path, [MARKS], key, ema)
+    of = next(k for k in known if f"{found.place}.".startswith(f"{k}.") or not k)
+    name, state = _persistent(known[of])
+    return {**{k: v for k, v in state.items() if isinstance(v, int | float)}, "name": CLASSES[name]}, found
 
 
 def _persistent(module: pickles.Inert) -> tuple[str, Mapping[str, Any]]:
@@ -205,15 +214,22 @@ def _persistent(module: pickles.Inert) -> tuple[str, Mapping[str, Any]]:
     return str(meta.get("class_name", "")), state if isinstance(state, Mapping) else {}
 
 
-def _tensors(module: Any, prefix: str = ""):  # noqa: ANN202 (pairs of name and tensor)
-    _, state = _persistent(module)
-    for kind in ("_parameters", "_buffers"):
-        for name, tensor in (state.get(kind) or {}).items():
-            if isinstance(tensor, Tensor):
-                yield prefix + name, tensor
-    for name, child in (state.get("_modules") or {}).items():
-        if isinstance(child, pickles.Inert):
-            yield from _tensors(child, f"{prefix}{name}.")
+def _tensors(module: pickles.Inert, path: str | Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a module in a pickle and of those in it."""
+    waiting, met = [("", module)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        met += 1
+        if met > MODULES or len(prefix) > 1000:
+            raise WeightsError(f"the modules in {path} hold each other without end: it is not a network of EDM")
+        _, state = _persistent(module)
+        for kind in ("_parameters", "_buffers", "_modules"):
+            inside = state.get(kind)
+            for name, value in inside.items() if isinstance(inside, Mapping) else ():
+                if isinstance(value, Tensor):
+                    yield f"{prefix}{name}", value
+                elif isinstance(value, pickles.Inert) and kind == "_modules":
+                    waiting.append((f"{prefix}{name}.", value))
 
 
 def _network(tensors: dict[str, Tensor], source: str | Path) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError
-from invgen.priors import adm, pickles
+from invgen.priors import adm, entries
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
 
@@ -50,6 +50,7 @@ def from_flow_matching(
     noise_at: float = 0.0,
     time_scale: float = 1.0,
     key: str | None = None,
+    ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
     """The prior in a flow-matching checkpoint whose network has guided-diffusion's layout, such as torchcfm's.
@@ -59,14 +60,14 @@ def from_flow_matching(
     coupling, which is narrower: scores by Tweedie's formula are then approximate.
 
     Args:
-        path: the checkpoint ("ema_model", else "net_model" or "model"), or a state dict.
+        path: the checkpoint (torchcfm's has "ema_model" and "net_model"), or a state dict.
         shape: (C, H, W); known for a published model.
         model: "cifar10", torchcfm's; by default recognised by the shapes of its tensors. The options of attention heads are
             then known, else they must be given; see `from_guided_diffusion`.
         interpolation: "straight" (torchcfm's otcfm, icfm and fm), or "trigonometric" (its si): see `Trigonometric`.
         noise_at: the time of pure noise, 0 or 1; data are at the other end, and the velocity is the time derivative.
         time_scale: what the network's time is multiplied by.
-        key: the entry of the checkpoint that holds the network.
+        key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max.
 
     Raises:
@@ -78,16 +79,16 @@ def from_flow_matching(
             "interpolation must be 'straight' or 'trigonometric' and noise_at 0 or 1, got "
             f"{interpolation!r} and {noise_at!r}"
         )
-    tensors = pickles.state_dict(path, ("ema_model", *adm.ENTRIES), key)
+    tensors = entries.state_dict(path, [adm.MARKS], key, ema)
     heads = {"num_head_channels": num_head_channels, "num_heads": num_heads, "new_attention_order": new_attention_order}
     net, shape, _ = adm.recognised(tensors, path, PUBLISHED, model, shape, **heads)
     options = {"stride": adm.stride(net), **facts}
     if interpolation == "straight":
         schedule = Schedule.flow(time_scale=time_scale, reverse=noise_at == 0)
-        return NetworkDenoiser(net, shape, "velocity", schedule, call=adm.call_with_label, **options)
+        return tensors.of(NetworkDenoiser(net, shape, "velocity", schedule, call=adm.call_with_label, **options))
     if noise_at == 1:
         raise OptionError("the trigonometric interpolation has its noise at 0")
-    return NetworkDenoiser(net, shape, "v", Trigonometric(time_scale), call=_call_trigonometric, **options)
+    return tensors.of(NetworkDenoiser(net, shape, "v", Trigonometric(time_scale), call=_call_trigonometric, **options))
 
 
 def _call_trigonometric(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:

@@ -17,12 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
-from invgen.priors import pickles
+from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.k_transformer_v1 import TransformerV1
 from invgen.priors.k_transformers import TransformerV2
 from invgen.priors.schedules import Schedule
+
+# how the names begin in its U-Net, and in its two transformers
+MARKS = (("u_net.", "proj_in."), ("blocks.", "in_proj.", "out_norm."), ("patch_in.", "mid_level."))
 
 
 def from_k_diffusion(
@@ -31,6 +34,7 @@ def from_k_diffusion(
     *,
     config: str | Path | Mapping[str, Any] | None = None,
     key: str | None = None,
+    ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
     """The prior in a checkpoint of k-diffusion, a .pth of training (its "model_ema") or the slim .safetensors.
@@ -39,7 +43,7 @@ def from_k_diffusion(
         path: the checkpoint.
         shape: (C, H, W), by default what the configuration says.
         config: the configuration, or a path to its JSON, if the checkpoint does not hold it.
-        key: the entry of the checkpoint, by default "model_ema", else "model".
+        key, ema: see `from_guided_diffusion`; "model_ema" and "model" are the entries of k-diffusion's own training.
         facts: value_range, data_mean, data_std; sigma_min and sigma_max, by default the configuration's.
 
     Raises:
@@ -49,9 +53,9 @@ def from_k_diffusion(
             noise level and a class (`prior.condition(label)`; without one the prior is unconditional).
     """
     checkpoint = pickles.read(path)
-    tensors = pickles.network(checkpoint, path, ("model_ema", "model"), key)
+    found = entries.network(checkpoint, path, MARKS, key, ema)
     options = _config(path, checkpoint, config)
-    tensors = {name.removeprefix("inner_model."): tensor for name, tensor in tensors.items()}
+    tensors = {name.removeprefix("inner_model."): tensor for name, tensor in found.items()}
     # the condition on augmentations is zero outside of training, and has no bias
     tensors = {name: tensor for name, tensor in tensors.items() if name != "mapping_cond.weight"}
     try:
@@ -72,7 +76,7 @@ def from_k_diffusion(
     rehearse(net, int(shape[0]), 2 * net.stride, path)
     levels = {name: float(options[name]) for name in ("sigma_min", "sigma_max") if name in options}
     facts = {"data_std": sigma_data, **levels, **facts}
-    return NetworkDenoiser(net, shape, "edm", Schedule.edm(), sigma_data=sigma_data, stride=net.stride, **facts)
+    return found.of(NetworkDenoiser(net, shape, "edm", Schedule.edm(), sigma_data=sigma_data, stride=net.stride, **facts))
 
 
 def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn.Module:

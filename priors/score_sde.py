@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
-from invgen.priors import pickles
+from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser
 from invgen.priors.schedules import Schedule
@@ -29,6 +29,7 @@ BLOCK = {
     "Conv_2": "skip",
 }
 Modules = list[dict[str, Tensor]]
+MARKS = (("all_modules.",), ("begin_conv.",))  # how the names of its tensors begin, and those of NCSN
 
 
 class SubVP(Schedule):
@@ -56,6 +57,7 @@ def from_score_sde(
     sde: str,
     continuous: bool | None = None,
     centered: bool | None = None,
+    key: str | None = None,
     ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
@@ -67,7 +69,7 @@ def from_score_sde(
         sde: "ve", "vp" or "subvp", `training.sde` of its configuration.
         continuous: `training.continuous`; by default False for a VE network without Fourier features, else True.
         centered: whether images are in [-1, 1] (`data.centered`) rather than [0, 1], which is the default for VE.
-        ema: take the averaged weights if the checkpoint has them.
+        key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max. Noise levels are in units of the images.
 
     Raises:
@@ -79,7 +81,8 @@ def from_score_sde(
         raise OptionError(f"sde must be 've', 'vp' or 'subvp', got {sde!r}")
     if len(shape) != 3 or shape[1] != shape[2]:
         raise ShapeError(f"the shape of square images (C, H, H) is expected, got {tuple(shape)}")
-    tensors = _weights(path, ema)
+    found = entries.state_dict(path, MARKS, key, ema)
+    tensors = dict(found)
     sigmas = tensors.pop("sigmas", None)
     if "begin_conv.weight" in tensors:
         raise UnsupportedError(
@@ -103,7 +106,7 @@ def from_score_sde(
         facts = {"value_range": (0.0, 1.0), "data_mean": 0.5, "data_std": 0.25} | facts
     schedule = _schedule(sde, continuous, sigmas, path)
     call = _Call(sde == "ve", fourier, centered)
-    return NetworkDenoiser(net, shape, "epsilon", schedule, call=call, stride=net.stride, **facts)
+    return found.of(NetworkDenoiser(net, shape, "epsilon", schedule, call=call, stride=net.stride, **facts))
 
 
 class _Call:
@@ -129,20 +132,6 @@ def _schedule(sde: str, continuous: bool, sigmas: Tensor | None, path: str | Pat
     if continuous:
         return Schedule.ve(sigmas.min().item(), sigmas.max().item())
     return Schedule.from_sigmas(sigmas.double())  # from the highest down, as the network counts them
-
-
-def _weights(path: str | Path, ema: bool) -> dict[str, Tensor]:
-    """The tensors by name; the averages are a list in the order of the trained parameters."""
-    checkpoint = pickles.read(path)
-    tensors = pickles.network(checkpoint, path, ("model", "state_dict"))
-    averages = checkpoint.get("ema")
-    shadow = averages.get("shadow_params") if isinstance(averages, dict) else None
-    if not ema or shadow is None:
-        return tensors
-    trained = [name for name in tensors if name != "sigmas" and name != "all_modules.0.W"]
-    if [tuple(tensors[name].shape) for name in trained] != [tuple(tensor.shape) for tensor in shadow]:
-        raise WeightsError(f"the averaged weights in {path} do not fit its model: pass ema=False to take the model's own")
-    return tensors | dict(zip(trained, shadow, strict=True))
 
 
 def renamed_modules(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
