@@ -195,13 +195,13 @@ def _content(path: str | Path, key: str | None, ema: bool) -> tuple[Mapping[str,
     whole = checkpoint if isinstance(checkpoint, dict) else {"": checkpoint}
     nets = {k: v for k, v in whole.items() if isinstance(v, pickles.Inert) and isinstance(k, str)}
     known = {k: v for k, v in nets.items() if _persistent(v)[0] in CLASSES}
-    if nets and not known and not any(isinstance(v, Mapping) for v in whole.values()):
-        names = sorted({_persistent(v)[0] for v in nets.values()})
-        raise WeightsError(f"{path} holds a {names[0] or 'network'}; expected one of EDM or EDM2: {', '.join(CLASSES)}")
+    others = sorted({_persistent(v)[0] for v in nets.values()} - {"", *CLASSES})
+    tables = [k for k, v in whole.items() if isinstance(v, Mapping) and any(isinstance(t, Tensor) for t in v.values())]
+    if not known and not tables and others:
+        raise WeightsError(f"{path} holds a {others[0]:.80}; expected one of EDM or EDM2: {', '.join(CLASSES)}")
     if not known:
         return {}, entries.network(checkpoint, path, [MARKS], key, ema)
-    tables = {k: dict(_tensors(v, path)) for k, v in known.items()}
-    found = entries.network(tables, path, [MARKS], key, ema)
+    found = entries.network({k: dict(_tensors(v, path)) for k, v in known.items()}, path, [MARKS], key, ema)
     of = next(k for k in known if f"{found.place}.".startswith(f"{k}.") or not k)
     name, state = _persistent(known[of])
     return {**{k: v for k, v in state.items() if isinstance(v, int | float)}, "name": CLASSES[name]}, found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from invgen.diffusion import Prior
@@ -23,7 +24,7 @@ Marks = Sequence[str]  # how names of a network begin, one with each at least; t
 AVERAGED = ("avg", "average", "averaged", "polyak", "shadow", "swa")
 TRAINED = ("online", "current_model_state")
 LISTS = re.compile(r"shadow_params|(ema|averaged?|shadow)(_(params|weights|parameters))?", re.IGNORECASE)
-WRAPPERS = ("_orig_mod.", "module.", "ema_model.", "model.diffusion_model.", "net.", "model.")
+WRAPPERS = ("_orig_mod.", "module.", "ema_model.")
 COUNTERS = ("decay", "initted", "n_averaged", "num_updates", "step")  # of averages, beside the tensors
 DEPTH, MAPPINGS = 8, 10_000  # of nested entries that are looked into
 
@@ -173,7 +174,7 @@ def network(
         places = _words(c.place for c in averaged)
         raise WeightsError(f"{path} holds averaged weights alone ({places}): leave out ema=False")
     pool = averaged if ema and averaged else trained
-    if len({tuple(map(id, c.tensors.values())) for c in pool}) > 1:
+    if not all(_same(pool[0].tensors, c.tensors) for c in pool[1:]):
         raise WeightsError(
             f"{path} holds {len(pool)} networks that it may be, {_words(c.place for c in pool)}: pass key= with one of them"
         )
@@ -188,6 +189,11 @@ def _taken(copy: _Copy, trained: Sequence[_Copy], path: str | Path) -> Weights:
     found.taken = f"{kind} {copy.place!r} of {path}" if copy.place else f"{kind} of {path}"
     found.place, found.averaged, found.beside = copy.place, copy.averaged, {**base.beside, **copy.beside}
     return found
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two copies are one: a wrapper that keeps the network it averages writes it twice."""
+    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and torch.equal(a[n], b[n]) for n in a)
 
 
 def _words(names: Iterable[Any]) -> str:
@@ -226,7 +232,7 @@ def _copies(path: tuple[str, ...], inside: Mapping[str, Any], marks: Marks, pref
         }
         if not marks:  # counters are no part of a network, and wrappers put their names before all of it
             mine = {n: t for n, t in mine.items() if n not in COUNTERS or t.numel() != 1}
-            for wrapper in (*WRAPPERS, *WRAPPERS[:2]) if prefix is None else ():
+            for wrapper in (*WRAPPERS, *WRAPPERS) if prefix is None else ():
                 if mine and all(name.startswith(wrapper) for name in mine):
                     mine = {name.removeprefix(wrapper): tensor for name, tensor in mine.items()}
                     place += wrapper
@@ -316,13 +322,13 @@ def _aligned(tensors: Mapping[str, Tensor], values: Sequence[Tensor]) -> dict[st
     """The values under the names of which they are the averages, in order; empty unless there is one way alone.
 
     A list of parameters leaves the buffers out, and the shapes say which those are: where the first way to place all
-    values, and the last, are the same, there is no other.
+    values, and the last, are the same, there is no other. A list of less than half of the tensors is of something else.
     """
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     names = [n for n, t in tensors.items() if t.is_floating_point() and n.rpartition(".")[2] not in buffers]
     forward = _greedy(names, tensors, values)
     backward = _greedy(names[::-1], tensors, values[::-1])[::-1]
-    return dict(zip(forward, values, strict=True)) if forward and forward == backward else {}
+    return dict(zip(forward, values, strict=True)) if forward == backward and 2 * len(forward) > len(names) else {}
 
 
 def _greedy(names: Sequence[str], tensors: Mapping[str, Tensor], values: Sequence[Tensor]) -> list[str]:

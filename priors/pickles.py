@@ -178,6 +178,8 @@ class _Unpickler(pickle.Unpickler):
             known = ALLOWED[path]
             if known in (OrderedDict, defaultdict, torch.Size):
                 return known
+            if known in (torch_files.tensor, torch_files.tensor_of_dtype):
+                return lambda *args: known(str(self.reader.path), *args)
             return (lambda *args: known(*args)) if not isinstance(known, type) else type(name, (known,), {})
         if any(path == prefix or path.startswith(prefix + ".") for prefix in self.reader.inert):
             return type(name, (Inert,), {"path": path})
@@ -203,7 +205,11 @@ class _Reader:
     def stream(self, stream: Any, length: int) -> Any:
         """The object in a plain pickle or in torch's older format."""
         first = self.load(stream, length)
-        return torch_files.read_legacy(stream, length, self.load) if first == torch_files.MAGIC else first
+        return (
+            torch_files.read_legacy(stream, length, self.load)
+            if type(first) is int and first == torch_files.MAGIC
+            else first
+        )
 
     def nested(self, data: Any) -> Any:
         """The object in the bytes of a file of torch.save, which is how a plain pickle holds a tensor."""

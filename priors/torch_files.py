@@ -53,7 +53,13 @@ class Storage:
 
 
 def tensor(
-    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any, dtype: torch.dtype | None = None
+    what: str,
+    storage: Any,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    *_: Any,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A tensor over a storage, as torch._utils._rebuild_tensor_v2 makes it; ValueError if it does not lie within."""
     if not isinstance(storage, Storage):
@@ -64,17 +70,17 @@ def tensor(
     if min((*size, *stride, offset), default=0) < 0 or (0 not in size and needed * dtype.itemsize > there):
         raise ValueError("a tensor reaches outside its storage")
     if math.prod(size) * dtype.itemsize > there:  # one number, seen many times
-        check_size(math.prod(size) * dtype.itemsize, "a tensor in a checkpoint")
+        check_size(math.prod(size) * dtype.itemsize, f"a tensor in {what}")
     return torch.empty(0, dtype=dtype).set_(storage.data, offset, tuple(size), tuple(stride))
 
 
 def tensor_of_dtype(
-    storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    what: str, storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
 ) -> Tensor:
     """The same, of a dtype that has no storage class (torch._utils._rebuild_tensor_v3)."""
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"a tensor of dtype {dtype!r:.60}")
-    return tensor(storage, offset, size, stride, dtype=dtype)
+    return tensor(what, storage, offset, size, stride, dtype=dtype)
 
 
 def _kind(entry: Any) -> tuple[torch.dtype, str, int, Any]:

@@ -53,7 +53,7 @@ def test_exact_velocity_of_a_gaussian_gives_its_exact_denoiser(path, monkeypatch
         return x * (da * a * 0.09 + db * b) / (a**2 * 0.09 + b**2)
 
     net = torch.nn.Identity()
-    monkeypatch.setattr(flow_matching.pickles, "state_dict", lambda *_: {})
+    monkeypatch.setattr(flow_matching.entries, "state_dict", lambda *_: priors.Weights())
     monkeypatch.setattr(flow_matching.adm, "recognised", lambda *_, **__: (net, (1, 4, 4), None))
     monkeypatch.setattr(flow_matching.adm, "stride", lambda net: 1)
     monkeypatch.setattr(flow_matching.adm, "call_with_label", velocity)

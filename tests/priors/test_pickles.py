@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import invgen
-from invgen.priors import pickles
+from invgen.priors import pickles, torch_files
 
 TENSORS = OrderedDict(
     weight=torch.arange(6.0).reshape(2, 3).t(),
@@ -136,7 +136,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
         with contextlib.suppress(invgen.WeightsError):
             pickles.read(path)
         assert (dict(vars(pickles._Dtype)), dict(vars(pickles.Inert)), dict(pickles.ALLOWED)) == before
-        assert not hasattr(pickles._tensor, "__wrapped__") and "__call__" not in vars(pickles._tensor)
+        assert not hasattr(torch_files.tensor, "__wrapped__") and "__call__" not in vars(torch_files.tensor)
 
 
 def test_a_tensor_stays_inside_its_storage(tmp_path):
@@ -177,19 +177,3 @@ def test_damaged_files_say_so_in_one_sentence(tmp_path):
         pickles.read(tmp_path / "none.pt")
     with pytest.raises(invgen.WeightsError, match="there is no weights file"):
         pickles.read(tmp_path)
-
-
-def test_state_dict_finds_the_network(tmp_path):
-    path = tmp_path / "net.pt"
-    torch.save({"module.model.a": torch.ones(1), "module.model.b": torch.zeros(1)}, path)
-    assert list(pickles.state_dict(path, ("ema",))) == ["a", "b"]
-    torch.save({"net": {"a": torch.ones(1)}, "ema": {"a": torch.zeros(1)}, "lr": 3}, path)
-    assert pickles.state_dict(path, ("ema", "net"))["a"] == 0
-    assert pickles.state_dict(path, ("ema", "net"), key="net")["a"] == 1
-    with pytest.raises(
-        invgen.WeightsError, match="no tensors by name where a network is expected; it has 'net', 'ema', 'lr'"
-    ):
-        pickles.state_dict(path, ("ema", "net"), key="lr")
-    torch.save([1, 2], path)
-    with pytest.raises(invgen.WeightsError, match="holds a list; expected a state dict"):
-        pickles.state_dict(path, ())
