@@ -195,7 +195,7 @@ def _content(path: str | Path, key: str | None, ema: bool) -> tuple[Mapping[str,
     whole = checkpoint if isinstance(checkpoint, dict) else {"": checkpoint}
     nets = {k: v for k, v in whole.items() if isinstance(v, pickles.Inert) and isinstance(k, str)}
     known = {k: v for k, v in nets.items() if _persistent(v)[0] in CLASSES}
-    others = sorted({_persistent(v)[0] for v in nets.values()} - {"", *CLASSES})
+    others = [name for v in nets.values() if (name := _persistent(v)[0]) and name not in CLASSES]
     tables = [k for k, v in whole.items() if isinstance(v, Mapping) and any(isinstance(t, Tensor) for t in v.values())]
     if not known and not tables and others:
         raise WeightsError(f"{path} holds a {others[0]:.80}; expected one of EDM or EDM2: {', '.join(CLASSES)}")
