@@ -21,6 +21,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from invgen.diffusion import Prior
+from invgen.forward import Operator
 from invgen.names import functions, parameters, user_object
 from invgen.spec import Call, parse
 
@@ -73,7 +75,7 @@ def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
     make: Any = user_object(module, name) if module else type(made)
     for part in [] if module else name.split(".")[1:]:  # an alternative constructor, such as Mask.random
         make = getattr(make, part, make)
-    given = _with_defaults(make, options) if inspect.isclass(make) or inspect.isroutine(make) else options
+    given = _with_defaults(make, options) if inspect.isclass(make) or inspect.isroutine(make) else _scalars(make)
     called = name if module or name.startswith("from_") else name.partition(".")[2]
     return digest([type(made).__qualname__, called, plain(given), code, user_source(module) if module else ""])
 
@@ -148,6 +150,17 @@ def _is_file(text: str) -> bool:
         return "." in text and Path(text).is_file()
     except (OSError, ValueError):  # too long, or with a NUL: no name of a file
         return False
+
+
+def _scalars(thing: Any) -> dict[str, Any]:
+    """The numbers and texts of a sampler or a noise that is there already, to nine digits, which all machines agree on.
+
+    Priors and operators are told by their values: what they have computed may differ in any digit.
+    """
+    if isinstance(thing, Prior | Operator):
+        return {}
+    found = {n: v for n, v in _attributes(thing).items() if v is None or isinstance(v, bool | int | float | str)}
+    return {n: f"{v:.9g}" if isinstance(v, float) else v for n, v in found.items() if n != "training"}
 
 
 def _of_call(call: Call) -> Any:

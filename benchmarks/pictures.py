@@ -87,12 +87,12 @@ def signal_of(source: str) -> tuple[Signal, str]:
         signal = files.read(source)
         path, inside, index = files.address(source)
         # hashed after it was read: where somebody changes it in between, the name is that of nothing that was computed
-        return signal, fingerprint.digest([fingerprint.of_path(path), path.suffix.lower(), inside, index, _readers()])
+        return signal, fingerprint.digest([fingerprint.of_path(path), path.suffix.lower(), inside, index])
     kind, _, name = source.removeprefix("shipped:").partition("/")
     found = shipped(kind)
     if name not in found:
         raise FileError(f"there is no image {name!r} of {kind} on this machine; there are {', '.join(found)}")
-    return found[name], fingerprint.digest([source, _readers()])
+    return found[name], source
 
 
 @lru_cache(maxsize=1)
@@ -112,8 +112,13 @@ def truth_of(source: str, prior: Prior) -> Tensor:
     return files.fit(signal_of(source)[0], prior)[0]
 
 
+def name_of(source: str) -> str:
+    """What a signal is called, whoever reads it, and however: a draw by its number, a file by its bytes."""
+    return source if source.startswith(f"{DRAWN}:") else signal_of(source)[1]
+
+
 def identity_of(source: str, prior: Prior, prior_name: str) -> Identity:
-    """What a signal is: a draw by its prior, seed and number, a file by its bytes, a shipped one by its name.
+    """A signal by what it is called and the code that makes it; a draw by its prior and its seed too.
 
     Args:
         source: see the top of this file.
@@ -122,10 +127,10 @@ def identity_of(source: str, prior: Prior, prior_name: str) -> Identity:
     """
     if source.startswith(f"{DRAWN}:"):
         code = [fingerprint.of_function(drawn), fingerprint.of_spec(SAMPLER, names.sampler(SAMPLER))]
-        name = fingerprint.digest([prior_name, SEED, source, *code])
+        made_by = [prior_name, SEED, *code]
     else:
-        name = signal_of(source)[1]
-    return Identity(name, values_of(truth_of(source, prior)))
+        made_by = [_readers()]
+    return Identity(fingerprint.digest([name_of(source), *made_by]), values_of(truth_of(source, prior)))
 
 
 def drawn(prior: Prior, index: int) -> Tensor:

@@ -99,9 +99,10 @@ def _problem(
             name = f"{name}: {operator}, {noise}"
         fixed = {"device": device, **{k: shared[k] for k in ("num_samples", "metrics", "arrays", "max_batch")}}
         for seed, (image, source, _), (sampler, sampler_hash) in itertools.product(shared["seeds"], images, chosen.items()):
-            paired = [seed, of_image[source].name]
-            key = fingerprint.digest([store.VERSION, __version__, measured, of_prior.name, sampler_hash, paired,
-                                      shared["metric_hashes"], fixed])  # fmt: skip
+            # seeds rest on no code, so that a change of it leaves the measurements as they are
+            paired = [seed, pictures.name_of(source)]
+            parts_of = [measured, of_prior.name, sampler_hash, seed, of_image[source].name, shared["metric_hashes"], fixed]
+            key = fingerprint.digest([store.VERSION, __version__, *parts_of])
             yield Cell(
                 key, name, operator, noise, prior.spec, sampler, image, seed,
                 source=source, is_of=(of_prior, of_operator, of_image[source]),

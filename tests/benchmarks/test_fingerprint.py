@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from invgen import names
+from invgen import names, user_code
 from invgen.benchmarks import fingerprint, scores
 from invgen.priors import GaussianPrior
 
@@ -82,3 +82,19 @@ def test_an_option_that_names_a_file_stands_for_its_bytes(tmp_path):
     assert fingerprint.of_path(tmp_path / "folder") == before
     (tmp_path / "folder" / "a").rename(tmp_path / "folder" / "b")
     assert fingerprint.of_path(tmp_path / "folder") != before
+
+
+def test_an_object_that_is_there_already_is_its_code_and_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import math\nfrom pathlib import Path\nfrom invgen import samplers\nfrom invgen.noise import Gaussian\n"
+        "n = int(Path('n').read_text())\nshort = samplers.DPS(steps=n)\nlaw = Gaussian(0.1 * n)\n"
+    )
+    found = []
+    for n in ("3", "3", "4"):
+        (tmp_path / "n").write_text(n)
+        user_code._loaded.clear()  # as in another process
+        made = {"mine.py:short": names.sampler, "mine.py:law": names.noise}
+        found.append([fingerprint.of_spec(spec, make(spec)) for spec, make in made.items()])
+    assert found[0] == found[1]
+    assert all(a != b for a, b in zip(found[0], found[2], strict=True))

@@ -58,6 +58,7 @@ def test_the_name_of_a_cell_follows_from_what_determines_it(here):
     after = keys()
     assert {k for k in before if before[k] != after[k]} == {k for k in before if k[2] == "1.npy"}
 
+    seeds = {(c.image, c.seed): (c.noise_seed, c.sampler_seed) for c in expand("suite.yaml")}
     # the user's code: what comes from that module, and a comment is no code
     text = (here / "my_suite.py").read_text()
     for new, differs in ((text + "# a comment\n", False), (text.replace("::2]", "1::2]"), True)):
@@ -66,6 +67,8 @@ def test_the_name_of_a_cell_follows_from_what_determines_it(here):
         fingerprint.forget()
         changed = keys()
         assert (changed != after) == differs
+    # measurements stay what they were: seeds rest on the image and the seed, not on code
+    assert seeds == {(c.image, c.seed): (c.noise_seed, c.sampler_seed) for c in expand("suite.yaml")}
 
     # what a module of the user's has loaded names nothing, because values are not the same on every machine; but results
     # that were made with other values do not count

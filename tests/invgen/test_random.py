@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
-from invgen import random
+from invgen import Posterior, random
+from invgen.operators import Identity
+from invgen.priors import GaussianPrior
 from invgen.random import Streams
+from invgen.samplers import PiGDM
 
 
 def test_normal_with_independent_rows_and_draws():
@@ -150,3 +153,16 @@ def test_the_numbers_are_those_of_splitmix64():
     ]
     got = Streams(seed, [index])(torch.empty(1, count, dtype=torch.float64))
     torch.testing.assert_close(got.flatten(), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+def test_the_position_of_a_measurement_counts_unless_each_has_a_seed():
+    """With one seed, a permuted batch gets other samples; with a list of seeds they move with their measurements."""
+    prior = GaussianPrior((2,))
+    A, sampler, order = Identity((2,)), PiGDM(steps=5), [2, 0, 1]
+    y = torch.arange(6.0).reshape(3, 2)
+    one = [sampler(Posterior(prior, A, 0.5, v), 4, 7) for v in (y, y[order])]
+    # row by row another draw of noise of size 1: equal to 1e-3 by chance once in a thousand values
+    assert ((one[0][:, order] - one[1]).abs() > 1e-3).all()
+    seeds = [5, 6, 7]
+    each = [sampler(Posterior(prior, A, 0.5, y[k]), 4, [seeds[i] for i in k]) for k in ([0, 1, 2], order)]
+    assert torch.equal(each[0][:, order], each[1])
