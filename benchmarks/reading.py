@@ -8,13 +8,10 @@ from typing import Any
 
 from invgen import names
 from invgen.benchmarks import pictures
-from invgen.benchmarks.suite_file import Place, Suite
+from invgen.benchmarks.suite_file import MOST_CELLS, Place, Suite
 from invgen.reconstruct import parse_size
-from invgen.spec import Call, parse
-
-
-def as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+from invgen.spec import LONGEST, Call, parse
+from invgen.spelling import clipped, short
 
 
 def items(suite: Suite, value: Any, place: Place) -> list[tuple[Any, Place]]:
@@ -28,7 +25,7 @@ def items(suite: Suite, value: Any, place: Place) -> list[tuple[Any, Place]]:
 
 def keys(suite: Suite, value: Any, place: Place, allowed: Sequence[str], needed: Sequence[str] = ()) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        suite.fail(place, f"expected the keys {', '.join(allowed)}, got {value!r:.60}")
+        suite.fail(place, f"expected the keys {', '.join(allowed)}, got {shown(value)}")
     for key in value:
         if key not in allowed:
             suite.fail((*place, key), str(names.unknown("key", str(key), allowed)))
@@ -40,21 +37,41 @@ def keys(suite: Suite, value: Any, place: Place, allowed: Sequence[str], needed:
 
 def text(suite: Suite, value: Any, place: Place, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        suite.fail(place, f"expected {what}, got {value!r:.60}")
+        suite.fail(place, f"expected {what}, got {shown(value)}")
+    if len(value) > LONGEST or "\0" in value:
+        suite.fail(place, f"expected {what}, of at most {LONGEST} characters and no NUL, got {short(value)}")
     return value.strip()
 
 
-def whole(suite: Suite, value: Any, place: Place, low: int) -> int:
+def shown(value: Any) -> str:
+    """A value as an error shows it; numbers with thousands of digits have no text."""
+    try:
+        return clipped(repr(value), 60)
+    except ValueError:
+        return f"a {type(value).__name__} with thousands of digits"
+
+
+def whole(suite: Suite, value: Any, place: Place, low: int, high: int = 2**63 - 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        suite.fail(place, f"expected a whole number of {low} or more, got {value!r:.60}")
+        suite.fail(place, f"expected a whole number of {low} or more, got {shown(value)}")
+    if value > high:
+        suite.fail(place, f"expected a whole number of {high} or less, got {shown(value)}")
     return value
 
 
-def seeds(suite: Suite, value: Any, place: Place) -> list[int]:
+def seeds(suite: Suite, value: Any, place: Place) -> Sequence[int]:
+    """The seeds of a list, or 0, 1, ... of a number of them, which is not written out."""
     if not isinstance(value, list | tuple):
-        return list(range(whole(suite, value, place, 1)))
-    found = [whole(suite, item, where, 0) for item, where in items(suite, value, place)]
+        return range(few(suite, whole(suite, value, place, 1), place, f"{shown(value)} seeds"))
+    found = [whole(suite, item, where, 0, 2**64 - 1) for item, where in items(suite, value, place)]
     return list(dict.fromkeys(found))
+
+
+def few(suite: Suite, count: int, place: Place, what: str) -> int:
+    """The count, unless there would be more cells than a suite may have. Asked before anything is written out."""
+    if count > MOST_CELLS:
+        suite.fail(place, f"{what} are more than the {MOST_CELLS} cells that a suite may have; split it, or ask for fewer")
+    return count
 
 
 def specs(suite: Suite, value: Any, place: Place, key: str, what: str) -> list[tuple[str, Place]]:
@@ -73,15 +90,17 @@ def specs(suite: Suite, value: Any, place: Place, key: str, what: str) -> list[t
 def grid(suite: Suite, spec: str, grid: Any, place: Place) -> list[str]:
     """The spec with every combination of the grid's values."""
     if not isinstance(grid, Mapping):
-        suite.fail(place, f"expected options with lists of values, such as steps: [25, 50], got {grid!r:.60}")
+        suite.fail(place, f"expected options with lists of values, such as steps: [25, 50], got {shown(grid)}")
     if not grid:
         return [spec]
     module, name, options = suite.attempt(place, parse, spec)
     for option, values in grid.items():
         if not isinstance(values, list | tuple) or not values:
-            suite.fail((*place, option), f"expected a list of values, such as [25, 50], got {values!r:.60}")
+            suite.fail((*place, option), f"expected a list of values, such as [25, 50], got {shown(values)}")
         if option in options:
             suite.fail((*place, option), f"{option} is in {spec!r} already; leave one out")
+    count = math.prod(map(len, grid.values()))
+    few(suite, count, place, f"the {count} combinations of the grid")
     every = itertools.product(*grid.values())
     return [written(module, name, {**options, **dict(zip(grid, values, strict=True))}) for values in every]
 
@@ -117,7 +136,7 @@ def priors(suite: Suite, value: Any, place: Place) -> list[PriorEntry]:
         if not good or not all(
             isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in rescale
         ):
-            suite.fail((*where, "rescale"), f"expected [scale, shift], two numbers, got {rescale!r:.60}")
+            suite.fail((*where, "rescale"), f"expected [scale, shift], two numbers, got {shown(rescale)}")
         found.append(PriorEntry(spec, size, (float(rescale[0]), float(rescale[1])), where))
     return found
 
@@ -130,6 +149,8 @@ def images(suite: Suite, value: Any, place: Place) -> list[tuple[str, str, Place
         given = keys(suite, given, where, ("source", "limit"), ("source",))
         said = text(suite, given["source"], where, f"prior, a folder, a file, or one of {', '.join(pictures.SHIPPED)}")
         limit = whole(suite, given["limit"], (*where, "limit"), 1) if "limit" in given else None
+        if limit and said.startswith(pictures.DRAWN):
+            few(suite, limit, (*where, "limit"), f"{limit} draws of the prior")
         found += [(n, source, where) for n, source in suite.attempt(where, pictures.sources, said, suite.folder, limit)]
     seen = [n for n, _, _ in found]
     # one name, one image: where two folders have the same file names, the whole path tells them apart

@@ -14,6 +14,7 @@ docs/suites.md has every key. What is wrong is said with its line, its place, an
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.forward import Operator
 from invgen.inference import Result
+from invgen.limits import check_size
 from invgen.noise import Noise
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -59,6 +61,7 @@ def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
             if parts[key][0] is None:
                 suite.fail(place, f"lacks the key {key}, for all problems or for this one")
         found += _problem(suite, problem, place, parts, device)
+        reading.few(suite, len(found), place, f"{len(found)} cells up to here")
     for spec in _methods(suite, content["baselines"], ("baselines",), "a method") if content.get("baselines") else ():
         if all(spec != cell.sampler for cell in found):
             suite.fail(("baselines",), f"{spec} fits none of the problems")
@@ -82,6 +85,10 @@ def _problem(
     spec = reading.text(suite, problem["operator"], (*place, "operator"), "an operator, such as Downsample(factor=4)")
     operators = reading.grid(suite, spec, problem.get("grid", {}), (*place, "grid"))
     noises = [str(n) for n, _ in reading.items(suite, problem["noise"], (*place, "noise"))]
+    combined = {"seeds": shared["seeds"], "images": images, "samplers and baselines": [*samplers, *baselines],
+                "operators": operators, "noises": noises, "priors": priors}  # fmt: skip
+    count = math.prod(map(len, combined.values()))
+    reading.few(suite, count, place, f"{' x '.join(f'{len(v)} {k}' for k, v in combined.items())} = {count} cells")
     for noise, operator, prior in itertools.product(noises, operators, priors):
         law = suite.attempt((*place, "noise"), names.noise, noise)
         net, of_prior = suite.attempt(prior.place, cells.prior_of, prior.spec, prior.size, prior.rescale, device)
@@ -168,6 +175,8 @@ def _rehearse(
         return Posterior(net, A, law, y)
 
     post = suite.attempt(place, measure)
+    check = f"num_samples: {shared['num_samples']} signals of shape {tuple(truth.shape)}"
+    suite.attempt(place, check_size, shared["num_samples"] * truth.numel() * truth.element_size(), check)
     noise = torch.randn(shared["num_samples"], *truth.shape, generator=torch.Generator().manual_seed(0)).to(truth)
     result = Result(truth + net.data_std * noise, post, None, 0, 0.0, 0.0)
     for spec in shared["metrics"]:

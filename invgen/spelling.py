@@ -50,10 +50,13 @@ def hint(name: str, names: Iterable[str]) -> str:
 
 def short(text: str, most: int = 120) -> str:
     """Returns the text in quotes, control characters escaped, the middle of a long one left out: as sentences show it."""
-    return repr(text) if len(text) <= most else f"{clipped(text, most)!r} ({len(text)} characters)"
+    if len(text) > most:
+        return f"{text[: 2 * most // 3] + '...' + text[-most // 3 :]!r} ({len(text)} characters)"
+    return repr(text)
 
 
 def clipped(text: str, most: int = 300) -> str:
-    """Returns the text on one line, the middle of a long one left out."""
-    text = " ".join(text.split()) if len(text) <= 10 * most else text
-    return text if len(text) <= most else f"{text[: 2 * most // 3]}...{text[-most // 3 :]}"
+    """Returns the text on one line, control characters escaped, the middle of a long one left out."""
+    if len(text) > most:
+        text = f"{text[: 2 * most // 3]}...{text[-most // 3 :]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

@@ -22,10 +22,12 @@ from invgen.noise import NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike
 from invgen.sampler import Sampler
 from invgen.simulation import simulate
+from invgen.spelling import clipped
 
 Range = tuple[float, float] | Sequence[Any]
 Metric = Callable[..., Tensor]
 FORMAT = "invgen tuning 1"
+LARGEST = 2**16  # bytes of a saved sampler, which has some hundred
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,26 @@ def load_sampler(path: str | Path) -> Sampler:
     """
     from invgen import samplers
 
+    name = clipped(str(path), 120)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise KeyError("format")
-        return samplers.get(content["sampler"])(**content["options"])
+        with open(path, "rb") as file:
+            raw = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise FileError(f"there is no file {path}; write one with invgen.tune(...).save({str(path)!r})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path} is not a file that invgen.tune has saved ({type(error).__name__}: {error})") from error
+        raise FileError(f"there is no file {name}; write one with invgen.tune(...).save({name!r})") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
+        raise FileError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        if len(raw) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        content = json.loads(raw)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"it does not say that it is of the format {FORMAT!r}")
+        sampler, options = content.get("sampler"), content.get("options")
+        if not isinstance(sampler, str) or not isinstance(options, dict):
+            raise ValueError("it lacks a sampler and its options")
+        return samplers.get(sampler)(**options)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise FileError(f"{name} is not a file that invgen.tune has saved: {clipped(str(error))}") from error
 
 
 @checked
