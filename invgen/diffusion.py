@@ -29,10 +29,10 @@ class Prior(nn.Module):
         shape: the shape of one signal, without batch axes.
         value_range: (low, high) of the values, for display and as the data range of metrics.
         data_mean, data_std: mean and standard deviation over all values of typical signals.
-        weights: which weights of which file the network has, in words; None where no file was read.
+        read_from: which weights of which file the network has, in words; None where no file was read.
     """
 
-    weights: str | None = None
+    read_from: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,8 +70,8 @@ class Prior(nn.Module):
         return torch.float64 if table is not None and table.dtype == torch.float64 else torch.float32
 
     def extra_repr(self) -> str:
-        weights = "" if self.weights is None else f", weights={self.weights!r}"
-        return f"shape={tuple(self.shape)}, value_range={self.value_range}{weights}"
+        read_from = "" if self.read_from is None else f", read_from={self.read_from!r}"
+        return f"shape={tuple(self.shape)}, value_range={self.value_range}{read_from}"
 
 
 class Denoiser(Prior):

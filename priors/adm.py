@@ -156,7 +156,7 @@ def from_guided_diffusion(
         prediction: "epsilon", or "sample" for a network trained with `predict_xstart`.
         schedule: by default `Schedule.linear()`, for "imagenet64_class" `Schedule.cosine()`.
         key: the entry of the checkpoint that holds the network.
-        ema: take the averaged weights if the checkpoint has them; `prior.weights` says which were taken.
+        ema: take the averaged weights if the checkpoint has them; `prior.read_from` says which were taken.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max.
 
     Raises:

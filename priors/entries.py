@@ -46,7 +46,7 @@ class Weights(dict[str, Tensor]):
 
     def of(self, prior: P) -> P:
         """The prior that has these weights, which says so."""
-        prior.weights = self.taken
+        prior.read_from = self.taken
         return prior
 
     def __repr__(self) -> str:

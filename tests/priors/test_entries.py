@@ -187,7 +187,7 @@ def test_every_loader_takes_the_average_and_prints_it(variant, tmp_path):
     alone = LOADERS[variant](path, about)
     x = torch.zeros(1, *average.shape)
     assert torch.equal(average(x, 1.0), alone(x, 1.0)) and not torch.equal(average(x, 1.0), last(x, 1.0))
-    assert "averaged weights 'params_ema.module" in repr(average) and "weights=\"weights 'net" in repr(last)
+    assert "averaged weights 'params_ema.module" in repr(average) and "read_from=\"weights 'net" in repr(last)
 
 
 @pytest.mark.data
