@@ -1,5 +1,7 @@
 """Which sampler to take: what a problem has, against what docs/samplers.md has measured."""
 
+from dataclasses import replace
+
 from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
@@ -7,6 +9,7 @@ from invgen.noise import Energy, Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
+from invgen.trust import ceiling, narrowed, warn_untrusted
 
 FEW = 16  # measured values up to which a chain of particles keeps even weights, see TDS
 
@@ -66,6 +69,19 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
         what = "a loss in place of a noise law" if isinstance(noise, Energy) else f"{_name(A)}{through}"
         return samplers.DPS(), f"{what}: the gradient of the likelihood guides, which asks for nothing more"
     return samplers.DAPS(), f"{_name(A)} with {type(noise).__name__} noise: Langevin steps inside follow its curvature"
+
+
+def within_trust(post: Posterior) -> tuple[Posterior, str]:
+    """The problem at noise levels that its network can be trusted at, and what was left out, as the end of a sentence.
+
+    Networks that err more than a constant at high noise, as many published ones do, break what differentiates them there.
+    """
+    top = ceiling(post.prior) if isinstance(post.prior, Denoiser) else None
+    if top is None:
+        return post, ""
+    warn_untrusted(post.prior)
+    out = f"; noise levels above {top:.2g} are left out, where the network errs more than a constant would"
+    return replace(post, prior=narrowed(post.prior, top)), out
 
 
 def _name(A: object) -> str:

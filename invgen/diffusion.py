@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from invgen.arguments import checked, checked_class
 from invgen.errors import OptionError, UnsupportedError
+from invgen.gradients import differentiating, leaf, power_of_two, running
 from invgen.hints import Count
 from invgen.noise import RandnLike
 from invgen.random import Streams
@@ -115,12 +116,13 @@ class Denoiser(Prior):
 
     def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        with differentiating():
+            x = leaf(x)
             x0 = self(x, sigma)
 
         def pullback(v: Tensor) -> Tensor:
-            return torch.autograd.grad(x0, x, v, retain_graph=True)[0]
+            size = power_of_two(v)  # at unit size, so that a network in half precision does not overflow
+            return torch.autograd.grad(x0, x, v / size, retain_graph=True)[0] * size
 
         return x0.detach(), pullback
 
@@ -159,7 +161,7 @@ class Denoiser(Prior):
                 math.log10(self.sigma_min), math.log10(self.sigma_max), 12, dtype=torch.float64
             ).tolist()
         randn = Streams(seed, list(range(len(x0))))
-        with torch.no_grad():
+        with running(self):
             errors = [(self(x0 + s * randn(x0), s) - x0).square().mean().item() for s in sorted(levels)]
         # no denoiser errs more than its input; a network may, outside the levels it has seen
         self.mmse = tuple((float(s), min(max(e, 1e-30), s**2)) for s, e in zip(sorted(levels), errors, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from invgen.arguments import checked, checked_class
 from invgen.batches import BATCHED, Variance, any_batch, per_sample
 from invgen.errors import OptionError, UnsupportedError
+from invgen.gradients import differentiating
 from invgen.hints import check, shown
 from invgen.linalg import cg
 from invgen.random import Streams
@@ -155,7 +156,7 @@ class LinearOperator(Operator):
         complex_in = self.in_dtype.is_complex
         dtype = y.dtype if y.is_complex() == complex_in else y.to(torch.complex64).dtype if complex_in else y.real.dtype
         differentiable = torch.is_grad_enabled() and y.requires_grad
-        with torch.enable_grad():
+        with differentiating():
             x = torch.zeros(len(y), *self.in_shape, dtype=dtype, device=y.device, requires_grad=True)
             (grad,) = torch.autograd.grad(self(x), x, y, create_graph=differentiable)
         return grad

@@ -15,6 +15,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, per_sample
+from invgen.gradients import differentiating, leaf
 from invgen.hints import Share
 from invgen.linalg import dot, norm
 from invgen.noise import Energy, Noiseless
@@ -88,8 +89,8 @@ def local_fit(post: Posterior, u: Tensor, reach: float, whole: bool = False) -> 
     if isinstance(A, LinearOperator):
         clean = A(u)
     else:
-        with torch.enable_grad():
-            v = u.detach().requires_grad_()
+        with differentiating():
+            v = leaf(u)
             outputs = A(v)
         clean = outputs.detach()
     std = 1.0 if isinstance(noise, Noiseless) else noise.std(clean)
@@ -211,8 +212,8 @@ def fit_gaussian(
     adam = Adam(lr)
     for _ in range(steps):
         z = randn(mean)
-        with torch.enable_grad():
-            moments = moments.detach().requires_grad_()
+        with differentiating():
+            moments = leaf(moments)
             shift, log_scale = moments.unbind(1)
             data = log_g(mean + std * (shift + log_scale.exp() * z))
             (grad,) = torch.autograd.grad(-data.sum(), moments)

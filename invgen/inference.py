@@ -13,6 +13,7 @@ from torch import Tensor
 from invgen.arguments import checked
 from invgen.cost import Cost
 from invgen.forecasting import forecast
+from invgen.gradients import running
 from invgen.hints import Count, Seed
 from invgen.noise import Energy, Noiseless, NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
@@ -66,7 +67,8 @@ class Result:
         flat = self.samples.reshape(len(self.samples), -1, *self.posterior.prior.shape)
         y = self.posterior.y.reshape(-1, *self.posterior.A.out_shape)
         rows = self.posterior.rows(torch.arange(len(y)))
-        values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
+        with running(self.posterior.A):
+            values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
         return values.reshape(len(self.samples), *self.posterior.batch)
 
     def __repr__(self) -> str:
@@ -99,7 +101,8 @@ def solve(
         prior: what signals look like.
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.
         sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), a file that `invgen.tune(...).save` has written, or "auto":
-            what docs/samplers.md recommends for such a problem; `Result.sampler` and `Result.reason` say what and why.
+            what docs/samplers.md recommends for such a problem, at noise levels that the prior's network can be trusted at;
+            `Result.sampler` and `Result.reason` say what and why.
         num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
         progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar.
 
@@ -110,11 +113,16 @@ def solve(
     single measured value): a divergence that ended at finite values is not silent.
     """
     from invgen import names
-    from invgen.auto import recommend
+    from invgen.auto import recommend, within_trust
 
     post, reason = Posterior(prior, A, noise, y), ""
     if isinstance(sampler, str):
-        sampler, reason = recommend(post) if sampler == "auto" else (names.sampler(sampler), "")
+        if sampler == "auto":
+            sampler, reason = recommend(post)
+            post, left_out = within_trust(post)
+            reason += left_out
+        else:
+            sampler = names.sampler(sampler)
     if progress:
         expected = forecast(sampler, post, num_samples, max_batch)
         if expected is not None:

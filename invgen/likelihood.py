@@ -21,7 +21,9 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior
 from invgen.errors import DivergedError, MissingExtraError, OptionError, ShapeError, UnsupportedError
+from invgen.gradients import running
 from invgen.random import Streams
+from invgen.trust import warn_untrusted
 
 Trace = Literal["auto", "exact", "rademacher", "gaussian"]
 Field = Callable[[float, Tensor], Tensor]
@@ -85,7 +87,8 @@ def log_prob(
     if trace == "auto":
         trace = "exact" if prior.shape.numel() <= EXACT else "rademacher"
     parts = torch.arange(len(x)).split(max_batch or max(len(x), 1))
-    with torch.no_grad():
+    warn_untrusted(prior)
+    with running(prior):
         out = [_along_the_flow(prior, x[rows], Streams(seed, rows), trace, probes, solve) for rows in parts]
     result = torch.cat(out)
     if not result.isfinite().all():

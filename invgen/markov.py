@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, needs_levels
 from invgen.forward import LinearOperator, per_sample
+from invgen.gradients import differentiating, leaf
 from invgen.hints import Count
 from invgen.linalg import dot, norm
 from invgen.noise import Gaussian
@@ -228,8 +229,8 @@ def decode(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_with_gradient(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`decode`, and the gradient of the log-posterior log N(z; 0, I) + log p(y | g(z)), (B, *latent_shape)."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
+    with differentiating():
+        z = leaf(z)
         x, log = decode(post, z)
         (gradient,) = torch.autograd.grad(log.sum(), z)
     return x.detach(), log.detach(), gradient - z.detach()

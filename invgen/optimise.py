@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from invgen.gradients import differentiating, leaf
 from invgen.noise import Energy
 from invgen.posterior import Posterior
 
@@ -138,8 +139,8 @@ def noise_floor(post: Posterior, stop: float = 1.0) -> Tensor:
 
 def _evaluate(f: Objective, z: Tensor, shape: torch.Size | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Value, signal and gradient, the latter in the shape of z."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
+    with differentiating():
+        z = leaf(z)
         value, signal = f(z if shape is None else z.reshape(shape))
         (grad,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), signal.detach(), grad

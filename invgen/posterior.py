@@ -10,6 +10,7 @@ from invgen.arguments import named
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
+from invgen.gradients import differentiating, leaf
 from invgen.hints import check, hints_of
 from invgen.linalg import dot
 from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
@@ -95,8 +96,8 @@ class Posterior:
             if not isinstance(self.noise.sigma, Tensor) and self.noise.sigma == 0:
                 self.noise.log_prob(self.y, self.y)  # raises the sentence about noiseless measurements
             return self.A.adjoint(self.residual(x) / self.noise.var)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        with differentiating():
+            x = leaf(x)
             return torch.autograd.grad(self.log_likelihood(x).sum(), x)[0]
 
     def draw(self, x: Tensor, var_x: float | Tensor, randn: RandnLike = torch.randn_like) -> Tensor:

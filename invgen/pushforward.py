@@ -15,6 +15,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
 from invgen.errors import OptionError, UnsupportedError
 from invgen.forward import Operator
+from invgen.gradients import running
 from invgen.hints import check
 from invgen.random import Streams
 
@@ -48,11 +49,16 @@ class Generator(Prior):
     """
 
     network: bool = True  # whether forward is a network of its own, whose evaluations count
+    measured: tuple[str, ...] = ()  # the facts that its loader measured on samples
 
     def __init__(self, shape: int | Sequence[int], latent: Denoiser | Sequence[int], **kwargs: Any) -> None:
         super().__init__(shape, **kwargs)
         latent = check("the latent prior", latent, Annotated[Denoiser | tuple[int, ...], "give a Denoiser, or a shape"])
         self.latent = latent if isinstance(latent, Denoiser) else StandardNormal(latent)
+
+    def extra_repr(self) -> str:
+        found = f" (measured on its samples: {', '.join(self.measured)})" if self.measured else ""
+        return super().extra_repr() + found
 
     @property
     def latent_shape(self) -> torch.Size:
@@ -90,7 +96,7 @@ class Generator(Prior):
                 f"the latent prior {type(self.latent).__name__} has no method sample; draw codes with a sampler such as "
                 "samplers.Heun and decode them"
             )
-        with torch.no_grad():
+        with running(self):
             codes = self.latent.sample(num_samples, seed)
             return torch.cat([self(z) for z in codes.split(max_batch or max(num_samples, 1))])
 

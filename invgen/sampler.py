@@ -17,11 +17,13 @@ from invgen.cost import Cost, counted
 from invgen.diffusion import Denoiser, Prior, needs_levels, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.forward import Operator, has_gradient, has_svd
+from invgen.gradients import normal, running
 from invgen.hints import Count, Seed, check, hints_of
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.random import Streams, seeds_of, streams
+from invgen.trust import bounds, ceiling, remedy, warn_saturated, warn_untrusted
 
 
 @dataclass(frozen=True)
@@ -155,18 +157,37 @@ class Sampler:
                 "no uncertainty; ask for one sample, or take a sampler that draws",
                 stacklevel=2,
             )
+        with running(post.prior, post.A):
+            post = dataclasses.replace(normal(post), noise=normal(post.noise))
+            return self._all(post, num_samples, seed, max_batch, progress, callback, cost)
+
+    def _all(
+        self,
+        post: Posterior,
+        num_samples: int,
+        seed: int | Sequence[int],
+        max_batch: int | None,
+        progress: bool,
+        callback: Callable[[int, Tensor], None] | None,
+        cost: Cost | None,
+    ) -> Tensor:
+        """What `__call__` returns, for arguments that are right."""
         seed = _seeds(seed, math.prod(post.batch))
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)
         chunks = self._chunks(problem, num_samples, max_batch) if total else []
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
+        if isinstance(problem.prior, Denoiser):
+            warn_untrusted(problem.prior)
         bar = _progress_bar(len(chunks) * self.steps, type(self).__name__) if progress else None
         begin = time.perf_counter()
         try:
             with counted(post.prior, post.A) as counter:
                 for chunk in chunks:
                     rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
+                    if isinstance(problem.prior, Denoiser):
+                        self._check_samples(problem.prior, x)
                     out[rows] = (self._decode(post.prior, x, max_batch) if decode else x).to(out.dtype)
         finally:
             if bar is not None:
@@ -227,9 +248,33 @@ class Sampler:
         if isinstance(prior, Denoiser) and k < len(self.levels(prior)):
             where += f" (sigma = {self.levels(prior)[k][0]:.3g})"
         return (
-            f"{type(self).__name__} diverged {where}: the state is not finite or far beyond any signal; use more steps, a "
-            "weaker guidance, or check that noise and prior are in the units of the operator"
+            f"{type(self).__name__} diverged {where}: the state is not finite or far beyond any signal; {self._mend(prior)}"
         )
+
+    def _mend(self, prior: Prior) -> str:
+        """What may help against a divergence."""
+        top = ceiling(prior) if isinstance(prior, Denoiser) else None
+        if top is not None:
+            return f"the prior's network cannot be trusted up to sigma = {prior.sigma_max:.3g}: {remedy(top)}"
+        return "use more steps, a weaker guidance, or check that noise and prior are in the units of the operator"
+
+    def _check_samples(self, prior: Denoiser, x: Tensor) -> None:
+        """Holds the samples of a chunk against the signals that the prior declares.
+
+        Raises:
+            DivergedError: a value lies beyond anything that the prior's signals, or a far measurement, may be.
+        """
+        if not x.numel():
+            return
+        low, high = bounds(prior)
+        least, most = torch.stack(torch.aminmax(x)).tolist()
+        if least < low or most > high:
+            raise DivergedError(
+                f"{type(self).__name__} ended at values from {least:.3g} to {most:.3g}, where the prior declares "
+                f"value_range=({prior.value_range[0]:g}, {prior.value_range[1]:g}) and data_std={prior.data_std:.3g}; "
+                f"{self._mend(prior)}"
+            )
+        warn_saturated(prior, x, type(self).__name__)
 
     @classmethod
     def options(cls) -> dict[str, object]:

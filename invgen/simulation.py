@@ -10,6 +10,7 @@ from torch import Tensor
 from invgen.arguments import checked
 from invgen.diffusion import Denoiser, Prior, Rescaled
 from invgen.errors import UnsupportedError
+from invgen.gradients import running
 from invgen.hints import Count, Seed, check
 from invgen.noise import NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike
@@ -53,7 +54,7 @@ def simulate(
     """
     blank = problem(prior, A, noise, num)
     x = sample(prior, num, spawn(seed, 0), sampler=prior_sampler, max_batch=max_batch, progress=progress)
-    with torch.no_grad():
+    with running(A):
         # on the CPU, so that every device sees the same noise
         clean = torch.cat([A(part).cpu() for part in x.split(max_batch or rows_at_once(prior))])
     law, y = blank.noise.to("cpu"), torch.empty_like(clean)
@@ -114,7 +115,7 @@ def sample(
         )
     max_batch = max_batch or rows_at_once(prior)
     options = {"sampler": sampler, "max_batch": max_batch, "progress": progress}
-    with torch.no_grad():
+    with running(prior):
         if hasattr(prior, "sample") and (sampler is None or not isinstance(prior, Denoiser)):
             return prior.sample(num_samples, seed)
         if isinstance(prior, Rescaled):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
-from invgen.priors.from_network import NetworkDenoiser
+from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
 
 MARKS = ("input_blocks.", "output_blocks.", "out.")  # how the names of its tensors begin
@@ -126,6 +126,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@takes_data
 def from_guided_diffusion(
     path: str | Path,
     shape: int | Sequence[int] | None = None,
@@ -158,6 +159,7 @@ def from_guided_diffusion(
         key: the entry of the checkpoint that holds the network.
         ema: take the averaged weights if the checkpoint has them; `prior.read_from` says which were taken.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: the file is damaged, not safe to open, not such a network, or holds several.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
-from invgen.priors.from_network import network_dtype
+from invgen.priors.from_network import network_dtype, takes_data
 
 POINTS = 2**14  # of the table of log sigma(t): interpolated, off by about 1e-8
 
@@ -65,6 +65,7 @@ class AzulaDenoiser(ConditionalDenoiser):
         return out.to(x.dtype)
 
 
+@takes_data
 def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> AzulaDenoiser:
     """A denoiser of azula as a prior, in its own units: see `AzulaDenoiser`.
 
@@ -72,6 +73,8 @@ def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) 
         prior = priors.from_azula(denoiser, (3, 256, 256))
 
     The module is put into eval mode and its weights lose their gradients.
+
+    data: clean signals, which check it and set what the facts leave open; see `from_network`.
     """
     if not isinstance(denoiser, nn.Module) or not callable(getattr(denoiser, "schedule", None)):
         raise OptionError(f"expected a denoiser of azula, with a schedule, got {type(denoiser).__name__}")

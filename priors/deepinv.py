@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError
-from invgen.priors.from_network import network_dtype
+from invgen.priors.from_network import network_dtype, takes_data
 
 # the levels, for images in [0, 1], at which deepinv's diffusion networks were trained (their own schedules, halved)
 LEVELS = {"DiffUNet": (0.005, 78.7), "NCSNpp": (0.001, 40.0), "ADMUNet": (0.001, 40.0)}
@@ -70,12 +70,15 @@ class DeepinvDenoiser(ConditionalDenoiser):
         return out.to(x.dtype)
 
 
+@takes_data
 def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> DeepinvDenoiser:
     """A denoiser of deepinv as a prior over images in [0, 1]: see `DeepinvDenoiser`; `rescaled` gives other units.
 
         prior = priors.from_deepinv(deepinv.models.DRUNet(), (3, 256, 256), sigma_max=0.2)
 
     The module is put into eval mode and its weights lose their gradients.
+
+    data: clean signals, which check it and set what the facts leave open; see `from_network`.
     """
     if not isinstance(denoiser, nn.Module):
         raise OptionError(

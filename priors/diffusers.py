@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from invgen.conditional import Conditioned
 from invgen.diffusion import Sigma
 from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
-from invgen.priors.from_network import Call, NetworkDenoiser, call_network
+from invgen.priors.from_network import Call, NetworkDenoiser, call_network, takes_data
 from invgen.priors.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def network_stride(config: Any) -> int:
     return 2**halvings
 
 
+@takes_data
 def from_diffusers(
     model: str | Path,
     shape: int | Sequence[int] | None = None,
@@ -195,6 +196,7 @@ def from_diffusers(
         variant, revision: of the files on the hub, such as "fp16".
         dtype: the precision of the network, float32 by default whatever the files hold.
         options: null_label, mu and further options and facts of a `DiffusersDenoiser`.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: there is no such model, or its files are damaged or do not fit each other.

@@ -18,7 +18,7 @@ from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import adm, entries, pickles
 from invgen.priors.edm2_networks import EDM2UNet
 from invgen.priors.edm_networks import EDMUNet, rehearse
-from invgen.priors.from_network import NetworkDenoiser, from_denoiser
+from invgen.priors.from_network import NetworkDenoiser, from_denoiser, takes_data
 from invgen.priors.schedules import Schedule
 
 # What the sources in the pickles would have defined: remembered, never run.
@@ -35,6 +35,7 @@ DEFAULTS = {
 }
 
 
+@takes_data
 def from_edm(
     source: str | Path | Callable[..., Tensor],
     shape: int | Sequence[int] | None = None,
@@ -59,6 +60,7 @@ def from_edm(
         sigma_data: the constant of "edm", 0.5 unless the pickle says otherwise.
         key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max, for "edm" 0.002 and 80 by default.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: the file is damaged, not safe to open, or not such a network.
@@ -87,6 +89,7 @@ def from_edm(
     return found.of(preconditioned(net, shape, name, numbers, stride=net.stride, **facts))
 
 
+@takes_data
 def from_inverse_bench(
     path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
 ) -> ConditionalDenoiser:
@@ -99,6 +102,8 @@ def from_inverse_bench(
 
     Raises:
         WeightsError: see `from_edm`.
+
+    data: clean signals, which check it and set what the facts leave open; see `from_network`.
     """
     tensors = entries.state_dict(path, [adm.MARKS, MARKS], key, ema)
     if "input_blocks.0.0.weight" not in tensors:

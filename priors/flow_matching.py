@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from invgen.errors import OptionError
 from invgen.priors import adm, entries
-from invgen.priors.from_network import NetworkDenoiser
+from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
 
 # torchcfm's CIFAR-10 models (otcfm, icfm, fm), from the example's code and flags.
@@ -38,6 +38,7 @@ class Trigonometric(Schedule):
         return (1 + sigma**2).rsqrt()
 
 
+@takes_data
 def from_flow_matching(
     path: str | Path,
     shape: int | Sequence[int] | None = None,
@@ -69,6 +70,7 @@ def from_flow_matching(
         time_scale: what the network's time is multiplied by.
         key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: the file is damaged, not safe to open, or not such a network.

@@ -1,19 +1,24 @@
 """Priors from any network: epsilon, v, sample, score, velocity or EDM ones with a schedule, and functions."""
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invgen.conditional import ConditionalDenoiser
-from invgen.diffusion import Sigma
+from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
+from invgen.gradients import running, unit_cotangents
 from invgen.priors.schedules import Schedule
+from invgen.pushforward import Generator
 
 PREDICTIONS = ("epsilon", "v", "sample", "score", "velocity", "edm", "consistency")
 Call = Callable[[nn.Module, Tensor, Tensor, Any], Tensor]
+Loader = TypeVar("Loader", bound=Callable[..., Any])
 
 
 class NetworkDenoiser(ConditionalDenoiser):
@@ -82,7 +87,10 @@ class NetworkDenoiser(ConditionalDenoiser):
         z, s = x.to(dtype), level.to(dtype).reshape(-1, *[1] * (x.ndim - 1))
         preconditioned = self.prediction in ("edm", "consistency")
         scale = (s**2 + self.sigma_data**2).rsqrt() if preconditioned else self.schedule.alpha(s)
-        o = self._network(scale * z, self.schedule.time(level), condition).to(dtype)
+        scaled = scale * z
+        o = self._network(scaled, self.schedule.time(level), condition).to(dtype)
+        if network_dtype(self.net) in (torch.float16, torch.bfloat16):
+            unit_cotangents(scaled, o)
         return self._combine(z, s, scale, o).to(x.dtype)
 
     def _combine(self, x: Tensor, s: Tensor, scale: Tensor, o: Tensor) -> Tensor:
@@ -137,28 +145,86 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     return F.pad(x, [n for p in reversed(pads) for n in (0, p)], mode=mode)
 
 
+def takes_data(loader: Loader) -> Loader:
+    """Gives a loader the argument `data`, clean signals, (B, *shape), that set what its options leave open.
+
+    That is sigma_min and sigma_max, between which the network can be trusted, data_mean, data_std, value_range and the
+    table `mmse`; of a latent pipeline, for its codes. Ten signals or more, that the network did not see in training.
+    """
+
+    @functools.wraps(loader)
+    def wrapped(*args: Any, data: Tensor | None = None, **options: Any) -> Any:
+        from invgen.priors.check import declare
+
+        prior = loader(*args, **options)
+        if data is None:
+            return prior
+        if isinstance(prior, Generator):  # a network over codes
+            with running(prior):
+                declare(prior.latent, prior.encode(data.to(prior.device, prior.dtype)), options.get("latent") or {})
+        else:
+            declare(prior, data, options)
+        return prior
+
+    signature = inspect.signature(loader)
+    new = inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Tensor | None")
+    given = list(signature.parameters.values())
+    last = len(given) - (given[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    wrapped.__signature__ = signature.replace(parameters=[*given[:last], new, *given[last:]])  # type: ignore[attr-defined]
+    return wrapped  # type: ignore[return-value]
+
+
+@takes_data
 def from_network(
     net: nn.Module,
     shape: int | Sequence[int],
     *,
     prediction: str,
     schedule: Schedule,
-    data: Tensor | None = None,
     **options: Any,
 ) -> NetworkDenoiser:
     """The prior of a network that predicts epsilon, v, the sample, the score or a velocity: see `NetworkDenoiser`.
 
         prior = priors.from_network(net, (1, 128, 128), prediction="epsilon", schedule=priors.Schedule.linear())
 
-    data: clean signals, (B, *shape), to check the declaration with; see `check_prior`, which warns if it does not fit.
+    data: clean signals, (B, *shape), ten or more, that the network did not see in training. They check the declaration, and
+        set what it leaves open: sigma_min and sigma_max, between which the network can be trusted, data_mean, data_std,
+        value_range and the table `mmse`; see `check_prior`, which warns if the declaration does not fit.
     options: call, stride, sigma_data and the facts of a `NetworkDenoiser`. The network is put into eval mode.
+
+    Raises:
+        ShapeError: the network does not take signals of that shape, or gives others.
     """
     prior = NetworkDenoiser(net.eval(), shape, prediction, schedule, **options)
-    if data is not None:
-        from invgen.priors.check import check_prior
-
-        check_prior(prior, data)
+    try_out(prior)
     return prior
+
+
+def try_out(prior: Denoiser) -> None:
+    """Denoises one signal of zeros, so that a wrong shape is an error where it was declared.
+
+    Raises:
+        ShapeError: the network fails on it. One that wants a condition, and says so by a TypeError, is left alone.
+    """
+    x = torch.zeros(1, *prior.shape, dtype=prior.dtype, device=prior.device)
+    try:
+        with running(prior):
+            prior(x, prior.data_std)
+    except ShapeError:
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ShapeError(
+            f"the network fails on a signal of the declared shape {tuple(prior.shape)} ({first_line(error)}); declare the "
+            "shape that it was made for, channels first"
+        ) from error
+    except TypeError:
+        return
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line of at most 160 characters."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 class FunctionDenoiser(ConditionalDenoiser):
@@ -222,11 +288,14 @@ class FunctionDenoiser(ConditionalDenoiser):
             )
 
 
+@takes_data
 def from_denoiser(f: Callable[..., Tensor], shape: int | Sequence[int], **options: Any) -> FunctionDenoiser:
     """The prior of a denoiser in the units of its signals, a function or nn.Module: see `FunctionDenoiser`.
 
     priors.from_denoiser(drunet, (3, 256, 256), sigma_min=0.01, sigma_max=0.2)              # f(x, sigma)
     priors.from_denoiser(dncnn, (1, 180, 180), level=25 / 255, value_range=(0, 1))          # f(x), of one level
     priors.from_denoiser(dncnn_b, (1, 180, 180), blind=True, sigma_min=0.01, sigma_max=0.2)  # f(x), of any of these
+
+    data: clean signals, which check it and set what the options leave open; see `from_network`.
     """
     return FunctionDenoiser(f.eval() if isinstance(f, nn.Module) else f, shape, **options)

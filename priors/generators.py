@@ -4,8 +4,9 @@ They are pushforward priors (`invgen.pushforward.Generator`), so that CSGM, PULS
 operator run on them. Nothing is clamped and no range is changed: x is what the network gives, `rescaled` gives other units.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from invgen.priors.from_network import network_dtype
 from invgen.pushforward import Generator, StandardNormal
 
 Network = Callable[..., Tensor]
+Made = TypeVar("Made", bound=Generator)
 
 
 def standard_codes(shape: int | Sequence[int], network: Network) -> StandardNormal:
@@ -79,7 +81,7 @@ class Decoder(Generator):
         sphere: g gets sqrt(d) z / |z|, for a generator trained on codes that are uniform on the sphere of radius sqrt(d).
             The codes z of this prior stay standard normal.
         condition: what g gets beside z, without batch axis: a label, an embedding.
-        facts: value_range, data_mean, data_std of the signals.
+        facts: value_range, data_mean, data_std of the signals; (-1, 1), 0 and 1 if not given.
 
     Raises:
         ShapeError: g does not take such codes, or gives signals of another shape.
@@ -158,6 +160,32 @@ def code_of(out: Any) -> Tensor:
     return out
 
 
+DRAWN = 64  # samples that the facts of a decoder are measured on
+UNITS = ((0.0, 1.0), (-1.0, 1.0))  # the ranges of a sigmoid and of a tanh
+
+
+def measure_facts(prior: Made, given: Collection[str]) -> Made:
+    """The decoder with value_range, data_mean and data_std of 64 samples of it, but for those that were given.
+
+    A decoder whose values fill four fifths of [0, 1], or of [-1, 1], without leaving it ends in a sigmoid or a tanh and has
+    that range; any other has the least and the largest value drawn. `prior.measured` names what was set, and the printed
+    prior shows it.
+    """
+    wanted = [name for name in ("value_range", "data_mean", "data_std") if name not in given]
+    if not wanted or not hasattr(prior.latent, "sample"):
+        return prior
+    x = prior.sample(DRAWN, seed=0, max_batch=8).double()
+    low, high, mean, std = (v.item() for v in (x.min(), x.max(), x.mean(), x.std()))
+    if not math.isfinite(std) or not low < high:
+        return prior
+    unit = next(((a, b) for a, b in UNITS if a <= low and high <= b and high - low > 0.8 * (b - a)), (low, high))
+    for name, value in (("value_range", unit), ("data_mean", mean), ("data_std", std)):
+        if name in wanted:
+            setattr(prior, name, value)
+    prior.measured = tuple(wanted)
+    return prior
+
+
 def _facts(prior: Generator) -> dict[str, Any]:
     return {"value_range": prior.value_range, "data_mean": prior.data_mean, "data_std": prior.data_std}
 
@@ -170,10 +198,11 @@ def from_generator(
         prior = priors.from_generator(g, (128,), (3, 64, 64), data_std=0.5)
         invgen.solve(y, A, prior, noise=0.05, sampler="csgm")
 
-    options: sphere, condition and the facts of a `Decoder`. A module is put into eval mode (batch statistics of a network
-    in training mode would couple the rows of a batch) and its weights lose their gradients.
+    options: sphere, condition and the facts of a `Decoder`; facts that are not given are measured on 64 samples, see
+    `measure_facts`. A module is put into eval mode (batch statistics of a network in training mode would couple the rows
+    of a batch) and its weights lose their gradients.
     """
-    return Decoder(frozen(g), latent_shape, shape, **options)
+    return measure_facts(Decoder(frozen(g), latent_shape, shape, **options), options)
 
 
 def from_vae(
@@ -186,8 +215,9 @@ def from_vae(
 ) -> Decoder:
     """The prior of a variational autoencoder, x = decoder(z), z ~ N(0, I): see `VAE`, and `Decoder` without an encoder.
 
-    options: sphere, condition and the facts of a `Decoder`.
+    options: sphere, condition and the facts of a `Decoder`; facts that are not given are measured on 64 samples, see
+    `measure_facts`.
     """
     if encoder is None:
-        return Decoder(frozen(decoder), latent_shape, shape, **options)
-    return VAE(frozen(decoder), frozen(encoder), latent_shape, shape, **options)
+        return measure_facts(Decoder(frozen(decoder), latent_shape, shape, **options), options)
+    return measure_facts(VAE(frozen(decoder), frozen(encoder), latent_shape, shape, **options), options)

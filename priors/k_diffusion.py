@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
-from invgen.priors.from_network import NetworkDenoiser
+from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.k_transformer_v1 import TransformerV1
 from invgen.priors.k_transformers import TransformerV2
 from invgen.priors.schedules import Schedule
@@ -28,6 +28,7 @@ from invgen.priors.schedules import Schedule
 MARKS = (("u_net.", "proj_in."), ("blocks.", "in_proj.", "out_norm."), ("patch_in.", "mid_level."))
 
 
+@takes_data
 def from_k_diffusion(
     path: str | Path,
     shape: int | Sequence[int] | None = None,
@@ -45,6 +46,7 @@ def from_k_diffusion(
         config: the configuration, or a path to its JSON, if the checkpoint does not hold it.
         key, ema: see `from_guided_diffusion`; "model_ema" and "model" are the entries of k-diffusion's own training.
         facts: value_range, data_mean, data_std; sigma_min and sigma_max, by default the configuration's.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: a file is damaged, not safe to open, or not such a network.

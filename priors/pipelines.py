@@ -25,7 +25,7 @@ from invgen.priors.diffusers import (
     read_network,
     reading,
 )
-from invgen.priors.from_network import Call, NetworkDenoiser
+from invgen.priors.from_network import Call, NetworkDenoiser, takes_data
 from invgen.priors.latent import Autoencoder, LatentDiffusion
 from invgen.priors.text import ENCODE, TEXT_ENCODERS, LatentConsistency, Prompts, TextDenoiser, TextEmbedding
 
@@ -33,6 +33,7 @@ NETWORKS = ("unet", "transformer")
 LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or on nothing
 
 
+@takes_data
 def from_pipeline(
     model: Any,
     shape: int | Sequence[int] | None = None,
@@ -69,6 +70,7 @@ def from_pipeline(
         dtype: of the weights, by default float32. An autoencoder that asks for it (force_upcast) stays in float32.
         variant, revision: of the files on the hub, such as "fp16".
         facts: value_range, data_mean, data_std of the images.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: there is no such model, a part of it is missing, or its files are damaged or do not fit.

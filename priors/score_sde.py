@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import EDMUNet, rehearse
-from invgen.priors.from_network import NetworkDenoiser
+from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
 from invgen.priors.score_sde_ddpm import DDPM, is_ddpm
 
@@ -50,6 +50,7 @@ class SubVP(Schedule):
         return 2 / (sigma + (sigma**2 + 4).sqrt())
 
 
+@takes_data
 def from_score_sde(
     path: str | Path,
     shape: int | Sequence[int],
@@ -71,6 +72,7 @@ def from_score_sde(
         centered: whether images are in [-1, 1] (`data.centered`) rather than [0, 1], which is the default for VE.
         key, ema: see `from_guided_diffusion`.
         facts: value_range, data_mean, data_std; sigma_min, sigma_max. Noise levels are in units of the images.
+        data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
     Raises:
         WeightsError: the file is damaged, not safe to open, or not such a network.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.forward import Operator
+from invgen.gradients import differentiating, leaf
 from invgen.linalg import dot
 from invgen.posterior import Posterior
 from invgen.random import Streams
@@ -71,8 +72,8 @@ class Linearised:
     """
 
     def __init__(self, post: Posterior, x0: Tensor) -> None:
-        with torch.enable_grad():
-            u = x0.detach().requires_grad_()
+        with differentiating():
+            u = leaf(x0)
             outputs = post.A(u)
             flat = _flat(outputs)
             pulls = [torch.autograd.grad(value.sum(), u, retain_graph=True)[0] for value in flat.unbind(1)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.forward import LinearOperator
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import Bend, Pullback, draw_near, fit_gaussian, local_fit, perturbed, step_reach
 from invgen.hints import Count, Index, Positive
 from invgen.linalg import norm
@@ -105,8 +106,8 @@ class DCPS(Sampler):
         """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x), g as in `draw`."""
         unit = math.sqrt(post.prior.data_std**2 + s**2)
         for _ in range(self.langevin_steps):
-            with torch.enable_grad():
-                u = x.detach().requires_grad_()
+            with differentiating():
+                u = leaf(x)
                 x0 = post.prior(u, s)
                 there = x0 + self.kept(post, s, low) * (u - x0)
                 log_g = self.weight(post, low) * post.log_likelihood(there)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import GuidedSampler, likelihood_guidance, paper_misfit, published
 from invgen.hints import NonNegative, Share
 from invgen.posterior import Posterior
@@ -69,8 +70,8 @@ class DPS(GuidedSampler):
             yield from super().run(post, x, randn)
             return
         for s, s_next in self.levels(post.prior):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
+            with differentiating():
+                x = leaf(x)
                 x0 = post.prior(x, s)
                 misfit = paper_misfit(post, x0).sum()  # one norm per sample: their gradients do not mix
             (grad,) = torch.autograd.grad(misfit, x)

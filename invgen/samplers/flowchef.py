@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import flow_time, step
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import GuidedSampler
 from invgen.hints import Positive, Share
 from invgen.linalg import dot
@@ -61,7 +62,7 @@ class FlowChef(GuidedSampler):
 
 def _slope(post: Posterior, u: Tensor) -> Tensor:
     """The gradient of the mean over measured values of (y - A(u))^2, for each sample."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
+    with differentiating():
+        u = leaf(u)
         r = post.residual(u)
         return torch.autograd.grad(dot(r, r).sum() / max(r[0].numel(), 1), u)[0]

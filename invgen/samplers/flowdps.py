@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
+from invgen.gradients import differentiating, leaf
 from invgen.hints import Count, Positive
 from invgen.linalg import norm
 from invgen.posterior import Posterior
@@ -69,6 +70,6 @@ class FlowDPS(Sampler):
 
 def _slope(post: Posterior, u: Tensor) -> Tensor:
     """The gradient of |y - A(u)|, one norm a sample."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
+    with differentiating():
+        u = leaf(u)
         return torch.autograd.grad(norm(post.residual(u)).sum(), u)[0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator
+from invgen.gradients import differentiating, leaf
 from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot
 from invgen.noise import Gaussian
@@ -81,8 +82,8 @@ class FlowPriors(Sampler):
 
             adam = None if self.lr is None else Adam(self.lr)
             for _ in range(self.iterations):
-                with torch.enable_grad():
-                    u = u.detach().requires_grad_()
+                with differentiating():
+                    u = leaf(u)
                     v = velocity(u)
                     r = t_next * goal + (1 - t_next) * noise - A(u + dt * v)
                     probe = randn(u).sign()

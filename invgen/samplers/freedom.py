@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step, travel_back
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import GuidedSampler, likelihood_guidance, paper_misfit, published
 from invgen.hints import Count, NonNegative, Share
 from invgen.posterior import Posterior
@@ -66,8 +67,8 @@ class FreeDoM(GuidedSampler):
         if self.form == "score":
             x0, ascent = likelihood_guidance(post, x, s, self.share)
             return step(x, x0 + self.zeta * ascent, s, s_next, self.eta, randn)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        with differentiating():
+            x = leaf(x)
             x0 = post.prior(x, s)
             (grad,) = torch.autograd.grad(paper_misfit(post, x0).sum(), x)
         # rho / sqrt(1 + s^2) times the gradient in x / sqrt(1 + s^2), applied to x' / sqrt(1 + s'^2), written in x

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import published
 from invgen.linalg import norm
 from invgen.posterior import Posterior
@@ -54,8 +55,8 @@ class MCG(DPS, ProjectionSampler):
             if self.form == "score":
                 x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
             else:
-                with torch.enable_grad():
-                    x = x.detach().requires_grad_()
+                with differentiating():
+                    x = leaf(x)
                     x0 = prior(x, s)
                     misfit = norm(post.A.pinv(post.residual(x0))).sum()
                 (grad,) = torch.autograd.grad(misfit, x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import GuidedSampler, line_search, local_fit, paper_misfit
 from invgen.hints import NonNegative
 from invgen.posterior import Posterior
@@ -75,8 +76,8 @@ class MPGD(GuidedSampler):
     def descend(self, post: Posterior, x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
         """One step of the data from x0."""
         if self.form == "paper":
-            with torch.enable_grad():
-                u = x0.detach().requires_grad_()
+            with differentiating():
+                u = leaf(x0)
                 (grad,) = torch.autograd.grad(paper_misfit(post, u).sum(), u)
             return x0 - self.zeta * math.sqrt(1 + s_next**2) * grad
         var = post.prior.variance(s) if var is None else var

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator, per_sample
+from invgen.gradients import differentiating, leaf
 from invgen.guidance import GuidedSampler
 from invgen.hints import NonNegative
 from invgen.linalg import dot
@@ -73,12 +74,12 @@ class PSLD(GuidedSampler):
         var_x, var_y = generator.data_std**2, post.noise.var
         if isinstance(var_y, Tensor):
             var_y = var_y[(None,) * (post.y.ndim - var_y.ndim)]  # per detector, not per sample
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
+        with differentiating():
+            z = leaf(z)
             decoded = generator(z)
             x = decoded.detach()
             r = post.y - A(x)
-            glued = (x + var_x * A.adjoint(A.solve(r, var_x, var_y))).detach().requires_grad_()
+            glued = leaf(x + var_x * A.adjoint(A.solve(r, var_x, var_y)))
             code = generator.encode(glued)
         (data,) = torch.autograd.grad(decoded, z, A.adjoint(r / var_y), retain_graph=True)
         gap = z.detach() - code.detach()

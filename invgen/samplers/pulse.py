@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.gradients import differentiating, leaf
 from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot, norm
 from invgen.optimise import Adam, noise_floor
@@ -57,8 +58,8 @@ class PULSE(Sampler):
         floor = -noise_floor(post, self.stop)
         best, best_fit = z, torch.full(z.shape[:1], -torch.inf, dtype=z.dtype, device=z.device)
         for k in range(self.steps + 1):
-            with torch.enable_grad():
-                z = z.detach().requires_grad_()
+            with differentiating():
+                z = leaf(z)
                 fit = codes.log_likelihood(z)
                 (grad,) = torch.autograd.grad(-fit.sum(), z)
             fit, z = fit.detach(), z.detach()

@@ -60,7 +60,7 @@ def test_a_generator_is_its_network(gan):
 
 
 def test_samples_and_other_units(gan):
-    prior = priors.from_generator(gan, (8,))
+    prior = priors.from_generator(gan, (8,), value_range=(-1, 1), data_mean=0.0)
     x = prior.sample(6, seed=3)
     assert torch.equal(x, gan(prior.latent.sample(6, seed=3))) and torch.equal(prior.sample(2, seed=3), x[:2])
     assert torch.allclose(prior.sample(6, seed=3, max_batch=4), x, atol=1e-12)

@@ -269,6 +269,16 @@ def test_divergence_is_an_error_that_says_where(cls):
         draw(short(cls), post, 2)
 
 
+@each
+def test_runs_under_inference_mode(cls):
+    expected = draw(short(cls), problem_for(cls), 2)
+    with torch.inference_mode():
+        post = problem_for(cls)  # the prior, the operator and y are made here
+        inside = draw(short(cls), post, 2)
+    # made in one mode and used in the other
+    torch.testing.assert_close([inside, draw(short(cls), post, 2)], [expected] * 2, rtol=1e-9, atol=1e-9)
+
+
 def test_a_state_that_grows_without_bound_is_a_divergence_before_it_overflows():
     @dataclasses.dataclass(frozen=True)
     class Doubling(samplers.Ancestral):
@@ -277,7 +287,8 @@ def test_a_state_that_grows_without_bound_is_a_divergence_before_it_overflows():
                 x = 8 * x
                 yield x
 
-    assert torch.isfinite(Doubling(steps=3)(prior(), 2)).all()
+    with pytest.raises(DivergedError, match=r"ended at values from .* where the prior declares value_range"):
+        Doubling(steps=3)(prior(), 2)
     with pytest.raises(DivergedError, match=r"at step \d+ of 60.*far beyond any signal"):
         Doubling(steps=60)(prior(), 2)
 
