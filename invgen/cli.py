@@ -353,7 +353,11 @@ def train(
     elif bfloat16:
         raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
     job = twin if recipe in TWINS else denoiser
-    path = job(recipe, out, folders, tensorboard=tensorboard, **options)
+    try:
+        path = job(recipe, out, folders, tensorboard=tensorboard, **options)
+    except KeyboardInterrupt as error:
+        typer.echo(f"invgen: {error or 'interrupted'}", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"{path}: use it with --prior {path}, or invgen.priors.load({str(path)!r})")
 
 

@@ -1,6 +1,13 @@
-"""Results are written whole or not at all: under a temporary name first, then renamed."""
+"""Results are written whole or not at all: under a temporary name first, then renamed.
 
+The temporary name says which process writes, so that the next one sweeps away what a killed one left.
+"""
+
+import functools
+import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 import tempfile
@@ -8,7 +15,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from invgen.errors import FileError
+from invgen.errors import FileError, InvgenError
+
+LEFT = re.compile(r"\.(?:.*\.)?(?:unfinished-)?([0-9a-f]{8})-([0-9]+)-[0-9a-z_]+(?:\.unfinished.*)?")
+
+
+@functools.cache
+def _host() -> str:
+    """Eight letters for this machine, or the container on it, among whose processes a number means one."""
+    try:
+        among = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        among = ""
+    return hashlib.sha256(f"{platform.node()} {among}".encode()).hexdigest()[:8]
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process has this number; where that cannot be asked, it has."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Removes from a folder what processes of this machine that are no more have left unfinished."""
+    for entry in folder.iterdir():
+        left = LEFT.fullmatch(entry.name)
+        if left and "unfinished" in entry.name and left[1] == _host() and not _alive(int(left[2])):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def work_folder(out: Path) -> Path:
+    """A new hidden folder in `out`, which is made if missing, and swept; the caller removes it.
+
+    Raises:
+        FileError: `out` cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
+        return Path(tempfile.mkdtemp(dir=out, prefix=f".unfinished-{_host()}-{os.getpid()}-"))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise FileError(
+            f"cannot write to {out}: {getattr(error, 'strerror', None) or error}; choose another --out"
+        ) from error
+
+
+def require_writable(out: Path) -> None:
+    """Makes and sweeps a folder, and sees that files can be written there; FileError if not."""
+    work = work_folder(out)
+    try:
+        (work / "probe").write_bytes(bytes(4096))  # a full disk still makes folders
+    except OSError as error:
+        raise FileError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -24,11 +94,7 @@ def atomic_folder(out: str | Path) -> Iterator[Path]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     work = None
     try:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(dir=out, prefix=".unfinished-"))
-        except OSError as error:
-            raise FileError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
+        work = work_folder(out)
         yield work
         for file in sorted(work.iterdir(), key=lambda f: (f.name == "summary.json", f.name)):
             os.replace(file, out / file.name)
@@ -56,12 +122,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         FileError: it cannot be written, or its suffix is of no format that the writer knows.
     """
     path = Path(path)
-    # the random part tells apart two machines that write to one folder
-    work = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}.unfinished{path.suffix}")
+    work = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{secrets.token_hex(3)}.unfinished{path.suffix}")
     try:
         yield work
         os.replace(work, path)
-    except FileError:
+    except InvgenError:
         raise
     except (OSError, ValueError) as error:  # ValueError: matplotlib's and Pillow's word for an unknown format
         raise FileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,16 +1,22 @@
 """Weights files: written whole or not at all, with a description that rebuilds the prior and says how it was made."""
 
 import json
-import os
-from collections.abc import Callable
+import math
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from invgen.errors import FileError, InvgenError, OptionError, WeightsError
+from invgen.priors import pickles
 from invgen.priors.load import FACTS, FORMAT, load, read
 from invgen.priors.network import EDMDenoiser
+from invgen.writing import atomic_file
 
 
 def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str, Any], path: Path) -> Path:
@@ -47,11 +53,96 @@ def calibrate(path: Path, clean: Tensor) -> None:
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under a temporary name, then rename: a kill leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes under a temporary name, then renames: a kill leaves the old file or the new one, never half of one.
+
+    Raises:
+        FileError: it cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    with atomic_file(path) as work:
+        try:
+            write(work)
+        except InvgenError:
+            raise
+        except (RuntimeError, SafetensorError) as error:  # what torch.save and safetensors make of a failed write
+            full = shutil.disk_usage(path.parent).free < 2**20
+            reason = "no space is left on the disk" if full else str(error).strip().split("\n")[0][:200]
+            raise FileError(f"cannot write {path}: {reason}") from error
+        work.chmod(0o644)
+
+
+@contextmanager
+def restoring(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """What a checkpoint of a training holds, to be put back in the block.
+
+    Raises:
+        WeightsError: the file is damaged, could run code, or what it holds does not fit this training.
+    """
+    state = pickles.read(checkpoint)
     try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        if type(state["step"]) is not int or state["step"] < 0 or not 0 <= float(state["elapsed"]) < math.inf:
+            raise ValueError(f"its step is {state['step']!r:.40} and its time {state['elapsed']!r:.40}")
+        yield state
+    except InvgenError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
+        raise WeightsError(
+            f"{checkpoint} is not a checkpoint that this training left ({reason:.200}): pass resume=False (--no-resume) to "
+            "begin anew, or another folder"
+        ) from error
+
+
+def restore(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Puts the weights of a checkpoint into a network; OptionError if it is another one."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise OptionError(f"{checkpoint} is of another network: pass resume=False or another folder") from error
+    if not all(bool(t.isfinite().all()) for t in module.state_dict().values()):
+        raise ValueError("its weights are not finite")
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Puts the moments of a checkpoint into an optimizer, which compares no shapes itself; ValueError if they differ."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        shapes = [value.shape for value in moments.values() if isinstance(value, Tensor) and value.ndim]
+        if not isinstance(parameter, Tensor) or any(shape != parameter.shape for shape in shapes):
+            raise ValueError("its optimizer is of another network")
+
+
+class Interruptible:
+    """While it is open, Ctrl-C asks for the end of the step, where everything can be saved; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.before = False, None
+
+    def __enter__(self) -> "Interruptible":
+        try:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self.before = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # not the main thread, which alone is interrupted
+            pass
+        return self
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def leave(self, step: int, checkpoint: Path, save: Iterable[Callable[[], Any]]) -> None:
+        """Saves and raises KeyboardInterrupt, if that was asked for."""
+        if self.asked:
+            for one in save:
+                one()
+            raise KeyboardInterrupt(
+                f"interrupted after step {step}; {checkpoint} is saved, and the same command goes on from there"
+            )

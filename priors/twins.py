@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
 from invgen.priors.datasets_labelled import LabelledViews, labelled
-from invgen.priors.export import replace, write
+from invgen.priors.export import Interruptible, replace, restore, restore_optimizer, restoring, write
 from invgen.priors.load import FORMAT, load
 from invgen.priors.material import digest
 from invgen.priors.twin_networks import NETWORKS
 from invgen.priors.watch import Watch
+from invgen.writing import require_writable
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def train(
     views = LabelledViews(images, labels, twin.bend)
     kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
     out, device = Path(out), torch.device(device)
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     checkpoint, weights = out / "checkpoint.pt", out / f"{twin.name}.safetensors"
     watch = Watch(out, tensorboard)
 
@@ -92,16 +93,13 @@ def train(
     optimizers = [torch.optim.Adam(group, lr=twin.learning_rate, betas=twin.betas) for group in model.groups()]
     generator, step, elapsed = Generator().manual_seed(seed), 0, 0.0
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        try:
-            model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise OptionError(f"{checkpoint} is of another network: pass resume=False or another folder") from error
-        shipped.load_state_dict(state["shipped"])
-        for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(one)
-        generator.set_state(state["generator"].cpu())
-        step, elapsed = state["step"], state["elapsed"]
+        with restoring(checkpoint) as state:
+            restore(model, state["model"], checkpoint)
+            restore(shipped, state["shipped"], checkpoint)
+            for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
+                restore_optimizer(optimizer, one)
+            generator.set_state(state["generator"])
+            step, elapsed = state["step"], float(state["elapsed"])
 
     def save() -> None:
         state = {"model": model.state_dict(), "shipped": shipped.state_dict(), "step": step, "elapsed": elapsed}
@@ -128,29 +126,31 @@ def train(
 
     bar = tqdm(total=twin.steps, initial=step, disable=not progress, mininterval=5, desc=twin.name)
     saved, clock, last = elapsed, time.monotonic(), math.nan
-    while done() < 1:
-        rate = twin.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done()))
-        x = views.batch(twin.batch, generator)[0].to(device)
-        for optimizer, objective in zip(optimizers, model.objectives(x, generator), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 10.0)
-            optimizer.step()
-        step += 1
-        keep, now = (1 - 1 / step) ** twin.average, dict(model.named_parameters())
-        torch._foreach_lerp_(list(averaged.values()), [now[name].detach() for name in averaged], 1 - keep)
-        if step % 20 == 0 or step == twin.steps:
-            if not math.isfinite(last := objective.item()):
-                raise DivergedError(f"training of '{twin.name}' diverged at step {step}: lower the learning rate")
-            bar.set_postfix(loss=f"{last:.4f}", refresh=False)
-        bar.update()
-        elapsed, clock = elapsed + time.monotonic() - clock, time.monotonic()
-        if elapsed - saved > 60 * checkpoint_minutes:
-            save()
-            record()
-            saved = elapsed
+    with Interruptible() as stop:
+        while done() < 1:
+            rate = twin.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done()))
+            x = views.batch(twin.batch, generator)[0].to(device)
+            for optimizer, objective in zip(optimizers, model.objectives(x, generator), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.zero_grad(set_to_none=True)
+                objective.backward()
+                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 10.0)
+                optimizer.step()
+            step += 1
+            keep, now = (1 - 1 / step) ** twin.average, dict(model.named_parameters())
+            torch._foreach_lerp_(list(averaged.values()), [now[name].detach() for name in averaged], 1 - keep)
+            if step % 20 == 0 or step == twin.steps:
+                if not math.isfinite(last := objective.item()):
+                    raise DivergedError(f"training of '{twin.name}' diverged at step {step}: lower the learning rate")
+                bar.set_postfix(loss=f"{last:.4f}", refresh=False)
+            bar.update()
+            elapsed, clock = elapsed + time.monotonic() - clock, time.monotonic()
+            if elapsed - saved > 60 * checkpoint_minutes:
+                save()
+                record()
+                saved = elapsed
+            stop.leave(step, checkpoint, [save])
     bar.close()
     save()
     record()

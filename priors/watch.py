@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser
-from invgen.errors import MissingExtraError
+from invgen.errors import FileError, MissingExtraError
 from invgen.pushforward import Flow
 
 
@@ -30,12 +30,15 @@ class Watch:
     def numbers(self, step: int, **values: float) -> None:
         """A row of the log; the columns of the first row stay."""
         path = self.out / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            if new:
-                rows.writerow(["step", *values])
-            rows.writerow([step, *(f"{v:.6g}" for v in values.values())])
+        try:
+            new = not path.exists()
+            with path.open("a", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                if new:
+                    rows.writerow(["step", *values])
+                rows.writerow([step, *(f"{v:.6g}" for v in values.values())])
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {error.strerror or error}") from error
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
