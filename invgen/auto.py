@@ -6,6 +6,7 @@ from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
 from invgen.noise import Energy, Gaussian
+from invgen.noise_ct import TransmissionPoisson
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
@@ -26,6 +27,8 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
     """
     from invgen import samplers
 
+    counts = post.noise if isinstance(post.noise, TransmissionPoisson) else None
+    post = post.reduced()
     A, noise, prior = post.A, post.noise, post.prior
     linear, gaussian = isinstance(A, LinearOperator), isinstance(noise, Gaussian)
     exact = gaussian and not hasattr(noise.sigma, "shape") and noise.sigma == 0
@@ -61,6 +64,11 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
         )
     if values <= FEW and not exact:
         return samplers.TDS(particles=64), (f"{count}: a chain of particles{through} is nearest to the exact posterior")
+    if linear and counts and not through:
+        return samplers.PiGDM(), (
+            f"{count} that are photon counts behind a linear operator: guidance that solves the linear system, with the "
+            "Gaussian law that stands for the counts found anew at each step"
+        )
     if linear and gaussian and not through:
         return samplers.PiGDM(), (
             f"{count} of a linear operator with Gaussian noise: guidance that solves the linear system"

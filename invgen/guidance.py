@@ -77,6 +77,7 @@ def local_fit(post: Posterior, u: Tensor, reach: float, whole: bool = False) -> 
     Args:
         whole: take |J d|^2 / var, for directions that are not C times the gradient; one more application of A.
     """
+    post = post.near(u, reach**2)
     A, noise, y = post.A, post.noise, post.y
     if isinstance(noise, Energy):
         pull = post.likelihood_score(u)

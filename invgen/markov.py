@@ -96,7 +96,7 @@ def largest_curvature(post: Posterior, x: Tensor, reach: float) -> Tensor:
             size = norm(bent)
             largest, v = torch.maximum(largest, size), bent / size.clamp(min=1e-30)
         return largest
-    std = torch.as_tensor(post.noise.sigma, dtype=x.dtype, device=x.device).expand(post.y.shape).flatten(1).amin(1)
+    std = torch.as_tensor(post.noise.least_std, dtype=x.dtype, device=x.device).expand(post.y.shape).flatten(1).amin(1)
     return per_sample((post.A.norm() / std) ** 2, x)
 
 

@@ -183,7 +183,11 @@ def noise(spec: str) -> "Noise":
     def known() -> dict[str, type]:
         laws_ct = importlib.import_module("invgen.noise_ct")
         names = vars(laws) | vars(laws_ct)
-        return {n: v for n, v in names.items() if inspect.isclass(v) and issubclass(v, laws.Noise) and v is not laws.Noise}
+        return {
+            n: v
+            for n, v in names.items()
+            if inspect.isclass(v) and issubclass(v, laws.Noise) and v not in (laws.Noise, laws_ct.LineIntegrals)
+        }
 
     return _resolve("noise", spec, laws.Noise, known)
 

@@ -37,6 +37,14 @@ class Noise:
         """The standard deviation of y given clean: what a residual is measured against."""
         raise UnsupportedError(f"{type(self).__name__} must define std(self, clean)")
 
+    def mean(self, clean: Tensor) -> Tensor:
+        """The mean of y given clean: clean itself, but for photon counts behind an object."""
+        return clean
+
+    def reduced(self, y: Tensor) -> "tuple[Tensor, Noise]":
+        """The same data as a y that is clean plus noise, and its law: what samplers see. y and self, but for counts."""
+        return y, self
+
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Noise":
         """This noise for the rows `index` of the flattened batch: itself, unless a parameter carries batch axes."""
         return self
@@ -91,6 +99,15 @@ class Gaussian(Noise):
 
     def std(self, clean: Tensor) -> Tensor | float:
         return self.sigma
+
+    @property
+    def least_std(self) -> float | Tensor:
+        """One over the root of the largest curvature of -log p(y | clean) in clean."""
+        return self.sigma
+
+    def score(self, y: Tensor, clean: Tensor) -> Tensor:
+        """The derivative of log p(y | clean) in clean, (B, *out_shape)."""
+        return (y - clean) / self.var
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Gaussian":
         if not isinstance(self.sigma, Tensor):

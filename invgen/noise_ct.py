@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
-from invgen.noise import Noise
+from invgen.errors import OptionError, ShapeError
+from invgen.noise import Gaussian, Noise
+
+RARE = 18.0  # nats below the top of a ray's likelihood from which on it falls as a square: six standard deviations
 
 
 class TransmissionPoisson(Noise):
@@ -16,6 +18,9 @@ class TransmissionPoisson(Noise):
     The pre-log model of transmission tomography (Lange & Carson, J. Comput. Assist. Tomogr. 8(2), 1984; with
     electronic noise Snyder et al., J. Opt. Soc. Am. A 10(5), 1993). `clean` is the output of a CT operator on
     attenuation in 1/mm, a pure number; y is in counts.
+
+    Samplers see the same law through :class:`LineIntegrals`. The other way is :func:`log_transform`: line integrals with
+    Gaussian noise, a good model above some thirty photons a ray.
 
     Args:
         I0: photons per detector pixel without an object, a number or a tensor broadcastable to one measurement (a
@@ -61,6 +66,124 @@ class TransmissionPoisson(Noise):
     def std(self, clean: Tensor) -> Tensor:
         """Standard deviation of the counts, at least that of one photon."""
         return (self.mean(clean) + self.electronic**2).clamp(min=1.0).sqrt()
+
+    def reduced(self, y: Tensor) -> "tuple[Tensor, LineIntegrals]":
+        """The line integrals that `log_transform` finds, and the law of the counts as a function of line integrals."""
+        if not self.electronic and bool((y < 0).any()):
+            raise OptionError(
+                f"photon counts cannot be negative, got {y.min():g}; state the read-out noise, TransmissionPoisson(I0, "
+                "electronic=...), or give the counts without logarithm and offset correction"
+            )
+        lines, variance = log_transform(y, self.I0, background=self.background, electronic=self.electronic)
+        shift = self.electronic**2
+        tables = ((y + shift).clamp(min=0), self.I0, self.background + shift)
+        counts, I0, background = (torch.as_tensor(t, dtype=y.dtype, device=y.device).expand(y.shape) for t in tables)
+        return lines, LineIntegrals(lines, variance.sqrt(), counts, I0, background)
+
+
+class LineIntegrals(Gaussian):
+    """The law of photon counts, as samplers see it: of line integrals p, with one Gaussian law a ray that stands for it.
+
+    With s = I0 exp(-p) photons through the object and background b, log p(counts | p) = N log(s + b) - s - b. The
+    measurement that goes with this noise is the line integrals of `log_transform`, and `sigma` their standard deviations:
+    what methods that know Gaussian noise alone use. `log_prob` is the law itself, but where p is so small that the counts
+    are out of the question (18 nats below the top): from there on it continues as its second-order expansion, so that
+    its curvature has a bound and exp(-p) never overflows. `near` is the Gaussian law that stands for it around a signal.
+
+    Args:
+        lines, sigma: of `log_transform`, (*batch, *out_shape).
+        counts, I0, background: of the Poisson law, the variance of the electronic noise added to the first and the last
+            (Snyder et al. 1993), each (*batch, *out_shape).
+    """
+
+    def __init__(self, lines: Tensor, sigma: Tensor, counts: Tensor, I0: Tensor, background: Tensor) -> None:
+        super().__init__(sigma)
+        self.lines, self.counts, self.I0, self.background = lines, counts, I0, background
+
+    def _map(self, f: Any) -> "LineIntegrals":
+        return LineIntegrals(*map(f, (self.lines, self.sigma, self.counts, self.I0, self.background)))
+
+    def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "LineIntegrals":
+        return self._map(lambda t: t.reshape(-1, *out_shape)[index.to(t.device)])
+
+    def to(self, *args: Any, **kwargs: Any) -> "LineIntegrals":
+        return self._map(lambda t: t.to(*args, **kwargs))
+
+    @property
+    def most(self) -> Tensor:
+        """Photons through the object from which on the counts are out of the question, by Chernoff's bound."""
+        n = self.counts
+        return n + RARE + (RARE**2 + 2 * RARE * n).sqrt()
+
+    @property
+    def least_std(self) -> Tensor:
+        """One over the root of the largest curvature of -log_prob, as `sigma` of a Gaussian law."""
+        return self.most.rsqrt()
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """log p(counts | clean + lines - y), (B,): y is `lines`, or has been moved, and the law moves with it."""
+        if y.shape != clean.shape:
+            raise ShapeError(f"y has shape {tuple(y.shape)} but the clean measurement {tuple(clean.shape)}")
+        p, n, b = clean + (self.lines - y), self.counts, self.background
+        low = (self.I0 / self.most).log()
+        inside = torch.maximum(p, low)
+        signal = self.I0 * torch.exp(-inside)
+        # relative to the counts themselves, so that single precision keeps the differences
+        rate = (signal + b).clamp(min=torch.finfo(p.dtype).tiny)
+        log = n * (rate / n.clamp(min=1e-30)).log().where(n > 0, 0) - (rate - n)
+        below = (p - low).clamp(max=0)
+        slope, bend = self._slope(low), self.most * (1 - n * b / (self.most + b) ** 2)
+        top = torch.xlogy(n, n) - n - torch.lgamma(n + 1)
+        return (log + slope * below - 0.5 * bend * below**2 + top).flatten(1).sum(1)
+
+    def score(self, y: Tensor, clean: Tensor) -> Tensor:
+        """The derivative of `log_prob` in clean, (B, *out_shape)."""
+        p = clean + (self.lines - y)
+        low = (self.I0 / self.most).log()
+        bend = self.most * (1 - self.counts * self.background / (self.most + self.background) ** 2)
+        return self._slope(torch.maximum(p, low)) - bend * (p - low).clamp(max=0)
+
+    def _slope(self, p: Tensor) -> Tensor:
+        signal = self.I0 * torch.exp(-p)
+        return signal * (1 - self.counts / (signal + self.background).clamp(min=torch.finfo(p.dtype).tiny))
+
+    def near(self, y: Tensor, clean: Tensor, var: Tensor) -> tuple[Tensor, Gaussian]:
+        """Line integrals z and a Gaussian law that stand for the counts where the true line integral is N(clean, var).
+
+        They have the gradient of log p(counts | p), and Fisher's information in place of its curvature, at the p* that
+        maximises it plus log N(p; clean, var): Laplace's approximation, ray by ray. A ray with many photons gives what
+        `log_transform` gives wherever it is seen from; one with few is read in the light of `clean`, without the bias of
+        a logarithm.
+
+        Args:
+            y: `lines`, or lines that have been perturbed by as many `sigma` as the result shall be.
+            clean: where the signal is thought to be, (B, *out_shape).
+            var: how far off, squared, broadcastable to it, above 0.
+        """
+        p0, v, net = clean.double(), var.double(), (self.counts - self.background).double()
+        I0, b = self.I0.double(), self.background.double()
+        # With a background the score is kappa (s - net), kappa = s / (s + b): a Poisson law of kappa times the photons.
+        signal = torch.maximum(net, torch.ones_like(net))
+        for _ in range(8 if bool((b > 0).any()) else 1):
+            kappa = signal / (signal + b)
+            start = p0 - v * kappa * net
+            p = start + _omega((v * kappa * I0).log() - start)  # the root of (p - p0) / v = kappa (I0 exp(-p) - net)
+            signal = I0 * torch.exp(-p)
+        kappa = signal / (signal + b)
+        information = kappa * signal
+        information = torch.maximum(information, 1e-4 * information.flatten(1).mean(1).reshape(-1, *[1] * (p.ndim - 1)))
+        z, std = p + kappa * (signal - net) / information, information.rsqrt()
+        z = z + (y - self.lines) / self.sigma * std
+        return z.to(clean.dtype), Gaussian(std.to(clean.dtype))
+
+
+def _omega(c: Tensor) -> Tensor:
+    """The u > 0 with u + log u = c, Wright's omega function of a real number, by Newton's method."""
+    c = c.clamp(min=-600)
+    u = torch.where(c > 1, c, c.clamp(max=1).exp() / (1 + c.clamp(max=1).exp()))
+    for _ in range(6):
+        u = u * (1 + c - u.log()) / (1 + u)
+    return u
 
 
 def log_transform(

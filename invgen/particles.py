@@ -304,7 +304,7 @@ class ParticleSampler(EnsembleSampler):
             raise UnsupportedError("weighted particles of a pushforward prior are over z: pass post.latent()")
         if not isinstance(chains, int) or chains < 1:
             raise OptionError(f"chains must be a positive whole number, got {chains!r}")
-        batch = max(math.prod(post.batch), 1)
+        batch, post = max(math.prod(post.batch), 1), post.reduced()
         every = torch.arange(chains * batch)
         together = every.numel() if max_batch is None else max(max_batch // self.particles, 1)
         index = torch.stack([every // batch, every % batch], 1)

@@ -15,6 +15,7 @@ from invgen.hints import check, hints_of
 from invgen.linalg import dot
 from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
 from invgen.pushforward import Decoded, Generator
+from invgen.random import Streams
 
 PriorLike = Annotated[Prior, "see invgen.priors"]
 OperatorLike = Annotated[Operator, "wrap a function with operators.from_function(f, in_shape)"]
@@ -82,6 +83,26 @@ class Posterior:
 
     # The methods below take x of shape (B, *shape) for a y of shape (B, *out_shape).
 
+    def reduced(self) -> "Posterior":
+        """The same posterior with a measurement that is A(x) plus noise: photon counts become line integrals."""
+        y, noise = self.noise.reduced(self.y)
+        return self if noise is self.noise else replace(self, y=y, noise=noise)
+
+    def near(self, x: Tensor, var_x: float | Tensor) -> "Posterior":
+        """This posterior with the data and the Gaussian noise that stand for it where the signal is N(x, var_x I).
+
+        Itself, unless the law of the data is curved in A(x) (`LineIntegrals.near`). The variance of A(x) is the mean over
+        the measured values of what one white perturbation of x, the same for all, changes.
+        """
+        if not hasattr(self.noise, "near"):
+            return self
+        std = torch.as_tensor(var_x, dtype=x.dtype, device=x.device).sqrt()
+        clean = self.A(x)
+        change = self.A(x + std * Streams(0, [0])(x[:1])) - clean
+        var = (dot(change, change) / change[0].numel()).reshape(-1, *[1] * (clean.ndim - 1))
+        y, noise = self.noise.near(self.y, clean, var.clamp(min=1e-12))
+        return replace(self, y=y, noise=noise)
+
     def residual(self, x: Tensor) -> Tensor:
         """y - A(x), (B, *out_shape)."""
         return self.y - self.A(x)
@@ -95,13 +116,15 @@ class Posterior:
         if isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian):
             if not isinstance(self.noise.sigma, Tensor) and self.noise.sigma == 0:
                 self.noise.log_prob(self.y, self.y)  # raises the sentence about noiseless measurements
-            return self.A.adjoint(self.residual(x) / self.noise.var)
+            return self.A.adjoint(self.noise.score(self.y, self.A(x)))
         with differentiating():
             x = leaf(x)
             return torch.autograd.grad(self.log_likelihood(x).sum(), x)[0]
 
     def draw(self, x: Tensor, var_x: float | Tensor, randn: RandnLike = torch.randn_like) -> Tensor:
         """An exact sample of N(u; x, var_x I) p(y | u), (B, *shape), for a linear operator and Gaussian noise.
+
+        For photon counts it is a sample of Laplace's approximation, by the law that is `near` x.
 
         Perturb and solve (Papandreou & Yuille, NIPS 2010; Orieux et al., 2012): the minimiser of the quadratic whose
         two data, x and y, are perturbed by their own noise has the law of the posterior.
@@ -113,16 +136,20 @@ class Posterior:
             )
         std = var_x.sqrt() if isinstance(var_x, Tensor) else var_x**0.5
         u = x + std * randn(x)
-        var_y = self.noise.var
+        post = self.near(x, var_x)
+        var_y = post.noise.var
         if isinstance(var_y, Tensor):
             var_y = var_y[(None,) * (self.y.ndim - var_y.ndim)]  # per detector, not per sample
-        return self.A.prox(u, self.y + self.noise.sigma * randn(self.y), var_x, var_y)
+        return self.A.prox(u, post.y + post.noise.sigma * randn(self.y), var_x, var_y)
 
     def residual_over_noise(self, x: Tensor) -> Tensor:
-        """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less."""
+        """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less.
+
+        For photon counts it is their distance from the expected counts.
+        """
         clean = self.A(x)
         std = self.noise.std(clean)
-        r = self.y - clean
+        r = self.y - self.noise.mean(clean)
         scaled = r / std if isinstance(std, Tensor) or std > 0 else r
         count = r[0].numel() * (2 if r.is_complex() else 1)
         return (dot(scaled, scaled).flatten() / count).sqrt()

@@ -101,6 +101,7 @@ class Sampler:
         """Why this sampler cannot solve this problem, as the end of a sentence, or None."""
         if self._through_latent(post):
             return self.refuses(post.latent())
+        counts, post = post.noise, post.reduced()
         if not isinstance(post.prior, self.prior):
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
         if self.many_levels and isinstance(post.prior, Denoiser) and post.prior.one_level:
@@ -117,6 +118,8 @@ class Sampler:
         if exact and not self.noiseless:
             return "needs noise with a density, got a noiseless measurement"
         if self.one_level and isinstance(getattr(post.noise, "sigma", None), Tensor):
+            if counts is not post.noise:
+                return f"needs one noise level, and the rays of {type(counts).__name__} differ; see invgen.log_transform"
             return "needs one noise level, got a tensor of levels"
         return None
 
@@ -172,7 +175,7 @@ class Sampler:
         cost: Cost | None,
     ) -> Tensor:
         """What `__call__` returns, for arguments that are right."""
-        seed = _seeds(seed, math.prod(post.batch))
+        seed, post = _seeds(seed, math.prod(post.batch)), post.reduced()
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)

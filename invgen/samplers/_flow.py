@@ -26,7 +26,11 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
     L = largest_curvature(post, post.y.real, 1.0).flatten() if fixed else None
 
     def step(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
-        bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
-        return post.likelihood_score(u) / (bend + (0.0 if exact else prior / var)).clamp(min=1e-30)
+        data = post.near(u, var)
+        if data is not post:  # photon counts: as Gaussian noise as they are here
+            bend = largest_curvature(data, u, 1.0) if isinstance(data.A, LinearOperator) else curvature(data, u, var**0.5)
+        else:
+            bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
+        return data.likelihood_score(u) / (bend + (0.0 if exact else prior / var)).clamp(min=1e-30)
 
     return step

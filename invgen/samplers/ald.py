@@ -58,6 +58,7 @@ class ALD(Sampler):
 
     def pull(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
         """The gradient of the log-likelihood at level s, (B, *shape)."""
+        post = post.near(x, s**2)
         A, r, var_y = post.A, post.residual(x), post.noise.var
         if self.likelihood == "annealed":
             var_y = var_y[(None,) * (r.ndim - var_y.ndim)] if isinstance(var_y, Tensor) else var_y  # per value, not sample

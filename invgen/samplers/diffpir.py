@@ -52,8 +52,9 @@ class DiffPIR(Sampler):
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x0 = post.prior(x, s)
+            data = post.near(x0, post.prior.variance(s))
             x0 = post.A.prox(
-                x0, post.y, s**2 / self.lam, post.noise.var
+                x0, data.y, s**2 / self.lam, data.noise.var
             )  # argmin |y - A u|^2 + lam sigma_y^2/s^2 |u - x0|^2
             eps = (x - x0) / s
             x = x0 + s_next * (math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * randn(x))

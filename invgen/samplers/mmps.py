@@ -37,8 +37,9 @@ class MMPS(GuidedSampler):
         return cls(steps=steps, iterations=iterations)
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        A, var_y = post.A, post.noise.var
         x0, vjp = post.prior.vjp(x, s)
+        post = post.near(x0, post.prior.variance(s))
+        A, var_y = post.A, post.noise.var
         # u = (var_y I + A C A^T)^-1 (y - A x0), of which only C A^T u is wanted
         guidance = gmres(
             lambda v, moved: var_y * v + A(moved),

@@ -40,6 +40,7 @@ class PiGDM(GuidedSampler):
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         A, d = post.A, post.prior.data_std
         x0, vjp = post.prior.vjp(x, s)
+        post = post.near(x0, post.prior.variance(s))
         r = post.residual(x0)
         r2 = s**2 * d**2 / (s**2 + d**2)
         if self.width == "local":

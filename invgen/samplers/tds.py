@@ -67,6 +67,7 @@ class TDS(ParticleSampler):
 
     def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
+        given, post = post, post.near(x0, post.prior.variance(s))
         if self._dense(post):
             at = Linearised(post, x0)
             moved = torch.stack([vjp(row) for row in at.rows.unbind(1)], 1)
@@ -88,7 +89,7 @@ class TDS(ParticleSampler):
             share = rise.clamp(min=0) / (bend + dot(pull, guidance).clamp(min=0)).clamp(min=1e-30)
             twist, guidance = -0.5 * dot(r, u).flatten(), share * guidance
         elif self.twist == "likelihood":
-            twist, guidance = post.log_likelihood(x0), s**2 * vjp(post.likelihood_score(x0))
+            twist, guidance = given.log_likelihood(x0), s**2 * vjp(given.likelihood_score(x0))
         else:
             near, spread, even = post, 0.0, 0.0
             if not (isinstance(post.A, LinearOperator) or isinstance(post.noise, Energy)):
@@ -136,7 +137,7 @@ class TDS(ParticleSampler):
         to x0 itself where there are many measured values and no SVD.
         """
         if self._dense(post):
-            return Linearised(post, x0).draw(var, randn)
+            return Linearised(post.near(x0, var), x0).draw(var, randn)
         A, noise = post.A, post.noise
         one_level = isinstance(noise, Gaussian) and not isinstance(noise.sigma, Tensor)
         if self.twist == "likelihood" or not (one_level and has_svd(A)) or post.y.is_complex():

@@ -30,8 +30,9 @@ class TMPD(GuidedSampler):
         return cls(steps=steps, schedule="vp")
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        A, y = post.A, post.y
         x0, vjp = post.prior.vjp(x, s)
+        post = post.near(x0, post.prior.variance(s))
+        A, y = post.A, post.y
         rows = s**2 * A(vjp(A.adjoint(torch.ones_like(y))))
         # row sums of a covariance may be negative; below zero the noise alone is the variance
         u = (y - A(x0)) / (post.noise.var + rows.clamp(min=0))

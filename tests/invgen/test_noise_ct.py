@@ -81,3 +81,61 @@ def test_bad_options(options):
         TransmissionPoisson(**options)
     with pytest.raises(OptionError, match="min_count"):
         log_transform(torch.ones(1), 10.0, min_count=0.0)
+
+
+LAWS = [(100.0, 0.0, 0.0), (20.0, 3.0, 0.0), (50.0, 1.0, 4.0)]
+
+
+@pytest.mark.parametrize("options", LAWS)
+def test_samplers_see_the_same_law_of_line_integrals(options):
+    noise = TransmissionPoisson(*options)
+    truth = torch.rand(3, 40, dtype=torch.float64, generator=generator()) * 4
+    y = noise.sample(truth, generator(1))
+    lines, law = noise.reduced(y)
+    near = truth + 0.3 * torch.randn(truth.shape, dtype=torch.float64, generator=generator(2))
+    # equal wherever the counts are not out of the question
+    likely = (options[0] * torch.exp(-near) < law.most).all(1)
+    assert likely.any()
+    assert torch.allclose(law.log_prob(lines, near)[likely], noise.log_prob(y, near)[likely], rtol=1e-10)
+    # far below: a square, with the slope and the curvature of the law where it begins, so nothing overflows
+    for p in (near, torch.full_like(near, -50.0), torch.full_like(near, 90.0)):
+        p = p.clone().requires_grad_()
+        value = law.log_prob(lines, p)
+        (slope,) = torch.autograd.grad(value.sum(), p, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), p)
+        assert value.isfinite().all() and torch.allclose(law.score(lines, p), slope)
+        assert (-bend <= law.least_std**-2 * (1 + 1e-9)).all()
+    assert law.log_prob(lines.float(), torch.full((3, 40), -1e4)).isfinite().all()
+
+
+@pytest.mark.parametrize("options", LAWS)
+def test_the_gaussian_that_stands_for_counts_is_laplaces(options):
+    from scipy.optimize import minimize_scalar
+
+    noise = TransmissionPoisson(*options)
+    y = torch.tensor([[0.0, 1.0, 7.0, 30.0]], dtype=torch.float64)
+    lines, law = noise.reduced(y)
+    at, var = torch.tensor([[2.5, 2.0, 1.0, 0.3]], dtype=torch.float64), torch.full((1, 1), 0.3, dtype=torch.float64)
+    z, near = law.near(lines, at, var)
+    w = near.sigma**-2
+    p = (at / var + w * z) / (1 / var + w)  # the top of N(p; at, var) N(z; p, 1 / w)
+    for k in range(4):
+
+        def loss(q, k=k):
+            clean = torch.full((1, 1), q, dtype=torch.float64)
+            return ((q - at[0, k]) ** 2 / (2 * var) - noise.log_prob(y[:, k : k + 1], clean)).item()
+
+        assert minimize_scalar(loss, bounds=(-3, 8), method="bounded", options={"xatol": 1e-9}).x == pytest.approx(
+            p[0, k].item(), abs=1e-4
+        )
+    signal, b = options[0] * torch.exp(-p), options[1] + options[2] ** 2
+    assert torch.allclose(w, signal**2 / (signal + b), rtol=1e-4)  # Fisher's information
+
+
+def test_many_photons_read_alike_from_everywhere():
+    noise = TransmissionPoisson(1e6)
+    lines, law = noise.reduced(torch.tensor([[1e5, 5e5]], dtype=torch.float64))
+    for at in (0.0, 2.0, 6.0):
+        z, near = law.near(lines, torch.full((1, 2), at, dtype=torch.float64), torch.full((1, 1), 1.0, dtype=torch.float64))
+        # the shift is of the order of var(p) times the pull, 6 / 1e5
+        assert torch.allclose(z, lines, atol=1e-4) and torch.allclose(near.sigma, law.sigma, rtol=1e-3)
