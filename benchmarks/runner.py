@@ -141,6 +141,7 @@ class Estimate:
     Attributes:
         total, done, failed: cells of the suite (or shard) and of them in the folder.
         seconds: of work that is missing, on one core; of the cells that could be probed.
+        nfe, operator_calls: network evaluations and applications of operators in it.
         memory: bytes that the most demanding of them needs, on its device; None where it is not known.
         device: of the suite.
         unknown: missing cells of which nothing is known, and why: {sentence: number of cells}.
@@ -150,6 +151,8 @@ class Estimate:
     done: int
     failed: int
     seconds: float
+    nfe: float
+    operator_calls: float
     memory: int | None
     device: str
     unknown: Mapping[str, int]
@@ -160,7 +163,8 @@ class Estimate:
         on_cpu, known = self.device == "cpu", missing - sum(self.unknown.values())
         if known and self.seconds:
             unit = "core" if on_cpu else "GPU"
-            lines.append(f"about {duration(self.seconds)} on one {unit}, by a probe of each kind with few steps")
+            evaluations = f"{self.nfe:.0f} network evaluations and {self.operator_calls:.0f} applications of operators"
+            lines.append(f"{evaluations}, about {duration(self.seconds)} on one {unit}, by a probe of each kind")
         if known and self.memory:
             of = "a worker process (the peak of this one, which has tried each kind)" if on_cpu else "tensors on the GPU"
             lines.append(f"up to {self.memory / 1e9:.1f} GB of memory for {of}")
@@ -186,17 +190,19 @@ def check(
         if cell.key not in states:
             kind = (cell.problem, cell.prior, cell.size, cell.rescale, cell.sampler, cell.num_samples)
             kinds.setdefault(kind, []).append(cell)
-    seconds, memory, unknown = 0.0, None, {}
+    seconds, nfe, calls, memory, unknown = 0.0, 0.0, 0.0, None, {}
     with one_thread():
         for k, alike in enumerate(kinds.values() if probe else ()):
             say(f"probe {k + 1} of {len(kinds)}: {alike[0].sampler}, {alike[0].problem}")
             try:
                 found = probed(alike[0])
                 seconds += len(alike) * found.seconds
+                nfe, calls = nfe + len(alike) * found.nfe, calls + len(alike) * found.operator_calls
                 memory = max(memory or 0, found.memory or 0) or None
             except Exception as error:  # what would fail in the run is told here, and does not end the check
                 sentence = f"{alike[0].sampler}, {alike[0].problem}: {error}"
                 unknown[sentence] = unknown.get(sentence, 0) + len(alike)
     ended = list(states.values())
     device = chosen[0].device if chosen else "cpu"
-    return Estimate(len(chosen), ended.count("done"), ended.count("failed"), seconds, memory, device, unknown)
+    done, failed = ended.count("done"), ended.count("failed")
+    return Estimate(len(chosen), done, failed, seconds, nfe, calls, memory, device, unknown)
