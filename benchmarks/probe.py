@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from invgen.benchmarks import cells as work
 from invgen.benchmarks import methods
 from invgen.benchmarks.cells import Cell
+from invgen.errors import DivergedError
 from invgen.forecasting import forecast
 from invgen.sampler import Sampler
 
@@ -52,7 +54,8 @@ def probed(cell: Cell) -> Probe:
     for steps in (None,) if not counts else (FEW[0],) if expected else (FEW[0], *FEW):
         few = sampler if steps is None else replace(sampler, steps=min(steps, sampler.steps))
         begin = time.perf_counter()
-        few(post, cell.num_samples, cell.sampler_seed, max_batch=cell.max_batch)
+        with suppress(DivergedError):  # two steps are too few for some samplers; all of their steps may do
+            few(post, cell.num_samples, cell.sampler_seed, max_batch=cell.max_batch)
         if on_cuda:
             torch.cuda.synchronize(cell.device)
         spent.append(time.perf_counter() - begin)

@@ -199,7 +199,7 @@ def test_the_command_line(here, capsys):
         "problems: {operator: my_suite:Half, noise: 0.1}\n"
     )
     for args, code, printed in [
-        (["check", "small.yaml"], 0, "1 cells: 0 done, 0 failed, 1 to compute\nabout "),
+        (["check", "small.yaml"], 0, "1 cells: 0 done, 0 failed, 1 to compute\n2 network evaluations and "),
         (["run", "small.yaml", "--out", "out", "--shard", "1/1"], 0, "1 cells: 1 done, 0 failed, 0 remaining; 1 computed"),
         (["check", "small.yaml", "--out", "out"], 0, "1 cells: 1 done, 0 failed, 0 to compute\n"),
         (["run", "small.yaml", "--out", "out", "--shard", "one"], 2, "cannot read the shard 'one'"),
