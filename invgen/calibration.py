@@ -227,7 +227,7 @@ def calibrate(
     independent given y: an ensemble sampler with draws > 1 fails whatever its law, so it is refused.
 
     Args:
-        prior, operator, noise, sampler: as for `invgen.solve`.
+        prior, operator, noise, sampler: as for `invgen.solve`, "auto" too.
         num_simulations: how many pairs (x, y), at least 10: 200 notice a standard deviation 10 % off on a small problem.
         num_samples: of the sampler for each of them, at least 4.
         seed: of truths, measurements, samples and directions.
@@ -244,10 +244,12 @@ def calibrate(
         InvgenError: what does not fit, said before the first draw; a DivergedError of the sampler.
     """
     from invgen import samplers
+    from invgen.auto import recommend
 
-    sampler = samplers.get(sampler)() if isinstance(sampler, str) else sampler
-    _check(sampler, num_samples, alpha)
     blank = problem(prior, operator, noise, num_simulations)
+    if isinstance(sampler, str):
+        sampler = recommend(blank)[0] if sampler == "auto" else samplers.get(sampler)()
+    _check(sampler, num_samples, alpha)
     if num_simulations < 10:
         raise OptionError(f"calibrate needs at least 10 simulations to say anything, got {num_simulations}")
     if why := sampler.refuses(blank):
@@ -316,7 +318,7 @@ def run(
     from invgen.reconstruct import prepared
     from invgen.writing import atomic_folder
 
-    law, method = names.noise(noise), names.sampler(sampler)
+    law, method = names.noise(noise), sampler if sampler == "auto" else names.sampler(sampler)
     options["prior_sampler"] = None if prior_sampler is None else names.sampler(prior_sampler)
     p = prepared(prior, size, rescale, device)
     A = names.operator(operator, p.shape).to(p.device)

@@ -70,7 +70,7 @@ def reconstruct(
     operator: Operator,
     prior: Prior,
     noise: Noise,
-    sampler: Sampler = "DPS",
+    sampler: Sampler = "auto",
     num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="How many samples to draw.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise and of the samples.")] = 0,
     out: Out = Path("out"),
@@ -78,8 +78,16 @@ def reconstruct(
     size: Size = None,
     resize: Annotated[bool, typer.Option(help="Whether FILE may be cut and resampled to the prior's size.")] = True,
     window: Annotated[
-        tuple[float, float], typer.Option(help="Hounsfield units that map on the ends of the prior's value range.")
-    ] = (-1000.0, 1000.0),
+        tuple[float, float] | None,
+        typer.Option(
+            help="Hounsfield units that map on the ends of the prior's value range: -1000 1000 if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(help="CT or MR: what the values of a NIfTI file or an array are, where they do not show it."),
+    ] = None,
     rescale: Rescale = (1.0, 0.0),
     max_batch: MaxBatch = None,
     device: Device = "cpu",
@@ -87,8 +95,9 @@ def reconstruct(
     """Reconstruct one signal from its measurement, with uncertainty.
 
     Units: the operator acts on signals in the units of the prior (`invgen list priors`). Pictures map from black and white
-    to the ends of the prior's value range; DICOM becomes Hounsfield units, of which --window maps there; NPY values are
-    taken as they are. What was done is printed and kept in summary.json.
+    to the ends of the prior's value range; CT becomes Hounsfield units, of which --window maps there; MR is scaled by its
+    99.5th percentile; floating-point arrays are taken as they are. A prior that knows pictures of any size (photo, ct, mr,
+    your own) takes FILE at its own size unless --size is given. What was done is printed and kept in summary.json.
     """
     from invgen import reconstruct as job
 
@@ -105,6 +114,7 @@ def reconstruct(
         size=job.parse_size(size),
         resize=resize,
         window=window,
+        modality=modality,
         rescale=rescale,
         max_batch=max_batch,
         device=device,
@@ -119,7 +129,7 @@ def calibrate(
     operator: Operator,
     prior: Prior,
     noise: Noise,
-    sampler: Sampler = "DPS",
+    sampler: Sampler = "auto",
     num_simulations: Annotated[
         int, typer.Option("-N", "--num-simulations", min=10, help="Pairs (x, y) to simulate.")
     ] = 200,

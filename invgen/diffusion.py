@@ -31,9 +31,12 @@ class Prior(nn.Module):
         value_range: (low, high) of the values, for display and as the data range of metrics.
         data_mean, data_std: mean and standard deviation over all values of typical signals.
         read_from: which weights of which file the network has, in words; None where no file was read.
+        size_step: of a prior that was trained on pieces of pictures, and so knows pictures of any size: what their sides
+            are best a multiple of. None: it knows signals of its own shape.
     """
 
     read_from: str | None = None
+    size_step: int | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

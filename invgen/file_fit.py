@@ -79,6 +79,19 @@ def picture_size(signal: Signal) -> tuple[int, int] | None:
     return shape[:2] if last_is_colour else shape[-2:]
 
 
+def cut(signal: Signal, size: tuple[int, int]) -> Signal:
+    """The middle of a picture, or of each slice of a volume, of `size` (rows, columns), and a note if that left any out."""
+    own = picture_size(signal)
+    if own is None or own == size:
+        return signal
+    (top, left), axis = ((n - m) // 2 for n, m in zip(own, size, strict=True)), signal.values.ndim - 2
+    if own != tuple(signal.values.shape[-2:]):
+        axis = 0
+    values = signal.values.narrow(axis, top, size[0]).narrow(axis + 1, left, size[1])
+    note = f"the middle {size[0]} x {size[1]} of its {own[0]} x {own[1]} pixels was cut out"
+    return replace(signal, values=values, notes=(*signal.notes, note))
+
+
 def _in_units(
     values: "Tensor",
     units: str,

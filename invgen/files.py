@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invgen.errors import FileError, OptionError
-from invgen.file_fit import fit
+from invgen.file_fit import cut, fit, picture_size
 from invgen.file_signal import KINDS, Signal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["KINDS", "SUFFIXES", "Signal", "address", "fit", "read", "read_npy", "slices"]
+__all__ = ["KINDS", "SUFFIXES", "Signal", "address", "cut", "fit", "picture_size", "read", "read_npy", "slices"]
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".dcm", ".dicom"),
     *(".ima", ".nii", ".nii.gz", ".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"),

@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,7 @@ from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.writing import atomic_folder
 
-if TYPE_CHECKING:
-    pass
+LARGEST = 1024 * 1024  # pixels of a picture that is taken as it is; more take hours
 
 
 def parse_size(text: str | None, ranks: Container[int] = (1, 2)) -> tuple[int, ...] | None:
@@ -41,14 +41,15 @@ def reconstruct(
     operator: str,
     prior: str,
     noise: str,
-    sampler: str = "DPS",
+    sampler: str = "auto",
     num_samples: int = 8,
     seed: int = 0,
     out: str | Path = "out",
     measured: bool = False,
     size: tuple[int, ...] | None = None,
     resize: bool = True,
-    window: tuple[float, float] = (-1000.0, 1000.0),
+    window: tuple[float, float] | None = None,
+    modality: str | None = None,
     rescale: tuple[float, float] = (1.0, 0.0),
     max_batch: int | None = None,
     device: str = "cpu",
@@ -65,14 +66,18 @@ def reconstruct(
         InvgenError: one sentence about what does not fit.
     """
     law, method = names.noise(noise), sampler if sampler == "auto" else names.sampler(sampler)
-    p = prepared(prior, size, rescale, device)
+    signal = None if measured else files.read(file, modality)
+    base = names.prior(prior)
+    if signal is not None and size is None:
+        signal, size = natural_size(signal, base, resize)
+    p = prepared(prior, size, rescale, device, base)
     A = names.operator(operator, p.shape).to(p.device)
     truth, notes, spacing = None, (), None
-    if measured:
+    if signal is None:
         y = files.read_npy(file)
         y = y.to(p.device, torch.complex64 if y.is_complex() else p.dtype)
     else:
-        truth, signal = files.fit(files.read(file), p, resize=resize, window=window)
+        truth, signal = files.fit(signal, p, resize=resize, window=window)
         notes, spacing = signal.notes, signal.spacing
         with torch.no_grad():
             y = law.sample(A(truth).cpu(), torch.Generator().manual_seed(seed)).to(p.device)
@@ -104,18 +109,43 @@ def reconstruct(
     return summary
 
 
-def prepared(prior: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> Prior:
-    """The prior of a name, for signals of a size, in other units, on a device."""
-    return _on_device(_rescaled(_sized(prior, size), rescale), device)
+def natural_size(signal: files.Signal, prior: Prior, resize: bool = True) -> tuple[files.Signal, tuple[int, int] | None]:
+    """The size at which a prior that knows pictures of any size takes a picture: its own.
+
+    With `resize`, its sides are cut to a multiple of the prior's `size_step`, and a picture of more than LARGEST pixels
+    gets a size of about as many, to which `files.fit` resamples it.
+
+    Returns:
+        (signal, size): the signal as cut, and its size, None where the prior knows one shape alone.
+    """
+    own, step = files.picture_size(signal), prior.size_step
+    if own is None or step is None or len(prior.shape) != 3:
+        return signal, None
+    if not resize or min(own) < step:
+        return signal, own
+    shrink = max(1.0, (own[0] * own[1] / LARGEST) ** 0.5)
+    rows, columns = (max(step, int(n / shrink) // step * step) for n in own)
+    if shrink == 1:
+        return files.cut(signal, (rows, columns)), (rows, columns)
+    note = f"it has more than {LARGEST} pixels, at which the size of a picture ends unless --size says more"
+    return replace(signal, notes=(*signal.notes, note)), (rows, columns)
 
 
-def _sized(spec: str, size: tuple[int, ...] | None) -> Prior:
-    prior = names.prior(spec)
+def prepared(
+    prior: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str, base: Prior | None = None
+) -> Prior:
+    """The prior of a name, for signals of a size, in other units, on a device; `base`: it, where it was made already."""
+    return _on_device(_rescaled(_sized(prior, size, base or names.prior(prior)), rescale), device)
+
+
+def _sized(spec: str, size: tuple[int, ...] | None, prior: Prior) -> Prior:
     if size is None:
         return prior
     if len(prior.shape) != 3:
         raise OptionError(f"prior {spec!r} is over signals of shape {tuple(prior.shape)}: leave out --size")
     shape = (prior.shape[0], *(size * 2)[:2])
+    if shape == tuple(prior.shape):
+        return prior
     other = names.prior(spec, shape)
     if tuple(other.shape) != shape:
         raise OptionError(f"prior {spec!r} has the one shape {tuple(prior.shape)}: leave out --size")

@@ -149,6 +149,7 @@ class EDMDenoiser(Denoiser):
         """facts: sigma_min, sigma_max, value_range, data_mean, data_std, as for every `Denoiser`."""
         super().__init__(shape, **facts)
         self.net = net
+        self.size_step = net.stride if net.dims == 2 and not net.classes else None  # those with classes saw whole pictures
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x0 | x0 + sigma eps = x], of the shape and dtype of x. sigma: a number or one per sample, (B,)."""
