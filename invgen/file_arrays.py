@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from invgen.errors import FileError, InvgenError
-from invgen.file_signal import Signal, depth_note
+from invgen.file_signal import Signal, depth_note, single
 from invgen.limits import check_size
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_npy(path: str | Path) -> "Tensor":
 
 def read_npy_signal(path: Path) -> Signal:
     """The array in an NPY file as a signal; as `read_npy`."""
-    return array_signal(_load(path))
+    return array_signal(_load(path), str(path))
 
 
 def _load(path: Path) -> np.ndarray:
@@ -101,7 +101,7 @@ def read_npz(path: Path, name: str | None) -> Signal:
     except Exception as error:  # numpy and zipfile raise many kinds: encrypted, of an unknown compression, damaged
         said = " ".join(str(error).split())[:300]
         raise FileError(f"{path} is damaged or cut off ({said}); save it again with numpy.savez") from error
-    return array_signal(array, note_of(name, chosen, list(shapes)))
+    return array_signal(array, f"{path}:{chosen}", note_of(name, chosen, list(shapes)))
 
 
 def choose(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -158,14 +158,14 @@ def checked(array: np.ndarray, where: str) -> np.ndarray:
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def array_signal(array: np.ndarray, notes: tuple[str, ...] = ()) -> Signal:
-    """Unsigned integers of 8 and 16 bits as grey levels, bool as black and white, all else as it is, and says so."""
+def array_signal(array: np.ndarray, where: str, notes: tuple[str, ...] = ()) -> Signal:
+    """Unsigned integers of 8 and 16 bits as grey levels, bool as black and white, all else as it is; and says so."""
     import torch
 
     name, kind = array.dtype.name, array.dtype.kind
     if kind == "c":
-        return Signal(torch.from_numpy(array.astype(np.complex64)), "own", notes=notes)  # `fit` makes two channels of it
-    values = torch.from_numpy(array.astype(np.float32))
+        return Signal(torch.from_numpy(single(array, where)), "own", notes=notes)  # `fit` makes two channels of it
+    values = torch.from_numpy(single(array, where))
     if kind == "b":
         return Signal(values, "unit", notes=(*notes, "its False and True became black and white"))
     if name in ("uint8", "uint16"):

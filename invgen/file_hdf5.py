@@ -9,7 +9,7 @@ import numpy as np
 from invgen.errors import FileError, InvgenError
 from invgen.file_arrays import array_signal, checked, chosen_name, note_of
 from invgen.file_scans import Scan, scan_signal
-from invgen.file_signal import Signal
+from invgen.file_signal import Signal, single
 from invgen.limits import check_size
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -53,9 +53,9 @@ def read_hdf5(path: Path, name: str | None) -> Signal:
         raise FileError(f"{path} is damaged or cut off ({said}); write it again with h5py") from error
     if fastmri and chosen in FASTMRI:
         note = f"it is a fastMRI file, of which the reconstruction {chosen} was read, not /kspace"
-        values = array.astype(np.float32)
+        values = single(array, f"{path}:{chosen}")
         return scan_signal(Scan(values.reshape(-1, *values.shape[-2:]), "magnitude", notes=(note,), volume=values.ndim > 2))
-    return array_signal(array, note_of(name, chosen, list(shapes)))
+    return array_signal(array, f"{path}:{chosen}", note_of(name, chosen, list(shapes)))
 
 
 def _shape(thing: Any) -> tuple[int, ...] | None:

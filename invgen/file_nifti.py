@@ -15,6 +15,7 @@ import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError
 from invgen.file_scans import Scan
+from invgen.file_signal import single
 from invgen.limits import check_size
 
 GZIP = b"\x1f\x8b"
@@ -83,7 +84,7 @@ def nifti_volumes(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, l
             raise FileError(f"{path} holds colours ({dtype}), expected one number a voxel; split it into its channels")
         image, notes = _upright(nibabel, image)
         values = np.asarray(image.dataobj)
-        values = values.astype(np.complex64 if values.dtype.kind == "c" else np.float32)
+        values = single(values, str(path))
         zooms = [float(z) for z in image.header.get_zooms()]
     except FileNotFoundError:
         raise FileError(f"there is no file {path}; pass a volume that exists") from None
@@ -95,8 +96,6 @@ def nifti_volumes(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, l
         ) from error
     if values.ndim < 2 or values.size == 0:
         raise FileError(f"{path} holds values of shape {values.shape}, expected a volume")
-    if not np.isfinite(values).all():
-        raise FileError(f"{path} has values that are not finite (NaN or infinite); replace them first")
     series = values.reshape(*values.shape[:2], values.shape[2] if values.ndim > 2 else 1, -1)
     spacing = (zooms[1], zooms[0])
     known = all(math.isfinite(z) and z > 0 for z in spacing)
@@ -122,8 +121,14 @@ def _image(nibabel: Any, path: Path) -> Any:
         check_size(max(size, 4 * count), str(path))
         if not packed and path.stat().st_size < size:
             raise FileError(f"{path} is cut off (it has {path.stat().st_size} of {size} bytes); fetch or export it again")
-        raw = head + file.read(max(size - len(head), 0))
+        pieces, missing = [head], size - len(head)
+        while missing > 0 and (
+            piece := file.read(min(missing, 2**20))
+        ):  # a stream that ends early takes no more than it has
+            pieces.append(piece)
+            missing -= len(piece)
         file.read(1)  # at the end of a gzip stream, its checksum
+    raw = b"".join(pieces)
     if len(raw) < size:
         raise FileError(f"{path} is cut off (it has {len(raw)} of {size} bytes); fetch or export it again")
     return kind.from_bytes(raw)

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from invgen.errors import FileError
+
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 KINDS = "PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC"
@@ -32,7 +35,22 @@ class Signal:
     volume: bool = False
 
 
-def depth_note(values: "np.ndarray") -> tuple[str, ...]:
+def depth_note(values: np.ndarray) -> tuple[str, ...]:
     """Says so where values of 16 bits use 14 or fewer, as those of many cameras and scanners do: they look dark."""
     bits = int(values.max()).bit_length()
     return (f"its values use {bits} of their 16 bits: they were read on the scale of 0 to 65535",) if 0 < bits <= 14 else ()
+
+
+def single(array: np.ndarray, where: str) -> np.ndarray:
+    """The values in single precision, float32 or complex64.
+
+    Raises:
+        FileError: some are not finite, or too large for it.
+    """
+    with np.errstate(over="ignore"):
+        values = array.astype(np.complex64 if array.dtype.kind == "c" else np.float32)
+    if bad := int((~np.isfinite(values)).sum()):
+        known = array.dtype.kind in "fc" and not np.isfinite(array).all()
+        why = "not finite (NaN or infinite)" if known else "too large for single precision"
+        raise FileError(f"{where} has {bad} of {array.size} values {why}; replace them first")
+    return values

@@ -23,7 +23,8 @@ UNKNOWN = 0x7FFFF000  # a length from here on is what a program writes that does
 
 def is_sound(path: Path, head: bytes) -> bool:
     """Whether a file is named or begins as a recording does."""
-    return head.startswith((*WAVE, *COMPRESSED)) or path.name.lower().endswith(SUFFIXES)
+    wave = head.startswith(WAVE) and head[8:12] == b"WAVE"  # WebP pictures begin with RIFF too
+    return wave or head.startswith(COMPRESSED) or path.name.lower().endswith(SUFFIXES)
 
 
 def read_sound(path: str | Path) -> Signal:

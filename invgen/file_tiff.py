@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError
-from invgen.file_signal import Signal, depth_note
+from invgen.file_signal import Signal, depth_note, single
 from invgen.limits import check_size
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6  # PhotometricInterpretation
@@ -55,8 +55,6 @@ def _signal(path: Path, every: list[Any]) -> Signal:
     arrays = [_pixels(path, page) for page in pages]
     array, units = _scaled(path, first, np.stack(arrays), notes)
     array = _turned(first, array, notes)
-    if array.dtype.kind in "fc" and not np.isfinite(array).all():
-        raise FileError(f"{path} has values that are not finite (NaN or infinite); replace them first")
     if array.shape[1] == 1 and len(pages) > 1:
         array = array[:, 0]  # a volume of grey slices
     values = torch.from_numpy(np.ascontiguousarray(array if len(pages) > 1 else array[0]))
@@ -162,7 +160,7 @@ def _scaled(path: Path, page: Any, array: np.ndarray, notes: list[str]) -> tuple
     notes.append(f"its {array.dtype.name} values were taken for those of the prior")
     if page.photometric == WHITE_IS_ZERO:
         notes.append("that it stores white as 0 was not applied to them")
-    return array.astype(np.complex64 if kind == "c" else np.float32), "own"
+    return single(array, str(path)), "own"
 
 
 def _turned(page: Any, array: np.ndarray, notes: list[str]) -> np.ndarray:

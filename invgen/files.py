@@ -118,6 +118,7 @@ def read_npy(path: str | Path) -> "Tensor":
     """The array in an NPY file as a tensor of its own dtype; `file_arrays.read_npy`."""
     from invgen.file_arrays import read_npy
 
+    address(path)  # whose sentences are for what is no path
     return read_npy(path)
 
 
