@@ -132,12 +132,17 @@ class Recorded(Denoiser):
 
     def __init__(self, net: Denoiser, tape: Tape | None = None) -> None:
         super().__init__(
-            net.shape, sigma_min=net.sigma_min, sigma_max=net.sigma_max, data_mean=net.data_mean, data_std=net.data_std
+            net.shape,
+            sigma_min=net.sigma_min,
+            sigma_max=net.sigma_max,
+            value_range=net.value_range,
+            data_mean=net.data_mean,
+            data_std=net.data_std,
         )
-        self.net, self.tape, self.mmse = net, tape or Tape(), net.mmse
+        self.prior, self.tape, self.mmse = net, tape or Tape(), net.mmse
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        return self.tape.through(self.net, x, sigma)
+        return self.tape.through(self.prior, x, sigma)
 
 
 class RecordedDecoder(Generator):

@@ -160,7 +160,7 @@ class Sampler:
                 "no uncertainty; ask for one sample, or take a sampler that draws",
                 stacklevel=2,
             )
-        with running(post.prior, post.A):
+        with running(post.prior, post.A, *vars(post.noise).values()):
             post = dataclasses.replace(normal(post), noise=normal(post.noise))
             return self._all(post, num_samples, seed, max_batch, progress, callback, cost)
 
@@ -274,8 +274,8 @@ class Sampler:
         if least < low or most > high:
             raise DivergedError(
                 f"{type(self).__name__} ended at values from {least:.3g} to {most:.3g}, where the prior declares "
-                f"value_range=({prior.value_range[0]:g}, {prior.value_range[1]:g}) and data_std={prior.data_std:.3g}; "
-                f"{self._mend(prior)}"
+                f"value_range=({prior.value_range[0]:g}, {prior.value_range[1]:g}) and data_std={prior.data_std:.3g}: "
+                f"declare what its signals have, or {self._mend(prior)}"
             )
         warn_saturated(prior, x, type(self).__name__)
 

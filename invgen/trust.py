@@ -9,6 +9,7 @@ signals `check_prior` measures that error itself, at both ends.
 import copy
 import math
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,22 +31,53 @@ class PriorWarning(UserWarning):
     """A prior does not behave as its declaration says, or is used where it cannot be trusted."""
 
 
-def ceiling(prior: Denoiser) -> float | None:
-    """The level of noise up to which D of pure noise does not contradict the prior, None where that is all of its range.
+@dataclass(frozen=True)
+class Asked:
+    """What D of pure noise said of a prior.
 
-    Twelve rows of the network, once for each prior and range. Not asked are priors with a density, whose D is exact, those
-    with a measured table `mmse`, and ranges too short to tell.
+    Attributes:
+        ceiling: the level of noise up to which it does not contradict the prior, None where that is all of its range.
+        extent: the least and the largest value, at the lowest level alone where D grows with the noise.
+        size: of the values of D about data_mean, where they are not those of the signals that were declared.
     """
-    known = prior.__dict__.get("_ceiling")
+
+    ceiling: float | None = None
+    extent: tuple[float, float] | None = None
+    size: float | None = None
+
+
+def asked(prior: Denoiser) -> Asked:
+    """D of pure noise: twelve rows of the network, one by one, once for each prior and range.
+
+    Not asked are priors with a density, whose D is exact, those with a measured table `mmse`, and ranges too short to tell.
+    """
+    known = prior.__dict__.get("_asked")
     if known is None or known[0] != _key(prior):
-        known = prior.__dict__["_ceiling"] = (_key(prior), None if _known(prior) else _asked(prior))
+        known = prior.__dict__["_asked"] = (_key(prior), Asked() if _known(prior) else _ask(prior))
     return known[1]
+
+
+def ceiling(prior: Denoiser) -> float | None:
+    """The level of noise above which the prior is not to be trusted, None where nothing speaks against its range."""
+    return asked(prior).ceiling
 
 
 def warn_untrusted(prior: Denoiser) -> None:
     """Warns (PriorWarning), once for each prior, where its range goes beyond what can be trusted."""
-    top = ceiling(prior)
-    if top is not None and not prior.__dict__.get("_warned"):
+    top, size = asked(prior).ceiling, asked(prior).size
+    if prior.__dict__.get("_warned"):
+        return
+    if size is not None:
+        prior.__dict__["_warned"] = True
+        low, high = prior.value_range
+        warnings.warn(
+            f"of pure noise this {type(prior).__name__} makes signals of size {size:.3g}, where value_range=({low:g}, "
+            f"{high:g}), data_mean={prior.data_mean:.3g} and data_std={prior.data_std:.3g} are declared: "
+            "samplers go by them; declare those of its signals, and a sigma_max well above data_std",
+            PriorWarning,
+            stacklevel=4,
+        )
+    if top is not None:
         prior.__dict__["_warned"] = True
         warnings.warn(
             f"of pure noise at sigma = {prior.sigma_max:.3g} this {type(prior).__name__} makes values far beyond its "
@@ -64,7 +96,7 @@ def narrowed(prior: Denoiser, top: float) -> Denoiser:
     """The same prior, sharing all that it has, with noise levels up to `top` only."""
     other = copy.copy(prior)
     other.sigma_max = top
-    other.__dict__["_ceiling"] = (_key(other), None)
+    other.__dict__["_asked"] = (_key(other), Asked(None, asked(prior).extent))
     return other
 
 
@@ -72,11 +104,15 @@ def _key(prior: Denoiser) -> tuple[float, ...]:
     return prior.sigma_min, prior.sigma_max, prior.data_mean, prior.data_std
 
 
-def bounds(prior: Denoiser) -> tuple[float, float]:
-    """What no sample may leave: BEYOND times the declared range on either side, or TAIL deviations if that is more."""
-    low, high = prior.value_range
-    span, tail = BEYOND * (high - low), TAIL * prior.data_std
-    return min(low - span, prior.data_mean - tail), max(high + span, prior.data_mean + tail)
+def bounds(prior: Denoiser, beyond: float = BEYOND, tail: float = TAIL) -> tuple[float, float]:
+    """What no sample may leave: so many times the range of values on either side, or deviations if that is more.
+
+    The range is the declared one and that of D, which counts where nothing was declared.
+    """
+    ranges = [r for r in (prior.value_range, asked(prior).extent) if r is not None]
+    low = min(least - beyond * (most - least) for least, most in ranges)
+    high = max(most + beyond * (most - least) for least, most in ranges)
+    return min(low, prior.data_mean - tail * prior.data_std), max(high, prior.data_mean + tail * prior.data_std)
 
 
 def warn_saturated(prior: Denoiser, x: Tensor, sampler: str) -> None:
@@ -86,8 +122,7 @@ def warn_saturated(prior: Denoiser, x: Tensor, sampler: str) -> None:
     that chance and outliers may bring.
     """
     low, high = prior.value_range
-    span, tail = 0.25 * (high - low), 5 * prior.data_std
-    least, most = min(low - span, prior.data_mean - tail), max(high + span, prior.data_mean + tail)
+    least, most = bounds(prior, 0.25, 5.0)
     outside = ((x < least) | (x > most)).flatten(1).sum(1)
     broken = int((outside > 3 + 0.002 * x[0].numel()).sum())
     if broken:
@@ -108,18 +143,25 @@ def _known(prior: Denoiser) -> bool:
     return bool(prior.mmse) or prior.has_density or (isinstance(inner, Denoiser) and _known(inner))
 
 
-def _asked(prior: Denoiser) -> float | None:
+def _ask(prior: Denoiser) -> Asked:
     first = FIRST * prior.data_std
     if prior.one_level or prior.sigma_max <= FAR * prior.data_std:
-        return None
+        return Asked()
     levels = [first, math.sqrt(first * prior.sigma_max), prior.sigma_max]
     with running(prior):
         z = Streams(0, range(ROWS))(torch.empty(ROWS, *prior.shape, dtype=prior.dtype, device=prior.device))
-        sizes = [(prior(prior.start(z, s), s) - prior.data_mean).double().square().mean().sqrt() for s in levels]
-        low, *high = torch.stack(sizes).tolist()
+        # one by one, which takes no more memory than a run needs
+        d = [torch.cat([prior(prior.start(row, s), s) for row in z.split(1)]).double() for s in levels]
+        low, *high = torch.stack([(x - prior.data_mean).square().mean().sqrt() for x in d]).tolist()
+        extents = [(x.min().item(), x.max().item()) for x in d]
+    if not all(map(math.isfinite, (low, *high))):  # the run tells
+        return Asked()
     limit = max(GROWN * low, LARGE * prior.data_std)
-    if not all(map(math.isfinite, (low, *high))) or all(size <= limit for size in high):  # the run tells what is not finite
-        return None
+    if all(size <= limit for size in high):
+        return Asked(None, extents[0])
+    # far slower than the noise: it ends at a mean, which is another than that declared
+    if high[1] <= high[0] * math.sqrt(levels[2] / levels[1]) and high[1] > LARGE * max(map(abs, prior.value_range)):
+        return Asked(None, (min(e[0] for e in extents), max(e[1] for e in extents)), high[1])
     # the error as a share of the noise, from the level where it is plainest
     slope = max(size / s for s, size in zip(levels[1:], high, strict=True) if size > limit)
-    return max(SHARE * prior.data_std / slope, first / 2)
+    return Asked(max(SHARE * prior.data_std / slope, first / 2), extents[0])

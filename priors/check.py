@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.errors import ShapeError
+from invgen.errors import OptionError, ShapeError
 from invgen.gradients import running
 from invgen.priors.declarations import better
 from invgen.priors.from_network import FunctionDenoiser
@@ -114,11 +115,20 @@ def declare(prior: Denoiser, data: Tensor, given: Collection[str]) -> None:
 
 
 def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
-    shape = f"(B, {', '.join(map(str, prior.shape))})"
+    """The first signals, where the prior computes.
+
+    Raises:
+        ShapeError: they are no signals of this prior.  OptionError: they are not finite, or all their values are one.
+    """
+    x0 = torch.as_tensor(x0) if isinstance(x0, np.ndarray) else x0
     if not isinstance(x0, Tensor) or x0.ndim != len(prior.shape) + 1 or x0.shape[1] != prior.shape[0] or len(x0) < 1:
         got = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
-        raise ShapeError(f"check_prior takes signals {shape}, got {got}")
-    return x0[:SIGNALS].to(prior.device, prior.dtype)
+        raise ShapeError(f"check_prior takes signals (B, {', '.join(map(str, prior.shape))}), got {got}")
+    x0 = x0[:SIGNALS].to(prior.device, prior.dtype)
+    if not x0.isfinite().all() or x0.min() == x0.max():
+        what = f"all are {x0.min().item():g}" if x0.min() == x0.max() else "some are not finite"
+        raise OptionError(f"check_prior needs clean signals whose values differ and are finite: {what}")
+    return x0
 
 
 def _report(

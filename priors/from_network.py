@@ -89,7 +89,7 @@ class NetworkDenoiser(ConditionalDenoiser):
         scale = (s**2 + self.sigma_data**2).rsqrt() if preconditioned else self.schedule.alpha(s)
         scaled = scale * z
         o = self._network(scaled, self.schedule.time(level), condition).to(dtype)
-        if network_dtype(self.net) in (torch.float16, torch.bfloat16):
+        if in_half(self.net):
             unit_cotangents(scaled, o)
         return self._combine(z, s, scale, o).to(x.dtype)
 
@@ -134,6 +134,11 @@ def call_network(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor
 def network_dtype(net: nn.Module) -> torch.dtype | None:
     """The dtype of the floating-point weights, None for a network without any."""
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), None)
+
+
+def in_half(net: nn.Module) -> bool:
+    """Whether a network runs in half precision, in which gradients overflow above 65504 (or lose all but 8 bits)."""
+    return network_dtype(net) in (torch.float16, torch.bfloat16)
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
@@ -204,7 +209,8 @@ def try_out(prior: Denoiser) -> None:
     """Denoises one signal of zeros, so that a wrong shape is an error where it was declared.
 
     Raises:
-        ShapeError: the network fails on it. One that wants a condition, and says so by a TypeError, is left alone.
+        ShapeError: the network cannot take it (what torch raises is a RuntimeError). Other failures, such as that of a
+            network that wants a condition, are left to the run.
     """
     x = torch.zeros(1, *prior.shape, dtype=prior.dtype, device=prior.device)
     try:
@@ -212,12 +218,12 @@ def try_out(prior: Denoiser) -> None:
             prior(x, prior.data_std)
     except ShapeError:
         raise
-    except (RuntimeError, IndexError, ValueError) as error:
+    except RuntimeError as error:
         raise ShapeError(
             f"the network fails on a signal of the declared shape {tuple(prior.shape)} ({first_line(error)}); declare the "
             "shape that it was made for, channels first"
         ) from error
-    except TypeError:
+    except Exception:
         return
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
+from invgen.gradients import unit_cotangents
 from invgen.linalg import norm
-from invgen.priors.from_network import network_dtype
+from invgen.priors.from_network import in_half, network_dtype
 from invgen.pushforward import Generator, StandardNormal
 
 Network = Callable[..., Tensor]
@@ -41,7 +42,12 @@ def evaluate(network: Network, x: Tensor, condition: Tensor | None = None) -> Te
     dtype = network_dtype(network) if isinstance(network, nn.Module) else None
     inputs = x if dtype is None else x.to(dtype)
     out = network(inputs) if condition is None else network(inputs, condition.expand(len(x), *condition.shape))
-    return out.to(x.dtype) if isinstance(out, Tensor) else out
+    if not isinstance(out, Tensor):
+        return out
+    out = out.to(x.dtype)
+    if isinstance(network, nn.Module) and in_half(network):
+        unit_cotangents(x, out)
+    return out
 
 
 def output_shape(network: Callable[[Tensor], Tensor], latent: Denoiser, shape: int | Sequence[int] | None) -> torch.Size:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from invgen.conditional import ConditionalDenoiser, Conditioned
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
+from invgen.gradients import unit_cotangents
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 GROW: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
@@ -164,7 +165,10 @@ class EDMDenoiser(Denoiser):
         z, s = x.to(dtype) - self.data_mean, sigma.view(-1, *[1] * (x.ndim - 1))
         total = s**2 + self.data_std**2
         noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
-        out = self.net((z * total.rsqrt()).to(self.net.head.weight.dtype), noise, *label).to(dtype)
+        scaled, dtype_net = z * total.rsqrt(), self.net.head.weight.dtype
+        out = self.net(scaled.to(dtype_net), noise, *label).to(dtype)
+        if dtype_net in (torch.float16, torch.bfloat16):
+            unit_cotangents(scaled, out)
         return (self.data_mean + self.data_std**2 / total * z + s * self.data_std * total.rsqrt() * out).to(x.dtype)
 
 

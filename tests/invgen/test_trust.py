@@ -5,6 +5,7 @@ published networks have (measured on a DDPM of MNIST: 2 to 3 per cent). Its law 
 """
 
 import dataclasses
+import inspect
 import math
 import warnings
 
@@ -20,6 +21,7 @@ from invgen.priors import GaussianMixture, PriorWarning, Schedule, check_prior, 
 from invgen.trust import ceiling
 
 SIDE, SHAPE = 8, (1, 8, 8)
+DECODERS = ("autoregressive", "flow", "generator", "vae", "stylegan")  # no noise levels, or exact
 SCHEDULE = Schedule.linear()  # up to sigma = 157
 
 
@@ -228,3 +230,45 @@ class Three(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.net(x)
+
+
+def test_signals_of_another_size_than_declared_are_told_as_that():
+    law = priors.GaussianPrior((4,), torch.full((4,), -700.0), 300.0**2)  # Hounsfield units, of which nothing is declared
+    prior = from_denoiser(lambda x, s: law(x, s), (4,), sigma_max=20000.0)
+    with pytest.warns(
+        PriorWarning, match=r"makes signals of size 70\d, where value_range=\(-1, 1\).*; declare"
+    ):
+        x = invgen.sample(prior, 50, sampler="Ancestral(steps=60)")
+    # 200 values of deviation 300: the mean is known to 21, and steps are many for their range
+    assert x.mean().item() == pytest.approx(-700, abs=100)
+
+
+def test_clean_signals_that_are_none():
+    for data, words in ((torch.zeros(3, *SHAPE), "all are 0"), (torch.full((3, *SHAPE), torch.nan), "some are not finite")):
+        with pytest.raises(invgen.OptionError, match=words):
+            network(0.0, data=data)
+    with pytest.raises(invgen.ShapeError, match=r"signals \(B, 1, 8, 8\), got list"):
+        network(0.0, data=[1.0])
+    assert network(0.0, data=signals().numpy()).mmse
+
+
+def test_a_network_that_wants_a_condition_is_left_to_the_run():
+    class Conditional(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            return 0 * x + label.reshape(-1, 1, 1, 1)  # without one an AttributeError
+
+    prior = from_network(Conditional(), SHAPE, prediction="sample", schedule=SCHEDULE)
+    assert (prior.condition(torch.tensor(0.5))(torch.ones(2, *SHAPE), 1.0) == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        n
+        for n in priors.__all__
+        if n.startswith("from_") and n not in {"from_autoregressive", "from_flow", "from_generator"}
+    ],
+)
+def test_every_loader_of_a_denoiser_takes_data(loader):
+    decoders = {"from_vae", "from_stylegan"}
+    assert ("data" in inspect.signature(getattr(priors, loader)).parameters) == (loader not in decoders)
