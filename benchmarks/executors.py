@@ -26,6 +26,11 @@ from invgen.errors import InvgenError, OptionError
 
 Environment = Mapping[str, str]
 
+UNGUARDED = 77  # the exit status of a worker that would start workers as it starts
+GUARD = (
+    "each worker process runs your script again as it starts, and this script then starts a run: put what starts the run "
+    'under `if __name__ == "__main__":`'
+)
 WAIT = 0.5  # seconds between two looks at a cell that another runner computes
 KINDS = "serial, local and local:N (N processes), dask:N, slurm and slurm:N (N jobs), tcp://HOST:PORT and tls://HOST:PORT"
 
@@ -132,6 +137,12 @@ def visible_gpus() -> list[str]:
     return [str(k) for k in range(torch.cuda.device_count())]
 
 
+def refuse_to_multiply() -> None:
+    """Ends a worker process that, as it starts, runs a script that starts workers in its turn; `pool` says why."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
+        raise SystemExit(UNGUARDED)
+
+
 class _Worker:
     """A process of its own pool, so that its death breaks nothing else. `ready` ends when it has started."""
 
@@ -186,6 +197,8 @@ def pool(tasks: Sequence[Task], store: Store, environments: Sequence[Environment
                 except BrokenProcessPool as error:
                     idle.remove(worker)
                     worker.stop()
+                    if not task and UNGUARDED in [process.exitcode for process in worker.processes]:
+                        raise InvgenError(GUARD) from None
                     false_starts += not task
                     if false_starts > len(environments) + 3:
                         raise InvgenError("worker processes end before they take a cell; try --executor serial") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from invgen.benchmarks.cells import Cell, one_thread, stands
 from invgen.benchmarks.cleaning import visible
-from invgen.benchmarks.executors import Executor
+from invgen.benchmarks.executors import Executor, refuse_to_multiply
 from invgen.benchmarks.probe import probed
 from invgen.benchmarks.progress import Progress
 from invgen.benchmarks.result_tables import write_csv
@@ -81,6 +81,8 @@ def run(
         KeyboardInterrupt: what was in flight is dropped.
     """
     begin, where = time.perf_counter(), Executor.parse(executor)
+    if where.kind == "local":
+        refuse_to_multiply()
     if not isinstance(batch, int) or batch < 1:
         raise OptionError(f"batch must be a positive whole number of cells, got {batch!r}")
     suite = load(suite)

@@ -1,6 +1,8 @@
 """Suites that nobody means well with: what they grow to is counted before it is written out, and only invgen's own errors
 come out of any text."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -197,3 +199,24 @@ def test_no_suite_at_all(here):
     for nothing in (None, 5, [], b"photo", 1.5, object()):
         with pytest.raises(InvgenError):
             run(nothing, "out", progress=False)
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_ends_with_one_sentence_that_names_it(here):
+    """It gave six tracebacks, and took minutes."""
+    (here / "script.py").write_text(
+        "from invgen.benchmarks.runner import run\n"
+        "print('started')\n"
+        "run('suite.yaml', 'out', executor='local:2', progress=False)\n"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stdout.count("started") <= 3  # once, and once in each worker
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    assert 'put what starts the run under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert not list((here / "out").rglob("*.npz"))
+    assert time.monotonic() - begin < 240  # three imports of torch, seconds each on a machine that is not busy
+    text = (here / "script.py").read_text().replace("run('", "if __name__ == '__main__':\n    run('")
+    (here / "script.py").write_text(text)
+    subprocess.run([sys.executable, "script.py"], check=True, timeout=300)
+    assert len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) == 24
