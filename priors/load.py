@@ -1,6 +1,8 @@
 """Loading of trained priors from safetensors files, whose metadata say how to rebuild the network; no code is run."""
 
+import hashlib
 import json
+import math
 import re
 import zipfile
 from collections.abc import Sequence
@@ -10,9 +12,10 @@ from typing import Any
 import torch
 
 from invgen.errors import OptionError, WeightsError
+from invgen.limits import check_size
 from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
 from invgen.priors.pickles import require_fit
-from invgen.priors.twin_networks import NETWORKS
+from invgen.priors.twin_networks import NETWORKS, SIDE
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
@@ -21,6 +24,7 @@ LOADERS = (
     "from_flow_matching, from_diffusers or from_network"
 )
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")  # how the names of weights files end
+LARGEST = 2**20  # of a size in a description
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 
@@ -40,17 +44,21 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
     could run code (a pickle, which a .pt file is); OptionError for a shape with another number of channels.
     """
     path = _find(name_or_path)
+    if path.parent == WEIGHTS and not isinstance(name_or_path, Path):
+        _require_checksum(path)
     tensors, about = read(path)
     twin = about["network"] != "UNet"
     try:
+        _require_sane(about, len(tensors))
         with torch.device("meta"):  # so that a wrong description cannot ask for memory
             net = (NETWORKS[about["network"]] if twin else UNet)(**about["options"])
         facts = {key: about[key] for key in (FACTS[2:] if twin else FACTS)}
         trained_shape = tuple(int(n) for n in about["shape"])
         denoiser = None if twin else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"the description of the network in {path} cannot be used ({error!r}): train it again"
+            f"the description of the network in {path} cannot be used ({type(error).__name__}: {str(error):.300}): "
+            "train it again"
         ) from error
     require_fit(net, tensors, path)
     if twin:
@@ -77,6 +85,43 @@ def _sampling_rate(units: str) -> float | None:
     return float(found[1]) * (1000 if found[2] else 1) if found else None
 
 
+def _require_checksum(path: Path) -> None:
+    """Compares a shipped file with the checksum in its card; WeightsError if they differ."""
+    try:
+        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["manifest"]["weights_sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # a prior without a card
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise WeightsError(
+            f"{path} is not the file that its card {path.stem}.json was made for, their checksums differ: install invgen "
+            f"again, or pass the path to load it all the same"
+        )
+
+
+def _require_sane(about: dict[str, Any], count: int) -> None:
+    """Raises ValueError or FileError for a description that would build more than the `count` tensors of its file fill."""
+    options, shape = about["options"], about["shape"]
+    if not isinstance(options, dict) or not isinstance(shape, list) or not 0 < len(shape) <= 4:
+        raise ValueError("its options are a table and its shape a list of sizes")
+    layers = options.get("blocks", 1)
+    for name, value in options.items():
+        sizes = value if isinstance(value, list) else [value]
+        if not all(type(n) in (int, bool) and (n > 0 or name == "classes") and 0 <= n <= LARGEST for n in sizes):
+            raise ValueError(f"{name!r:.40} is {value!r:.60}, not a size or a list of sizes")
+        layers *= len(sizes)
+    if layers > count or any(n > SIDE for n in options.get("dilations", [])) or options.get("dims", 2) not in (1, 2):
+        raise ValueError(f"it describes more than the {count} tensors of the file")
+    if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"its shape is {shape!r:.60}")
+    check_size(4 * math.prod(shape), "a signal of it")
+    numbers = [about[key] for key in FACTS if key in about and key != "value_range"]
+    numbers += [*about["value_range"], *(n for pair in about.get("mmse", []) for n in pair)]
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise ValueError("its noise levels, ranges and errors are finite numbers")
+    if not all(len(pair) == 2 for pair in about.get("mmse", [])) or not isinstance(about.get("units", ""), str):
+        raise ValueError("its mmse are pairs and its units a text")
+
+
 def metadata(name_or_path: str | Path) -> dict[str, Any]:
     """What the file says of itself: network options, shape, units, and how and on what it was trained."""
     return read(_find(name_or_path))[1]
@@ -86,8 +131,11 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the description in a weights file; WeightsError if it is anything else."""
     from safetensors import SafetensorError, safe_open
 
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     # A safetensors file opens with eight bytes of length, which may look like a pickle's, and a brace.
     if (head[:1] == b"\x80" and head[8:] != b"{") or zipfile.is_zipfile(path):
         raise WeightsError(
@@ -102,7 +150,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): fetch or export it again") from error
     try:
         about = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
         raise WeightsError(
@@ -112,17 +160,23 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     known = ("UNet", *NETWORKS)
     if about.get("format") != FORMAT or about.get("network") not in known:
         raise WeightsError(
-            f"{path} describes network {about.get('network')!r} in format {about.get('format')!r}, this version "
+            f"{path} describes network {about.get('network')!r:.60} in format {about.get('format')!r:.60}, this version "
             f"reads {', '.join(known)} in format {FORMAT}"
         )
     return tensors, about
 
 
 def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    shipped = WEIGHTS / f"{name_or_path}.safetensors"
-    if path.is_file():
-        return path
+    try:
+        path = Path(name_or_path)
+        shipped = WEIGHTS / f"{name_or_path}.safetensors"
+        if path.is_file():
+            return path
+        path.is_dir(), shipped.is_file()
+    except (TypeError, ValueError, OSError) as error:  # no path, a NUL in it, too long
+        raise WeightsError(
+            f"a prior is given by its name or a path, got {name_or_path!r:.80} ({error}); shipped are: {', '.join(names())}"
+        ) from error
     if path.is_dir() and not shipped.is_file():
         raise WeightsError(
             f"{path} is a folder, load() takes a name or a file: priors.from_diffusers reads folders of diffusers"
