@@ -49,6 +49,7 @@ class DenoiserOf(Denoiser):
             value_range=prior.value_range,
             data_mean=prior.data_mean,
             data_std=prior.data_std,
+            sampling_rate=prior.sampling_rate,
         )
         self.prior = prior
 

@@ -30,6 +30,7 @@ class Prior(nn.Module):
         shape: the shape of one signal, without batch axes.
         value_range: (low, high) of the values, for display and as the data range of metrics.
         data_mean, data_std: mean and standard deviation over all values of typical signals.
+        sampling_rate: values a second, of a prior of recordings; None where time has no unit.
         read_from: which weights of which file the network has, in words; None where no file was read.
         size_step: of a prior that was trained on pieces of pictures, and so knows pictures of any size: what their sides
             are best a multiple of. None: it knows signals of its own shape.
@@ -50,11 +51,15 @@ class Prior(nn.Module):
         value_range: tuple[float, float] = (-1.0, 1.0),
         data_mean: float = 0.0,
         data_std: float = 1.0,
+        sampling_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.shape = torch.Size(shape)
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.data_mean, self.data_std = float(data_mean), float(data_std)
+        self.sampling_rate = None if sampling_rate is None else float(sampling_rate)
+        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
+            raise OptionError(f"sampling_rate is values a second, a positive number or None, got {sampling_rate!r}")
         if not self.data_std > 0 or not self.value_range[1] > self.value_range[0]:
             raise OptionError(
                 f"a prior needs data_std > 0 and value_range = (low, high) with low < high, got data_std={data_std!r} and "
@@ -96,8 +101,10 @@ class Denoiser(Prior):
         value_range: tuple[float, float] = (-1.0, 1.0),
         data_mean: float = 0.0,
         data_std: float = 0.5,
+        sampling_rate: float | None = None,
     ) -> None:
-        super().__init__(shape, value_range=value_range, data_mean=data_mean, data_std=data_std)
+        facts = {"data_mean": data_mean, "data_std": data_std, "sampling_rate": sampling_rate}
+        super().__init__(shape, value_range=value_range, **facts)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.mmse: tuple[tuple[float, float], ...] = ()
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
@@ -205,6 +212,7 @@ class Rescaled(Denoiser):
             value_range=(scale * low + shift, scale * high + shift),
             data_mean=scale * prior.data_mean + shift,
             data_std=scale * prior.data_std,
+            sampling_rate=prior.sampling_rate,
         )
         self.prior, self.scale, self.shift = prior, float(scale), float(shift)
         self.mmse = tuple((scale * s, scale**2 * e) for s, e in prior.mmse)

@@ -133,7 +133,7 @@ def _slice_of_complex(values: "Tensor", shape: tuple[int, ...], volume: bool, no
 
 
 def _check_rate(rate: float, prior: "Prior") -> None:
-    own = next((m.rate for m in prior.modules() if getattr(m, "rate", None)), None)
+    own = prior.sampling_rate
     if own is not None and own != rate:
         raise OptionError(
             f"the recording has {rate:g} samples a second, the prior is over {own:g}; resample it first, for example with "

@@ -120,6 +120,7 @@ class RescaledGenerator(Generator):
             value_range=(scale * low + shift, scale * high + shift),
             data_mean=scale * generator.data_mean + shift,
             data_std=scale * generator.data_std,
+            sampling_rate=generator.sampling_rate,
         )
         self.generator, self.scale, self.shift = generator, float(scale), float(shift)
 
@@ -171,6 +172,7 @@ class Flow(Generator):
             value_range=prior.value_range,
             data_mean=prior.data_mean,
             data_std=prior.data_std,
+            sampling_rate=prior.sampling_rate,
         )
         self.prior, self.method = prior, method
         self.levels = noise_levels(steps, prior.sigma_min, prior.sigma_max, schedule, prior.data_std)

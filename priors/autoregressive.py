@@ -120,6 +120,7 @@ class CausalNetwork(Autoregressive):
             value_range=self.value_range,
             data_mean=self.data_mean,
             data_std=self.data_std,
+            sampling_rate=self.sampling_rate,
         )
         other.mean, other.root = self.mean, self.root
         return other

@@ -23,6 +23,7 @@ def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str
     """Write float16 weights; the metadata hold what rebuilds the denoiser, its units, and how it was trained."""
     about = {"format": FORMAT, "network": "UNet", "options": denoiser.net.options, "shape": list(denoiser.shape)}
     about |= {key: getattr(denoiser, key) for key in FACTS} | {"units": training["recipe"]["units"], "training": training}
+    about |= {} if denoiser.sampling_rate is None else {"sampling_rate": denoiser.sampling_rate}
     write(path, average, about)
     return path
 

@@ -124,6 +124,7 @@ def recipe_for(folders: Sequence[Path | str], name: str = "own", size: int | Non
     if kind == "waves":
         length = size or min(8192, max(256, min(v.shape[-1] for i in items for v in i.values) // 256 * 256))
         sigma = {"log_sigma_mean": -3.2, "log_sigma_std": 1.7, "sigma_min": 3e-4, "sigma_max": 10.0, "embedding": 64}
+        sigma["sampling_rate"] = float(about["rate"])
         units = f"waveform of {about['rate']} Hz, full scale is 1"
         return Recipe(name, (channels, length), (64, 88, 112, 128), 1, 8, units, batch=16, data=kind, **sigma)
     sides = sorted(min(v.shape[1:]) for i in items for v in i.values)

@@ -139,6 +139,7 @@ class LatentDiffusion(Generator):
             value_range=self.value_range,
             data_mean=self.data_mean,
             data_std=self.data_std,
+            sampling_rate=self.sampling_rate,
         )
 
     @torch.no_grad()

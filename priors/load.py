@@ -53,6 +53,7 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
         with torch.device("meta"):  # so that a wrong description cannot ask for memory
             net = (NETWORKS[about["network"]] if twin else UNet)(**about["options"])
         facts = {key: about[key] for key in (FACTS[2:] if twin else FACTS)}
+        facts["sampling_rate"] = about.get("sampling_rate", _sampling_rate(about.get("units", "")))
         trained_shape = tuple(int(n) for n in about["shape"])
         denoiser = None if twin else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -73,15 +74,14 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
         sides = "H, W" if net.dims == 2 else "L"
         raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, {sides}), got {shape}")
     denoiser.shape = torch.Size(shape)
-    denoiser.rate = _sampling_rate(about.get("units", ""))
     denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
     denoiser.eval().requires_grad_(False)
     return denoiser.to(memory_format=torch.channels_last) if net.dims == 2 else denoiser  # a tenth faster on the CPU
 
 
 def _sampling_rate(units: str) -> float | None:
-    """Samples a second, of a prior of recordings: "waveform of 16 kHz, ..." as 16000."""
-    found = re.match(r"waveform of ([\d.]+) (k?)Hz", units)
+    """Samples a second, in files that were written before they said so: "waveform of 16 kHz, full scale is 1" as 16000."""
+    found = re.fullmatch(r"waveform of (\d+(?:\.\d+)?) (k?)Hz, full scale is 1", units)
     return float(found[1]) * (1000 if found[2] else 1) if found else None
 
 

@@ -13,6 +13,7 @@ class Recipe:
         units: what a value means, for people.
         data: how the training data is read: "photo", "ct", "mr", "labelled", "speech"; "images", "volumes" and "waves" for
             folders of a user's own.
+        sampling_rate: values a second, of recordings.
         classes: how many labels; drop_label: how often training leaves the label out.
         learning_rate: the highest. At 1.5e-3 two trainings of five (mr with 20,000 steps, photo) ended with a network that
             is unstable where a state has less noise than its level; `tests/priors/test_weights.py` looks at that.
@@ -41,6 +42,7 @@ class Recipe:
     drop_label: float = 0.15
     bend: float = 0.0
     value_range: tuple[float, float] = (-1.0, 1.0)
+    sampling_rate: float | None = None
 
 
 GREY = "grey level in [-1, 1], -1 is black"
@@ -66,7 +68,7 @@ RECIPES = {
         Recipe(
             "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=6, steps=8400,
             data="speech", embedding=64, log_sigma_mean=-3.2, log_sigma_std=1.7, sigma_min=3e-4, sigma_max=10.0,
-            learning_rate=1.5e-3,
+            learning_rate=1.5e-3, sampling_rate=16_000.0,
         ),
         Recipe(
             "mr", (1, 128, 128), (32, 48, 64, 96), 1, 2, "intensity / 99.5th percentile of the head, 0 is no signal",

@@ -72,7 +72,7 @@ def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
         sizes = (recipe.shape[0], recipe.widths, recipe.blocks, recipe.unshuffle, recipe.embedding)
         net = UNet(*sizes, classes=recipe.classes, dims=len(recipe.shape) - 1)
     facts = {"data_mean": sample.mean().item(), "data_std": sample.std().item(), "value_range": recipe.value_range}
-    facts |= {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max}
+    facts |= {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sampling_rate": recipe.sampling_rate}
     if not facts["data_std"] > 0:
         raise OptionError("the training data is constant: there is nothing to learn from it")
     return (LabelDenoiser if recipe.classes else EDMDenoiser)(net, recipe.shape, **facts)

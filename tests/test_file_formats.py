@@ -197,11 +197,11 @@ def test_against_soundfile(tmp_path, kind):
 def test_an_excerpt_from_the_middle_at_the_rate_of_the_prior(tmp_path):
     wavfile.write(tmp_path / "a.wav", 16000, sine().astype(np.float32))
     speech = prior(1, 256)
-    speech.rate = 16000.0
+    speech.sampling_rate = 16000.0
     x, signal = fit(read(tmp_path / "a.wav"), speech)
     assert np.array_equal(x[0].numpy(), sine()[672:928].astype(np.float32))
     assert signal.notes == ("of its 1600 samples 672 to 927, the middle, were cut out",)
-    speech.rate = 8000.0
+    speech.sampling_rate = 8000.0
     with pytest.raises(OptionError, match="has 16000 samples a second, the prior is over 8000; resample it first"):
         fit(read(tmp_path / "a.wav"), speech)
     with pytest.raises(ShapeError, match=r"shape \(1, 1600\), the prior is over \(1, 4096\)"):
@@ -213,7 +213,7 @@ def test_an_excerpt_from_the_middle_at_the_rate_of_the_prior(tmp_path):
 def test_the_shipped_prior_of_speech_knows_its_rate():
     from invgen.priors import load
 
-    assert load("speech").rescaled(2.0).prior.rate == 16000
+    assert load("speech").rescaled(2.0).sampling_rate == 16000
     with pytest.raises(OptionError, match="has 44100 samples a second, the prior is over 16000"):
         fit(Signal(torch.zeros(1, 9000), "own", rate=44100), load("speech").rescaled(2.0))
     assert load("digits-vae").value_range  # a prior of pictures has none, and needs none

@@ -4,7 +4,6 @@ import json
 import time
 
 import pytest
-import torch
 from fuzz import mutations, only_invgen_errors
 from safetensors.torch import save_file
 
@@ -119,7 +118,7 @@ def test_the_sampling_rate_is_declared(tmp_path):
     assert digits.sampling_rate is digits.condition(3).sampling_rate is digits.rescaled(2.0).sampling_rate is None
     own = priors.from_denoiser(lambda x, sigma: x, (1, 64), sampling_rate=44100)
     assert own.sampling_rate == own.rescaled(0.5, 1.0).sampling_rate == own.condition(1).sampling_rate == 44100
-    assert priors.GaussianPrior(torch.zeros(1, 8), 1.0, sampling_rate=8000.0).sampling_rate == 8000
+    assert priors.GaussianPrior((1, 8), sampling_rate=8000.0).sampling_rate == 8000
     for wrong in (0, -1.0, float("nan"), float("inf"), "fast"):
         with pytest.raises(invgen.InvgenError):
             priors.from_denoiser(lambda x, sigma: x, (1, 64), sampling_rate=wrong)
