@@ -139,6 +139,7 @@ def forget() -> None:
     """Drops what is kept, so that files and weights are read anew."""
     for kept in (prior_of, operator_of, sampler_of, noise_of, pictures.signal_of):
         kept.cache_clear()
+    fingerprint.forget_files()
 
 
 # -- the work ------------------------------------------------------------------------------------------------------------

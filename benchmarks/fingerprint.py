@@ -53,6 +53,12 @@ def of_path(path: Path) -> str:
             p for p in path.rglob("*") if p.is_file() and not any(n.startswith(".") for n in p.relative_to(path).parts)
         )
         return digest([[p.relative_to(path).as_posix(), of_path(p)] for p in files])
+    state = path.stat()
+    return _of_file(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)  # a volume has many slices; `benchmarks.cells.forget` has files read anew
+def _of_file(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
@@ -110,6 +116,11 @@ def of_modules(modules: Iterable[str]) -> str:
         new = {name for module in new for name in _imports(module)} - found
     # a user's module may have several names, one for each time that it was loaded
     return digest(sorted([name if name.startswith("invgen.") else "", _source(name)] for name in found))
+
+
+def forget_files() -> None:
+    """Drops what is known of files, so that they are read anew."""
+    _of_file.cache_clear()
 
 
 def forget() -> None:

@@ -99,7 +99,7 @@ def read(source: str | Path) -> Results:
     rows.sort(key=lambda row: row.finished)
     newest = {row.identity: row for row in rows}
     kept = _in_reading_order(newest.values())
-    return Results(path.name or str(path), tuple(kept), len(rows) - len(kept), damaged)
+    return Results(visible(path.name or str(path)), tuple(kept), len(rows) - len(kept), damaged)
 
 
 def _in_reading_order(rows: Iterable[Row]) -> list[Row]:

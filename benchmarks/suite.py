@@ -62,7 +62,11 @@ def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
                 suite.fail(place, f"lacks the key {key}, for all problems or for this one")
         found += _problem(suite, problem, place, parts, device)
         reading.few(suite, len(found), place, f"{len(found)} cells up to here")
-    for spec in _methods(suite, content["baselines"], ("baselines",), "a method") if content.get("baselines") else ():
+    for spec in (
+        _methods(suite, content["baselines"], ("baselines",), "a method")
+        if content.get("baselines") not in (None, [])
+        else ()
+    ):
         if all(spec != cell.sampler for cell in found):
             suite.fail(("baselines",), f"{spec} fits none of the problems")
     if not found:
@@ -81,7 +85,11 @@ def _problem(
     shared = _shared(suite, parts)
     priors, images = reading.priors(suite, *parts["priors"]), reading.images(suite, *parts["data"])
     samplers = _methods(suite, *parts["samplers"], "a sampler, such as PiGDM(steps=25)")
-    baselines = _methods(suite, *parts["baselines"], "a classical method, such as TV") if parts["baselines"][0] else {}
+    baselines = (
+        _methods(suite, *parts["baselines"], "a classical method, such as TV")
+        if parts["baselines"][0] not in (None, [])
+        else {}
+    )
     spec = reading.text(suite, problem["operator"], (*place, "operator"), "an operator, such as Downsample(factor=4)")
     operators = reading.grid(suite, spec, problem.get("grid", {}), (*place, "grid"))
     noises = [str(n) for n, _ in reading.items(suite, problem["noise"], (*place, "noise"))]
