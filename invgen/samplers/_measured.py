@@ -21,6 +21,8 @@ from invgen.posterior import Posterior
 from invgen.projection import Spectral
 from invgen.random import Streams
 
+ROUNDING = 1e-5  # two levels that are nearer to each other are one: the lower, by which both have passed
+
 
 class Measured(Spectral):
     """The measurement coordinate by coordinate, with densities; `s_y` is tau."""
@@ -98,7 +100,10 @@ class PassingParticles(SpectralParticles):
     def hitting(self, post: Posterior) -> "PassingParticles":
         """This sampler on levels that contain every tau. A schedule of numbers is taken as it is."""
         levels = [s for s, _ in self.levels(post.prior)]
-        tau = [t for t in torch.unique(self.measured(post).s_y).tolist() if levels[-1] < t < levels[0]]
+        tau: list[float] = []
+        for t in torch.unique(self.measured(post).s_y).tolist():  # rising; equal singular values differ by round-off
+            if levels[-1] < t < levels[0] and not (tau and t <= tau[-1] * (1 + ROUNDING)):
+                tau.append(t)
         if not isinstance(self.schedule, str) or len(tau) > self.steps // 2:
             return self
         rest = replace(self, steps=self.steps - len(tau)).levels(post.prior)

@@ -206,6 +206,16 @@ def test_levels_contain_every_tau_within_the_steps_asked_for():
     assert (sampler.weighted(wide, chains=4).mean.mean(0) - law.mean).norm() < 0.15 * law.covariance.trace().sqrt()
 
 
+def test_singular_values_that_are_equal_but_for_rounding_have_one_level():
+    """Another processor finds others of them equal to the last digit, and had another number of levels."""
+    rows = torch.linalg.qr(normal(N, N, seed=1))[0][:3]
+    post = problem(0.4, Matrix(rows * torch.tensor([[1.0], [1 - 2e-16], [1 + 3e-16]], dtype=F64), SHAPE))
+    tau = Measured(post.rows(torch.tensor([0]))).s_y
+    levels = [s for s, _ in MCGDiff(steps=12).hitting(post).levels(post.prior)]
+    near = [s for s in levels if abs(s / 0.4 - 1) < 1e-3]
+    assert len(levels) == 12 and near == [tau[tau > 0].min().item()]
+
+
 @pytest.mark.slow
 def test_measurements_beyond_the_highest_level_explain_nothing():
     post = problem(1e4)
