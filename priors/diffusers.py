@@ -193,7 +193,9 @@ def from_diffusers(
         shape: (C, *sizes) if not what the network's configuration says.
         scheduler: a scheduler of diffusers in place of the folder's, or where it has none.
         subfolder: of the network, if not unet/ or transformer/: "unet_ema" for instance.
-        variant, revision: of the files on the hub, such as "fp16".
+        variant: of the files, such as "fp16".
+        revision: of the model on the hub, a commit; without it the latest is taken, with a warning that says which it is.
+            `prior.read_from` keeps it.
         dtype: the precision of the network, float32 by default whatever the files hold.
         options: null_label, mu and further options and facts of a `DiffusersDenoiser`.
         data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
@@ -205,7 +207,7 @@ def from_diffusers(
     import diffusers
 
     with reading(model):
-        files = descriptions(model, revision)
+        files, revision = descriptions(model, revision)
         index = read_json(files / "model_index.json") or {}
         found = sorted(set(AUTOENCODERS) & {key for key, value in index.items() if value not in (None, [None, None])})
         if found:  # its network denoises codes
@@ -240,7 +242,9 @@ def from_diffusers(
             if not hasattr(maker, "set_timesteps"):
                 raise UnsupportedError(f"diffusers {diffusers.__version__} has no scheduler {config.get('_class_name')!r}")
             scheduler = maker.from_config(config)
-    return DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)
+    prior = DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)
+    prior.read_from = said(model, revision)
+    return prior
 
 
 def read_network(kind: Any, model: str | Path, folder: str | None, **options: Any) -> nn.Module:
@@ -265,19 +269,35 @@ def read_network(kind: Any, model: str | Path, folder: str | None, **options: An
     return net
 
 
-def descriptions(model: str | Path, revision: str | None) -> Path:
-    """The folder with the JSON files: the model's own, or one of the hub's cache."""
+def descriptions(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
+    """The folder with the JSON files, and the commit that they are of: the model's own folder, or one of the hub's cache.
+
+    Warns where a model of the hub was asked for without its commit: it is another one when its owners change it.
+    """
     if Path(model).is_dir():
-        return Path(model)
+        return Path(model), revision
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=["*.json"]))
+        folder = Path(snapshot_download(str(model), revision=revision, allow_patterns=["*.json"]))
     except Exception as error:  # no such name, no such revision, no network and nothing in the cache
         raise WeightsError(
             f"{model} is no folder, and the Hugging Face hub does not give it ({_reason(error)}): check the name, or "
             "download it where there is a network and pass the folder"
         ) from error
+    commit = folder.name  # the cache has a folder for each commit; the weights are then asked for by it
+    if not revision or not commit.startswith(revision):
+        warnings.warn(
+            f"{model} may change: {revision or 'the latest'} is commit {commit} now; pass revision={commit!r} to read the "
+            "same weights again",
+            stacklevel=2,
+        )
+    return folder, commit
+
+
+def said(model: str | Path, commit: str | None) -> str:
+    """What a prior was read from, for `prior.read_from`."""
+    return f"{model}, commit {commit}" if commit and not Path(model).is_dir() else str(model)
 
 
 def _first(files: Path, name: str, folders: Sequence[str | None]) -> tuple[dict[str, Any] | None, str | None]:

@@ -24,6 +24,7 @@ from invgen.priors.diffusers import (
     read_json,
     read_network,
     reading,
+    said,
 )
 from invgen.priors.from_network import Call, NetworkDenoiser, takes_data
 from invgen.priors.latent import Autoencoder, LatentDiffusion
@@ -68,7 +69,7 @@ def from_pipeline(
         latent: options of the denoiser over codes, such as data_std (1 by default, which a scaling_factor is there for),
             null_label or stride.
         dtype: of the weights, by default float32. An autoencoder that asks for it (force_upcast) stays in float32.
-        variant, revision: of the files on the hub, such as "fp16".
+        variant, revision: see `from_diffusers`.
         facts: value_range, data_mean, data_std of the images.
         data: clean signals, which check it and set what the facts leave open, the range of sigma first; see `from_network`.
 
@@ -81,10 +82,12 @@ def from_pipeline(
     if isinstance(model, str | Path):
         title, source = str(model), str(model)
         parts = _read(model, scheduler is None, files)
+        read_from = said(model, files["revision"])
     else:
         if any(v is not None for v in files.values()):
             raise OptionError("dtype, variant and revision are for files; this pipeline has been built")
         title, source, parts = type(model).__name__, model, dict(getattr(model, "components", {}))
+        read_from = None
         parts["_class_name"] = title
     network, vae = (_part(parts, names, title) for names in (NETWORKS, AUTOENCODERS))
     scheduler = _part(parts, ("scheduler",), title) if scheduler is None else scheduler
@@ -98,7 +101,7 @@ def from_pipeline(
         if empty is not None or guidance is not None:
             raise OptionError(f"{type(network).__name__} takes no text and no guidance scale: leave out empty and guidance")
         denoiser = DiffusersDenoiser(network, scheduler, codes, mu=_shift(scheduler, size, network), **options)
-        return LatentDiffusion(autoencoder, denoiser, **facts)
+        return _latent(autoencoder, denoiser, read_from, facts)
     kind = _architecture(network, tuple(autoencoder.stride * n for n in size), guidance)
     if kind.channels != autoencoder.channels:
         raise UnsupportedError(
@@ -112,15 +115,23 @@ def from_pipeline(
         denoiser = LatentConsistency(network, codes, **options, time_scale=scheduler.config.timestep_scaling)
     else:
         denoiser = TextDenoiser(network, codes, **options)
-    return LatentDiffusion(autoencoder, denoiser, **facts)
+    return _latent(autoencoder, denoiser, read_from, facts)
 
 
-def _read(model: str | Path, with_scheduler: bool, files: Mapping[str, Any]) -> dict[str, Any]:
+def _latent(
+    autoencoder: Autoencoder, denoiser: NetworkDenoiser, read_from: str | None, facts: Mapping[str, Any]
+) -> LatentDiffusion:
+    prior = LatentDiffusion(autoencoder, denoiser, **facts)
+    prior.read_from = read_from
+    return prior
+
+
+def _read(model: str | Path, with_scheduler: bool, files: dict[str, Any]) -> dict[str, Any]:
     """The network, autoencoder and scheduler of a folder or hub name; True for a text encoder that is there."""
     import diffusers
 
     with reading(model):
-        folder = descriptions(model, files["revision"])
+        folder, files["revision"] = descriptions(model, files["revision"])
         index = read_json(folder / "model_index.json")
 
         def there(name: str) -> bool:  # without an index, whatever has a folder

@@ -235,9 +235,7 @@ class Three(nn.Module):
 def test_signals_of_another_size_than_declared_are_told_as_that():
     law = priors.GaussianPrior((4,), torch.full((4,), -700.0), 300.0**2)  # Hounsfield units, of which nothing is declared
     prior = from_denoiser(lambda x, s: law(x, s), (4,), sigma_max=20000.0)
-    with pytest.warns(
-        PriorWarning, match=r"makes signals of size 70\d, where value_range=\(-1, 1\).*; declare"
-    ):
+    with pytest.warns(PriorWarning, match=r"makes signals of size 70\d, where value_range=\(-1, 1\).*; declare"):
         x = invgen.sample(prior, 50, sampler="Ancestral(steps=60)")
     # 200 values of deviation 300: the mean is known to 21, and steps are many for their range
     assert x.mean().item() == pytest.approx(-700, abs=100)

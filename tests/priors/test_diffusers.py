@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -311,3 +312,35 @@ def test_published_ve_models_have_their_range():
     prior = DiffusersDenoiser(unet(NCSNPP, 3), scheduler("ScoreSdeVe"))
     assert prior.value_range == (0.0, 1.0) and (prior.data_mean, prior.data_std) == (0.5, 0.25)
     assert priors.DiffusersDenoiser is DiffusersDenoiser
+
+
+def test_the_commit_of_a_model_of_the_hub_is_said_and_kept(tmp_path, monkeypatch):
+    """A name of the hub is another model when its owners change it."""
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    saved(tmp_path / commit)
+    asked = []
+
+    def snapshot(name, revision=None, **options):
+        asked.append(revision)
+        return str(tmp_path / commit)
+
+    def network(kind, model, folder, **options):
+        asked.append(options["revision"])
+        return unet()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr("invgen.priors.diffusers.read_network", network)
+    with pytest.warns(
+        UserWarning, match=f"some/model may change: the latest is commit {commit} now; pass revision='{commit}'"
+    ):
+        prior = from_diffusers("some/model")
+    assert prior.read_from == f"some/model, commit {commit}" and prior.read_from in repr(prior)
+    assert asked == [None, commit]  # the weights are those of the description, whatever is pushed in between
+    with pytest.warns(UserWarning, match="main is commit"):
+        from_diffusers("some/model", revision="main")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_diffusers("some/model", revision=commit).read_from == f"some/model, commit {commit}"
+        assert from_diffusers(tmp_path / commit, revision=None).read_from == str(tmp_path / commit)
