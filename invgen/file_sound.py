@@ -38,10 +38,10 @@ def read_sound(path: str | Path) -> Signal:
     path, notes = Path(path), []
     try:
         with path.open("rb") as file:
-            compressed = not file.read(4).startswith(WAVE)
+            head = file.read(4)
     except FileNotFoundError:
         raise FileError(f"there is no file {path}; pass a recording that exists") from None
-    if compressed and path.suffix.lower() != ".wav":
+    if head.startswith(COMPRESSED) or not (head in WAVE or path.suffix.lower() == ".wav"):
         samples, rate = _read_compressed(path, path)
     else:
         samples, rate, notes = _read_wave(path)

@@ -250,7 +250,9 @@ def test_wav_of_every_coding(tmp_path, subtype):
     assert np.abs(signal.values[0].numpy() - expected).max() <= 2**-15  # soundfile rounds some integers of its own
 
 
-@pytest.mark.parametrize("kind, form", [("mp3", "MP3"), ("ogg", "OGG"), ("flac", "FLAC"), ("aiff", "AIFF"), ("au", "AU")])
+@pytest.mark.parametrize(
+    "kind, form", [("mp3", "MP3"), ("ogg", "OGG"), ("flac", "FLAC"), ("aiff", "AIFF"), ("au", "AU"), ("wav", "RF64")]
+)
 def test_other_recordings(tmp_path, kind, form):
     soundfile = pytest.importorskip("soundfile")
     path = tmp_path / f"a.{kind}"
