@@ -124,6 +124,11 @@ class Autoregressive(Prior):
 
 def draw_token(logits: Tensor, randn: Streams) -> Tensor:
     """One token of each row, (B, 1), in proportion to exp(logits), (B, V)."""
+    return token_at(logits, randn.uniform(logits.double()[:, :1]))
+
+
+def token_at(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The tokens, (B, 1), at which the cumulated softmax of logits, (B, V), passes `uniform`, (B, 1)."""
     cumulative = logits.double().softmax(1).cumsum(1)
-    u = randn.uniform(cumulative[:, :1]) * cumulative[:, -1:]
+    u = uniform * cumulative[:, -1:]
     return torch.searchsorted(cumulative, u.contiguous(), right=True).clamp(max=logits.shape[1] - 1)
