@@ -18,6 +18,7 @@ import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
 from invgen.priors.export import replace
+from invgen.priors.pins import NUMPY, TOOLS, pinned
 from invgen.writing import work_folder
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
@@ -247,8 +248,15 @@ def _debian(package: str, work: Path) -> Path:
 
 def _wheel(requirement: str, work: Path) -> None:
     """Download a wheel with pip, without installing it."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(work), requirement]
-    _run(command, work, f"the wheel {requirement}")
+    options = ["--no-deps", "--require-hashes", "-d", str(work), "-r", _listed(work, requirement)]
+    _run([sys.executable, "-m", "pip", "download", "-q", *options], work, f"the wheel {requirement}")
+
+
+def _listed(work: Path, *requirements: str) -> str:
+    """A file of requirements with their hashes."""
+    path = work / f"{requirements[0]}.txt"
+    path.write_text(pinned(*requirements))
+    return str(path)
 
 
 def _download(requirement: str, work: Path) -> None:
@@ -260,9 +268,10 @@ def _download(requirement: str, work: Path) -> None:
     else:
         _run(["uv", "venv", "--seed", "--python", sys.executable, str(python)], work, what)
     pip = [str(python / ("Scripts" if os.name == "nt" else "bin") / "python"), "-m", "pip", "--disable-pip-version-check"]
-    _run([*pip, "install", "-q", "numpy", "setuptools", "wheel", "versioneer"], work, what)
-    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "-d", str(work)]
-    _run([*pip, "download", "-q", *options, requirement], work, what)
+    _run([*pip, "install", "-q", NUMPY], work, what)
+    _run([*pip, "install", "-q", "--no-deps", "--require-hashes", "-r", _listed(work, *TOOLS)], work, what)
+    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "-d", str(work)]
+    _run([*pip, "download", "-q", *options, "-r", _listed(work, requirement)], work, what)
 
 
 def _run(command: list[str], folder: Path, what: str) -> None:
