@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import invgen
-from invgen import Gaussian, Posterior, operators, priors, samplers
+from invgen import Gaussian, Operator, Posterior, operators, priors, samplers
 from invgen.gradients import power_of_two, running
 from invgen.priors import Schedule, from_generator, from_network, from_vae
 
@@ -58,6 +58,32 @@ def test_a_run_is_in_eval_mode_and_training_goes_on():
     g.g.train()
     assert torch.equal(invgen.solve(Y, A, g, 0.1, "CSGM(steps=5)", num_samples=2).samples, first)
     assert torch.equal(invgen.sample(g, 3), g.sample(3)) and g.g.training
+
+
+def test_operators_and_losses_with_networks_run_in_eval_mode_too():
+    class Features(Operator):
+        def __init__(self) -> None:
+            super().__init__(SHAPE)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(x).flatten(1)
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, clean: Tensor, y: Tensor) -> Tensor:
+            return self.drop(clean - y).square().sum(1)
+
+    B, loss, prior = Features(), Loss(), network(nn.Identity())
+    prior.net.forward = lambda x, t: 0 * x
+    for noise in (0.5, invgen.Energy(loss)):
+        runs = [invgen.solve(torch.zeros(64), B, prior, noise, "DPS(steps=3)") for _ in range(2)]
+        assert torch.equal(runs[0].samples, runs[1].samples) and B.drop.training and loss.drop.training
+        if noise == 0.5:
+            assert torch.equal(runs[0].residual, runs[1].residual)
 
 
 def test_modes_are_restored_after_an_error():
