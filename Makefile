@@ -11,10 +11,16 @@ comma  := ,
 # pip separates its wheel folders by spaces, uv by commas
 export UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
 
-# uv takes seconds where pip takes minutes; where uv cannot be had, pip does the same
-install = { $(PY) -m pip install --quiet --constraint $(LOCK) uv \
-	&& $(PY) -m uv pip install --quiet --python $(PY) --constraint $(LOCK) --editable '$(1)'; } \
-	|| $(PY) -m pip install --quiet --constraint $(LOCK) --editable '$(1)'
+# Every file is held against its hash in the lock, but those of torch and of the platform's own wheels. uv takes seconds where pip
+# takes minutes; where uv cannot be had, pip does the same in two steps, since its constraints take no hashes: first all that is
+# locked, then torch, by its version. The lock's setuptools builds the editable package.
+install = $(first) && { $(PY) -m uv pip install --quiet --python $(PY) --constraint $(LOCK) \
+	--no-build-isolation-package invgen --editable '$(1)'; } || { $(rest) && $(PY) -m pip install --quiet \
+	--constraint .venv/versions.txt --no-build-isolation --editable '$(1)'; }
+hashed = $(PY) -m pip install --quiet --no-deps --require-hashes --requirement
+first  = sed -n '/^uv==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' $(LOCK) > .venv/first.txt && $(hashed) .venv/first.txt
+rest   = sed '/^torch==/d; /^uv==/,/[^\\]$$/d' $(LOCK) > .venv/rest.txt && $(hashed) .venv/rest.txt \
+	&& sed -n 's/^\([^ \#]*==[^ ]*\).*/\1/p' $(LOCK) > .venv/versions.txt
 
 .PHONY: demo test lint format clean
 

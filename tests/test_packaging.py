@@ -5,6 +5,7 @@ import configparser
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -162,8 +163,6 @@ def test_every_folder_with_code_is_a_listed_package():
 @pytest.mark.slow
 def test_all_dependencies_are_needed_and_stated():
     """What the code imports is in setup.cfg, and what setup.cfg asks for is imported (or brings something that is)."""
-    import re
-
     known = {
         "scikit-image": "skimage",
         "scikit-learn": "sklearn",
@@ -183,6 +182,17 @@ def test_all_dependencies_are_needed_and_stated():
     assert foreign <= stated, f"imported but not stated in setup.cfg: {foreign - stated}"
     required = {known.get(n, n) for n in (re.split(r"[<>=\[]", x)[0] for x in listed(sections[0]))}
     assert required <= used, f"required but never imported: {required - used}"
+
+
+def test_the_lock_holds_every_file_against_its_hash():
+    """All but torch, whose builds for CUDA, for the CPU and from a local folder differ, are pinned with hashes."""
+    text = (ROOT / "requirements-dev.lock").read_text()
+    entries = re.findall(r"^([a-z0-9.-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.MULTILINE)
+    assert len(entries) == len([line for line in text.splitlines() if line and line[0] not in "# "]) > 100
+    assert [name for name, _, hashes in entries if not hashes] == ["torch"]
+    assert {"uv", "setuptools", "cryptography"} <= {name for name, _, _ in entries}
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--require-hashes" in makefile and "--no-build-isolation" in makefile
 
 
 def test_licence_and_notice():
