@@ -88,7 +88,7 @@ def _scan(dataset: Any, modality: str | None) -> Scan:
             values = _inverted(dataset, values, padding, notes)
     if padding.any():
         rest = values[~padding]
-        fill = AIR if scale == "HU" or not rest.size else rest.min()
+        fill = {"HU": AIR, "magnitude": 0.0}.get(scale, float(rest.min()) if rest.size else 0.0)
         values[padding] = fill
         notes.append(f"{int(padding.sum())} pixels of padding became {fill:g}")
     return _upright(dataset, frames, values, spacing, notes, scale, facts)
