@@ -29,7 +29,22 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
             "an empty list" if listed.size == 0 else f"shape {listed.shape}" if listed.ndim != 1 else "non-finite values"
         )
         raise OptionError(f"angles must be a list of at least one finite number in radians, got {shown}")
+    _refuse_degrees(listed)
     return listed
+
+
+def _refuse_degrees(angles: np.ndarray) -> None:
+    """Refuses views that are degrees by all appearance: radians within one turn cannot be told from them, others can."""
+    turn = 2 * math.pi * (1 + 1e-6)
+    if np.abs(angles).max() <= turn:
+        return
+    whole = len(angles) > 1 and bool((angles == np.round(angles)).all())
+    gap = np.median(np.diff(np.unique(angles))) if len(np.unique(angles)) > 1 else 0.0
+    if whole or gap > 0.5 or np.ptp(angles) > 2 * turn:
+        raise OptionError(
+            f"angles must be in radians, and {angles.min():g} to {angles.max():g} look like degrees; pass "
+            "numpy.deg2rad(angles), or numpy.mod(angles, 2 * numpy.pi) if they are radians of several turns"
+        )
 
 
 def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
+from invgen.errors import OptionError, UnsupportedError
 
 WINDOWS = {  # on frequencies u in [0, 1], 1 being the Nyquist frequency of the detector
     "ram-lak": lambda u: torch.ones_like(u),
@@ -55,6 +55,36 @@ def angle_weights(angles: np.ndarray, period: float) -> np.ndarray:
     weights = np.empty(len(angles))
     weights[order] = (gaps + np.roll(gaps, 1)) / 2
     return weights
+
+
+def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step: float) -> np.ndarray:
+    """The share (A, D) of each ray of a short scan, so that those of the two rays along one line sum to 1.
+
+    The ray at view t and fan angle g is that at t + pi - 2 g and -g. From zero at either end the weight rises as the square
+    of a sine (Parker 1982); a scan of more than half a turn and the fan takes all its surplus for that.
+
+    Args:
+        gamma: the fan angle of each detector pixel, (D,), t - gamma being the direction of a ray's normal.
+        half_fan: the largest fan angle of a ray that meets the image.
+        step: from view to view, by which a scan may be short of what is needed.
+
+    Raises:
+        UnsupportedError: the views cover less than half a turn and twice `half_fan`.
+    """
+    turned = np.sort(np.mod(angles, 2 * np.pi))
+    widest = np.argmax(np.diff(turned, append=turned[0] + 2 * np.pi))
+    first = turned[(widest + 1) % len(turned)]
+    t = np.mod(angles - first + 1e-9, 2 * np.pi) - 1e-9
+    covered, needed = t.max(), np.pi + 2 * half_fan
+    if covered < needed - step - 1e-6:
+        raise UnsupportedError(
+            f"FanBeamCT.fbp needs views over {math.degrees(needed):.0f} degrees (half a turn and the opening of the fan), "
+            f"these cover {math.degrees(covered):.0f}; use pinv(y), prox(x, y) or a sampler for a limited angle"
+        )
+    d = max((covered - np.pi) / 2, half_fan)
+    t, g = t[:, None], np.clip(gamma, -d, d)
+    rise, fall = (t / np.maximum(2 * (d + s * g), 1e-9) for t, s in ((t, 1), (np.pi + 2 * d - t, -1)))
+    return np.sin(np.pi / 2 * np.clip(np.minimum(rise, fall), 0, 1)) ** 2
 
 
 def backproject(q: Tensor, position: Tensor, weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Lengths are in mm, images in any unit per mm (attenuation mu in 1/mm makes line integrals that are pure numbers). The
 origin is the middle of the image, row 0 is on top, y points up; the ray at angle t and distance s is the line x cos t
 + y sin t = s. These are the conventions of the ASTRA toolbox; skimage.transform.radon returns the transpose and
-rotates about pixel N // 2.
+rotates about pixel N // 2: for an even N its axis lies at det_offset = +0.5 pixels (docs/ct.md).
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError, UnsupportedError
+from invgen.errors import OptionError
 from invgen.operators import _fbp, _projector
 from invgen.operators._astra import AstraProjector
 from invgen.operators._ct_options import Angles, choice, choose_angles, choose_shape, integer, length
@@ -31,7 +31,8 @@ class ParallelBeamCT(Tomography):
     Args:
         image_shape: (H, W), or (C, H, W) for C slices that are projected alike.
         num_angles: that many views, uniform on [0, pi), the end excluded.
-        angles: or the views themselves, in radians, any (sparse view, limited angle, repeated).
+        angles: or the views themselves, in radians, any (sparse view, limited angle, repeated). What looks like degrees
+            (whole numbers, steps above half a radian, more than two turns) is refused.
         det_count: detector pixels; by default enough to see the diagonal of the square around the image.
         det_spacing: size of a detector pixel in mm; by default the pixel size.
         det_offset: where the rotation axis projects, in mm from the middle of the detector, towards higher pixel
@@ -197,32 +198,38 @@ class FanBeamCT(Tomography):
         return angle, (self.source_origin * gamma.sin()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
-        """Filtered backprojection for a flat detector and a full turn (Kak & Slaney 1988, section 3.4.2).
+        """Filtered backprojection for a flat detector, a full turn or a short scan (Kak & Slaney 1988, section 3.4).
 
         Shapes, units and filters as in :meth:`ParallelBeamCT.fbp`; the weighted rays are filtered on the virtual
-        detector through the rotation axis and backprojected with 1 / U^2.
+        detector through the rotation axis and backprojected with 1 / U^2. Views that leave a part of the circle out count
+        by Parker's weights (Med. Phys. 9(2), 1982), made as smooth as the range of the views allows.
 
         Raises:
-            UnsupportedError: the views leave a part of the circle out (a short scan): use `pinv`, `prox` or a sampler.
+            UnsupportedError: the views cover less than half a turn and the opening of the fan: use `pinv`, `prox` or a
+                sampler.
         """
         weight = _fbp.angle_weights(self.angles, 2 * math.pi)
+        share = torch.full((len(self.angles), 1), 0.5, dtype=torch.float64)  # a full turn sees each ray twice
         if abs(weight.sum() - 2 * math.pi) > 1e-6:
-            raise UnsupportedError(
-                f"FanBeamCT.fbp needs views around the full circle, these cover {math.degrees(weight.sum()):.0f} of 360 "
-                "degrees; use pinv(y) or prox(x, y) for a short scan"
-            )
+            share = torch.from_numpy(_fbp.parker_weights(self.angles, *self._fan_angles(), float(np.median(weight))))
         distance = self.source_origin + self.origin_det
         virtual = torch.from_numpy(self._along() * self.source_origin / distance)
         cosine = self.source_origin / torch.hypot(virtual, torch.tensor(self.source_origin, dtype=virtual.dtype))
-        q = _fbp.ramp_filter(y.reshape(-1, len(self.angles), self.det_count) * cosine.to(y), self.spacing, filter_name)
+        rays = y.reshape(-1, len(self.angles), self.det_count) * (share * cosine).to(y)
+        q = _fbp.ramp_filter(rays, self.spacing, filter_name)
         x, up = _pixel_centres(self.size, self.pixel_size)
         t = torch.from_numpy(self.angles)[:, None]
         depth = self.source_origin - x * t.sin() + up * t.cos()  # from the source, along the central ray
         position = (distance * (x * t.cos() + up * t.sin()) / depth + self.det_offset) / self.det_spacing
         position = position + (self.det_count - 1) / 2
-        # a full turn sees each ray twice
-        scale = torch.from_numpy(weight)[:, None] / 2 * (self.source_origin / depth) ** 2
+        scale = torch.from_numpy(weight)[:, None] * (self.source_origin / depth) ** 2
         return _fbp.backproject(q, position.to(q.device), scale.to(q.device)).reshape(len(y), *self.in_shape)
+
+    def _fan_angles(self) -> tuple[np.ndarray, float]:
+        """The angle of each detector pixel from the central ray, and the largest of one that meets the image."""
+        gamma = np.arctan2(self._along(), self.source_origin + self.origin_det)
+        radius = math.hypot(*self.size) * self.pixel_size / 2
+        return gamma, min(np.abs(gamma).max(), math.asin(radius / self.source_origin))
 
 
 def _pixel_centres(size: tuple[int, int], pixel_size: float) -> tuple[Tensor, Tensor]:
