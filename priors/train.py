@@ -167,7 +167,7 @@ def train(
     saved = drawn_at = elapsed
     clock, losses = time.monotonic(), torch.zeros((), device=device)
     since = step
-    with Interruptible() as stop:
+    with Interruptible() as stop, bar:
         while done() < 1:
             rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * done()))
             for group in optimizer.param_groups:
@@ -199,7 +199,6 @@ def train(
                 watch.samples(step, averaged)
                 drawn_at = elapsed
             stop.leave(step, checkpoint, [save] if main else [])
-    bar.close()
     path = out / f"{recipe.name}.safetensors"
     if main:
         save()

@@ -126,7 +126,7 @@ def train(
 
     bar = tqdm(total=twin.steps, initial=step, disable=not progress, mininterval=5, desc=twin.name)
     saved, clock, last = elapsed, time.monotonic(), math.nan
-    with Interruptible() as stop:
+    with Interruptible() as stop, bar:
         while done() < 1:
             rate = twin.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done()))
             x = views.batch(twin.batch, generator)[0].to(device)
@@ -151,7 +151,6 @@ def train(
                 record()
                 saved = elapsed
             stop.leave(step, checkpoint, [save])
-    bar.close()
     save()
     record()
     watch.samples(step, load(weights))
