@@ -26,7 +26,7 @@ TRAINED = ("online", "current_model_state")
 LISTS = re.compile(r"shadow_params|(ema|averaged?|shadow)(_(params|weights|parameters))?", re.IGNORECASE)
 WRAPPERS = ("_orig_mod.", "module.", "ema_model.")
 COUNTERS = ("decay", "initted", "n_averaged", "num_updates", "step")  # of averages, beside the tensors
-DEPTH, MAPPINGS = 8, 10_000  # of nested entries that are looked into
+DEPTH, MAPPINGS, PLACES = 8, 10_000, 64  # of nested entries that are looked into, and of prefixes in one
 
 
 class Weights(dict[str, Tensor]):
@@ -186,7 +186,7 @@ def _taken(copy: _Copy, trained: Sequence[_Copy], path: str | Path) -> Weights:
     base = next((c for c in trained if copy.averaged and copy.tensors.keys() <= c.tensors.keys()), copy)
     found = Weights({**base.tensors, **copy.tensors})
     kind = "averaged weights" if copy.averaged else "weights"
-    found.taken = f"{kind} {copy.place!r} of {path}" if copy.place else f"{kind} of {path}"
+    found.taken = f"{kind} {copy.place!r:.100} of {path}" if copy.place else f"{kind} of {path}"
     found.place, found.averaged, found.beside = copy.place, copy.averaged, {**base.beside, **copy.beside}
     return found
 
@@ -223,7 +223,7 @@ def _copies(path: tuple[str, ...], inside: Mapping[str, Any], marks: Marks, pref
     named = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in dotless}
     places = [prefix] if prefix is not None else _prefixes(named, marks) if marks else _halves(named)
     found = []
-    for place in places:
+    for place in places[:PLACES]:
         inner = [p for p in places if p != place and p.startswith(place)]
         mine = {
             name.removeprefix(place): tensor
@@ -277,7 +277,7 @@ def _halves(tensors: Mapping[str, Tensor]) -> list[str]:
 def _dotless(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The averages of CompVis (LitEma), which stand without dots behind a head: {head: {name without dots: tensor}}."""
     heads = {n.removesuffix(".num_updates") for n in tensors if n.endswith(".num_updates")}
-    heads = {h for h in heads if f"{h}.decay" in tensors}
+    heads = set(sorted(h for h in heads if f"{h}.decay" in tensors)[:PLACES])
     found: dict[str, dict[str, Tensor]] = {head: {} for head in heads}
     for name, tensor in tensors.items():
         head, _, tail = name.rpartition(".")
