@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from invgen.arguments import checked
 from invgen.benchmarks.cells import Cell, one_thread, stands
 from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.executors import Executor, refuse_to_multiply
@@ -51,6 +52,7 @@ class Report:
         return f"{state}; {self.computed} computed now in {self.seconds:.1f} s"
 
 
+@checked
 def run(
     suite: "str | Path | Mapping[str, Any] | Suite",
     out: str | Path,

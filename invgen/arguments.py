@@ -129,6 +129,8 @@ def mask(name: str, value: Any) -> Tensor:
         table = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"{name} must be a tensor of booleans, or of 0 and 1, got {shown(value)}") from error
+    if table.device.type == "meta":
+        raise OptionError(f"{name} must have values, got {shown(value)} on the device meta")
     if table.dtype == torch.bool:
         return table
     high = 255 if bool((table == 255).any()) else 1

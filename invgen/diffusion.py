@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from invgen.arguments import checked, checked_class
 from invgen.errors import OptionError, UnsupportedError
 from invgen.gradients import differentiating, leaf, power_of_two, running
-from invgen.hints import Count
+from invgen.hints import Count, Positive
 from invgen.noise import RandnLike
 from invgen.random import Streams
 
@@ -235,8 +235,9 @@ class Rescaled(Denoiser):
         return self.prior((x - self.shift) / self.scale, sigma / self.scale) * self.scale + self.shift
 
 
+@checked
 def noise_levels(
-    steps: int, sigma_min: float, sigma_max: float, schedule: str | Sequence[float] = "edm", scale: float = 1.0
+    steps: Count, sigma_min: Positive, sigma_max: Positive, schedule: str | Sequence[float] = "edm", scale: Positive = 1.0
 ) -> list[tuple[float, float]]:
     """The pairs (sigma, next sigma) of a sampler, `steps` of them, the last one ending at 0.
 
@@ -259,8 +260,6 @@ def noise_levels(
         if not levels or any(not 0 < b < a for a, b in zip([math.inf, *levels], levels, strict=False)):
             raise OptionError("a noise schedule must be a decreasing sequence of positive numbers")
         return list(zip(levels, [*levels[1:], 0.0], strict=True))
-    if steps < 1:
-        raise OptionError(f"a sampler needs at least one step, got steps={steps}")
     u = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
     if schedule == "edm":
         levels = (sigma_max ** (1 / 7) + u * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invgen.arguments import checked
 from invgen.errors import FileError, OptionError
 from invgen.file_fit import cut, fit, picture_size
 from invgen.file_signal import KINDS, Signal
@@ -68,6 +69,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+@checked
 def read(source: str | Path, modality: str | None = None) -> Signal:
     """The signal at an address, see the top of this file.
 

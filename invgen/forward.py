@@ -19,10 +19,9 @@ from invgen.batches import BATCHED, Variance, any_batch, per_sample
 from invgen.errors import OptionError, UnsupportedError
 from invgen.gradients import differentiating
 from invgen.hints import check, shown
+from invgen.limits import check_size
 from invgen.linalg import cg
 from invgen.random import Streams
-
-MOST_VALUES = 2**34  # 64 GiB in single precision: beyond it a shape is a slip, and a table of it would end the process
 
 
 class Operator(nn.Module):
@@ -46,10 +45,7 @@ class Operator(nn.Module):
         super().__init__()
         if any(n < 1 for n in in_shape):
             raise OptionError(f"in_shape must be positive sizes without a batch axis, got {in_shape}")
-        if math.prod(in_shape) > MOST_VALUES:
-            raise OptionError(
-                f"a signal of shape {shown(in_shape)} has more values than memory holds; give a smaller shape"
-            )
+        check_size(4 * math.prod(in_shape), f"a signal of shape {shown(in_shape)}")
         if not (dtype.is_floating_point or dtype.is_complex):
             raise OptionError(f"dtype of {type(self).__name__} must be torch.float32 or torch.complex64, got {dtype!r}")
         self.in_shape = torch.Size(in_shape)
@@ -89,7 +85,9 @@ class Operator(nn.Module):
 
     @out_shape.setter
     def out_shape(self, shape: tuple[int, ...]) -> None:
-        self._out_shape = torch.Size(check(f"out_shape of {type(self).__name__}", shape, tuple[int, ...]))
+        shape = check(f"out_shape of {type(self).__name__}", shape, tuple[int, ...])
+        check_size(4 * math.prod(shape), f"a measurement of shape {shown(shape)}")
+        self._out_shape = torch.Size(shape)
 
     @property
     def out_dtype(self) -> torch.dtype:

@@ -199,16 +199,13 @@ def _plain(value: Any) -> Any:
 
 def _whole(value: Any) -> int:
     value = _plain(value)
-    return _require(value, isinstance(value, int) and not isinstance(value, bool))
+    return _require(value, isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def _number(value: Any) -> float:
     value = _plain(value)
     _require(value, isinstance(value, int | float) and not isinstance(value, bool))
-    try:
-        return float(value) if not isinstance(value, int) else _require(value, math.isfinite(float(value)))
-    except OverflowError:
-        raise _Unfit from None
+    return _whole(value) if isinstance(value, int) else float(value)
 
 
 def _tensor(value: Any) -> Any:

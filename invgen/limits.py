@@ -42,5 +42,5 @@ def check_size(size: int, what: str) -> None:
 def _readable(size: int) -> str:
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
-            return f"{size / factor:.3g} {unit}"
+            return f"{min(size, 2**100) / factor:.3g} {unit}"
     return f"{size} bytes"

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from invgen.arguments import checked
 from invgen.errors import FileError, InvgenError, OptionError
 from invgen.spec import Call, parse
 from invgen.spelling import clipped, hint, short
@@ -146,6 +147,7 @@ def _resolve(
     return made
 
 
+@checked
 def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
     """The operator of a spec, on signals of `shape` unless the spec gives another."""
     from invgen import operators
@@ -154,6 +156,7 @@ def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
     return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape, functions(operators))
 
 
+@checked
 def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
     """The sampler of a spec; FILE.json is one that `invgen.tune` has saved. `others` are further classes, by name."""
     from invgen import samplers
@@ -170,6 +173,7 @@ def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
     return _resolve("sampler", spec, Sampler, known)
 
 
+@checked
 def noise(spec: str) -> "Noise":
     """The noise of a spec; a bare number is the standard deviation of Gaussian noise in the units of y."""
     from invgen import noise as laws
@@ -192,6 +196,7 @@ def noise(spec: str) -> "Noise":
     return _resolve("noise", spec, laws.Noise, known)
 
 
+@checked
 def prior(spec: str, shape: int | Sequence[int] | None = None) -> "Prior":
     """The prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with options.
 

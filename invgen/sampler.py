@@ -19,6 +19,7 @@ from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.forward import Operator, has_gradient, has_svd
 from invgen.gradients import normal, running
 from invgen.hints import Count, Seed, check, hints_of
+from invgen.limits import check_size
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -179,6 +180,7 @@ class Sampler:
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
         total = num_samples * math.prod(post.batch)
+        check_size(8 * total, f"numbering {num_samples} samples")
         chunks = self._chunks(problem, num_samples, max_batch) if total else []
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         if isinstance(problem.prior, Denoiser):

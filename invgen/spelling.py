@@ -7,6 +7,9 @@ from collections.abc import Iterable
 LONGEST = 60  # letters of a name; what is longer is no slip of the hand
 
 
+MANY = 20  # names that a sentence may list
+
+
 def distance(a: str, b: str) -> int:
     """How many letters to insert, to leave out, to change or to exchange with the next one turn a into b.
 
@@ -45,6 +48,8 @@ def hint(name: str, names: Iterable[str]) -> str:
     names = list(names)
     if close := nearest(name, names):
         return f"did you mean {' or '.join(map(repr, close))}?"
+    if len(names) > MANY:
+        return f"there are {', '.join(names[:MANY])} and {len(names) - MANY} more; `invgen list` shows all"
     return f"there are {', '.join(names) or 'none'}"
 
 

@@ -29,11 +29,12 @@ def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -
 def real_table(name: str, value: object) -> Tensor:
     """A table of real numbers on the CPU in double precision, from a tensor, an array or nested lists."""
     try:
-        table = torch.as_tensor(value).detach().cpu()
+        table = torch.as_tensor(value).detach()
+        table = table if table.device.type == "meta" else table.cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"{name} must be a tensor of real numbers, got {value!r:.60}") from error
-    if table.is_complex():
-        raise OptionError(f"{name} must be a tensor of real numbers, got {table.dtype}")
+    if table.is_complex() or table.device.type == "meta":
+        raise OptionError(f"{name} must be a tensor of real numbers, got {table.dtype} on {table.device}")
     return table.to(torch.float64)
 
 

@@ -18,8 +18,7 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
         given = "neither" if angles is None else "both"
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
     if angles is None:
-        check_size(8 * integer("num_angles", num_angles), f"a scan of {num_angles} views")
-        return np.arange(num_angles) * (period / num_angles)
+        return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
     try:
         listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
     except (TypeError, ValueError):
@@ -62,6 +61,7 @@ def integer(name: str, value: int) -> int:
     """A positive whole number, or an OptionError that names the option."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise OptionError(f"{name} must be a positive whole number, got {value!r}")
+    check_size(8 * int(value), f"{name} = {value}")
     return int(value)
 
 

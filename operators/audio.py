@@ -10,6 +10,7 @@ from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.hints import Count, Range
+from invgen.limits import check_size
 
 
 @checked
@@ -20,6 +21,7 @@ def lowpass_filter(taps: Count, cutoff: Annotated[float, Range(0, 1, above=True)
         taps: odd, so that the filter delays nothing.
         cutoff: frequency of half amplitude, as a fraction of the Nyquist frequency, between 0 and 1.
     """
+    check_size(8 * taps, f"a filter of {taps} taps")
     if taps % 2 == 0:
         raise OptionError(f"a low pass needs an odd number of taps, got {taps!r}")
     n = torch.arange(taps, dtype=torch.float64) - taps // 2
@@ -58,6 +60,8 @@ class LowPassDecimate(LinearOperator):
         boundary: Literal["zero", "reflect"] = "zero",
     ) -> None:
         super().__init__(in_shape)
+        if not self.in_shape:
+            raise OptionError("LowPassDecimate needs a signal with axes, got in_shape ()")
         self.factor, self.boundary, length = int(factor), boundary, self.in_shape[-1]
         h = lowpass_filter(20 * self.factor + 1 if taps is None else taps, 1 / self.factor if cutoff is None else cutoff)
         self.half = len(h) // 2

@@ -1,7 +1,7 @@
 """Convolution with a known kernel, with four kinds of boundary."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
+from invgen.hints import check
 from invgen.linalg import cg
 from invgen.operators._axes import per_entry, real_table
 from invgen.operators._spectral import as_complex, half, hartley, multiply, transfer
@@ -41,8 +42,7 @@ class Blur(LinearOperator):
     def __new__(cls, *args: Any, **kwargs: Any) -> "Blur":
         if cls is Blur:
             boundary = args[2] if len(args) > 2 else kwargs.get("boundary", "circular")
-            if boundary not in BOUNDARIES:
-                raise OptionError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+            boundary = check("boundary of Blur", boundary, Literal[BOUNDARIES])
             cls = CircularBlur if boundary == "circular" else PaddedBlur
         return super().__new__(cls)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.hints import Count, Range, Share
+from invgen.limits import check_size
 from invgen.operators.fourier import ifftc
 from invgen.waiting import announced
 
@@ -41,6 +42,7 @@ def birdcage_maps(
         radius: of the ring, in half image sizes; at most sqrt(2) would put a coil into the image.
     """
     coils, height, width = shape
+    check_size(16 * coils * height * width, f"maps of {coils} coils on {height} x {width} pixels")
     angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64) / coils
     y, x = (2 * (torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (height, width))
     offset = torch.complex(
@@ -113,6 +115,8 @@ def espirit_maps(
     block = kspace[:, start[0] : start[0] + center[0], start[1] : start[1] + center[1]]
     patches = block.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel**2)
     _, singular, space = torch.linalg.svd(patches, full_matrices=False)
+    if not bool(singular[0] > 0):
+        raise OptionError("espirit_maps needs values in the centre of k-space, which is zero or not finite")
     space = space[singular > threshold * singular[0]].reshape(-1, coils, kernel, kernel)
     filled = space.new_zeros(*space.shape[:2], *size)
     corner = [n // 2 - kernel // 2 for n in size]

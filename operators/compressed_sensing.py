@@ -1,14 +1,14 @@
 """Few random projections of a signal."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator
-from invgen.hints import Count, Seed
+from invgen.hints import Count, Seed, check
 from invgen.limits import check_size
 from invgen.operators._axes import along
 from invgen.operators._rows import OrthogonalRows
@@ -35,8 +35,7 @@ class CompressedSensing(SVDOperator):
     def __new__(cls, *args: Any, **kwargs: Any) -> "CompressedSensing":
         if cls is CompressedSensing:
             kind = args[2] if len(args) > 2 else kwargs.get("kind", "gaussian")
-            if kind not in KINDS:
-                raise OptionError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+            kind = check("kind of CompressedSensing", kind, Literal[KINDS])
             cls = GaussianSensing if kind == "gaussian" else FastSensing
         return super().__new__(cls)
 

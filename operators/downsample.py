@@ -1,6 +1,7 @@
 """Super-resolution: a filter and then every f-th sample."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from invgen.errors import OptionError
 from invgen.forward import Operator, SVDOperator
+from invgen.hints import check
 from invgen.operators._axes import Factor, check_factors, grid
 from invgen.operators._rows import OrthogonalRows
 from invgen.operators.blur import Blur, CircularBlur
@@ -39,7 +41,7 @@ class Downsample(SVDOperator):
             if isinstance(name, str) and name != "average" and name not in FILTERS:
                 raise OptionError(f"filter must be 'average', {', '.join(map(repr, FILTERS))} or a kernel, got {name!r}")
             kernel = not isinstance(name, str)
-            if not kernel and kwargs.get("offset", 0) != 0:
+            if not kernel and check("offset of Downsample", kwargs.get("offset", 0), int | Sequence[int]) != 0:
                 raise OptionError(f"offset belongs to a kernel; the filter {name!r} places its samples itself")
             cls = FilterDecimate if kernel else BlockAverage if name == "average" else Resample
         return super().__new__(cls)

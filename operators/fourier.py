@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from invgen.arguments import checked
-from invgen.errors import OptionError
+from invgen.errors import OptionError, ShapeError
 from invgen.forward import SVDOperator
 from invgen.hints import Count
 
@@ -15,15 +15,21 @@ def fftc(x: Tensor, dims: Count = 2) -> Tensor:
 
     Origin and zero frequency are both at index n // 2, as in fastMRI's fft2c.
     """
-    axes = tuple(range(-dims, 0))
+    axes = _axes(x, dims)
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
 
 
 @checked
 def ifftc(z: Tensor, dims: Count = 2) -> Tensor:
     """The inverse of `fftc`, and its adjoint, because it is unitary."""
-    axes = tuple(range(-dims, 0))
+    axes = _axes(z, dims)
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(z, axes), dim=axes, norm="ortho"), axes)
+
+
+def _axes(x: Tensor, dims: int) -> tuple[int, ...]:
+    if x.ndim < dims or not x.numel():
+        raise ShapeError(f"a Fourier transform over {dims} axes needs values on that many, got shape {tuple(x.shape)}")
+    return tuple(range(-dims, 0))
 
 
 def to_complex(x: Tensor) -> Tensor:
@@ -52,6 +58,8 @@ class Fourier(SVDOperator):
 
     def __init__(self, in_shape: tuple[int, ...], *, complex: bool = False, dims: Count | None = None) -> None:
         super().__init__(in_shape, dtype=torch.complex64 if complex else torch.float32)
+        if not self.in_shape:
+            raise OptionError("Fourier needs a signal with axes, got in_shape ()")
         if not complex and self.in_shape[0] != 2:
             raise OptionError(
                 f"Fourier takes real and imaginary part as channels, in_shape (2, ...), got {tuple(self.in_shape)}; for "

@@ -32,6 +32,8 @@ class Grey(OrthogonalRows):
 
     def __init__(self, in_shape: tuple[int, ...], weights: str | Tensor | tuple[float, ...] = "bt601") -> None:
         super().__init__(in_shape)
+        if not self.in_shape:
+            raise OptionError("Grey needs a signal with axes, got in_shape ()")
         channels = self.in_shape[0]
         if isinstance(weights, str) and weights not in (*WEIGHTS, "mean"):
             raise OptionError(f"weights must be 'bt601', 'bt709', 'mean' or {channels} numbers, got {weights!r}")

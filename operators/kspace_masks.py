@@ -12,6 +12,7 @@ from torch import Tensor
 from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.hints import Count, Index, Seed, Share
+from invgen.limits import check_size
 
 
 @checked
@@ -67,6 +68,8 @@ def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False,
         start: angle of the first line, in degrees from the last axis.
     """
     height, width = shape
+    check_size(16 * spokes * (2 * max(height, width) + 1), f"a mask of {spokes} spokes")
+    check_size(height * width, f"a mask of {height} x {width} samples")
     golden_angle = 180 / ((1 + math.sqrt(5)) / 2)
     angle = torch.arange(spokes, dtype=torch.float64) * (golden_angle if golden else 180 / spokes) + start
     angle = (angle * math.pi / 180)[:, None]
@@ -81,6 +84,7 @@ def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False,
 
 
 def _center(width: int, acceleration: float, center_fraction: Share | None) -> Tensor:
+    check_size(8 * width, f"a mask of {width} lines")
     if not 1 <= acceleration <= width:
         raise OptionError(f"the acceleration must be between 1 and the {width} lines, got {acceleration!r}")
     fraction = 0.32 / acceleration if center_fraction is None else center_fraction

@@ -9,6 +9,7 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.forward import Operator
 from invgen.hints import Count, NonNegative, Positive, Seed
+from invgen.limits import check_size
 
 
 class NonlinearBlur(Operator):
@@ -54,6 +55,7 @@ class NonlinearBlur(Operator):
         super().__init__(in_shape)
         if len(self.in_shape) != 3:
             raise OptionError(f"NonlinearBlur takes in_shape (C, H, W), got {tuple(self.in_shape)}")
+        check_size(24 * steps, f"a path of {steps} steps")
         height, width = self.in_shape[1:]
         length = max(height, width) / 12 if length is None else length
         if not value_range[0] < value_range[1]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.hints import Count, Index, NonNegative, Positive
+from invgen.limits import check_size
 
 
 class EllipsePhantom:
@@ -41,7 +42,10 @@ class EllipsePhantom:
 
     @checked
     def __init__(self, radius: Positive = 1.0, ellipses: Sequence[Sequence[Any]] | np.ndarray = SHEPP_LOGAN) -> None:
-        table = np.asarray(ellipses, dtype=np.float64)
+        try:
+            table = np.asarray(ellipses, dtype=np.float64)
+        except (TypeError, ValueError):
+            table = np.empty(0)
         if table.ndim != 2 or table.shape[1] != 6 or not np.isfinite(table).all() or not (table[:, 1:3] > 0).all():
             raise OptionError(
                 "ellipses must be rows of six finite numbers (value, semi-axes a > 0 and b > 0, centre x, centre y, "
@@ -70,6 +74,7 @@ class EllipsePhantom:
             pixel_size: mm.
         """
         height, width = shape
+        check_size(8 * height * width * supersample**2, f"a phantom of {height} x {width} pixels")
         n, step = supersample, pixel_size / supersample
         x = (torch.arange(width * n, dtype=torch.float64) - (width * n - 1) / 2) * step
         y = ((height * n - 1) / 2 - torch.arange(height * n, dtype=torch.float64)) * step

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, WeightsError
 from invgen.limits import check_size
 from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
@@ -28,11 +29,13 @@ LARGEST = 2**20  # of a size in a description
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 
+@checked
 def names() -> list[str]:
     """The shipped priors."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
+@checked
 def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> Any:
     """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
 

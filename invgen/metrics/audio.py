@@ -5,10 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.metrics._signals import check_pair, mean_over, square
 
 
+@checked
 def snr(estimate: Tensor, truth: Tensor, *, dims: int = 2) -> Tensor:
     """Signal-to-noise ratio in dB, 10 log10(mean |truth|^2 / mean |estimate - truth|^2): (*batch).
 
@@ -18,6 +20,7 @@ def snr(estimate: Tensor, truth: Tensor, *, dims: int = 2) -> Tensor:
     return 10 * torch.log10(mean_over(square(truth), dims) / mean_over(square(estimate - truth), dims))
 
 
+@checked
 def log_spectral_distance(
     estimate: Tensor, truth: Tensor, *, window: int = 512, hop: int = 128, floor: float = -80.0, dims: int = 2
 ) -> Tensor:

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.metrics._signals import check_pair, check_range, check_value_range, mean_over, square
 
 WINDOW = 11  # taps of the Gaussian window of SSIM
 
 
+@checked
 def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: int = 3) -> Tensor:
     """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean |estimate - truth|^2): (*batch).
 
@@ -32,6 +34,7 @@ def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: int = 3) -
     return 10 * torch.log10(data_range**2 / mse)
 
 
+@checked
 def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: int = 3) -> Tensor:
     """Root mean square error over `data_range`, or with data_range=None over the root mean square of the truth: (*batch).
 
@@ -46,6 +49,7 @@ def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: in
     return rmse / data_range
 
 
+@checked
 def ssim(
     estimate: Tensor,
     truth: Tensor,

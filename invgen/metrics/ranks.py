@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.metrics import uniformity
 from invgen.metrics.ensemble import _check_samples
@@ -22,6 +23,7 @@ from invgen.random import Streams
 MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 
 
+@checked
 def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.0) -> Tensor:
     """The number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the truth.
 
@@ -38,6 +40,7 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.
     return below + (u * (ties + 1)).floor().long()
 
 
+@checked
 def region_ranks(
     samples: Tensor, truth: Tensor, *, scale: bool = True, atol: float = 0.0, seed: int = 0, dims: int = 3
 ) -> Tensor:
@@ -63,6 +66,7 @@ def region_ranks(
     return sbc_ranks(torch.stack([distance(x) for x in samples]), distance(truth), seed=seed)
 
 
+@checked
 def region_coverage(samples: Tensor, truth: Tensor, level: float, *, scale: bool = True, dims: int = 3) -> Tensor:
     """Whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
 
@@ -98,6 +102,7 @@ class RankHistogram:
         return bool(((self.counts >= self.low) & (self.counts <= self.high)).all())
 
 
+@checked
 def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, confidence: float = 0.95) -> RankHistogram:
     """The histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
 
@@ -153,6 +158,7 @@ class CoverageCurve:
         return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
 
 
+@checked
 def coverage_curve(
     ranks: Tensor, num_samples: int, *, confidence: float = 0.95, bootstrap: int = 0, seed: int = 0
 ) -> CoverageCurve:
@@ -181,6 +187,7 @@ def coverage_curve(
     return CoverageCurve(*map(torch.as_tensor, arrays), p, confidence, limits)
 
 
+@checked
 def tarp(
     samples: Tensor,
     truth: Tensor,

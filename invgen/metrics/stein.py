@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.metrics.two_sample import _median_distance
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Score = Callable[[Tensor], Tensor]
 
 
+@checked
 def kernel_stein_discrepancy(
     samples: Tensor,
     score: Score | Tensor,
@@ -76,6 +78,7 @@ def kernel_stein_discrepancy(
     return total / (n * (n - 1) if unbiased else n**2)
 
 
+@checked
 def posterior_score(post: "Posterior", sigma: float | None = None) -> Score:
     """The gradient of log p_sigma(x) + log p(y | x), a function (B, *shape) -> (B, *shape), for one measurement.
 

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.metrics._signals import check_pair
 
 
+@checked
 def sliced_wasserstein(
     x: Tensor,
     y: Tensor,

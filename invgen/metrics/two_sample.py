@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError
 from invgen.metrics._signals import check_pair
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
 
+@checked
 def mmd(
     x: Tensor,
     y: Tensor,
@@ -58,6 +60,7 @@ def mmd(
     return within - 2 * kernel(x, y).mean((-2, -1))
 
 
+@checked
 def c2st(
     x: Tensor,
     y: Tensor,
