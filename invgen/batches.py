@@ -119,7 +119,7 @@ def _variances(operator: "Operator", method: str, tensors: Sequence[Tensor], opt
             continue
         value = options[key]
         if isinstance(value, np.ndarray) and value.ndim:
-            value = options[key] = torch.as_tensor(value)
+            value = options[key] = check(f"{key} of {_name(operator, method)}", value, Tensor)
         if not isinstance(value, Tensor):
             options[key] = check(f"{key} of {_name(operator, method)}", value, NonNegative)
         elif not (value.is_floating_point() and bool(((value >= 0) & value.isfinite()).all())):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
 from invgen.hints import check, shown
@@ -60,9 +61,9 @@ def scale(a: Operator, factor: float) -> Operator:
     return kind(a, factor)
 
 
-def stack(operators: Sequence[Operator]) -> Operator:
+@checked
+def stack(operators: Sequence[Operator] | nn.ModuleList) -> Operator:
     """All the measurements of one signal, each flattened, in one vector of shape (sum of sizes,)."""
-    operators = check("the operators of stack", operators, Sequence[Operator] | nn.ModuleList)
     if not len(operators):
         raise OptionError("stack needs at least one operator, got an empty list")
     if len({a.in_shape for a in operators}) > 1:

@@ -79,7 +79,7 @@ class Mask(OrthogonalRows):
     @classmethod
     def random(
         cls,
-        in_shape: tuple[int, ...],
+        in_shape: tuple[Count, ...],
         keep: Annotated[float, Range(0, 1, above=True)] = 0.3,
         seed: Seed = 0,
         *,
@@ -101,7 +101,7 @@ class Mask(OrthogonalRows):
     @classmethod
     def box(
         cls,
-        in_shape: tuple[int, ...],
+        in_shape: tuple[Count, ...],
         size: Count | tuple[Count, ...],
         position: str | tuple[int, ...] = "centre",
     ) -> "Mask":
@@ -125,7 +125,7 @@ class Mask(OrthogonalRows):
         return cls(in_shape, mask)
 
     @classmethod
-    def lines(cls, in_shape: tuple[int, ...], step: Count = 2, offset: Index = 0, axis: int = -2) -> "Mask":
+    def lines(cls, in_shape: tuple[Count, ...], step: Count = 2, offset: Index = 0, axis: int = -2) -> "Mask":
         """Keeps every `step`-th line, from `offset` on: rows by default (axis=-2), columns with axis=-1."""
         ndim = len(in_shape)
         axis = -1 if ndim == 1 and axis == -2 else axis
@@ -139,7 +139,7 @@ class Mask(OrthogonalRows):
         return cls(in_shape, line.reshape(-1, *[1] * (ndim - 1 - axis % ndim)))
 
     @classmethod
-    def gaps(cls, in_shape: tuple[int, ...], length: Count = 160, period: Count = 1024) -> "Mask":
+    def gaps(cls, in_shape: tuple[Count, ...], length: Count = 160, period: Count = 1024) -> "Mask":
         """Removes `length` samples of every `period` along the last axis, from the middle of each period: a recording whose
         packets were lost."""
         n = in_shape[-1]
@@ -151,7 +151,7 @@ class Mask(OrthogonalRows):
     @classmethod
     def brush(
         cls,
-        in_shape: tuple[int, ...],
+        in_shape: tuple[Count, ...],
         coverage: Annotated[float, Range(0, 1, above=True, below=True)] = 0.25,
         seed: Seed = 0,
         *,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Index
 from invgen.metrics._signals import check_pair, mean_over
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @checked
-def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: int = 3) -> Tensor:
+def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: Index = 3) -> Tensor:
     """Continuous ranked probability score, averaged over the values of a signal: (*batch); dims=0 keeps every value.
 
         CRPS = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|       (Gneiting & Raftery, JASA 2007, equation 21)
@@ -38,7 +39,7 @@ def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: i
 
 
 @checked
-def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: int = 3) -> Tensor:
+def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: Index = 3) -> Tensor:
     """Energy score of whole signals (Gneiting & Raftery, JASA 2007, equation 22): (*batch).
 
         ES = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|,  Euclidean norms over one signal
@@ -56,7 +57,7 @@ def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: in
 
 
 @checked
-def interval_coverage(samples: Tensor, truth: Tensor, level: float, *, dims: int = 3) -> Tensor:
+def interval_coverage(samples: Tensor, truth: Tensor, level: float, *, dims: Index = 3) -> Tensor:
     """The fraction of a signal's values that lie in the central interval of the samples at `level`: (*batch).
 
     About `level` if the truth is distributed like the samples. The interval runs between the quantiles (1 - level)/2 and

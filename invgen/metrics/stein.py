@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.hints import Index
 from invgen.metrics.two_sample import _median_distance
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def kernel_stein_discrepancy(
     c: float | None = 1.0,
     beta: float = -0.5,
     unbiased: bool = True,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Squared kernel Stein discrepancy of samples to the law with this score, with the inverse multiquadric kernel: ().
 

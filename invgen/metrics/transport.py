@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Index, Seed
 from invgen.metrics._signals import check_pair
 
 
@@ -18,9 +19,9 @@ def sliced_wasserstein(
     *,
     p: int = 2,
     slices: int | Tensor = 100,
-    seed: int = 0,
+    seed: Seed = 0,
     reduce: Literal["mean", "max"] = "mean",
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Sliced Wasserstein distance of order p between two sample sets (Rabin et al., 2011; Bonneel et al., 2015): (*batch).
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError
+from invgen.hints import Index, Seed
 from invgen.metrics._signals import check_pair
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def mmd(
     *,
     bandwidth: float | Sequence[float] | None = None,
     unbiased: bool = True,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
 
@@ -66,9 +67,9 @@ def c2st(
     y: Tensor,
     *,
     folds: int = 5,
-    seed: int = 0,
+    seed: Seed = 0,
     classifier: "ClassifierMixin | None" = None,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> float:
     """Classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017): how often a classifier tells x from y on unseen samples.
 

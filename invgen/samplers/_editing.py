@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.arguments import mask
 from invgen.errors import ShapeError
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -27,6 +28,11 @@ class Editor(Sampler):
     """The base of samplers with tensors among their options; subclasses are dataclasses with eq=False, repr=False."""
 
     family: ClassVar[str] = "editing"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if getattr(self, "keep", None) is not None:
+            object.__setattr__(self, "keep", mask(f"keep of {type(self).__name__}", self.keep))
 
     def _options(self) -> tuple[tuple[str, object], ...]:
         return tuple((f.name, _content(getattr(self, f.name))) for f in dataclasses.fields(self))

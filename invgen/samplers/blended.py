@@ -30,7 +30,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
     Args:
         zeta, share: of the guidance, see DPS.
         image: (*shape), the image to edit.
-        keep: (*shape) or broadcastable, nonzero where the image stays. Without image and keep this is DPS.
+        keep: (*shape) or broadcastable, true, 1 or 255 where the image stays. Without image and keep this is DPS.
         sigma0: the first noise level, in units of the prior's data_std: how much of the image still shows through in the
             edited part. For images in [-1, 1] of data_std 0.5, 34 is the paper's start after 25 of 100 steps: nothing does.
     """
@@ -47,10 +47,9 @@ class BlendedDiffusion(Editor, GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.image is None) != (self.keep is None) or not self.sigma0 > 0:
+        if (self.image is None) != (self.keep is None):
             raise OptionError(
-                "BlendedDiffusion needs image and keep (nonzero where the image stays) together, or neither, and "
-                f"sigma0 > 0 (in units of data_std), got sigma0={self.sigma0!r}"
+                "BlendedDiffusion needs image and keep (true where the image stays) together, or neither, got one of them"
             )
 
     def levels(self, prior: Denoiser) -> Levels:
@@ -64,7 +63,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
             return
         levels = self.levels(post.prior)
         image = as_signal("image", self.image, post).to(x.dtype)
-        keep = as_signal("keep", self.keep, post) != 0
+        keep = as_signal("keep", self.keep, post)
         x = image + levels[0][0] * randn(x)
         for s, s_next in levels:
             x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)

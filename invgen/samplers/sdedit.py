@@ -31,7 +31,7 @@ class SDEdit(Editor):
             schedule and 6.9 is t0 = 0.5; the paper recommends 0.3 to 0.6.
         eta: 1 for ancestral steps (the paper's), 0 for the probability-flow ODE.
         repeats: how often the result becomes the next guide (the released demo takes 3).
-        keep: (*shape) or broadcastable, nonzero where the guide is kept as it is, for strokes that cover a part of a
+        keep: (*shape) or broadcastable, true, 1 or 255 where the guide is kept as it is, for strokes that cover a part of a
             photograph: after each step these values are the guide's, with one draw of noise for all levels.
     """
 
@@ -55,7 +55,7 @@ class SDEdit(Editor):
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, guide = post.prior, self.levels(post.prior), estimate(post)
-        keep = None if self.keep is None else as_signal("keep", self.keep, post) != 0
+        keep = None if self.keep is None else as_signal("keep", self.keep, post)
         for _ in range(self.repeats):
             z = randn(guide)
             x = guide + levels[0][0] * z
