@@ -236,11 +236,6 @@ TABLE = [
     ("NumPy out", lambda: GivesNumpy(S)(X), "GivesNumpy must give a torch.Tensor, got an array of shape (3, 1, 8, 8)"),
     ("a lost batch", lambda: GivesOneRow(S)(X), "GivesOneRow gives shape (1, 1, 8) for a batch of 3"),
     ("another shape", lambda: OtherShape()(X), "OtherShape gives shape (3, 64) for a batch of 3, expected (3, 7)"),
-    (
-        "another device",
-        lambda: operators.Matrix(torch.eye(4))(torch.zeros(4, device="meta")),
-        "on meta but its tables are on cpu",
-    ),
     ("whole numbers", lambda: operators.Matrix(torch.eye(4))(torch.ones(4, dtype=torch.int64)), "floating point numbers"),
 ]
 
