@@ -168,7 +168,7 @@ def test_noise_of_each_detector_element():
         (lambda: problem(sampler=samplers.DPS(steps=1.5)), "got 1.5", "steps of DPS must be a positive whole number"),
         (lambda: problem(num_samples=0), "got 0", "positive whole number"),
         (lambda: problem(max_batch=0), "got 0", "positive whole number"),
-        (lambda: operators.Blur(SHAPE, torch.ones(3, 3) / 9, boundary="round"), "'round'", "circular, reflect"),
+        (lambda: operators.Blur(SHAPE, torch.ones(3, 3) / 9, boundary="round"), "'round'", "'circular', 'reflect'"),
         (lambda: operators.Mask(SHAPE, torch.zeros(8, 8)), "keeps no value", "at least one"),
         (lambda: operators.Downsample(SHAPE, 3), "3", "divide"),
         (lambda: operators.ParallelBeamCT(SHAPE, projector="cubic", num_angles=3), "'cubic'", "linear"),

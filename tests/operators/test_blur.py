@@ -144,7 +144,7 @@ def test_copies_conversions_and_files(boundary):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"kernel": torch.ones(3, 3), "boundary": "mirror"}, "circular, reflect, replicate, valid, got 'mirror'"),
+        ({"kernel": torch.ones(3, 3), "boundary": "mirror"}, "'circular', 'reflect', 'replicate', 'valid', got 'mirror'"),
         ({"kernel": torch.ones(3, 3, 3, 3)}, "does not fit"),
         ({"kernel": torch.tensor(1.0)}, "does not fit"),
         ({"kernel": "gaussian"}, "kernel of CircularBlur must be a tensor, got 'gaussian'"),

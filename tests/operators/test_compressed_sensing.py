@@ -74,7 +74,7 @@ def test_copies_conversions_and_files(kind):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"num_measurements": 5, "kind": "fourier"}, "gaussian, hadamard, dct, got 'fourier'"),
+        ({"num_measurements": 5, "kind": "fourier"}, "'gaussian', 'hadamard', 'dct', got 'fourier'"),
         ({"num_measurements": 0}, "must be a positive whole number, got 0"),
         ({"num_measurements": 13}, "from 1 to 12"),
         ({"num_measurements": 2.5}, "must be a positive whole number, got 2.5"),
