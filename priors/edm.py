@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import adm, entries, pickles
@@ -37,7 +36,6 @@ DEFAULTS = {
 
 
 @takes_data
-@checked
 def from_edm(
     source: str | Path | Callable[..., Tensor],
     shape: int | Sequence[int] | None = None,
@@ -92,7 +90,6 @@ def from_edm(
 
 
 @takes_data
-@checked
 def from_inverse_bench(
     path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
 ) -> ConditionalDenoiser:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import invgen
-from invgen import InvgenError, LinearOperator, Operator, Posterior, metrics, operators, priors, samplers
+from invgen import InvgenError, LinearOperator, Operator, Posterior, operators, priors, samplers
 from invgen.benchmarks import runner
 
 S = (1, 8, 8)
@@ -110,10 +110,6 @@ CALLS = {
     ),
     "Generator": (invgen.Generator, {"shape": S, "latent": (4,)}),
     "noise_levels": (invgen.noise_levels, {"steps": 3, "sigma_min": 0.1, "sigma_max": 2.0, "schedule": "edm"}),
-    "psnr": (metrics.psnr, {"estimate": X, "truth": X + 0.1, "data_range": 2.0, "dims": 3}),
-    "crps_ensemble": (metrics.crps_ensemble, {"samples": X[:, None], "truth": X[:1], "fair": False, "dims": 3}),
-    "energy_score": (metrics.energy_score, {"samples": X[:, None], "truth": X[:1], "fair": False, "dims": 3}),
-    "sbc_ranks": (metrics.sbc_ranks, {"samples": X[:, 0, 0], "truth": X[0, 0, 0], "seed": 0, "atol": 0.0}),
     "DPS": (samplers.DPS, {"steps": 3, "zeta": 1.0, "share": 0.5, "form": "score", "schedule": "edm", "eta": 1.0}),
     "SDEdit": (samplers.SDEdit, {"steps": 3, "sigma0": 1.0, "repeats": 1, "keep": torch.ones(8, 8)}),
     "TDS": (samplers.TDS, {"steps": 3, "particles": 2, "twist": "auto", "threshold": 0.5}),

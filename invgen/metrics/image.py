@@ -11,16 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Index
 from invgen.metrics._signals import check_pair, check_range, check_value_range, mean_over, square
 
 WINDOW = 11  # taps of the Gaussian window of SSIM
 
 
-@checked
-def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: Index = 3) -> Tensor:
+def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: int = 3) -> Tensor:
     """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean |estimate - truth|^2): (*batch).
 
     The mean runs over one image, so that the mean of a batch is the mean of the PSNRs, not the PSNR of the mean error.
@@ -35,8 +32,7 @@ def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: Index = 3)
     return 10 * torch.log10(data_range**2 / mse)
 
 
-@checked
-def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: Index = 3) -> Tensor:
+def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: int = 3) -> Tensor:
     """Root mean square error over `data_range`, or with data_range=None over the root mean square of the truth: (*batch).
 
     With None it is the relative error |estimate - truth| / |truth|, skimage's normalization="euclidean", which needs no
@@ -50,14 +46,13 @@ def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: In
     return rmse / data_range
 
 
-@checked
 def ssim(
     estimate: Tensor,
     truth: Tensor,
     *,
     value_range: tuple[float, float],
     boundary: Literal["valid", "reflect"] = "valid",
-    dims: Index = 3,
+    dims: int = 3,
 ) -> Tensor:
     """Structural similarity (Wang et al., IEEE TIP 2004), averaged over the channels and positions of one image: (*batch).
 

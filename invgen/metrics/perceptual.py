@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import MissingWeightsError, OptionError, ShapeError, WeightsError
 from invgen.metrics._signals import check_pair, check_value_range
 
@@ -97,7 +96,6 @@ class LPIPS(nn.Module):
         return total if estimate.ndim + truth.ndim > 6 else total[0]
 
 
-@checked
 def lpips(
     estimate: Tensor,
     truth: Tensor,
@@ -123,7 +121,6 @@ def lpips(
     return _loaded(net, str(estimate.device))(estimate, truth, value_range=value_range)
 
 
-@checked
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     """The Frechet distance of two sets of features, (N, d) and (M, d): a number, in squared units of the features.
 
@@ -150,7 +147,6 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     return (means[0] - means[1]).square().sum() + spread - 2 * cross
 
 
-@checked
 def frechet_feature_distance(
     samples: Tensor,
     reference: Tensor,

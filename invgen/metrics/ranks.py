@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Index, Seed
 from invgen.metrics import uniformity
 from invgen.metrics.ensemble import _check_samples
 from invgen.random import Streams
@@ -24,8 +22,7 @@ from invgen.random import Streams
 MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 
 
-@checked
-def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: Seed = 0, atol: float = 0.0) -> Tensor:
+def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.0) -> Tensor:
     """The number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the truth.
 
     Args:
@@ -41,9 +38,8 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: Seed = 0, atol: float = 0
     return below + (u * (ties + 1)).floor().long()
 
 
-@checked
 def region_ranks(
-    samples: Tensor, truth: Tensor, *, scale: bool = True, atol: float = 0.0, seed: Seed = 0, dims: Index = 3
+    samples: Tensor, truth: Tensor, *, scale: bool = True, atol: float = 0.0, seed: int = 0, dims: int = 3
 ) -> Tensor:
     """How many samples lie nearer to the centre than the truth, as whole signals: integers, (*batch).
 
@@ -67,8 +63,7 @@ def region_ranks(
     return sbc_ranks(torch.stack([distance(x) for x in samples]), distance(truth), seed=seed)
 
 
-@checked
-def region_coverage(samples: Tensor, truth: Tensor, level: float, *, scale: bool = True, dims: Index = 3) -> Tensor:
+def region_coverage(samples: Tensor, truth: Tensor, level: float, *, scale: bool = True, dims: int = 3) -> Tensor:
     """Whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
 
     The region holds the nearest k = round(level (num_samples + 1)) of samples and truth together: the mean over many
@@ -103,10 +98,7 @@ class RankHistogram:
         return bool(((self.counts >= self.low) & (self.counts <= self.high)).all())
 
 
-@checked
-def rank_histogram(
-    ranks: Tensor, num_samples: Count, *, bins: int | None = None, confidence: float = 0.95
-) -> RankHistogram:
+def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, confidence: float = 0.95) -> RankHistogram:
     """The histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
 
     A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
@@ -161,9 +153,8 @@ class CoverageCurve:
         return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
 
 
-@checked
 def coverage_curve(
-    ranks: Tensor, num_samples: Count, *, confidence: float = 0.95, bootstrap: int = 0, seed: Seed = 0
+    ranks: Tensor, num_samples: int, *, confidence: float = 0.95, bootstrap: int = 0, seed: int = 0
 ) -> CoverageCurve:
     """The distribution function of ranks, (N,): at level k / (num_samples + 1), the share of ranks below k.
 
@@ -190,7 +181,6 @@ def coverage_curve(
     return CoverageCurve(*map(torch.as_tensor, arrays), p, confidence, limits)
 
 
-@checked
 def tarp(
     samples: Tensor,
     truth: Tensor,
@@ -198,8 +188,8 @@ def tarp(
     *,
     confidence: float = 0.95,
     bootstrap: int = 200,
-    seed: Seed = 0,
-    dims: Index = 1,
+    seed: int = 0,
+    dims: int = 1,
 ) -> CoverageCurve:
     """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
 
@@ -234,7 +224,7 @@ def tarp(
     return coverage_curve(ranks, len(samples), confidence=confidence, bootstrap=bootstrap, seed=seed)
 
 
-def _ranks(name: str, ranks: Tensor, num_samples: Count, confidence: float) -> np.ndarray:
+def _ranks(name: str, ranks: Tensor, num_samples: int, confidence: float) -> np.ndarray:
     if not isinstance(ranks, Tensor) or ranks.ndim != 1 or len(ranks) == 0 or ranks.is_floating_point():
         got = f"{ranks.dtype} {tuple(ranks.shape)}" if isinstance(ranks, Tensor) else type(ranks).__name__
         raise ShapeError(f"{name} takes the ranks of one quantity, integers of shape (N,), got {got}")

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.hints import Index
 from invgen.metrics.two_sample import _median_distance
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 Score = Callable[[Tensor], Tensor]
 
 
-@checked
 def kernel_stein_discrepancy(
     samples: Tensor,
     score: Score | Tensor,
@@ -25,7 +22,7 @@ def kernel_stein_discrepancy(
     c: float | None = 1.0,
     beta: float = -0.5,
     unbiased: bool = True,
-    dims: Index = 1,
+    dims: int = 1,
 ) -> Tensor:
     """Squared kernel Stein discrepancy of samples to the law with this score, with the inverse multiquadric kernel: ().
 
@@ -79,7 +76,6 @@ def kernel_stein_discrepancy(
     return total / (n * (n - 1) if unbiased else n**2)
 
 
-@checked
 def posterior_score(post: "Posterior", sigma: float | None = None) -> Score:
     """The gradient of log p_sigma(x) + log p(y | x), a function (B, *shape) -> (B, *shape), for one measurement.
 

@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError
-from invgen.hints import Index, Seed
 from invgen.metrics._signals import check_pair
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
 
-@checked
 def mmd(
     x: Tensor,
     y: Tensor,
     *,
     bandwidth: float | Sequence[float] | None = None,
     unbiased: bool = True,
-    dims: Index = 1,
+    dims: int = 1,
 ) -> Tensor:
     """Squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
 
@@ -61,15 +58,14 @@ def mmd(
     return within - 2 * kernel(x, y).mean((-2, -1))
 
 
-@checked
 def c2st(
     x: Tensor,
     y: Tensor,
     *,
     folds: int = 5,
-    seed: Seed = 0,
+    seed: int = 0,
     classifier: "ClassifierMixin | None" = None,
-    dims: Index = 1,
+    dims: int = 1,
 ) -> float:
     """Classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017): how often a classifier tells x from y on unseen samples.
 
