@@ -5,7 +5,10 @@ in, so that a resumed training sees the views that an uninterrupted one would ha
 """
 
 import math
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,23 @@ PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 class DataError(InvgenError, ValueError):
     """A data folder that is missing, empty or unreadable."""
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """A block that reads one file of training data.
+
+    Raises:
+        DataError: the file is damaged or not of its kind; the sentence names it.
+    """
+    try:
+        yield
+    except InvgenError:
+        raise
+    except (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, ValueError,
+            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise DataError(f"{path} cannot be read ({reason:.200}): repair it, or take it out of the folder") from error
 
 
 def photographs(folder: Path | str, leave_out: Sequence[str] = ("val",)) -> list[Path]:
@@ -44,7 +64,7 @@ def ct_slices(folder: Path | str, split: str = "train") -> dict[str, np.ndarray]
         raise DataError(f"split is '{split}', expected 'train', 'test' or 'all'")
     slices: dict[str, list[np.ndarray]] = {}
     for path in sorted(Path(folder).rglob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
+        with readable(path), np.load(path, allow_pickle=False) as arrays:
             for name in arrays:
                 patient = name.split("_")[0]
                 if name.endswith("_spacing_mm") or (split != "all" and (patient in HELD_OUT_PATIENTS) != (split == "test")):
@@ -65,7 +85,7 @@ def read_picture(path: Path | str) -> np.ndarray:
     """A picture file as (H, W, 3) uint8."""
     from PIL import Image
 
-    with Image.open(path) as file:
+    with readable(path), Image.open(path) as file:
         return np.array(file.convert("RGB"))
 
 
@@ -78,7 +98,7 @@ class PhotoViews:
         self.size = size
         self.images: list[Tensor] = []
         for path in paths:
-            with Image.open(path) as file:
+            with readable(path), Image.open(path) as file:
                 file.draft("RGB", (max_side, max_side))
                 picture = file.convert("RGB")
             if max(picture.size) > max_side:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from invgen.priors.datasets import DataError
+from invgen.priors.datasets import DataError, readable
 
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 VALIDATION = 2000  # the last pictures of Fashion-MNIST's training set, kept from training to choose by
@@ -21,7 +21,7 @@ def labelled(folder: Path | str, split: str = "train") -> tuple[Tensor, Tensor]:
     """
     files = sorted(Path(folder).rglob("*.npz"))
     for path in files:
-        with np.load(path, allow_pickle=False) as arrays:
+        with readable(path), np.load(path, allow_pickle=False) as arrays:
             if f"{split}_images" in arrays:
                 images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
                 break

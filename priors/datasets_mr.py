@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from invgen.file_scans import ends, mapped
-from invgen.priors.datasets import DataError
+from invgen.priors.datasets import DataError, readable
 
 HELD_OUT_HEADS = ("brain2",)
 SHARE = {"inia19": 0.4}  # a macaque's brain, seen less often than the human heads
@@ -27,7 +27,7 @@ def heads(folder: Path | str, split: str = "train") -> dict[str, tuple[np.ndarra
         raise DataError(f"split is '{split}', expected 'train', 'test' or 'all'")
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for path in sorted(Path(folder).rglob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
+        with readable(path), np.load(path, allow_pickle=False) as arrays:
             for name in arrays:
                 if name.endswith("_spacing_mm") or (split != "all" and (name in HELD_OUT_HEADS) != (split == "test")):
                     continue
