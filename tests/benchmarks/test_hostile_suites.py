@@ -8,7 +8,8 @@ import time
 import pytest
 from fuzz import mutations, only_invgen_errors
 
-from invgen.benchmarks import reading, suite_file
+from invgen.benchmarks import reading, runner, suite_file
+from invgen.benchmarks.probe import Probe
 from invgen.benchmarks.runner import run
 from invgen.benchmarks.suite import expand, load
 from invgen.errors import FileError, InvgenError, OptionError
@@ -220,3 +221,17 @@ def test_a_script_without_a_guard_ends_with_one_sentence_that_names_it(here):
     (here / "script.py").write_text(text)
     subprocess.run([sys.executable, "script.py"], check=True, timeout=300)
     assert len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) == 24
+
+
+def test_a_check_of_many_cells_ends_soon(here, monkeypatch):
+    """96 tiny cells took minutes: when time is up, one problem stands for the others of its sampler and prior."""
+    suite = GOOD | {"problems": [{"operator": "Identity", "noise": [k / 10 for k in range(1, 25)]}], "seeds": 2}
+    suite |= {"samplers": ["PiGDM(steps=3)", "PiGDM(steps=2)"], "data": "images/0.npy"}
+    tried = []
+    monkeypatch.setattr(runner, "probed", lambda cell: tried.append(cell.sampler) or Probe(0.5, 10.0, 20.0, 10**9))
+    monkeypatch.setattr(runner, "PROBING", -1.0)
+    estimate = runner.check(suite)
+    assert tried == ["PiGDM(steps=3)", "PiGDM(steps=2)"]
+    assert (estimate.total, estimate.seconds, estimate.nfe) == (96, 48.0, 960.0)
+    monkeypatch.setattr(runner, "PROBING", 1e9)
+    assert runner.check(suite).seconds == 48.0 and len(tried) == 2 + 48
