@@ -5,6 +5,7 @@ they end is known in dense matrices.
 """
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -222,3 +223,22 @@ def test_the_error_of_a_denoiser_of_one_level_is_measured_there():
     # 20,000 values: a standard error of one per cent
     assert len(one.mmse) == 1 and one.variance(0.3) == pytest.approx(wanted, rel=0.05)
     assert one.variance(0.15) == pytest.approx(one.variance(0.3) / 4) and one.variance(3.0) == one.variance(0.3)
+
+
+def test_check_prior_looks_at_the_one_level_that_there_is():
+    prior = GaussianPrior((1, 8, 8), torch.zeros(1, 8, 8, dtype=F64), 0.25)
+    x0 = prior.sample(16, seed=1)
+    facts = {"level": 0.3, "data_std": 0.5, "value_range": (-1.5, 1.5)}
+    report = priors.check_prior(priors.from_denoiser(lambda x: prior(x, 0.3), (1, 8, 8), **facts), x0)
+    assert [level.sigma for level in report.levels] == [pytest.approx(0.3)]
+    assert not any("fit its declaration" in finding for finding in report.findings), report.findings
+    # an error below its reference is no fault, and what is said of such a denoiser does not read as praise
+    sharp = priors.from_denoiser(lambda x: x0[: len(x)] + 0.1 * (x - x0[: len(x)]), (1, 8, 8), **facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = priors.check_prior(sharp, x0)
+    assert report.levels[0].error < report.levels[0].linear
+    assert not any("times that of a mere gain" in finding for finding in report.findings), report.findings
+    # signals set what was left open, never the one level
+    told = priors.from_denoiser(lambda x: prior(x, 0.3), (1, 8, 8), level=0.3, data=x0)
+    assert told.sigma_min == told.sigma_max == 0.3 and told.data_std == pytest.approx(0.5, rel=0.1)
