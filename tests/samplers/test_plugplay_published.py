@@ -1,4 +1,4 @@
-"""Plug-and-play with a published network (DnCNN for one level, KAIR) and on a measured camera shake (Levin et al., 2009)."""
+"""Plug-and-play with a published network (DnCNN of one level, KAIR) and on a measured camera shake (Levin et al., 2009)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +62,7 @@ def test_a_published_denoiser_of_one_level_deblurs(field_data):
     y = measured(A, x, 0.02)
     post = Posterior(prior, A, Gaussian(0.02), y)
     gain = {s: psnr(samplers.get(s)(steps=30)(post)[0], x) - psnr(y, x) for s in ("PnPADMM", "RED")}
-    print(gain)
-    # measured on three photographs: 4.2 to 7.9 dB by PnPADMM
+    # measured: 5.0 and 2.2 dB; on three other photographs 4.2 to 7.9 dB by PnPADMM
     assert gain["PnPADMM"] > 3 and gain["RED"] > 1, gain
 
 
@@ -75,7 +74,6 @@ def test_dpir_is_ahead_of_a_posterior_sample_on_a_measured_kernel(field_data):
     y = measured(A, x, 0.04)
     post = Posterior(prior, A, Gaussian(0.04), y)
     found = {s: psnr(s(post)[0], x, 2.0) for s in (samplers.DPIR(), samplers.DiffPIR(steps=20), samplers.MMPS(steps=4))}
-    print(psnr(y, x, 2.0), found)
-    dpir, diffpir, mmps = found.values()
+    dpir, diffpir, mmps = found.values()  # measured: 29.3, 25.1 and 24.8 dB, from 22.7
     assert dpir > mmps and dpir > psnr(y, x, 2.0) + 3, found
     assert diffpir > psnr(y, x, 2.0), found
