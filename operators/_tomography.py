@@ -167,7 +167,8 @@ class Tomography(LinearOperator):
 
         Elsewhere conjugate gradients on (A^T A / var_y + I / var_x) d = A^T (y - A x) / var_y for the update d = u - x,
         from zero to a relative residual of `tolerance`, preconditioned by the ramp: A^T A of a beam from all sides
-        divides by the frequency. Where var_y = 0 (a projection on A u = y) it is `solve` among the measurements.
+        divides by the frequency; where var_y differs between rays, between the roots of what the rays of each pixel
+        weigh. Where var_y = 0 (a projection on A u = y) it is `solve` among the measurements.
         """
         var_x, var_y = per_sample(var_x, x), per_sample(var_y, y)
         if not _per_entry(var_x, x) and not _per_entry(var_y, y) and self._exact():
@@ -177,14 +178,27 @@ class Tomography(LinearOperator):
         self._warn_unmatched()
         weight = torch.as_tensor(1 / var_y, dtype=y.dtype, device=y.device)
         level = weight.flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1)) if weight.ndim == y.ndim else weight.mean()
+        if _per_entry(var_y, y):
+            precondition = self._weighted_ramp(x, weight, 1 / var_x)
+        else:
+            precondition = self._ramp(x, level, 1 / var_x)
         d = cg(
             lambda v: self.adjoint(weight * self(v)) + v / var_x,
             self.adjoint(weight * (y - self(x))),
             tol=self.tolerance,
             max_iter=self.max_iter,
-            precondition=self._ramp(x, level, 1 / var_x),
+            precondition=precondition,
         )
         return x + d
+
+    def _weighted_ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:
+        """`_ramp` between the roots of what each pixel's rays weigh: A^T W A = D A^T A D (Fessler & Booth 1999)."""
+        seen = self(torch.ones_like(like[:1]))
+        mean = self.adjoint(weight * seen) / self.adjoint(seen).clamp(min=1e-6 * self.pixel_size**2)
+        level = mean.flatten(1).mean(1).reshape(-1, *[1] * (like.ndim - 1))
+        root = (mean / level).clamp(min=1e-3).sqrt()  # a pixel that no ray meets has the ridge alone
+        ramp = self._ramp(like, level, ridge)
+        return lambda r: ramp(r / root) / root
 
     def _warn_unmatched(self) -> None:
         if not self.matched:

@@ -248,3 +248,25 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(symmetry, "KEEP_ENTRIES", 0)
     A = ParallelBeamCT((12, 12), 8)
     assert A.pinv(A(torch.ones(12, 12))).isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("I0", [1e3, 1e4])
+def test_photon_counts_of_a_fan_keep_a_preconditioner(I0, monkeypatch):
+    from invgen import TransmissionPoisson, log_transform
+    from invgen.operators import _tomography
+    from invgen.operators.phantoms import EllipsePhantom
+
+    A = FanBeamCT((64, 64), 24, source_origin=300.0, origin_det=200.0, pixel_size=1.3, solver="cg")
+    image = 0.02 * EllipsePhantom(41.5).image((64, 64), 1.3)
+    counts = TransmissionPoisson(I0).sample(A(image), torch.Generator().manual_seed(0))
+    lines, variance = log_transform(counts, I0)
+    used, cg = [], _tomography.cg
+
+    def counting(M, *args, **options):
+        return cg(lambda v: (used.append(1), M(v))[1], *args, **options)
+
+    monkeypatch.setattr(_tomography, "cg", counting)
+    x = A.prox(torch.zeros(1, 64, 64), lines[None], 0.01**2, variance[None])  # the prior's standard deviation is .01 per mm
+    left = A.adjoint((lines - A(x)) / variance) - x / 0.01**2
+    assert len(used) < 60 and left.norm() < 2e-5 * A.adjoint(lines / variance).norm()
