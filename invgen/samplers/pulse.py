@@ -28,7 +28,9 @@ class PULSE(Sampler):
     a longer z are not followed. A row stays once its residual is at the noise level, and its best z is kept. The released
     code keeps each of the 18 vectors of StyleGAN's extended latent space on a sphere of its random start's radius and adds
     their spread (GEOCROSS) to the loss; a generator with one z has no such term. It gives Adam the whole gradient, here the
-    part along the sphere.
+    part along the sphere. A start may end in a poor minimum: with the shipped digits-gan and an image of its own, reduced
+    four times, the median residual is 1.65 times the noise and that of the best of eight starts 1.0 to 1.6; so take several
+    samples and look at their `Result.residual`.
 
     Args:
         steps: evaluations (100).
