@@ -308,7 +308,7 @@ def _limit(prior: Prior) -> float:
 def _progress_bar(total: int, name: str) -> object:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=name, leave=False)
+    return tqdm(total=total, desc=name, leave=False, disable=None)  # None: no bar where nobody looks, in a log or a pipe
 
 
 def _fitting(post: Posterior) -> str:
