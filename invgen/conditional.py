@@ -5,13 +5,14 @@ A conditional prior is a Denoiser like any other, so that every sampler runs on 
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.hints import Interval, Range
 
 
 @runtime_checkable
@@ -97,22 +98,15 @@ class ClassifierFree(DenoiserOf):
         self,
         conditional: Denoiser,
         unconditional: Denoiser,
-        scale: float = 1.0,
-        interval: tuple[float, float] = (0.0, math.inf),
+        scale: Annotated[float, Range(0), "1 is the conditional prior"] = 1.0,
+        interval: Interval = (0.0, math.inf),
     ) -> None:
-        if not (isinstance(conditional, Denoiser) and isinstance(unconditional, Denoiser)):
-            kinds = f"{type(conditional).__name__} and {type(unconditional).__name__}"
-            raise OptionError(f"classifier-free guidance needs two denoisers, got {kinds}")
         if conditional.shape != unconditional.shape:
             raise ShapeError(
                 f"the conditional prior is over {tuple(conditional.shape)} but the unconditional over "
                 f"{tuple(unconditional.shape)}"
             )
-        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale >= 0):
-            raise OptionError(
-                f"the guidance scale must be a number of at least 0 (1 is the conditional prior), got {scale!r}"
-            )
-        if not 0 <= interval[0] <= interval[1]:
+        if not interval[0] <= interval[1]:
             raise OptionError(f"the guidance interval must be noise levels low <= high, got {interval!r}")
         super().__init__(conditional)
         self.unconditional, self.scale, self.interval = unconditional, float(scale), tuple(map(float, interval))

@@ -3,10 +3,12 @@
 Ranges are data, `Annotated[float, Range(0, 1)]`, with names for the usual ones. Numbers of NumPy and of torch become plain.
 """
 
+import contextlib
 import functools
 import inspect
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -57,6 +59,8 @@ Index = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
+Level = Annotated[float, Range(0, 1, above=True, below=True)]
+Interval = tuple[NonNegative, Annotated[float, Range(0, infinite=True)]]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 
@@ -94,11 +98,13 @@ def fits(value: Any, hint: Any) -> bool:
 @functools.cache
 def hints_of(function: Callable) -> dict[str, Any]:
     """Returns the type hints of a function or a class; one whose names are not known here is left out."""
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        known = {k: v for k, v in getattr(function, "__annotations__", {}).items() if not isinstance(v, str)}
-        return {k: v for k, v in known.items() if not isinstance(v, typing.ForwardRef)}
+    names, known = vars(sys.modules["invgen"]), getattr(inspect.unwrap(function), "__globals__", {})
+    hints: dict[str, Any] = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        with contextlib.suppress(NameError, TypeError, AttributeError):
+            one = types.SimpleNamespace(__annotations__={name: hint})
+            hints |= typing.get_type_hints(one, known, names, include_extras=True)
+    return hints
 
 
 def shown(value: Any) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.diffusion import Denoiser, Prior
 from invgen.errors import DivergedError, MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.gradients import running
@@ -32,6 +33,7 @@ EXACT = 256  # values up to which trace="auto" computes the trace exactly
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
+@checked
 def log_prob(
     prior: Prior,
     x: Tensor,
@@ -99,6 +101,7 @@ def log_prob(
     return result
 
 
+@checked
 def bits_per_dim(log_prob: Tensor, num_values: int, bin_width: float) -> Tensor:
     """-log2 of the probability of a signal of discrete values, over their number: (B,).
 

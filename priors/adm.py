@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.from_network import NetworkDenoiser, takes_data
@@ -127,6 +128,7 @@ PUBLISHED = {
 
 
 @takes_data
+@checked
 def from_guided_diffusion(
     path: str | Path,
     shape: int | Sequence[int] | None = None,

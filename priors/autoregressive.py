@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.autoregressive import Autoregressive
 from invgen.errors import OptionError, ShapeError
 from invgen.priors.generators import frozen
@@ -126,6 +127,7 @@ class CausalNetwork(Autoregressive):
         return other
 
 
+@checked
 def from_autoregressive(
     net: Callable[..., Tensor], shape: int | Sequence[int], levels: Tensor | Sequence[float], **options: Any
 ) -> CausalNetwork:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
@@ -66,6 +67,7 @@ class AzulaDenoiser(ConditionalDenoiser):
 
 
 @takes_data
+@checked
 def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> AzulaDenoiser:
     """A denoiser of azula as a prior, in its own units: see `AzulaDenoiser`.
 
@@ -81,6 +83,7 @@ def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) 
     return AzulaDenoiser(denoiser.eval().requires_grad_(False), shape, **options)
 
 
+@checked
 def to_azula(prior: Denoiser, schedule: Any = None) -> nn.Module:
     """A prior as an azula.denoise.Denoiser, for its samplers and its guidance.
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
 from invgen.gradients import running
@@ -63,6 +64,7 @@ class PriorReport:
         return "\n".join(rows + (self.findings or ["the declaration fits"]))
 
 
+@checked
 def check_prior(prior: Denoiser, x0: Tensor, *, levels: Sequence[float] | None = None, seed: int = 0) -> PriorReport:
     """Measures D on clean signals against what every denoiser must satisfy, and warns, in words, where it does not.
 

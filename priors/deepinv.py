@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError
@@ -71,6 +72,7 @@ class DeepinvDenoiser(ConditionalDenoiser):
 
 
 @takes_data
+@checked
 def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> DeepinvDenoiser:
     """A denoiser of deepinv as a prior over images in [0, 1]: see `DeepinvDenoiser`; `rescaled` gives other units.
 
@@ -87,6 +89,7 @@ def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any
     return DeepinvDenoiser(denoiser.eval().requires_grad_(False), shape, **options)
 
 
+@checked
 def to_deepinv(prior: Denoiser) -> nn.Module:
     """A prior as a deepinv.models.Denoiser, for its plug-and-play and diffusion algorithms.
 

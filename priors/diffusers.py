@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.conditional import Conditioned
 from invgen.diffusion import Sigma
 from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
@@ -170,6 +171,7 @@ def network_stride(config: Any) -> int:
 
 
 @takes_data
+@checked
 def from_diffusers(
     model: str | Path,
     shape: int | Sequence[int] | None = None,

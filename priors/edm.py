@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import adm, entries, pickles
@@ -36,6 +37,7 @@ DEFAULTS = {
 
 
 @takes_data
+@checked
 def from_edm(
     source: str | Path | Callable[..., Tensor],
     shape: int | Sequence[int] | None = None,
@@ -90,6 +92,7 @@ def from_edm(
 
 
 @takes_data
+@checked
 def from_inverse_bench(
     path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
 ) -> ConditionalDenoiser:

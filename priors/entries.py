@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, WeightsError
 from invgen.priors import pickles
@@ -86,6 +87,7 @@ def state_dict(
     return network(pickles.read(path, pickles.FRAMEWORKS if inert is None else inert), path, marks, key, ema)
 
 
+@checked
 def read_weights(
     path: str | Path,
     net: nn.Module | None = None,

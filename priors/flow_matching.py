@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.priors import adm, entries
 from invgen.priors.from_network import NetworkDenoiser, takes_data
@@ -39,6 +40,7 @@ class Trigonometric(Schedule):
 
 
 @takes_data
+@checked
 def from_flow_matching(
     path: str | Path,
     shape: int | Sequence[int] | None = None,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
@@ -180,6 +181,7 @@ def takes_data(loader: Loader) -> Loader:
 
 
 @takes_data
+@checked
 def from_network(
     net: nn.Module,
     shape: int | Sequence[int],
@@ -295,6 +297,7 @@ class FunctionDenoiser(ConditionalDenoiser):
 
 
 @takes_data
+@checked
 def from_denoiser(f: Callable[..., Tensor], shape: int | Sequence[int], **options: Any) -> FunctionDenoiser:
     """The prior of a denoiser in the units of its signals, a function or nn.Module: see `FunctionDenoiser`.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
 from invgen.gradients import unit_cotangents
@@ -196,6 +197,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
     return {"value_range": prior.value_range, "data_mean": prior.data_mean, "data_std": prior.data_std}
 
 
+@checked
 def from_generator(
     g: Network, latent_shape: int | Sequence[int] | Denoiser, shape: int | Sequence[int] | None = None, **options: Any
 ) -> Decoder:
@@ -211,6 +213,7 @@ def from_generator(
     return measure_facts(Decoder(frozen(g), latent_shape, shape, **options), options)
 
 
+@checked
 def from_vae(
     decoder: Network,
     encoder: Network | None = None,

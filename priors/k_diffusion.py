@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
@@ -29,6 +30,7 @@ MARKS = (("u_net.", "proj_in."), ("blocks.", "in_proj.", "out_norm."), ("patch_i
 
 
 @takes_data
+@checked
 def from_k_diffusion(
     path: str | Path,
     shape: int | Sequence[int] | None = None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from invgen.conditional import ClassifierFree, Conditional
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.hints import Interval
 from invgen.pushforward import Generator
 
 
@@ -165,7 +166,7 @@ class LatentDiffusion(Generator):
         condition: Any,
         scale: float = 7.5,
         negative: Any = None,
-        interval: tuple[float, float] = (0.0, math.inf),
+        interval: Interval = (0.0, math.inf),
     ) -> "LatentDiffusion":
         """Classifier-free guidance towards a condition, away from `negative` (by default the unconditional prior).
 

@@ -29,6 +29,7 @@ LARGEST = 2**20  # of a size in a description
 FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 
+@checked
 def names() -> list[str]:
     """The shipped priors."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.priors.generators import frozen, measure_facts, standard_codes
 from invgen.pushforward import Generator
@@ -268,6 +269,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
     return {"value_range": prior.value_range, "data_mean": prior.data_mean, "data_std": prior.data_std}
 
 
+@checked
 def from_flow(flow: nn.Module, shape: int | Sequence[int] | None = None, **options: Any) -> NormalisingFlow:
     """The prior of a normalising flow, with exact `log_prob`, `sample` and `encode`: see `ZukoFlow`, `InvertibleNetwork`.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors.diffusers import (
     AUTOENCODERS,
@@ -35,6 +36,7 @@ LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or
 
 
 @takes_data
+@checked
 def from_pipeline(
     model: Any,
     shape: int | Sequence[int] | None = None,

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.conditional import DenoiserOf
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, UnsupportedError
@@ -32,6 +33,7 @@ class Cast(DenoiserOf):
         return out
 
 
+@checked
 def cast(prior: Denoiser, dtype: torch.dtype = torch.bfloat16, above: float | None = None) -> Denoiser:
     """A copy of the prior whose networks run in half precision; samplers keep their state in float32.
 

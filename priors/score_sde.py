@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import EDMUNet, rehearse
@@ -51,6 +52,7 @@ class SubVP(Schedule):
 
 
 @takes_data
+@checked
 def from_score_sde(
     path: str | Path,
     shape: int | Sequence[int],

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.priors.generators import Network, evaluate, frozen, output_shape, standard_codes
 from invgen.pushforward import Generator
@@ -125,6 +126,7 @@ def _fit(mapping: Network, codes: Any, count: int, seed: int, covariance: str) -
     return mean.to(codes.dtype), (vectors * values.clamp(min=0).sqrt() @ vectors.mT).to(codes.dtype)
 
 
+@checked
 def from_stylegan(mapping: Network, synthesis: Synthesis, z_dim: int, **options: Any) -> StyleGAN:
     """The prior of a generator of StyleGAN's shape: see `StyleGAN`.
 

@@ -1,11 +1,20 @@
 """What the metrics share: two tensors of signals, checked once, and the mean over one signal."""
 
 import math
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Range
+
+DataRange = Annotated[
+    float, Range(0, above=True), "the highest minus the lowest possible value, such as 2.0 for images in [-1, 1]"
+]  # never guessed from the data, because guesses differ between libraries
+ValueRange = Annotated[
+    tuple[float, float], "the lowest and the highest possible value, such as (-1.0, 1.0) or prior.value_range"
+]
 
 
 def check_pair(name: str, a: Tensor, b: Tensor, dims: int, names: tuple[str, str] = ("estimate", "truth")) -> None:
@@ -31,16 +40,6 @@ def check_pair(name: str, a: Tensor, b: Tensor, dims: int, names: tuple[str, str
         raise ShapeError(
             f"{name}: the {names[0]} has shape {tuple(a.shape)} but the {names[1]} {tuple(b.shape)}; the last {dims} axes "
             "must be equal and the others must broadcast"
-        )
-
-
-def check_range(name: str, data_range: float) -> None:
-    """A data range is a positive number: it is never guessed from the data, because guesses differ between libraries."""
-    good = isinstance(data_range, int | float) and not isinstance(data_range, bool) and 0 < data_range < math.inf
-    if not good:
-        raise OptionError(
-            f"{name}: data_range must be a positive number (highest minus lowest possible value, such as 2.0 for images in "
-            f"[-1, 1]), got {data_range!r}"
         )
 
 

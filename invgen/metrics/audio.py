@@ -5,11 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError
+from invgen.hints import Count, Index
 from invgen.metrics._signals import check_pair, mean_over, square
 
 
-def snr(estimate: Tensor, truth: Tensor, *, dims: int = 2) -> Tensor:
+@checked
+def snr(estimate: Tensor, truth: Tensor, *, dims: Index = 2) -> Tensor:
     """Signal-to-noise ratio in dB, 10 log10(mean |truth|^2 / mean |estimate - truth|^2): (*batch).
 
     The `dims` last axes are one signal, (channels, length) for 2; batch axes broadcast. Infinite where the two are equal.
@@ -18,8 +21,9 @@ def snr(estimate: Tensor, truth: Tensor, *, dims: int = 2) -> Tensor:
     return 10 * torch.log10(mean_over(square(truth), dims) / mean_over(square(estimate - truth), dims))
 
 
+@checked
 def log_spectral_distance(
-    estimate: Tensor, truth: Tensor, *, window: int = 512, hop: int = 128, floor: float = -80.0, dims: int = 2
+    estimate: Tensor, truth: Tensor, *, window: Count = 512, hop: Count = 128, floor: float = -80.0, dims: Index = 2
 ) -> Tensor:
     """Log-spectral distance in dB (Gray & Markel, IEEE Trans. ASSP 1976): (*batch).
 

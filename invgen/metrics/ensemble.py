@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Index, Level
 from invgen.metrics._signals import check_pair, mean_over
 
 if TYPE_CHECKING:
     from invgen.posterior import Posterior
 
 
-def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: int = 3) -> Tensor:
+@checked
+def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: Index = 3) -> Tensor:
     """Continuous ranked probability score, averaged over the values of a signal: (*batch); dims=0 keeps every value.
 
         CRPS = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|       (Gneiting & Raftery, JASA 2007, equation 21)
@@ -35,7 +38,8 @@ def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: i
     return mean_over(error - pairs / (n * (n - 1) if fair else n**2), dims)
 
 
-def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: int = 3) -> Tensor:
+@checked
+def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: Index = 3) -> Tensor:
     """Energy score of whole signals (Gneiting & Raftery, JASA 2007, equation 22): (*batch).
 
         ES = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|,  Euclidean norms over one signal
@@ -52,7 +56,8 @@ def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: in
     return error - pairs / (n * (n - 1) if fair else n**2)
 
 
-def interval_coverage(samples: Tensor, truth: Tensor, level: float, *, dims: int = 3) -> Tensor:
+@checked
+def interval_coverage(samples: Tensor, truth: Tensor, level: Level, *, dims: Index = 3) -> Tensor:
     """The fraction of a signal's values that lie in the central interval of the samples at `level`: (*batch).
 
     About `level` if the truth is distributed like the samples. The interval runs between the quantiles (1 - level)/2 and
@@ -84,6 +89,7 @@ def _order_statistic(ordered: Tensor, position: float) -> Tensor:
     return torch.lerp(ordered[below - 1], ordered[below], min(max(position - below, 0.0), 1.0))
 
 
+@checked
 def residual_over_noise(samples: Tensor, posterior: "Posterior") -> Tensor:
     """Root mean square of (y - A(x)) / noise level for every sample: about 1 where x explains the data, no more, no less.
 

@@ -11,13 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.metrics._signals import check_pair, check_range, check_value_range, mean_over, square
+from invgen.hints import Index
+from invgen.metrics._signals import DataRange, ValueRange, check_pair, check_value_range, mean_over, square
 
 WINDOW = 11  # taps of the Gaussian window of SSIM
 
 
-def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: int = 3) -> Tensor:
+@checked
+def psnr(estimate: Tensor, truth: Tensor, *, data_range: DataRange, dims: Index = 3) -> Tensor:
     """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean |estimate - truth|^2): (*batch).
 
     The mean runs over one image, so that the mean of a batch is the mean of the PSNRs, not the PSNR of the mean error.
@@ -27,12 +30,12 @@ def psnr(estimate: Tensor, truth: Tensor, *, data_range: float, dims: int = 3) -
         ShapeError: the shapes do not fit.  OptionError: data_range is not a positive number.
     """
     check_pair("psnr", estimate, truth, dims)
-    check_range("psnr", data_range)
     mse = mean_over(square(estimate - truth), dims)
     return 10 * torch.log10(data_range**2 / mse)
 
 
-def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: int = 3) -> Tensor:
+@checked
+def nrmse(estimate: Tensor, truth: Tensor, *, data_range: DataRange | None, dims: Index = 3) -> Tensor:
     """Root mean square error over `data_range`, or with data_range=None over the root mean square of the truth: (*batch).
 
     With None it is the relative error |estimate - truth| / |truth|, skimage's normalization="euclidean", which needs no
@@ -42,17 +45,17 @@ def nrmse(estimate: Tensor, truth: Tensor, *, data_range: float | None, dims: in
     rmse = mean_over(square(estimate - truth), dims).sqrt()
     if data_range is None:
         return rmse / mean_over(square(truth), dims).sqrt()
-    check_range("nrmse", data_range)
     return rmse / data_range
 
 
+@checked
 def ssim(
     estimate: Tensor,
     truth: Tensor,
     *,
-    value_range: tuple[float, float],
+    value_range: ValueRange,
     boundary: Literal["valid", "reflect"] = "valid",
-    dims: int = 3,
+    dims: Index = 3,
 ) -> Tensor:
     """Structural similarity (Wang et al., IEEE TIP 2004), averaged over the channels and positions of one image: (*batch).
 

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import MissingWeightsError, OptionError, ShapeError, WeightsError
-from invgen.metrics._signals import check_pair, check_value_range
+from invgen.hints import Count
+from invgen.metrics._signals import ValueRange, check_pair, check_value_range
 
 Net = Literal["alex", "vgg"]
 # layers of torchvision's `features`: (channels, kernel, stride, padding) of a convolution, "tap" after a ReLU whose output
@@ -96,11 +98,12 @@ class LPIPS(nn.Module):
         return total if estimate.ndim + truth.ndim > 6 else total[0]
 
 
+@checked
 def lpips(
     estimate: Tensor,
     truth: Tensor,
     *,
-    value_range: tuple[float, float],
+    value_range: ValueRange,
     net: Net = "alex",
 ) -> Tensor:
     """LPIPS distance of each image from the truth, (*batch): the smaller, the more alike to the eye. Differentiable.
@@ -121,6 +124,7 @@ def lpips(
     return _loaded(net, str(estimate.device))(estimate, truth, value_range=value_range)
 
 
+@checked
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     """The Frechet distance of two sets of features, (N, d) and (M, d): a number, in squared units of the features.
 
@@ -147,13 +151,14 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     return (means[0] - means[1]).square().sum() + spread - 2 * cross
 
 
+@checked
 def frechet_feature_distance(
     samples: Tensor,
     reference: Tensor,
     *,
-    value_range: tuple[float, float],
+    value_range: ValueRange,
     net: Net = "alex",
-    max_batch: int = 64,
+    max_batch: Count = 64,
 ) -> Tensor:
     """The Frechet distance of two sets of images in the features of AlexNet or VGG16: a number, 0 for equal sets.
 

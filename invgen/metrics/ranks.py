@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Count, Index, Level, NonNegative, Seed
 from invgen.metrics import uniformity
 from invgen.metrics.ensemble import _check_samples
 from invgen.random import Streams
@@ -22,7 +24,8 @@ from invgen.random import Streams
 MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 
 
-def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.0) -> Tensor:
+@checked
+def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: Seed = 0, atol: NonNegative = 0.0) -> Tensor:
     """The number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the truth.
 
     Args:
@@ -38,8 +41,9 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: int = 0, atol: float = 0.
     return below + (u * (ties + 1)).floor().long()
 
 
+@checked
 def region_ranks(
-    samples: Tensor, truth: Tensor, *, scale: bool = True, atol: float = 0.0, seed: int = 0, dims: int = 3
+    samples: Tensor, truth: Tensor, *, scale: bool = True, atol: NonNegative = 0.0, seed: Seed = 0, dims: Index = 3
 ) -> Tensor:
     """How many samples lie nearer to the centre than the truth, as whole signals: integers, (*batch).
 
@@ -63,7 +67,8 @@ def region_ranks(
     return sbc_ranks(torch.stack([distance(x) for x in samples]), distance(truth), seed=seed)
 
 
-def region_coverage(samples: Tensor, truth: Tensor, level: float, *, scale: bool = True, dims: int = 3) -> Tensor:
+@checked
+def region_coverage(samples: Tensor, truth: Tensor, level: Level, *, scale: bool = True, dims: Index = 3) -> Tensor:
     """Whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
 
     The region holds the nearest k = round(level (num_samples + 1)) of samples and truth together: the mean over many
@@ -98,7 +103,10 @@ class RankHistogram:
         return bool(((self.counts >= self.low) & (self.counts <= self.high)).all())
 
 
-def rank_histogram(ranks: Tensor, num_samples: int, *, bins: int | None = None, confidence: float = 0.95) -> RankHistogram:
+@checked
+def rank_histogram(
+    ranks: Tensor, num_samples: Count, *, bins: Count | None = None, confidence: Level = 0.95
+) -> RankHistogram:
     """The histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
 
     A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
@@ -153,8 +161,9 @@ class CoverageCurve:
         return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
 
 
+@checked
 def coverage_curve(
-    ranks: Tensor, num_samples: int, *, confidence: float = 0.95, bootstrap: int = 0, seed: int = 0
+    ranks: Tensor, num_samples: Count, *, confidence: Level = 0.95, bootstrap: Index = 0, seed: Seed = 0
 ) -> CoverageCurve:
     """The distribution function of ranks, (N,): at level k / (num_samples + 1), the share of ranks below k.
 
@@ -181,15 +190,16 @@ def coverage_curve(
     return CoverageCurve(*map(torch.as_tensor, arrays), p, confidence, limits)
 
 
+@checked
 def tarp(
     samples: Tensor,
     truth: Tensor,
     references: Tensor | None = None,
     *,
-    confidence: float = 0.95,
-    bootstrap: int = 200,
-    seed: int = 0,
-    dims: int = 1,
+    confidence: Level = 0.95,
+    bootstrap: Index = 200,
+    seed: Seed = 0,
+    dims: Index = 1,
 ) -> CoverageCurve:
     """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.hints import Index, Positive
 from invgen.metrics.two_sample import _median_distance
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 Score = Callable[[Tensor], Tensor]
 
 
+@checked
 def kernel_stein_discrepancy(
     samples: Tensor,
     score: Score | Tensor,
@@ -22,7 +25,7 @@ def kernel_stein_discrepancy(
     c: float | None = 1.0,
     beta: float = -0.5,
     unbiased: bool = True,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Squared kernel Stein discrepancy of samples to the law with this score, with the inverse multiquadric kernel: ().
 
@@ -76,7 +79,8 @@ def kernel_stein_discrepancy(
     return total / (n * (n - 1) if unbiased else n**2)
 
 
-def posterior_score(post: "Posterior", sigma: float | None = None) -> Score:
+@checked
+def posterior_score(post: "Posterior", sigma: Positive | None = None) -> Score:
     """The gradient of log p_sigma(x) + log p(y | x), a function (B, *shape) -> (B, *shape), for one measurement.
 
     The prior enters smoothed by `sigma`, its sigma_min by default, because a diffusion prior knows no other score: the

@@ -6,19 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.hints import Count, Index, Seed
 from invgen.metrics._signals import check_pair
 
 
+@checked
 def sliced_wasserstein(
     x: Tensor,
     y: Tensor,
     *,
-    p: int = 2,
-    slices: int | Tensor = 100,
-    seed: int = 0,
+    p: Count = 2,
+    slices: Count | Tensor = 100,
+    seed: Seed = 0,
     reduce: Literal["mean", "max"] = "mean",
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Sliced Wasserstein distance of order p between two sample sets (Rabin et al., 2011; Bonneel et al., 2015): (*batch).
 

@@ -1,25 +1,28 @@
 """Are two sets of samples from one law? Maximum mean discrepancy, and a classifier that tries to tell them apart."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError
+from invgen.hints import Index, Positive, Range, Seed
 from invgen.metrics._signals import check_pair
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
 
+@checked
 def mmd(
     x: Tensor,
     y: Tensor,
     *,
-    bandwidth: float | Sequence[float] | None = None,
+    bandwidth: Positive | Sequence[Positive] | None = None,
     unbiased: bool = True,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> Tensor:
     """Squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
 
@@ -58,14 +61,15 @@ def mmd(
     return within - 2 * kernel(x, y).mean((-2, -1))
 
 
+@checked
 def c2st(
     x: Tensor,
     y: Tensor,
     *,
-    folds: int = 5,
-    seed: int = 0,
+    folds: Annotated[int, Range(2)] = 5,
+    seed: Seed = 0,
     classifier: "ClassifierMixin | None" = None,
-    dims: int = 1,
+    dims: Index = 1,
 ) -> float:
     """Classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017): how often a classifier tells x from y on unseen samples.
 

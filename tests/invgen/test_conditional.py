@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused():
         ClassifierFree(prior, GaussianPrior(2))
     with pytest.raises(OptionError, match="at least 0"):
         ClassifierFree(prior, prior, -1.0)
-    with pytest.raises(OptionError, match="two denoisers"):
+    with pytest.raises(OptionError, match="unconditional of ClassifierFree must be an invgen Denoiser"):
         ClassifierFree(prior, lambda x, s: x)
     with pytest.raises(OptionError, match="low <= high"):
         ClassifierFree(prior, prior, 2.0, (3.0, 1.0))

@@ -115,7 +115,7 @@ def test_errors():
     with pytest.raises(OptionError, match="5 samples span at most the 0.667 interval.*19 samples"):
         interval_coverage(x, t, 0.9)
     for level in (0, 1, 1.5):
-        with pytest.raises(OptionError, match="between 0 and 1"):
+        with pytest.raises(OptionError, match="from 0 to 1"):
             interval_coverage(x, t, level)
     with pytest.raises(ShapeError, match="complex"):
         crps_ensemble(x.to(torch.complex64), t)

@@ -167,7 +167,7 @@ def test_errors(metric):
         metric(x, y)
     for bad in (0.0, -1.0, float("nan"), float("inf"), True, "1"):
         if metric is not ssim:
-            with pytest.raises(OptionError, match="data_range must be a positive number"):
+            with pytest.raises(OptionError, match="data_range of .* must be a (positive|finite) number"):
                 metric(x, y, data_range=bad)
     with pytest.raises(ShapeError, match="the last 3 axes must be equal"):
         metric(x[..., :-1], y, **scaled(metric, 1.0))
@@ -175,8 +175,7 @@ def test_errors(metric):
         metric(x[:2], y, **scaled(metric, 1.0))
     with pytest.raises(ShapeError, match="dims=3 axes"):
         metric(x[0, 0], y[0, 0], **scaled(metric, 1.0))
-    with pytest.raises(ShapeError, match="got ndarray"):
-        metric(x.numpy(), y, **scaled(metric, 1.0))
+    assert torch.equal(metric(x.numpy(), y.numpy(), **scaled(metric, 1.0)), metric(x, y, **scaled(metric, 1.0)))
     with pytest.raises(ShapeError, match="dtype torch.uint8"):
         metric(x.byte(), y, **scaled(metric, 1.0))
 
@@ -188,10 +187,10 @@ def test_ssim_errors():
     assert ssim(x[..., :6], y[..., :6], value_range=(0, 1), boundary="reflect").shape == (3,)
     with pytest.raises(ShapeError, match="at least 6 pixels"):
         ssim(x[..., :5], y[..., :5], value_range=(0, 1), boundary="reflect")
-    with pytest.raises(OptionError, match="unknown boundary 'same'"):
+    with pytest.raises(OptionError, match="boundary of ssim must be one of 'valid', 'reflect', got 'same'"):
         ssim(x, y, value_range=(0, 1), boundary="same")
     with pytest.raises(ShapeError, match="channel axis"):
         ssim(x, y, value_range=(0, 1), dims=1)
     for bad in ((1, -1), (0, 0), (0, float("nan")), 2.0, None, (0, 1, 2), "ab"):
-        with pytest.raises(OptionError, match="value_range must be"):
+        with pytest.raises(OptionError, match="value_range"):
             ssim(x, y, value_range=bad)

@@ -226,5 +226,5 @@ def test_errors():
         tarp(samples[..., None], x[..., None])
     with pytest.raises(ShapeError, match="must be equal"):
         region_ranks(samples, x[:, :2], dims=1)
-    with pytest.raises(OptionError, match="between 0 and 1"):
+    with pytest.raises(OptionError, match="from 0 to 1"):
         region_coverage(samples, x, 1.0, dims=1)

@@ -105,7 +105,7 @@ def test_errors():
     batch = invgen.Posterior(prior, post.A, 0.5, post.y.expand(2, 3))
     with pytest.raises(ShapeError, match="one measurement"):
         posterior_score(batch)
-    with pytest.raises(OptionError, match="sigma must be positive"):
+    with pytest.raises(OptionError, match="sigma of posterior_score must be a positive number"):
         posterior_score(post, 0.0)
 
     class Flat(invgen.Prior):

@@ -1,6 +1,5 @@
 """Sliced Wasserstein distances against POT with the same directions, and against what is known in closed form."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -86,13 +85,12 @@ def test_errors():
         sliced_wasserstein(x[:0], y)
     with pytest.raises(ShapeError, match="expected \\(N, \\*batch, \\*shape\\)"):
         sliced_wasserstein(x[0], y)
-    with pytest.raises(ShapeError, match="got ndarray"):
-        sliced_wasserstein(np.zeros((5, 3)), y)
+    assert torch.equal(sliced_wasserstein(x.numpy(), y.numpy()), sliced_wasserstein(x, y))
     with pytest.raises(ShapeError, match="slices must have shape \\(slices, 3\\)"):
         sliced_wasserstein(x, y, slices=torch.ones(4, 2))
-    with pytest.raises(OptionError, match="at least one slice"):
+    with pytest.raises(OptionError, match="slices of sliced_wasserstein must be a positive whole number"):
         sliced_wasserstein(x, y, slices=0)
-    with pytest.raises(OptionError, match="order p"):
+    with pytest.raises(OptionError, match="p of sliced_wasserstein must be a positive whole number"):
         sliced_wasserstein(x, y, p=0.5)
     with pytest.raises(OptionError, match="'mean' and 'max'"):
         sliced_wasserstein(x, y, reduce="sum")

@@ -112,11 +112,10 @@ def test_errors():
             metric(x, x[:, :2])
         with pytest.raises(ShapeError, match="N >= 2"):
             metric(x[:1], x)
-        with pytest.raises(ShapeError, match="got ndarray"):
-            metric(x.numpy(), x)
+        assert metric(x.numpy(), x.numpy()) == metric(x, x)
         with pytest.raises(ShapeError, match="complex"):
             metric(x.to(torch.complex128), x)
-    with pytest.raises(OptionError, match="bandwidth must be a positive number"):
+    with pytest.raises(OptionError, match="bandwidth of mmd must be a positive number"):
         mmd(x, x, bandwidth=0.0)
     with pytest.raises(ShapeError, match="equally many samples"):
         c2st(x, x[:8])

@@ -118,7 +118,7 @@ def test_a_network_already_loaded():
     torch.testing.assert_close(prior.condition(1)(x, 2.0), (x / 5 + len(x)).float().double())
     with pytest.raises(invgen.OptionError, match=r"pass shape=\(C, H, W\)"):
         priors.from_edm(lambda x, sigma, labels: x)
-    with pytest.raises(invgen.OptionError, match="takes a path or a network"):
+    with pytest.raises(invgen.OptionError, match="source of from_edm must be a string, a Path or a function, got 3"):
         priors.from_edm(3)
 
 

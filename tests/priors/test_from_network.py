@@ -214,7 +214,7 @@ def test_other_ways_to_call_and_what_libraries_return():
         (
             lambda: from_network(Linear(), (1,), prediction="v", schedule="linear"),
             invgen.OptionError,
-            "schedule of NetworkDenoiser must be an invgen Schedule, got 'linear'",
+            "schedule of from_network must be an invgen Schedule, got 'linear'",
         ),
         (
             lambda: prior(Linear(3), "v", "linear")(torch.randn(1, 1, 8, 8), 1.0),

@@ -293,7 +293,7 @@ def test_networks_that_do_not_fit_are_named(gan):
         priors.from_generator(gan, (8,), (3, 8, 8))
     with pytest.raises(OptionError, match="gives a tuple"):
         priors.from_generator(lambda z: (z, z), (8,))
-    with pytest.raises(OptionError, match="expected a network or a function"):
+    with pytest.raises(OptionError, match="g of from_generator must be a function"):
         priors.from_generator("stylegan.pkl", (8,))
     with pytest.raises(ShapeError, match=r"the encoder turns \(2, 6\) into \(2, 4\), expected \(2, 3\)"):
         priors.from_vae(nn.Linear(3, 6), nn.Linear(6, 4), latent_shape=3)

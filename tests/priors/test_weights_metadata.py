@@ -89,7 +89,7 @@ def test_fuzz(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 5, "a\0b", "x" * 5000, ["ct"]])
 def test_what_is_neither_a_name_nor_a_path(value):
-    with pytest.raises(invgen.WeightsError):
+    with pytest.raises(invgen.WeightsError if isinstance(value, str) else invgen.OptionError):
         priors.load(value)
 
 
