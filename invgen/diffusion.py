@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from invgen.arguments import checked, checked_class
 from invgen.errors import OptionError, UnsupportedError
 from invgen.gradients import differentiating, leaf, power_of_two, running
-from invgen.hints import Count, Positive
+from invgen.hints import Count, Positive, check, shown
 from invgen.noise import RandnLike
 from invgen.random import Streams
 
@@ -123,6 +123,15 @@ class Denoiser(Prior):
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per sample, (B,)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, x, sigma)")
+
+    def __call__(self, x: Tensor, sigma: Sigma, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return super().__call__(x, sigma, *args, **kwargs)
+        except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError):
+            if not isinstance(x, Tensor):
+                raise OptionError(f"x of {type(self).__name__} must be a tensor, got {shown(x)}") from None
+            check(f"sigma of {type(self).__name__}", sigma, Tensor | float)
+            raise
 
     def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""

@@ -64,6 +64,16 @@ Interval = tuple[NonNegative, Annotated[float, Range(0, infinite=True)]]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 
+class _Names(dict):
+    """The names of the package, for hints in quotes; each is imported when it is asked for."""
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return getattr(sys.modules["invgen"], name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+
 class _Unfit(Exception):
     """A value does not fit a hint."""
 
@@ -98,7 +108,9 @@ def fits(value: Any, hint: Any) -> bool:
 @functools.cache
 def hints_of(function: Callable) -> dict[str, Any]:
     """Returns the type hints of a function or a class; one whose names are not known here is left out."""
-    names, known = vars(sys.modules["invgen"]), getattr(inspect.unwrap(function), "__globals__", {})
+    names, known = _Names(), getattr(inspect.unwrap(function), "__globals__", {})
+    with contextlib.suppress(NameError, TypeError, AttributeError):
+        return typing.get_type_hints(function, localns=None if inspect.isclass(function) else names, include_extras=True)
     hints: dict[str, Any] = {}
     for name, hint in getattr(function, "__annotations__", {}).items():
         with contextlib.suppress(NameError, TypeError, AttributeError):

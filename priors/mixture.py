@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invgen.arguments import checked
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
+from invgen.hints import Count, Seed
 from invgen.noise import Gaussian, Noise
 from invgen.posterior import Posterior
 from invgen.priors._covariance import decompose, dense, root
@@ -178,7 +180,8 @@ class GaussianMixture(Denoiser):
 
     # -- exact samples and posteriors ----------------------------------------------------------------------------
 
-    def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
+    @checked
+    def sample(self, num_samples: Count = 1, seed: Seed = 0) -> Tensor:
         """Exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
         randn = Streams(seed, torch.arange(num_samples))
         u = randn.uniform(self.means.new_empty(num_samples, 1, dtype=torch.float64)).flatten().contiguous()

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError
+from invgen.hints import Count, NonNegative, Positive
 
 
 class Schedule(nn.Module):
@@ -57,6 +59,7 @@ class Schedule(nn.Module):
         return f"sigma_min={self.sigma_min:.4g}, sigma_max={self.sigma_max:.4g}"
 
     @staticmethod
+    @checked
     def from_betas(betas: Sequence[float] | Tensor, times: Sequence[float] | Tensor | None = None) -> "Schedule":
         """Variance-preserving (DDPM; Ho et al., 2020): alpha_t^2 = prod (1 - beta), alpha_t^2 + sigma_t^2 = 1.
 
@@ -76,6 +79,7 @@ class Schedule(nn.Module):
         return _Table(sigmas[finite], times.detach().cpu()[finite])
 
     @staticmethod
+    @checked
     def from_sigmas(sigmas: Sequence[float] | Tensor, times: Sequence[float] | Tensor | None = None) -> "Schedule":
         """Variance-exploding, x_t = x_0 + sigma_t eps, by its levels (T,) in either order; times: see `from_betas`."""
         sigmas = torch.as_tensor(sigmas).detach().cpu().double()
@@ -86,29 +90,34 @@ class Schedule(nn.Module):
         return _Table(sigmas[order], times[order], preserving=False)
 
     @staticmethod
-    def linear(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "Schedule":
+    @checked
+    def linear(steps: Count = 1000, start: Positive = 1e-4, end: float = 0.02) -> "Schedule":
         """DDPM's betas, evenly spaced (Ho et al., 2020); ADM and improved diffusion scale them by 1000 / steps."""
         return Schedule.from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
 
     @staticmethod
-    def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> "Schedule":
+    @checked
+    def scaled_linear(steps: Count = 1000, start: Positive = 0.00085, end: float = 0.012) -> "Schedule":
         """Latent diffusion's betas, whose square roots are evenly spaced (Rombach et al., 2022, code)."""
         return Schedule.from_betas(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
 
     @staticmethod
-    def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "Schedule":
+    @checked
+    def cosine(steps: Count = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "Schedule":
         """Improved diffusion's cosine (Nichol & Dhariwal, ICML 2021, equation 17), beta at most max_beta."""
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         alpha_bar = ((t + offset) / (1 + offset) * math.pi / 2).cos() ** 2
         return Schedule.from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
 
     @staticmethod
-    def sigmoid(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "Schedule":
+    @checked
+    def sigmoid(steps: Count = 1000, start: Positive = 1e-4, end: float = 0.02) -> "Schedule":
         """GeoDiff's betas, a sigmoid from -6 to 6 (Xu et al., ICLR 2022, code)."""
         rise = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
         return Schedule.from_betas(rise * (end - start) + start)
 
     @staticmethod
+    @checked
     def zero_terminal_snr(betas: Sequence[float] | Tensor) -> "Schedule":
         """betas rescaled so that the last level is pure noise (Lin et al., WACV 2024, Algorithm 1); it is dropped here."""
         root = torch.cumprod(1 - torch.as_tensor(betas).detach().cpu().double(), 0).sqrt()
@@ -117,27 +126,34 @@ class Schedule(nn.Module):
         return Schedule.from_betas(1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
 
     @staticmethod
-    def vp(beta_min: float = 0.1, beta_max: float = 20.0, time_scale: float = 999.0, t_min: float = 1e-3) -> "Schedule":
+    @checked
+    def vp(
+        beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, time_scale: float = 999.0, t_min: Positive = 1e-3
+    ) -> "Schedule":
         """The continuous VP SDE (Song et al., ICLR 2021, equation 32); the time is t in [t_min, 1] times time_scale."""
         return _VP(beta_min, beta_max, time_scale, t_min)
 
     @staticmethod
+    @checked
     def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> "Schedule":
         """Variance-exploding, x_t = x_0 + sigma eps, with sigma itself as time (Song et al., ICLR 2021; continuous)."""
         return _VE(sigma_min, sigma_max)
 
     @staticmethod
+    @checked
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 1.0) -> "Schedule":
         """x_0 + sigma eps with the time ln(sigma) / 4 (Karras et al., NeurIPS 2022, Table 1), times time_scale."""
         return _EDM(sigma_min, sigma_max, time_scale)
 
     @staticmethod
+    @checked
     def angle(time_scale: float = 1.0, t_min: float = 1e-3) -> "Schedule":
         """x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps, t in [t_min, 1 - t_min] (v-diffusion, Dance Diffusion)."""
         return _Angle(time_scale, t_min)
 
     @staticmethod
-    def flow(shift: float = 1.0, time_scale: float = 1000.0, *, reverse: bool = False, steps: int = 1000) -> "Schedule":
+    @checked
+    def flow(shift: float = 1.0, time_scale: float = 1000.0, *, reverse: bool = False, steps: Count = 1000) -> "Schedule":
         """Flow matching on straight paths, x_t = (1 - t) x_0 + t eps; the network is given time_scale t.
 
         Args:
@@ -150,6 +166,7 @@ class Schedule(nn.Module):
         return _Flow(shift, time_scale, reverse, steps)
 
     @staticmethod
+    @checked
     def from_scheduler(scheduler: Any, mu: float | None = None) -> "Schedule":
         """The schedule of a scheduler of diffusers. Options of sampling (Karras spacing, offsets, clipping) do not enter.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import invgen
-from invgen import InvgenError, LinearOperator, Operator, Posterior, operators, priors, samplers
+from invgen import InvgenError, LinearOperator, Operator, Posterior, metrics, operators, priors, samplers
 from invgen.benchmarks import runner
 
 S = (1, 8, 8)
@@ -115,6 +115,66 @@ CALLS = {
     "TDS": (samplers.TDS, {"steps": 3, "particles": 2, "twist": "auto", "threshold": 0.5}),
 }
 
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+SAMPLES = normal(3, *S)
+CALLS |= {
+    "psnr": (metrics.psnr, {"estimate": X, "truth": X + 0.1, "data_range": 2.0, "dims": 3}),
+    "nrmse": (metrics.nrmse, {"estimate": X, "truth": X + 0.1, "data_range": None}),
+    "ssim": (
+        metrics.ssim,
+        {
+            "estimate": torch.zeros(1, 16, 16),
+            "truth": torch.ones(1, 16, 16),
+            "value_range": (-1.0, 1.0),
+            "boundary": "valid",
+            "dims": 3,
+        },
+    ),
+    "snr": (metrics.snr, {"estimate": normal(1, 8), "truth": normal(1, 8), "dims": 2}),
+    "log_spectral_distance": (
+        metrics.log_spectral_distance,
+        {"estimate": normal(1, 2048), "truth": normal(1, 2048), "window": 512, "hop": 128, "floor": -80.0},
+    ),
+    "crps_ensemble": (metrics.crps_ensemble, {"samples": SAMPLES[:, None], "truth": SAMPLES[:1], "fair": False, "dims": 3}),
+    "energy_score": (metrics.energy_score, {"samples": SAMPLES[:, None], "truth": SAMPLES[:1], "fair": False, "dims": 3}),
+    "interval_coverage": (metrics.interval_coverage, {"samples": normal(8, 1, *S), "truth": X[:1], "level": 0.5}),
+    "residual_over_noise": (metrics.residual_over_noise, {"samples": X, "posterior": POST}),
+    "sbc_ranks": (metrics.sbc_ranks, {"samples": normal(4, 3), "truth": normal(3), "seed": 0, "atol": 0.0}),
+    "region_ranks": (
+        metrics.region_ranks,
+        {"samples": normal(4, 3, *S), "truth": normal(3, *S), "scale": True, "atol": 0.0, "seed": 0, "dims": 3},
+    ),
+    "region_coverage": (metrics.region_coverage, {"samples": normal(4, 3, *S), "truth": normal(3, *S), "level": 0.5}),
+    "rank_histogram": (
+        metrics.rank_histogram,
+        {"ranks": torch.arange(20) % 5, "num_samples": 4, "bins": None, "confidence": 0.95},
+    ),
+    "coverage_curve": (
+        metrics.coverage_curve,
+        {"ranks": torch.arange(20) % 5, "num_samples": 4, "confidence": 0.95, "bootstrap": 2, "seed": 0},
+    ),
+    "tarp": (
+        metrics.tarp,
+        {"samples": normal(4, 20, 3), "truth": normal(20, 3), "references": None, "bootstrap": 2, "seed": 0},
+    ),
+    "mmd": (metrics.mmd, {"x": normal(5, 3), "y": normal(5, 3), "bandwidth": None, "unbiased": True, "dims": 1}),
+    "GaussianPrior of a covariance": (
+        priors.GaussianPrior,
+        {"shape": (3,), "mean": torch.zeros(3), "covariance": torch.eye(3)},
+    ),
+    "GaussianMixture": (priors.GaussianMixture, {"means": normal(2, 3), "weights": [0.5, 0.5], "var": 1.0}),
+    "GaussianMixture covariances": (priors.GaussianMixture, {"means": normal(2, 3), "covariances": torch.eye(3)}),
+    "Atoms": (priors.Atoms, {"points": normal(2, 3), "weights": None}),
+    "prior.sample": (PRIOR.sample, {"num_samples": 2, "seed": 0}),
+    "Schedule.linear": (priors.Schedule.linear, {"steps": 10, "start": 1e-4, "end": 0.02}),
+    "Schedule.vp": (priors.Schedule.vp, {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3}),
+    "Schedule.cosine": (priors.Schedule.cosine, {"steps": 10}),
+}
+
 WRONG = {
     "None": None,
     "a string": "a",
@@ -182,6 +242,15 @@ def test_arguments_that_are_unknown_missing_or_too_many(name):
 
 # (what, call, words of the sentence)
 TABLE = [
+    ("what a prior denoises", lambda: PRIOR(None, 1.0), "x of GaussianPrior must be a tensor, got None"),
+    ("a level", lambda: PRIOR(X, "a"), "sigma of GaussianPrior must be a tensor or a finite number, got 'a'"),
+    ("a level of a score", lambda: PRIOR.score(X, None), "sigma of GaussianPrior must be a tensor"),
+    ("no prior of it", lambda: PRIOR.sample("a"), "num_samples of GaussianMixture.sample must be a positive whole number"),
+    (
+        "no posterior",
+        lambda: metrics.residual_over_noise(X, None),
+        "posterior of residual_over_noise must be an invgen Post",
+    ),
     ("a slip in a name", lambda: samplers.DPS(stps=3), "did you mean 'steps'"),
     ("options of a scan", lambda: operators.FanBeamCT(S), "needs a value for source_origin, origin_det"),
     ("swapped", lambda: operators.Mask(torch.ones(8, 8), S), "are in_shape and mask in each other's place?"),

@@ -1,6 +1,6 @@
 """Distances between two sets of samples."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Index, Seed
+from invgen.hints import Count, Index, Range, Seed
 from invgen.metrics._signals import check_pair
 
 
@@ -17,7 +17,7 @@ def sliced_wasserstein(
     x: Tensor,
     y: Tensor,
     *,
-    p: Count = 2,
+    p: Annotated[float, Range(1)] = 2,
     slices: Count | Tensor = 100,
     seed: Seed = 0,
     reduce: Literal["mean", "max"] = "mean",
@@ -53,8 +53,6 @@ def sliced_wasserstein(
         check_pair("sliced_wasserstein", x[0], y[0], dims, ("first set", "second set"))
     else:
         raise ShapeError(f"sliced_wasserstein takes two torch.Tensors, got {type(x).__name__} and {type(y).__name__}")
-    if not p >= 1:
-        raise OptionError(f"sliced_wasserstein: the order p must be at least 1, got {p!r}")
     if reduce not in ("mean", "max"):
         raise OptionError(f"sliced_wasserstein: unknown reduction {reduce!r}; there are 'mean' and 'max'")
 

@@ -280,7 +280,7 @@ def test_errors():
         with pytest.raises(OptionError, match=f"measurement has {bad} values that are not finite, of 6; mask them out"):
             Posterior(prior, A, 0.1, broken)
     for noise in (0, -1.0, float("nan")):
-        with pytest.raises(OptionError, match="noise level must be a positive number"):
+        with pytest.raises(OptionError, match="noise must be an invgen Noise or a positive number"):
             Posterior(prior, A, noise, y)
     for noise in ("0.1", None, True):
         with pytest.raises(OptionError, match="noise must be a number"):
