@@ -283,5 +283,5 @@ def test_errors():
         with pytest.raises(OptionError, match="noise must be an invgen Noise or a positive number"):
             Posterior(prior, A, noise, y)
     for noise in ("0.1", None, True):
-        with pytest.raises(OptionError, match="noise must be a number"):
+        with pytest.raises(OptionError, match="noise must be an invgen Noise or a positive number"):
             Posterior(prior, A, noise, y)

@@ -265,12 +265,12 @@ def test_resampling_removes_the_bias_of_replacement():
 @pytest.mark.slow
 def test_correctors_remove_it_too():
     found = [error(samplers.ScoreSDE(steps=200, corrector_steps=c), scoresde, chain()) for c in (0, 1, 4)]
-    assert found == pytest.approx([0.478, 0.366, 0.205], abs=0.002), found
+    assert found == pytest.approx([0.418, 0.320, 0.177], abs=0.002), found
 
 
 def test_ddnm_has_less_of_it_and_time_travel_takes_the_rest():
     found = [error(samplers.DDNM(steps=50, travel_length=2, travel_repeat=r), ddnm, chain()) for r in (1, 5)]
-    assert found == pytest.approx([0.193, 0.075], abs=0.002), found
+    assert found == pytest.approx([0.169, 0.071], abs=0.002), found
 
 
 @pytest.mark.slow
@@ -308,4 +308,4 @@ BIASES = {
     0.0: {"ScoreSDE": 0.106, "MedicalProjection": 0.106, "ILVR": 0.090, "RePaint": 0.222, "CCDF": 0.234},
     SIGMA: {"ScoreSDE": 0.122, "MedicalProjection": 0.122, "ILVR": 0.103, "RePaint": 0.237, "CCDF": 0.232},
 }
-FIRST = [0.918, 0.437, 0.348, 0.471, 0.470]
+FIRST = [0.750, 0.209, 0.225, 0.409, 0.407]
