@@ -41,7 +41,14 @@ class Adam:
 
 
 def minimise(
-    f: Objective, z: Tensor, steps: int, lr: float | None = None, floor: Tensor | None = None, size: float = 1.0
+    f: Objective,
+    z: Tensor,
+    steps: int,
+    lr: float | None = None,
+    floor: Tensor | None = None,
+    size: float = 1.0,
+    factor: Callable[[float], float] = lambda u: 1.0,
+    project: Callable[[Tensor], Tensor] = lambda z: z,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields z, its value and its signal after each of `steps` steps, which cost steps + 1 evaluations of f.
 
@@ -51,14 +58,16 @@ def minimise(
         lr: of Adam; None for L-BFGS, which needs no length of step.
         floor: (B,); a row whose value has come down to it stays where it is.
         size: typical size of the entries of z, which sets the first step of L-BFGS.
+        factor: of Adam's lr, at a share of the steps from 0 to 1.
+        project: applied to z after each step of Adam.
     """
     if lr is None:
         yield from lbfgs(f, z, steps, floor, size=size)
         return
     adam = Adam(lr)
     value, signal, grad = _evaluate(f, z)
-    for _ in range(steps):
-        z = _where(_above(value, floor), adam.step(z, grad), z)
+    for k in range(steps):
+        z = _where(_above(value, floor), project(adam.step(z, grad, factor(k / steps))), z)
         value, signal, grad = _evaluate(f, z)
         yield z, value, signal
 
