@@ -15,13 +15,18 @@ from invgen.cost import Cost
 from invgen.forecasting import forecast
 from invgen.gradients import running
 from invgen.hints import Count, Seed
-from invgen.noise import Energy, Noiseless, NoiseLike
+from invgen.linalg import dot
+from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
+from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
 # in a million posterior samples there, whatever m.
 FAR, FAR_OF_FEW = 3.0, 2.0
+# Beyond these, in standard deviations of a normal law, all samples from a decoder are said to misfit their measurement.
+# Residuals of posterior samples are white noise of the declared level, whatever the prior: one in a million is beyond.
+LARGE, CORRELATED = 4.75, 6.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def solve(
         InvgenError: one sentence about what does not fit and what would.
 
     Warns (UserWarning) where more than one sample in a hundred has a residual of over three times the noise (five, for a
-    single measured value): a divergence that ended at finite values is not silent.
+    single measured value): a divergence that ended at finite values is not silent. And where no code of a decoder is found
+    that leaves white noise of the declared level: a renderer that only comes near a real picture makes samples too sure.
     """
     from invgen import names
     from invgen.auto import recommend, within_trust
@@ -130,21 +136,72 @@ def solve(
     cost = Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
     result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)
-    warn_unexplained(result)
+    if not warn_unexplained(result):
+        warn_misfit(result)
     return result
 
 
-def warn_unexplained(result: Result) -> None:
-    """Warns of samples that do not explain the measurement, as `solve` does; `stacklevel` points to the caller of solve."""
+def warn_unexplained(result: Result) -> bool:
+    """Warns of samples that do not explain the measurement, as `solve` does, and says whether it did.
+
+    `stacklevel` points to the caller of solve.
+    """
     post, sampler = result.posterior, result.sampler
     if isinstance(post.noise, Noiseless | Energy) or not result.samples.numel():
-        return
+        return False
     residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(post.A.out_shape))
     far = int((residual > limit).sum())
-    if far > residual.numel() // 100:
-        warnings.warn(
-            f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
-            f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
-            "sampler, or check the units of noise and prior",
-            stacklevel=3,
-        )
+    if far <= residual.numel() // 100:
+        return False
+    warnings.warn(
+        f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
+        f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
+        "sampler, or check the units of noise and prior",
+        stacklevel=3,
+    )
+    return True
+
+
+def warn_misfit(result: Result) -> None:
+    """Warns of a decoder that cannot make what was measured: its samples are then far surer than they are right.
+
+    Residuals of samples of a true posterior are drawn from the noise's law. So they are held, the best sample of each
+    measurement, against the chi-square law of their size and the normal law of their correlation between neighbours in y.
+    """
+    post = result.posterior
+    if not (isinstance(post.prior, Generator) and isinstance(post.noise, Gaussian) and result.samples.numel()):
+        return
+    if not torch.as_tensor(post.noise.sigma).gt(0).all():
+        return
+    m = math.prod(post.A.out_shape) * (2 if post.y.is_complex() else 1)
+    limit = (1 - 2 / (9 * m) + LARGE * math.sqrt(2 / (9 * m))) ** 1.5  # Wilson & Hilferty's quantile of chi-square
+    size, correlation = result.residual.amin(0).max(), _correlation(result)
+    if size > limit:
+        what = f"residuals are at least {size:.2f} times the noise, where a posterior sample's are at most {limit:.2f}"
+    elif correlation > CORRELATED / math.sqrt(m):
+        what = f"residuals have a correlation of {correlation:.2f} between neighbours, where the noise has none"
+    else:
+        return
+    warnings.warn(
+        f"the {type(post.prior).__name__} cannot make what was measured, or {type(result.sampler).__name__} has not found "
+        f"it: {what}, and the samples are too sure of themselves; take more steps, a richer decoder, or a noise level "
+        "several times the misfit (this warning stays)",
+        stacklevel=3,
+    )
+
+
+def _correlation(result: Result) -> float:
+    """The largest over measurements, of the smallest over samples, of the residual's correlation between neighbours in y.
+
+    Neighbours in the order in which y lies in memory; 0 for fewer than 50 measured values.
+    """
+    post = result.posterior
+    if math.prod(post.A.out_shape) < 50:
+        return 0.0
+    y = post.y.reshape(-1, *post.A.out_shape)
+    rows, least = post.rows(torch.arange(len(y))), torch.inf
+    with running(post.A), torch.no_grad():
+        for x in result.samples.reshape(len(result.samples), -1, *post.prior.shape):
+            r = (rows.residual(x) / rows.noise.std(y)).flatten(1)
+            least = (dot(r[:, 1:], r[:, :-1]) / dot(r, r).clamp(min=1e-30)).flatten().clamp(max=least)
+    return float(least.max())

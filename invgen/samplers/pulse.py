@@ -22,7 +22,7 @@ from invgen.sampler import Sampler
 class PULSE(Sampler):
     """Descent on the sphere of radius sqrt(d) in the latent space of a generator, where standard normal codes lie.
 
-    Any differentiable operator, any noise with a density, a generator with standard normal codes z. Point estimates, but
+    Any differentiable operator, noise with a density, a generator with standard normal codes z. Point estimates, but
     not the posterior's mode: the sphere takes the place of the prior. A start stays once its residual is at the noise
     level. Many end in poor minima, so each sample is the best by residual of `restarts` starts: of 100 samples for 50
     images of the shipped digits-gan, reduced four times, noise 0.02, 99 have a residual of at most 1.1 (9 in the paper's
@@ -46,8 +46,8 @@ class PULSE(Sampler):
 
     @classmethod
     def paper(cls, steps: int = 100, lr: float = 0.4) -> "PULSE":
-        """One start, by the released code's Adam. For StyleGAN that keeps each of 18 vectors on a sphere of its own and
-        adds their spread to the loss, which one z does not have; it gives Adam the gradient's part off the sphere too."""
+        """One start, by the released code's Adam. For StyleGAN that has a sphere for each of 18 vectors, a loss for their
+        spread, which one z does not have, and for Adam the gradient's part off the sphere too."""
         return cls(steps=steps, restarts=1, lr=lr)
 
     def refuses(self, post: Posterior) -> str | None:
@@ -65,9 +65,9 @@ class PULSE(Sampler):
         def misfit(u: Tensor) -> tuple[Tensor, Tensor]:
             return -codes.log_likelihood(sphere(u)), sphere(u)
 
-        cycle = {} if self.lr is None else {"factor": one_cycle, "project": sphere}
+        adam = {} if self.lr is None else {"factor": one_cycle, "project": sphere}
         starts = [sphere(randn(z) if k else z) for k in range(self.restarts)]
-        for states in zip(*(minimise(misfit, u, self.steps, self.lr, floor, **cycle) for u in starts), strict=True):
+        for states in zip(*(minimise(misfit, u, self.steps, self.lr, floor, **adam) for u in starts), strict=True):
             _, misfits, found = (torch.stack(s) for s in zip(*states, strict=True))
             best = misfits.nan_to_num(nan=torch.inf).argmin(0)
             yield found[best, torch.arange(len(z), device=z.device)]
@@ -75,6 +75,4 @@ class PULSE(Sampler):
 
 def one_cycle(u: float) -> float:
     """The released code's factor of the learning rate at the share u of the steps ("linear1cycledrop")."""
-    if u < 0.9:
-        return (9 * (1 - 2 * abs(u / 0.9 - 0.5)) + 1) / 10
-    return 0.1 + (u - 0.9) / 0.1 * (0.001 - 0.1)
+    return (9 * (1 - 2 * abs(u / 0.9 - 0.5)) + 1) / 10 if u < 0.9 else 0.1 - 0.99 * (u - 0.9)
