@@ -200,8 +200,8 @@ def _priced(counts: dict[str, float], post: Posterior, samples: int, max_batch: 
         pullback = _seconds(lambda k: _pulled(prior, _many(x, k), sigma), rows) - evaluation if counts["vjps"] else 0.0
         solve = 0.0
         if counts["solves"] and isinstance(post.A, LinearOperator):
-            var_x, var_y = prior.variance(sigma), torch.as_tensor(post.noise.std(y)).square().mean().item()
-            solve = _seconds(lambda k: post.A.solve(_many(y, k), var_x, max(var_y, 1e-6)), rows)
+            var_x, var_y = prior.variance(sigma), torch.as_tensor(post.noise.std(y)).square().clamp(min=1e-6)
+            solve = _seconds(lambda k: post.A.pull(_many(y, k), var_x, var_y), rows)
     each = counts["nfe"] * evaluation + counts["vjps"] * max(pullback, 0.0)
     each += counts["operator_calls"] * application + counts["solves"] * solve
     return Forecast(

@@ -143,7 +143,7 @@ class Operator(nn.Module):
 class LinearOperator(Operator):
     """A linear map. A subclass writes only `forward`; the rest is derived, and overridden where something is faster.
 
-    The one linear system of posterior sampling is `solve`; `prox` and exact Gaussian posteriors follow from it.
+    The one linear system of posterior sampling is `solve`; `pull`, `prox` and exact Gaussian posteriors follow from it.
     """
 
     tolerance: ClassVar[float | None] = None  # relative residual of iterative solves; None: what the precision allows
@@ -177,12 +177,27 @@ class LinearOperator(Operator):
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         return cg(lambda v: var_x * self(self.adjoint(v)) + var_y * v, b, tol=self.tolerance, max_iter=self.max_iter)
 
+    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        """A^T (var_x A A^T + var_y I)^-1 r: the score of N(r; 0, var_x A A^T + var_y I) with respect to the signal.
+
+        Times var_x it is the Kalman gain applied to a residual. `prox` and the guidance of samplers need no more of
+        `solve`. An operator that knows a faster way, among signals instead of measurements, overrides it.
+
+        Args:
+            r: (*batch, *out_shape).
+            var_x, var_y: as of `solve`.
+
+        Returns:
+            (*batch, *in_shape).
+        """
+        return self.adjoint(self.solve(r, var_x, var_y))
+
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
         """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x: the mean of N(u; x, var_x I) N(y; A u, var_y I).
 
         With var_y = 0 it projects x on the solutions of A u = y. Shapes: x (*batch, *in_shape), y (*batch, *out_shape).
         """
-        return x + per_sample(var_x, x) * self.adjoint(self.solve(y - self(x), var_x, var_y))
+        return x + per_sample(var_x, x) * self.pull(y - self(x), var_x, var_y)
 
     def pinv(self, y: Tensor) -> Tensor:
         """A^+ y, the least-squares solution of least norm, here by conjugate gradients on A^T A from zero."""

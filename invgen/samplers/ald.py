@@ -62,7 +62,7 @@ class ALD(Sampler):
         A, r, var_y = post.A, post.residual(x), post.noise.var
         if self.likelihood == "annealed":
             var_y = var_y[(None,) * (r.ndim - var_y.ndim)] if isinstance(var_y, Tensor) else var_y  # per value, not sample
-            return A.adjoint(A.solve(r, s**2, var_y))
+            return A.pull(r, s**2, var_y)
         gradient = A.adjoint(r)
         return self.weight * norm(score) / norm(gradient).clamp(min=1e-30) * gradient
 

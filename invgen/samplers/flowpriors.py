@@ -104,6 +104,6 @@ class FlowPriors(Sampler):
                 grad = data + -math.expm1(-self.rate * dt / self.iterations) * density
                 # (A^T A / var + I / width)^-1 grad, by the identity of Woodbury
                 width = (1 - t) ** 2
-                u = u.detach() - width * (grad - width * A.adjoint(A.solve(A(grad), width, t_next**2 * var_y)))
+                u = u.detach() - width * (grad - width * A.pull(A(grad), width, t_next**2 * var_y))
             u = u + dt * velocity(u)
             yield mean + std * u / t_next

@@ -47,8 +47,8 @@ class PiGDM(GuidedSampler):
             v = A.adjoint(r)
             # the Jacobian of a network is not quite positive: never below a thousandth of the paper's value
             r2 = (s**2 * dot(v, vjp(v)) / dot(v, v).clamp(min=1e-30)).clamp(min=1e-3 * r2)
-        u = A.solve(r, r2, post.noise.var)  # (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
-        return x0 + self.gain(post, s) * s**2 * vjp(A.adjoint(u))
+        u = A.pull(r, r2, post.noise.var)  # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
+        return x0 + self.gain(post, s) * s**2 * vjp(u)
 
     def gain(self, post: Posterior, s: float) -> float:
         """A factor on the guidance, 1 here."""
