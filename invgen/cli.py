@@ -118,7 +118,7 @@ def reconstruct(
         rescale=rescale,
         max_batch=max_batch,
         device=device,
-        progress=True,
+        progress=None,
     )
     typer.echo(job.table(summary))
     typer.echo(f"pictures, arrays and summary.json are in {out}")

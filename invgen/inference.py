@@ -95,7 +95,7 @@ def solve(
     num_samples: Count = 1,
     seed: Seed | Sequence[Seed] = 0,
     max_batch: Count | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Result:
     """Draws samples from p(x | y) for y = A(x) + noise.
@@ -109,7 +109,8 @@ def solve(
             what docs/samplers.md recommends for such a problem, at noise levels that the prior's network can be trusted at;
             `Result.sampler` and `Result.reason` say what and why.
         num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
-        progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar.
+        progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
+            None shows the bar on a terminal and in a notebook only.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
@@ -129,7 +130,7 @@ def solve(
             reason += left_out
         else:
             sampler = names.sampler(sampler)
-    if progress:
+    if progress is not False:
         expected = forecast(sampler, post, num_samples, max_batch)
         if expected is not None:
             print(f"{type(sampler).__name__}: {expected}", file=sys.stderr, flush=True)

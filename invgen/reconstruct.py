@@ -53,7 +53,7 @@ def reconstruct(
     rescale: tuple[float, float] = (1.0, 0.0),
     max_batch: int | None = None,
     device: str = "cpu",
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> dict[str, Any]:
     """Draws posterior samples for one file and writes, all or nothing, into `out`:
 

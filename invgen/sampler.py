@@ -132,7 +132,7 @@ class Sampler:
         seed: Seed | Sequence[Seed] = 0,
         *,
         max_batch: Count | None = None,
-        progress: bool = False,
+        progress: bool | None = False,
         callback: Callable[[int, Tensor], None] | None = None,
         cost: Cost | None = None,
     ) -> Tensor:
@@ -144,7 +144,7 @@ class Sampler:
                 nothing else; measurements in another order get other samples. Or a list of one seed for each measurement
                 (flattened): then on that seed and its number alone, as if the measurement were not in a batch.
             max_batch: how many signals to work on at once; fewer take less memory and give the same samples.
-            progress: whether to show a bar.
+            progress: whether to show a bar; None shows it on a terminal and in a notebook only.
             callback: called after each step with its number and the state, (rows, *shape).
             cost: filled with what the run used.
 
@@ -171,7 +171,7 @@ class Sampler:
         num_samples: int,
         seed: int | Sequence[int],
         max_batch: int | None,
-        progress: bool,
+        progress: bool | None,
         callback: Callable[[int, Tensor], None] | None,
         cost: Cost | None,
     ) -> Tensor:
@@ -185,7 +185,7 @@ class Sampler:
         out = torch.empty(total, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         if isinstance(problem.prior, Denoiser):
             warn_untrusted(problem.prior)
-        bar = _progress_bar(len(chunks) * self.steps, type(self).__name__) if progress else None
+        bar = None if progress is False else _progress_bar(len(chunks) * self.steps, type(self).__name__, progress)
         begin = time.perf_counter()
         try:
             with counted(post.prior, post.A) as counter:
@@ -305,10 +305,10 @@ def _limit(prior: Prior) -> float:
     return 1e4 * (noise + prior.data_std + abs(prior.data_mean) + max(abs(low), abs(high)))
 
 
-def _progress_bar(total: int, name: str) -> object:
+def _progress_bar(total: int, name: str, progress: bool | None) -> object:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=name, leave=False, disable=None)  # None: no bar where nobody looks, in a log or a pipe
+    return tqdm(total=total, desc=name, leave=False, disable=progress and False)  # None: not in a log or a pipe
 
 
 def _fitting(post: Posterior) -> str:

@@ -256,10 +256,10 @@ def test_resampling_removes_the_bias_of_replacement():
     post = chain()
     # more steps do not help
     alone = [error(samplers.RePaint(steps=n, repeat=1), repaint, post) for n in (50, 200)]
-    assert alone == pytest.approx([0.454, 0.478], abs=0.002), alone
+    assert alone == pytest.approx([0.379, 0.418], abs=0.002), alone
     # repeats do
     found = [error(samplers.RePaint(steps=200, repeat=r), repaint, post) for r in (2, 5, 10)]
-    assert found == pytest.approx([0.258, 0.090, 0.038], abs=0.002), found
+    assert found == pytest.approx([0.220, 0.071, 0.028], abs=0.002), found
 
 
 @pytest.mark.slow
@@ -305,7 +305,7 @@ def test_a_corrector_leaves_the_prior_as_it_is():
 
 
 BIASES = {
-    0.0: {"ScoreSDE": 0.106, "MedicalProjection": 0.106, "ILVR": 0.090, "RePaint": 0.222, "CCDF": 0.234},
-    SIGMA: {"ScoreSDE": 0.122, "MedicalProjection": 0.122, "ILVR": 0.103, "RePaint": 0.237, "CCDF": 0.232},
+    0.0: {"ScoreSDE": 0.150, "MedicalProjection": 0.150, "ILVR": 0.141, "RePaint": 0.225, "CCDF": 0.233},
+    SIGMA: {"ScoreSDE": 0.102, "MedicalProjection": 0.102, "ILVR": 0.081, "RePaint": 0.235, "CCDF": 0.214},
 }
 FIRST = [0.750, 0.209, 0.225, 0.409, 0.407]
