@@ -103,7 +103,7 @@ def test_a_measurement_with_a_seed_of_its_own_is_as_good_as_alone(spec):
     prior = GaussianPrior(shape=(1, 4, 4))
     A = Mask(prior.shape, (torch.arange(16) % 3 > 0).reshape(1, 4, 4))
     y = torch.randn(3, *A.out_shape, generator=torch.Generator().manual_seed(0))
-    sampler, seeds = names.sampler(spec), [5, 2**40, -3]
+    sampler, seeds = names.sampler(spec), [5, 2**40, 2**63 - 1]
     together = sampler(Posterior(prior, A, Gaussian(0.2), y), 4, seeds, max_batch=7)
     for k, seed in enumerate(seeds):
         alone = sampler(Posterior(prior, A, Gaussian(0.2), y[k]), 4, seed)
