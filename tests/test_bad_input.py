@@ -4,6 +4,7 @@ Files (damaged pictures, arrays with code in them) are in test_files.py, names i
 command line in test_cli.py, damaged weights in priors/test_weights.py.
 """
 
+import contextlib
 import math
 import pickle
 
@@ -243,7 +244,8 @@ def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     y = torch.linspace(-1, 1, 8)
     before, tables = y.clone(), {key: table.clone() for key, table in A.state_dict().items()}
     sampler = samplers.get(name)(steps=2)
-    solve(y, A, prior, 0.1, sampler, seed=0)
+    with contextlib.suppress(DivergedError):  # of two steps; what counts is what is left
+        solve(y, A, prior, 0.1, sampler, seed=0)
     assert torch.equal(y, before)
     assert all(torch.equal(table, tables[key]) for key, table in A.state_dict().items())
 

@@ -53,8 +53,8 @@ def test_a_suite_expands(name):
 def test_quick_runs_and_gives_what_it_gave(tmp_path):
     report = run("quick", tmp_path, executor="local:2", progress=False)
     assert (report.done, report.failed) == (report.total, 0)
-    # keys, seeds and draws are those of every processor; figures differ between two by 3e-4 at most (test_identity.py), a
-    # thirtieth of the gate's 1 % of a mean
+    # keys, seeds and draws are those of every processor; figures differ between two by 3e-4 at most, a thirtieth of the
+    # gate's 1 % of a mean: see test_one_experiment.py
     found = compare(reference.path_of("quick"), tmp_path)
     assert not found.regressions, found.regressions
 

@@ -9,7 +9,7 @@ from invgen.cost import Cost, duration
 
 SHAPE = (1, 12, 12)
 GUIDED = ["DPS", "PiGDM", "MMPS", "DiffPIR", "TMPD", "MPGD"]
-STEPPED = [*GUIDED, "DDRM", "DDNM", "REDdiff", "PnPDM", "ALD", "ULA", "EnKG", "DAPS"]
+STEPPED = [*GUIDED, "DDRM", "DDNM", "REDdiff", "PnPDM", "ALD", "ULA", "DAPS"]
 
 
 def problem(kind="mask", batch=()):

@@ -104,8 +104,10 @@ def test_a_checkpoint_that_is_none_ends_in_one_sentence(fault, trained, photos, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_training_goes_on_bit_for_bit(tmp_path, photos, monkeypatch):
+def test_ctrl_c_saves_and_the_training_goes_on_bit_for_bit(tmp_path, photos, monkeypatch, request):
     whole = run(tmp_path / "whole", photos)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     views, calls = PhotoViews.batch, []
 
     def interrupted(self, count, generator):
