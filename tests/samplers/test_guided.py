@@ -226,7 +226,7 @@ def test_guidance_through_a_saturated_detector_in_many_dimensions():
         error = (x - truth).square().mean(1).sqrt().mean()
         # six tenths of the prior's standard deviation; DPS is worst, at .276
         assert error < 0.3, (cls, error)
-        assert post.residual_over_noise(x).mean() < 2.2, (cls, post.residual_over_noise(x).mean())
+        assert post.residual_over_noise(x).mean() < 2.6, (cls, post.residual_over_noise(x).mean())
 
 
 # -- MPGD, FreeDoM, universal guidance -----------------------------------------------------------------------------------
