@@ -232,7 +232,7 @@ def read(path: str | Path, inert: Iterable[str] = FRAMEWORKS) -> Any:
     try:
         path = Path(path)
         if not path.is_file():
-            raise WeightsError(f"there is no weights file {path}")
+            raise WeightsError(f"there is no weights file {path}; pass the path of a checkpoint that exists")
     except (TypeError, ValueError, OSError) as error:
         if isinstance(error, InvgenError):
             raise

@@ -21,10 +21,10 @@ def exact(num_samples, seed=0, shift=0.0):
 @pytest.mark.slow
 def test_the_distance_to_the_exact_posterior():
     truth = torch.zeros(2)
-    floor = scores.metric("distance")(exact(1000), truth)
-    # Wasserstein-1 of two sets of n from a law of standard deviation s is about s / sqrt(n); s is 0.1 and 2 here, the
-    # latter .063 along one axis; twice that is a rare but possible pair of sets
-    assert 0.01 < floor < 0.13
+    floors = [scores.metric("distance")(exact(1000, seed=s), truth) for s in range(8)]
+    # Wasserstein-1 of two sets of n from a law of standard deviation s is about s / sqrt(n); s is 0.1 and 2 here, .063 for
+    # the larger, as measured over 12 seeds
+    assert sum(floors) / 8 == pytest.approx(0.063, abs=0.02), floors
     # a shift by d moves every projection by d cos(angle), 2 d / pi on average over the circle
     off = scores.metric("distance(samples=2000, slices=500)")(exact(1000, shift=2.0), truth)
     # exactly that with (2, 2), of length sqrt(8), up to the floor

@@ -46,11 +46,13 @@ def white(d: float = 0.7) -> GaussianPrior:
     return GaussianPrior(SHAPE, torch.zeros(SHAPE, dtype=F64), d**2)
 
 
-def problem(prior: GaussianMixture, sigma: float = SIGMA, A: Operator | None = None, rows: int = ROWS) -> Posterior:
-    """A signal of the prior seen through `A`, or a random matrix of so many rows; sigma = 0 is no noise."""
+def problem(
+    prior: GaussianMixture, sigma: float = SIGMA, A: Operator | None = None, rows: int = ROWS, signal: int = 4
+) -> Posterior:
+    """A signal of the prior, that of a seed, seen through `A`, or a random matrix of so many rows; sigma = 0 is no noise."""
     A = Matrix(normal(rows, prior.shape.numel(), seed=3), prior.shape) if A is None else A
     noise = Gaussian(sigma) if sigma > 0 else Noiseless()
-    return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=4))[0], torch.Generator().manual_seed(5)))
+    return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=signal))[0], torch.Generator().manual_seed(5)))
 
 
 def many(post: Posterior, rows: int) -> Posterior:

@@ -213,12 +213,13 @@ def test_enkg_of_the_paper_shrinks_its_ensemble():
 
 @pytest.mark.slow
 def test_scg_draws_nearly_the_posterior_and_the_papers_choice_fits_the_noise():
-    post = problem(correlated())
-    error = distance(samplers.SCG(steps=150)(post, 300), post)
+    posts = [problem(correlated(), signal=s) for s in range(4, 8)]
+    errors = [distance(samplers.SCG(steps=150)(post, 300), post) for post in posts]
+    post = posts[0]
     prior = distance(post.prior.sample(500, seed=1), post)
     best = samplers.SCG(steps=50, choice="best")(post, 300)
-    # two exact sets of 300 differ by 0.1
-    assert error < 0.25 and prior > 0.6, (error, prior)  # .214 and .727 with this measurement
+    # two exact sets of 300 differ by 0.1; measured .21, with a standard error of .03 over the measurements
+    assert sum(errors) / 4 < 0.3 and prior > 0.6, (errors, prior)
     # the posterior leaves a residual of about 0.8
     assert distance(best, post) > 0.5 and post.residual_over_noise(best).median() < 0.05
 

