@@ -4,7 +4,6 @@ A process may be killed at any time, and several runs may share a folder: `Store
 """
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from invgen.benchmarks.suite import Suite, expand, load, shard_of
 from invgen.benchmarks.tasks import tasks_of
 from invgen.cost import duration
 from invgen.errors import FileError, OptionError
+from invgen.warn import warn
 
 NAMED = 5  # damaged files in a warning
 
@@ -130,10 +130,9 @@ def _states(store: Store, chosen: Sequence[Cell]) -> dict[str, State]:
     if store.damaged:
         named = [f"{path.relative_to(store.folder)} ({why})" for path, why in store.damaged.items()]
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-        warnings.warn(
+        warn(
             f"results in {store.folder} are damaged, and their cells are to be computed again: "
             f"{', '.join(named[:NAMED])}{more}",
-            stacklevel=3,
         )
     return states
 

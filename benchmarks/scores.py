@@ -1,7 +1,6 @@
 """The metrics of a suite, by name: how far a cell's samples are from the true signal, or from the exact posterior."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from invgen.inference import Result
 from invgen.metrics import perceptual
 from invgen.spec import parse
 from invgen.user_code import origin, returned
+from invgen.warn import warn
 
 
 def _range(result: Result) -> float:
@@ -109,7 +109,7 @@ def available(specs: Sequence[str]) -> list[str]:
                 need(parse(plain)[2].get("net", "alex"))
             found.append(plain)
         except (MissingWeightsError, MissingExtraError) as error:
-            warnings.warn(f"the metric {plain} is left out: {error}", stacklevel=2)
+            warn(f"the metric {plain} is left out: {error}")
     return list(dict.fromkeys(found))
 
 

@@ -1,11 +1,11 @@
 """Fitting a signal to a prior: its units, its channels, its size. Whatever is done is said in the notes."""
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invgen.errors import OptionError, ShapeError, UnitsWarning
 from invgen.file_signal import Signal
+from invgen.warn import warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,7 @@ def _in_units(
             f"the signal's values were taken as they are, and lie up to {largest:.4g} from the middle of the prior's range "
             f"of {low:g} to {high:g}: they may be in other units"
         )
-        warnings.warn(sentence, UnitsWarning, stacklevel=3)
+        warn(sentence, UnitsWarning)
         notes.append(sentence)
     return values
 

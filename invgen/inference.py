@@ -2,7 +2,6 @@
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
+from invgen.warn import warn
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
 # in a million posterior samples there, whatever m.
@@ -143,10 +143,7 @@ def solve(
 
 
 def warn_unexplained(result: Result) -> bool:
-    """Warns of samples that do not explain the measurement, as `solve` does, and says whether it did.
-
-    `stacklevel` points to the caller of solve.
-    """
+    """Warns of samples that do not explain the measurement, as `solve` does, and says whether it did."""
     post, sampler = result.posterior, result.sampler
     if isinstance(post.noise, Noiseless | Energy) or not result.samples.numel():
         return False
@@ -154,11 +151,10 @@ def warn_unexplained(result: Result) -> bool:
     far = int((residual > limit).sum())
     if far <= residual.numel() // 100:
         return False
-    warnings.warn(
+    warn(
         f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
         f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
         "sampler, or check the units of noise and prior",
-        stacklevel=3,
     )
     return True
 
@@ -183,11 +179,10 @@ def warn_misfit(result: Result) -> None:
         what = f"residuals have a correlation of {correlation:.2f} between neighbours, where the noise has none"
     else:
         return
-    warnings.warn(
+    warn(
         f"the {type(post.prior).__name__} cannot make what was measured, or {type(result.sampler).__name__} has not found "
         f"it: {what}, and the samples are too sure of themselves; take more steps, a richer decoder, or a noise level "
         "several times the misfit (this warning stays)",
-        stacklevel=3,
     )
 
 

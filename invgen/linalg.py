@@ -1,6 +1,5 @@
 """Batched Krylov solvers: every coefficient, and the decision to stop, belongs to one sample."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import ConvergenceWarning
+from invgen.warn import warn
 
 Map = Callable[[Tensor], Tensor]
 
@@ -174,9 +174,8 @@ def gmres(
 def _warn(name: str, residual: Tensor, scale: Tensor, tol: float, iterations: int) -> None:
     worst = (residual / scale.where(scale > 0, 1)).max().item() if residual.numel() else 0.0
     if worst > tol:
-        warnings.warn(
+        warn(
             f"{name} stopped after {iterations} iterations at a relative residual of {worst:.1e}, above {tol:.0e}; "
             "the problem is ill-conditioned for an iterative solve",
             ConvergenceWarning,
-            stacklevel=3,
         )

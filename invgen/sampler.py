@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.random import Streams, seeds_of, streams
 from invgen.trust import bounds, ceiling, remedy, warn_saturated, warn_untrusted
+from invgen.warn import warn
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,9 @@ class Sampler:
         if why:
             raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {_fitting(post)}")
         if self.point and num_samples > 1:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} finds one point: its {num_samples} samples are equal, and their spread of zero is "
                 "no uncertainty; ask for one sample, or take a sampler that draws",
-                stacklevel=2,
             )
         with running(post.prior, post.A, *vars(post.noise).values()):
             post = dataclasses.replace(normal(post), noise=normal(post.noise))

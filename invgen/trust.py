@@ -8,7 +8,6 @@ signals `check_prior` measures that error itself, at both ends.
 
 import copy
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.gradients import running
 from invgen.random import Streams
+from invgen.warn import warn
 
 ROWS = 4  # draws of noise a level
 FIRST, FAR = 4.0, 8.0  # in units of data_std: the level to compare with, and the range below which nothing is asked
@@ -70,20 +70,18 @@ def warn_untrusted(prior: Denoiser) -> None:
     if size is not None:
         prior.__dict__["_warned"] = True
         low, high = prior.value_range
-        warnings.warn(
+        warn(
             f"of pure noise this {type(prior).__name__} makes signals of size {size:.3g}, where value_range=({low:g}, "
             f"{high:g}), data_mean={prior.data_mean:.3g} and data_std={prior.data_std:.3g} are declared: "
             "samplers go by them; declare those of its signals, and a sigma_max well above data_std",
             PriorWarning,
-            stacklevel=4,
         )
     if top is not None:
         prior.__dict__["_warned"] = True
-        warnings.warn(
+        warn(
             f"of pure noise at sigma = {prior.sigma_max:.3g} this {type(prior).__name__} makes values far beyond its "
             f"signals, where an exact denoiser makes their mean: {remedy(top)}",
             PriorWarning,
-            stacklevel=4,
         )
 
 
@@ -127,13 +125,12 @@ def warn_saturated(prior: Denoiser, x: Tensor, sampler: str) -> None:
     broken = int((outside > 3 + 0.002 * x[0].numel()).sum())
     if broken:
         top = ceiling(prior)
-        warnings.warn(
+        warn(
             f"{broken} of {len(x)} samples of {sampler} are saturated, with values from {x.min():.3g} to {x.max():.3g}, "
             f"where the prior declares value_range=({low:g}, {high:g}); "
             + (remedy(top) if top else "priors.check_prior says at which noise levels its network is good")
             + ", or use more steps",
             PriorWarning,
-            stacklevel=5,
         )
 
 

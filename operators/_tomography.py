@@ -1,7 +1,6 @@
 """What the geometries of tomography share: one sparse projector for every slice of a batch, and its solvers."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn
 
@@ -16,6 +15,7 @@ from invgen.operators._astra import AstraProjector
 from invgen.operators._ct_options import choice
 from invgen.operators._ct_spectrum import SpectralCT, Spectrum
 from invgen.operators._sparse import SparseMatrix
+from invgen.warn import warn
 
 
 class Tomography(LinearOperator):
@@ -212,10 +212,9 @@ class Tomography(LinearOperator):
 
     def _warn_unmatched(self) -> None:
         if not self.matched:
-            warnings.warn(
+            warn(
                 "conjugate gradients with an adjoint that is not exactly the transpose may stall; use backend='sparse'",
                 ConvergenceWarning,
-                stacklevel=3,
             )
 
     def _ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:

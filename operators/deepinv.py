@@ -4,7 +4,6 @@ Nothing here imports deepinv before it is used: whoever holds one of its physics
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from invgen.forward import LinearOperator, Operator, SVDOperator
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson, as_noise
 from invgen.operators.deepinv_noise import noise_from_deepinv
 from invgen.random import Streams
+from invgen.warn import warn
 
 __all__ = ["from_deepinv", "noise_from_deepinv", "to_deepinv"]
 
@@ -254,9 +254,8 @@ def from_deepinv(
     with torch.no_grad():
         gap = _gap(linear(2 * x[:1] - 3 * x[1:2]), 2 * linear(x[:1]) - 3 * linear(x[1:2]))
     if not gap < TOLERANCE:
-        warnings.warn(
+        warn(
             f"{type(physics).__name__} is a LinearPhysics but not linear (it differs by {gap:.1e}); taken as nonlinear",
-            stacklevel=2,
         )
         return DeepinvOperator(call)
     if "DecomposablePhysics" in kinds:
@@ -329,19 +328,17 @@ def _choose_adjoint(linear: DeepinvLinear) -> None:
         with torch.no_grad():
             gap = _gap(_inner(linear(x), y), _inner(x, own))
         if not gap < TOLERANCE:
-            warnings.warn(
+            warn(
                 f"the adjoint of {name} is not the transpose of its A (inner products differ by {gap:.1e}), and A has no "
                 "derivative to replace it: solves and gradients inherit that error",
-                stacklevel=3,
             )
         return
     gap = _gap(own, derived) if own.shape == derived.shape else math.inf
     linear.own_adjoint = gap < TOLERANCE
     if not linear.own_adjoint:
-        warnings.warn(
+        warn(
             f"the adjoint of {name} is not the transpose of its A (relative error {gap:.1e}); the derivative of A takes "
             "its place",
-            stacklevel=3,
         )
 
 

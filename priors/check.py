@@ -5,7 +5,6 @@ level or reads its output as something else, and shows as excess error or as a r
 right one shows where the network itself is good: `invgen.priors.trusted`.
 """
 
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +32,7 @@ from invgen.priors.trusted import (
 )
 from invgen.random import Streams
 from invgen.trust import PriorWarning
+from invgen.warn import warn
 
 NEAR = 3.0  # in units of the signals: the levels above are the network's to know, a declaration shows below
 COARSE = 0.2  # in units of the signals, the lowest level from which on samples keep an error that is seen
@@ -113,7 +113,7 @@ def declare(prior: Denoiser, data: Tensor, given: Collection[str]) -> None:
         if found is not None and away is None:
             fit_facts(prior, x0, found, given)
         report = _report(prior, x0, measured, found, away)
-    _told(report, 4)
+    _told(report)
 
 
 def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
@@ -147,9 +147,9 @@ def _report(
     return report
 
 
-def _told(report: PriorReport, stacklevel: int = 3) -> PriorReport:
+def _told(report: PriorReport) -> PriorReport:
     for finding in report.findings:
-        warnings.warn(finding, PriorWarning, stacklevel=stacklevel)
+        warn(finding, PriorWarning)
     return report
 
 

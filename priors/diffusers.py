@@ -2,7 +2,6 @@
 
 import functools
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from invgen.diffusion import Sigma
 from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors.from_network import Call, NetworkDenoiser, call_network, takes_data
 from invgen.priors.schedules import Schedule
+from invgen.warn import warn
 
 if TYPE_CHECKING:
     from invgen.priors.latent import LatentDiffusion
@@ -124,11 +124,10 @@ def parametrisation(scheduler: Any, call: Call = call_network, mu: float | None 
             "use_flow_sigmas=True"
         )
     if given == "epsilon" and config.get("rescale_betas_zero_snr"):
-        warnings.warn(
+        warn(
             "the noise schedule ends at pure noise (zero terminal SNR), where a network that predicts epsilon says nothing "
             f"of the signal: noise levels above {schedule.sigma_max:.4g} are left out; such schedules are made for "
             "v_prediction or sample",
-            stacklevel=2,
         )
     return options | {"prediction": PREDICTIONS[given]}
 
@@ -289,10 +288,9 @@ def descriptions(model: str | Path, revision: str | None) -> tuple[Path, str | N
         ) from error
     commit = folder.name  # the cache has a folder for each commit; the weights are then asked for by it
     if not revision or not commit.startswith(revision):
-        warnings.warn(
+        warn(
             f"{model} may change: {revision or 'the latest'} is commit {commit} now; pass revision={commit!r} to read the "
             "same weights again",
-            stacklevel=2,
         )
     return folder, commit
 

@@ -4,7 +4,6 @@ What cannot be read is skipped and listed. A tenth of the files (of the patients
 out, and so is whatever lies in a subfolder called val or test.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from invgen.file_scans import ends, mapped, read_scan
 from invgen.priors.datasets import DataError
 from invgen.priors.datasets_speech import WaveViews
 from invgen.priors.recipes import Recipe
+from invgen.warn import warn
 
 SUFFIXES = {
     "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"),
@@ -153,7 +153,7 @@ def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence
     if skipped:
         listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
         more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        warnings.warn(f"{len(skipped)} of {len(paths)} files were skipped: {listed}{more}", SkippedFiles, stacklevel=2)
+        warn(f"{len(skipped)} of {len(paths)} files were skipped: {listed}{more}", SkippedFiles)
     if not fits:
         raise DataError(f"none of the {len(paths)} files can be used: the first, {skipped[0][0]}: {skipped[0][1]}")
     train, kept = split(fits)

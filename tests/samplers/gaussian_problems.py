@@ -49,7 +49,7 @@ def white(d: float = 0.7) -> GaussianPrior:
 def problem(
     prior: GaussianMixture, sigma: float = SIGMA, A: Operator | None = None, rows: int = ROWS, signal: int = 4
 ) -> Posterior:
-    """A signal of the prior, that of a seed, seen through `A`, or a random matrix of so many rows; sigma = 0 is no noise."""
+    """A signal of the prior, by its seed, seen through `A`, or a random matrix of so many rows; sigma = 0 is no noise."""
     A = Matrix(normal(rows, prior.shape.numel(), seed=3), prior.shape) if A is None else A
     noise = Gaussian(sigma) if sigma > 0 else Noiseless()
     return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=signal))[0], torch.Generator().manual_seed(5)))
