@@ -38,8 +38,10 @@ def parse(spec: str) -> tuple[str | None, str, dict[str, Any]]:
         )
     match = _SPEC.fullmatch(spec.strip())
     if not match or "\0" in spec:
+        cut = spec.count("(") != spec.count(")")
         raise OptionError(
             f"cannot read {short(spec)}; expected Name, Name(option=value, ...) or module:Name(option=value, ...)"
+            + (", with all brackets closed (in a list [...] of YAML, put what holds a comma in quotes)" if cut else "")
         )
     return match["module"], match["name"], _keywords(match["call"], spec) if match["call"] else {}
 

@@ -64,6 +64,7 @@ def test_parse():
     [
         ("", "cannot read ''"),
         ("A(", "cannot read"),
+        ("A(steps=5", "with all brackets closed"),
         ("A(1)", "must be given by name"),
         ("A(**{'a': 1})", "must be given by name"),
         ("A(x=1, x=2)", "option x of 'A(x=1, x=2)' is given twice"),

@@ -28,7 +28,8 @@ class CSGM(Sampler):
         lam: weight of -log p(z), 1 for the maximum of the posterior. The paper's 0.1 and 0.001 times |z|^2 beside the
             squared residual are lam sigma_y^2.
         restarts: 10 (MNIST) and 2 (CelebA) in the paper.
-        lr: of Adam (0.01 and 0.1); None for L-BFGS.
+        lr: of Adam (0.01 and 0.1); None for L-BFGS, which comes closer in as many steps, but enlarges round-off: until it
+            has converged, the code it finds depends on the processor.
     """
 
     steps: Count = 100
