@@ -15,7 +15,7 @@ import numpy as np
 
 from invgen import names, samplers
 from invgen.benchmarks import exact
-from invgen.particles import ParticleSampler
+from invgen.samplers.smc.base import ParticleSampler
 from invgen.writing import write_text
 
 STORE = Path(__file__).with_name("data") / "exact_evidence.json"

@@ -25,9 +25,9 @@ from invgen import names, samplers
 from invgen.benchmarks import exact, manifold
 from invgen.benchmarks.exact_problems import Family, families
 from invgen.errors import DivergedError, FileError
-from invgen.particles import EnsembleSampler
 from invgen.posterior import Posterior
 from invgen.sampler import Cost, Sampler
+from invgen.samplers.smc.base import EnsembleSampler
 from invgen.writing import write_text
 
 RESULTS = Path(__file__).with_name("data") / "exact_results.csv"

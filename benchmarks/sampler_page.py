@@ -16,7 +16,7 @@ from invgen import catalogue, samplers
 from invgen.benchmarks import evidence, exact, exact_full, manifold
 from invgen.benchmarks.exact_problems import families
 from invgen.sampler import Cost, Sampler
-from invgen.samplers.unconditional import Unconditional
+from invgen.samplers.unconditional.ancestral import Unconditional
 from invgen.writing import write_text
 
 TUNED = exact_full.RESULTS.with_name("tuning_gain.md")

@@ -35,7 +35,7 @@ from invgen.posterior import Posterior
 from invgen.priors.network import EDMDenoiser, UNet
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Sampler
-from invgen.samplers.unconditional import Unconditional
+from invgen.samplers.unconditional.ancestral import Unconditional
 
 _OPERATOR = ("forward", "adjoint", "solve", "prox", "pinv", "norm", "V", "Vt", "U", "Ut")
 

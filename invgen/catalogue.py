@@ -51,7 +51,7 @@ def samplers() -> Rows:
     from invgen import samplers as package
     from invgen.forward import LinearOperator, Operator
     from invgen.noise import Noise
-    from invgen.samplers.unconditional import Unconditional
+    from invgen.samplers.unconditional.ancestral import Unconditional
 
     kinds = {Operator: "any operator", LinearOperator: "linear operator"}
     rows = []

@@ -4,9 +4,9 @@ import dataclasses
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -316,3 +316,17 @@ def _fitting(post: Posterior) -> str:
 
     names = [s.__name__ for s in samplers.catalogue().values() if s().refuses(post) is None]
     return ", ".join(names) or "none yet; see docs/design.md"
+
+
+Value = TypeVar("Value")
+
+
+def published(sampler: str, table: Mapping[str, Value], task: str) -> Value:
+    """The published setting of a task, by its name in any case.
+
+    Raises:
+        OptionError: no such task; the sentence lists those that were published.
+    """
+    if task.lower() not in table:
+        raise OptionError(f"{sampler} has no published settings for {task!r}; there are {', '.join(map(repr, table))}")
+    return table[task.lower()]

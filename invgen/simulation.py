@@ -106,7 +106,7 @@ def sample(
     """
     from invgen import names
     from invgen.samplers import Heun
-    from invgen.samplers.unconditional import Unconditional
+    from invgen.samplers.unconditional.ancestral import Unconditional
 
     sampler = names.sampler(sampler) if isinstance(sampler, str) else sampler
     if sampler is not None and not isinstance(sampler, Unconditional):

@@ -113,9 +113,9 @@ from typing import ClassVar
 from torch import Tensor
 from invgen import Denoiser, Gaussian, Generator, LinearOperator, Posterior
 from invgen.diffusion import per_sample_sigma, step
-from invgen.guidance import GuidedSampler
-from invgen.markov import LatentChain, choose, decode, metropolis
-from invgen.particles import ParticleSampler
+from invgen.samplers.guided.base import GuidedSampler
+from invgen.samplers.mcmc.base import LatentChain, choose, decode, metropolis
+from invgen.samplers.smc.base import ParticleSampler
 from invgen.random import Streams
 """
 

@@ -148,7 +148,7 @@ def test_looking_ahead_evens_the_weights(A):
 
 def test_a_gaussian_twist_is_the_density_of_the_measurement():
     # psi of every prefix against the dense formula, and the last one against the likelihood
-    from invgen.samplers._lookahead import Gaussian as Twist
+    from invgen.samplers.smc._lookahead import Gaussian as Twist
 
     post = problem("matrix", Gaussian(torch.tensor([0.3, 0.6, 1.0], dtype=F64)), moments=True)
     prior, rows = post.prior, 4

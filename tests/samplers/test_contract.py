@@ -22,11 +22,11 @@ from invgen.diffusion import Denoiser, Prior
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Noise, Noiseless, Poisson
 from invgen.operators import Mask, Matrix
-from invgen.particles import EnsembleSampler
 from invgen.priors import GaussianMixture
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost, Sampler
-from invgen.samplers.unconditional import Unconditional
+from invgen.samplers.smc.base import EnsembleSampler
+from invgen.samplers.unconditional.ancestral import Unconditional
 
 F64 = torch.float64
 # samplers of autoregressive priors keep these promises in tests/priors/test_autoregressive.py: their signals are discrete

@@ -35,7 +35,7 @@ from invgen.operators import from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.sampler import Cost
-from invgen.samplers.dpg import policy_gradient
+from invgen.samplers.derivative_free.dpg import policy_gradient
 
 ALL = [samplers.EnKG, samplers.EKI, samplers.SCG, samplers.DPG]
 each = pytest.mark.parametrize("cls", ALL, ids=lambda c: c.__name__)

@@ -23,13 +23,15 @@ from gaussian_problems import (
 from torch import Tensor
 
 from invgen import Energy, Gaussian, Noiseless, OptionError, Posterior, samplers
+from invgen.data_term import line_search, local_fit
 from invgen.diffusion import step, travel_back
-from invgen.guidance import draw_near, fit_gaussian, likelihood_guidance, line_search, local_fit, perturbed
 from invgen.metrics import sliced_wasserstein
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.sampler import Cost
+from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed
+from invgen.samplers.guided.base import likelihood_guidance
 
 # -- shared pieces -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from invgen import DivergedError, Energy, Noise, Posterior, samplers
 from invgen.autoregressive import Autoregressive
 from invgen.operators import Mask, from_function
-from invgen.samplers._lookahead import Channel, Completed, Gaussian, fits_channel
+from invgen.samplers.smc._lookahead import Channel, Completed, Gaussian, fits_channel
 
 F64 = torch.float64
 LETTERS, LENGTH = 4, 6

@@ -16,10 +16,10 @@ from invgen import DivergedError, Gaussian, Posterior
 from invgen.errors import OptionError
 from invgen.noise import Noise
 from invgen.operators import Mask, Matrix
-from invgen.particles import ParticleSampler, effective_size, resample
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.samplers import TDS
+from invgen.samplers.smc.base import ParticleSampler, effective_size, resample
 
 SCHEMES = ("systematic", "stratified", "residual", "multinomial")
 WEIGHTS = torch.tensor([0.02, 0.31, 0.0, 0.17, 0.08, 0.29, 0.13], dtype=F64)

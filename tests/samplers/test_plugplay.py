@@ -16,7 +16,7 @@ from invgen import Gaussian, OptionError, Posterior, UnsupportedError, calibrate
 from invgen.operators import Mask, from_function
 from invgen.priors import GaussianPrior
 from invgen.pushforward import Flow
-from invgen.samplers.dpir import turned
+from invgen.samplers.plug_and_play.dpir import turned
 
 
 def mode(post: Posterior, precision: Tensor) -> Tensor:

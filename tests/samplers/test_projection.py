@@ -1,4 +1,4 @@
-"""Putting the measurement in its place: `invgen.projection`, and what every sampler that does so promises.
+"""Putting the measurement in its place: `invgen.samplers.projection.base`, and what every sampler that does so promises.
 
 The laws of these samplers, by the recursions of their papers, stand in test_replacement.py.
 """
@@ -15,9 +15,9 @@ from invgen.diffusion import noise_levels
 from invgen.noise import Noiseless
 from invgen.operators import Fourier, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.projection import Projection, Spectral, estimate, levels_from, with_jumps
 from invgen.random import Streams
 from invgen.sampler import Cost
+from invgen.samplers.projection.base import Projection, Spectral, estimate, levels_from, with_jumps
 
 REPLACING = [
     samplers.ScoreSDE(steps=20),

@@ -36,7 +36,7 @@ from invgen import Gaussian, Posterior, samplers
 from invgen.noise import Noiseless
 from invgen.operators import Matrix
 from invgen.priors import GaussianPrior
-from invgen.projection import with_jumps
+from invgen.samplers.projection.base import with_jumps
 
 Recursion = Callable[[samplers.Sampler, Posterior], Iterator[Map]]
 

@@ -19,7 +19,7 @@ from invgen.metrics import sliced_wasserstein
 from invgen.operators import MRI, Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.samplers import DDSMC, FPS, MCGDiff, SMCDiff
-from invgen.samplers._measured import Measured, PassingParticles
+from invgen.samplers.smc._measured import Measured, PassingParticles
 
 N, SHAPE = 4, (2, 2)
 EYE = torch.eye(N, dtype=F64)

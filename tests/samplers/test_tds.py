@@ -16,7 +16,7 @@ from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.random import Streams
 from invgen.samplers import TDS
-from invgen.samplers._linearised import Linearised
+from invgen.samplers.smc._linearised import Linearised
 
 
 def mixture(sigma: float, y: float) -> Posterior:

@@ -1,0 +1,1 @@
+"""Methods that only evaluate the forward operator: ensembles and candidates instead of gradients."""

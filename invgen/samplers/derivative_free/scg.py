@@ -1,0 +1,74 @@
+"""Huang, Ghatare, Liu, Hu, Zhang, Sastry, Gururani, Oore & Yue, "Symbolic music generation with non-differentiable rule
+guided diffusion" (ICML 2024), Algorithm 1: stochastic control guidance."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invgen.diffusion import step_kernel
+from invgen.hints import Count, Share
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+from invgen.samplers.derivative_free._candidates import of_candidates
+
+
+@dataclass(frozen=True)
+class SCG(Sampler):
+    """Stochastic control guidance: of several ancestral steps take one whose denoised signal fits the data.
+
+    Any operator, any noise with a density, no derivatives of either. The posterior's own chain has the kernel p(x' | x)
+    p(y | x') up to a factor. choice="draw" (default) draws among candidates of p(x' | x) in proportion to p(y | D(x')),
+    which is that kernel as candidates grow, but for D(x') in place of x_0. choice="best" is the paper's greedy one: it has
+    no limit but ever more likely data, so that it fits the noise of y where it can. The two agree where log-likelihoods of
+    candidates lie far apart, as they do for images; there a few candidates follow the data only part of the way.
+
+    `candidates` network evaluations and as many of the operator for each guided step.
+
+    Args:
+        candidates: next states to choose from (16; 512 in InverseBench).
+        skip: share of the steps, at the highest levels, that are not guided (0.25).
+        chunk: how many candidates of a sample to work on at once; it does not change the result.
+    """
+
+    candidates: Count = 16
+    skip: Share = 0.25
+    choice: Literal["draw", "best"] = "draw"
+    chunk: Count = 64
+
+    gradient: ClassVar[bool] = False
+    family: ClassVar[str] = "derivative-free"
+
+    @classmethod
+    def paper(cls, candidates: int = 16) -> "SCG":
+        """The released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
+        return cls(steps=1000, schedule="vp", candidates=candidates, choice="best")
+
+    def _draw(
+        self, post: Posterior, rows: Tensor, seed: int | Tensor, max_batch: int | None, *watch: Any
+    ) -> tuple[Tensor, Tensor]:
+        # the network meets `chunk` candidates of every sample at once: no more than max_batch in all
+        chunk = self.chunk if max_batch is None else max(min(self.chunk, max_batch // max(len(rows), 1)), 1)
+        return Sampler._draw(replace(self, chunk=chunk), post, rows, seed, max_batch, *watch)
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        x0 = post.prior(x, self.levels(post.prior)[0][0])
+        for k, (s, s_next) in enumerate(self.levels(post.prior)):
+            mean, std = step_kernel(x, x0, s, s_next)
+            if s_next == 0:
+                x = mean
+            elif k < int(self.skip * self.steps):
+                x = mean + std * randn(x)
+                x0 = post.prior(x, s_next)
+            else:
+                u = mean[:, None] + std * torch.stack([randn(x) for _ in range(self.candidates)], 1)
+                D = of_candidates(lambda p, v, s=s_next: p.prior(v, s), post, u, self.chunk)
+                log = of_candidates(lambda p, v: p.log_likelihood(v), post, D, self.chunk)
+                if self.choice == "draw":  # Gumbel's trick: the largest of log p + noise is a draw in proportion to p
+                    log = log - randn.uniform(log).log().neg().log()
+                best = torch.arange(len(x), device=x.device), log.argmax(1)
+                x, x0 = u[best], D[best]  # the network has seen the chosen one already
+            yield x

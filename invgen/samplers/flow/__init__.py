@@ -1,0 +1,1 @@
+"""Methods made for flow-matching priors. `_flow` has what they share."""

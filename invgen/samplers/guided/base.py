@@ -1,0 +1,56 @@
+"""A guided denoiser is a denoiser. Half of the field is a choice of D_y(x) = E[x_0 | x_sigma, y], put through the one step.
+
+D_y = D + C A^T (noise + A C' A^T)^-1 (y - A D). A sampler of this family writes `guide`, the few lines that choose C and
+C'; the base class below holds the loop that they share.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from invgen.data_term import line_search, local_fit
+from invgen.diffusion import step
+from invgen.hints import Share
+from invgen.noise import Noiseless
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class GuidedSampler(Sampler):
+    """Denoise, guide, step.
+
+    Args:
+        eta: 1 for ancestral steps (DDPM), 0 for the probability-flow ODE (DDIM).
+    """
+
+    eta: Share = 1.0
+
+    family: ClassVar[str] = "guided"
+    backprop: ClassVar[bool] = True
+
+    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+        """D_y, an estimate of E[x_0 | x_sigma = x, y], (B, *shape)."""
+        raise TypeError(f"{type(self).__name__} must define guide(self, post, x, s)")
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        for s, s_next in self.levels(post.prior):
+            x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
+            yield x
+
+
+def likelihood_guidance(post: Posterior, x: Tensor, s: float, share: float) -> tuple[Tensor, Tensor]:
+    """D(x, s) and what the likelihood at D adds to it, both (B, *shape): sigma^2 grad_x log p(y | A(D)), damped.
+
+    Damped by 1 + share * (what the uncertainty of D adds to the measurement along the residual, over the noise), so that no
+    step overshoots; share = 0 is the plain gradient. Exact measurements are fitted along that line.
+    """
+    x0, vjp = post.prior.vjp(x, s)
+    pull, bend = local_fit(post, x0, math.sqrt(post.prior.variance(s)))
+    d = s**2 * vjp(pull)
+    exact = isinstance(post.noise, Noiseless)
+    return x0, (line_search(pull, d, bend, 0.0) if exact else line_search(pull, d, bend, share=share)) * d

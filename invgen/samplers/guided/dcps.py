@@ -1,0 +1,118 @@
+"""Janati, Moufad, Durmus, Moulines & Olsson, "Divide-and-conquer posterior sampling for denoising diffusion priors"
+(NeurIPS 2024), Algorithm 1."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invgen.data_term import Bend, Pullback, local_fit
+from invgen.diffusion import step_kernel
+from invgen.forward import LinearOperator
+from invgen.gradients import differentiating, leaf
+from invgen.hints import Count, Index, Positive
+from invgen.linalg import norm
+from invgen.posterior import Posterior
+from invgen.random import Streams
+from invgen.sampler import Sampler
+from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed, step_reach
+
+
+@dataclass(frozen=True)
+class DCPS(Sampler):
+    """Divides the diffusion into blocks, each with a posterior of its own at its lower end, and goes from one to the next.
+
+    Any differentiable operator, any noise with a density, any loss. At the lower end of a block, noise level k, the
+    posterior is p_k(x_k) p(y | A x_k)^(1 / (1 + (k / data_std)^2)): for Gaussian noise the paper's N(sqrt(alpha_bar) y;
+    A x, sigma_y^2) in its own coordinates. An operator that is not linear says nothing of a signal under noise many times
+    its size (one that saturates is flat there): it takes D(x_k, k) in place of x_k, whose mean over the steps from any
+    higher level s is D(x_s, s), so that it costs no further evaluation. A block begins with tamed Langevin steps on the
+    posterior that it starts from, then takes guided steps, each a draw of the step of the prior times what one further step
+    says about y at k. More blocks are shorter, and the bias falls.
+
+    fit="line" (default): perturb and optimise by conjugate gradients, in any units (`draw_near`). fit="adam": a Gaussian
+    with independent values fitted by Adam on random draws, as in the paper, whose default takes normalised gradients of
+    length 1.5 over the whole image in place of Adam. The released code takes one norm over the batch in its potentials.
+
+    Args:
+        blocks: the paper's L - 1 (3).
+        iterations: gradient steps of a fit (2), one network evaluation each.
+        langevin_steps: at the start of a block (5).
+        gamma: size of those steps, in units of data_std^2 + sigma^2 (1e-3, for data in [-1, 1]).
+        lr: of Adam, in units of the standard deviation of the step.
+    """
+
+    steps: Count = 100
+    blocks: Count = 3
+    iterations: Count = 2
+    langevin_steps: Index = 5
+    gamma: Positive = 1e-3
+    fit: Literal["line", "adam"] = "line"
+    lr: Positive = 0.1
+
+    family: ClassVar[str] = "guided"
+    backprop: ClassVar[bool] = True
+
+    @classmethod
+    def paper(cls, steps: int = 300) -> "DCPS":
+        """The published numbers of steps, blocks and iterations on DDPM's schedule."""
+        return cls(steps=steps, schedule="vp", fit="adam")
+
+    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        prior, levels = post.prior, self.levels(post.prior)
+        blocks = min(self.blocks, len(levels))
+        ends = [round(i * len(levels) / blocks) for i in range(blocks + 1)]
+        for begin, end in zip(ends, ends[1:], strict=False):
+            low = levels[end - 1][1]
+            x = self.langevin(post, x, levels[begin][0], low, randn)
+            for s, s_next in levels[begin:end]:
+                mean, std = step_kernel(x, prior(x, s), s, s_next)
+                x = self.draw(post, mean, std, step_reach(post, std, s, s_next), s_next, low, randn) if s_next > 0 else mean
+                yield x
+
+    def draw(self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, low: float, randn: Streams) -> Tensor:
+        """A draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
+        prior, weight = post.prior, self.weight(post, low)
+        if self.fit == "adam":
+
+            def log_g(u: Tensor) -> Tensor:
+                if not isinstance(post.A, LinearOperator):
+                    return weight * post.log_likelihood(prior(u, s))
+                there, spread = step_kernel(u, prior(u, s), s, low) if s > low else (u, 0.0)
+                return weight * post.log_likelihood(there + spread * randn(mean))
+
+            mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
+            return mean + spread * randn(mean)
+        kept, data = self.kept(post, s, low), perturbed(post, randn, weight)
+
+        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
+            x0, vjp = (u, lambda v: v) if kept == 1 else prior.vjp(u, s)
+            pull, bend = local_fit(data, x0 + kept * (u - x0), math.sqrt(prior.variance(s)), whole=True)
+            return weight * pull, lambda d: weight * bend(d), lambda v: kept * v + (1 - kept) * vjp(v)
+
+        return draw_near(mean, std, look, self.iterations, randn, reach)
+
+    def weight(self, post: Posterior, low: float) -> float:
+        """The temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
+        return 1 / (1 + (low / post.prior.data_std) ** 2)
+
+    def kept(self, post: Posterior, s: float, low: float) -> float:
+        """The likelihood of a block is seen from (u, s) at D + kept (u - D): its step to low, or D alone."""
+        return (low / s) ** 2 if isinstance(post.A, LinearOperator) else 0.0
+
+    def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
+        """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x), g as in `draw`."""
+        unit = math.sqrt(post.prior.data_std**2 + s**2)
+        for _ in range(self.langevin_steps):
+            with differentiating():
+                u = leaf(x)
+                x0 = post.prior(u, s)
+                there = x0 + self.kept(post, s, low) * (u - x0)
+                log_g = self.weight(post, low) * post.log_likelihood(there)
+                (grad,) = torch.autograd.grad(log_g.sum(), u)
+            drift = unit * (grad + (x0.detach() - x) / s**2)
+            x = x + unit * (self.gamma / (1 + self.gamma * norm(drift)) * drift + math.sqrt(2 * self.gamma) * randn(x))
+        return x

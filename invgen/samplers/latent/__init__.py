@@ -1,0 +1,1 @@
+"""Methods on the code of a generator or in the latent space of an autoencoder."""

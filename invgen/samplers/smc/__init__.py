@@ -1,0 +1,4 @@
+"""Sequential Monte Carlo: weighted particles along a diffusion, exact in the limit of many.
+
+`base` has the skeleton.
+"""

@@ -1,0 +1,1 @@
+"""Samplers of the prior itself, without a measurement."""

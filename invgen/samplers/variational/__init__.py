@@ -1,0 +1,1 @@
+"""Variational methods: an approximation of the posterior is fitted by gradient descent."""
