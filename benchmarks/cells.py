@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invgen import __version__, names
+from invgen import __version__
 from invgen.benchmarks import curves, fingerprint, identity, methods, pictures, scores
 from invgen.benchmarks.identity import Identity
 from invgen.diffusion import Prior
 from invgen.errors import FileError
 from invgen.forward import Operator
-from invgen.inference import Result, warn_unexplained
+from invgen.inference.solve import Result, warn_unexplained
+from invgen.names import resolve
+from invgen.names.prepare import prepared
 from invgen.posterior import Posterior
 from invgen.priors.load import WEIGHTS
 from invgen.priors.load import names as priors_by_name
-from invgen.reconstruct import prepared
 from invgen.sampler import Cost, Sampler
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, floa
 
 
 def _weights(spec: str) -> Path | None:
-    """The file or folder that the spec of a prior stands for, as `invgen.names.prior` reads it."""
+    """The file or folder that the spec of a prior stands for, as `invgen.names.resolve.prior` reads it."""
     name, shipped = spec.partition("(")[0].strip(), priors_by_name()
     if os.path.isfile(spec) or (os.path.isdir(spec) and spec not in shipped):
         return Path(spec)
@@ -127,12 +128,12 @@ def operator_of(
     spec: str, shape: tuple[int, ...], value_range: tuple[float, float], device: str
 ) -> tuple[Operator, Identity]:
     """An operator on signals of a shape and a range, and its identity: its options and the code of its classes."""
-    A = names.operator(spec, shape).to(torch.device(device))
+    A = resolve.operator(spec, shape).to(torch.device(device))
     return A, Identity(fingerprint.of_spec(spec, A), identity.of_operator(A, value_range))
 
 
 sampler_of = lru_cache(maxsize=64)(methods.method)  # samplers are frozen
-noise_of = lru_cache(maxsize=64)(names.noise)
+noise_of = lru_cache(maxsize=64)(resolve.noise)
 
 
 def forget() -> None:
@@ -284,7 +285,7 @@ def commit(folder: str) -> str:
 def environment(device: str) -> dict[str, Any]:
     """Where and with what a cell was computed."""
     found = {"invgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    found |= {"commit": commit(os.getcwd()), "commit_of_invgen": commit(os.path.dirname(os.path.abspath(names.__file__)))}
+    found |= {"commit": commit(os.getcwd()), "commit_of_invgen": commit(os.path.dirname(os.path.abspath(resolve.__file__)))}
     found |= {"host": socket.gethostname(), "threads": torch.get_num_threads(), "device": device}
     if device.startswith("cuda"):
         found["device"] = torch.cuda.get_device_name(device)

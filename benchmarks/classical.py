@@ -17,8 +17,8 @@ from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator
 from invgen.linalg import norm
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 
 # of the steps of TV, found by counting iterations of CT at 23 and 60 views and of restorations of photographs

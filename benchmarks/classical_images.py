@@ -10,10 +10,10 @@ from torch import Tensor
 from invgen.benchmarks import baselines
 from invgen.benchmarks.classical import Classical
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.operators import Downsample, Mask, PhaseRetrieval, Resize, fftc, ifftc
 from invgen.operators.blur import CircularBlur
 from invgen.posterior import Posterior
-from invgen.random import Streams
 
 __all__ = ["HIO", "Bicubic", "Biharmonic", "Wiener"]
 

@@ -268,7 +268,7 @@ def table(rows: list[dict]) -> str:
 
 def write(rows: list[dict], out: Path) -> None:
     """results.md and results.json, whole or not at all."""
-    from invgen.writing import write_text
+    from invgen.files.writing import write_text
 
     write_text(out / "results.md", table(rows) + "\n")
     write_text(out / "results.json", json.dumps(rows, indent=1) + "\n")

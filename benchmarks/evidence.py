@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from invgen import names, samplers
+from invgen import samplers
 from invgen.benchmarks import exact
+from invgen.files.writing import write_text
+from invgen.names import resolve
 from invgen.samplers.smc.base import ParticleSampler
-from invgen.writing import write_text
 
 STORE = Path(__file__).with_name("data") / "exact_evidence.json"
 
@@ -33,7 +34,7 @@ def errors(spec: str, dy: int, particles: int, steps: int = 100) -> list[float]:
     out = []
     for i in range(exact.INSTANCES):
         post = exact.problem(8, dy, i)
-        sampler = names.sampler(f"{spec}(particles={particles}, steps={steps})")
+        sampler = resolve.sampler(f"{spec}(particles={particles}, steps={steps})")
         found = sampler.weighted(post, 1, seed=i).log_evidence.item()
         out.append(found - post.prior.posterior(post.A, post.noise, post.y).log_evidence)
     return out

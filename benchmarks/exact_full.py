@@ -21,14 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from invgen import names, samplers
+from invgen import samplers
 from invgen.benchmarks import exact, manifold
 from invgen.benchmarks.exact_problems import Family, families
 from invgen.errors import DivergedError, FileError
+from invgen.files.writing import write_text
+from invgen.names import resolve
 from invgen.posterior import Posterior
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.smc.base import EnsembleSampler
-from invgen.writing import write_text
 
 RESULTS = Path(__file__).with_name("data") / "exact_results.csv"
 
@@ -89,7 +90,7 @@ def at_budget(sampler: Sampler, post: Posterior, budget: int, count: int) -> Sam
 
 @lru_cache(maxsize=256)
 def _candidate(spec: str, family: str, budget: int) -> Sampler:
-    sampler, of = names.sampler(spec), families()[family]
+    sampler, of = resolve.sampler(spec), families()[family]
     return sampler if "steps=" in spec else at_budget(sampler, of.make(0).posterior, budget, of.samples)
 
 
@@ -97,7 +98,7 @@ def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
     """The samplers that a family accepts: all of the catalogue and `exact.PUBLISHED`, or of the chosen ones."""
     post = family.make(0).posterior
     every = chosen or [*(c.__name__ for c in samplers.catalogue().values()), *exact.PUBLISHED]
-    return [spec for spec in every if names.sampler(spec).refuses(post) is None]
+    return [spec for spec in every if resolve.sampler(spec).refuses(post) is None]
 
 
 def run_one(key: str, spec: str, instance: int, budget: int) -> Run:

@@ -23,21 +23,13 @@ from torch import Tensor, nn
 
 from invgen.diffusion import Prior
 from invgen.forward import Operator
-from invgen.names import functions, parameters, user_object
-from invgen.spec import Call, parse
+from invgen.names.resolve import functions, parameters, user_object
+from invgen.names.spec import Call, parse
 
 _DEPTH = 6  # of attributes within attributes
+# of invgen: nothing is computed by them
+_SILENT = ("invgen.errors", "invgen.messages", "invgen.names.", "invgen.files.writing", "invgen.commands.", "invgen.plots")
 _BELOW = ("torch", "numpy", "scipy", "builtins", "abc", "typing", "collections", "functools", "pathlib")
-_SPEECH = (
-    "errors",
-    "names",
-    "spec",
-    "spelling",
-    "user_code",
-    "writing",
-    "plots",
-    "catalogue",
-)  # of invgen: nothing is computed by them
 
 
 def digest(value: Any) -> str:
@@ -67,7 +59,7 @@ def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
     """The hash of what a spec names: its options with defaults filled in, the files among them, and the code that is run.
 
     Args:
-        spec: as `invgen.names` reads it.
+        spec: as `invgen.names.resolve` reads it.
         made: what it has made, whose classes count; its tensors do not.
         weights: the file or folder that the spec stands for, whose bytes then count in place of its name.
     """
@@ -114,8 +106,8 @@ def of_modules(modules: Iterable[str]) -> str:
     while new:
         found |= new
         new = {name for module in new for name in _imports(module)} - found
-    # a user's module may have several names, one for each time that it was loaded
-    return digest(sorted([name if name.startswith("invgen.") else "", _source(name)] for name in found))
+    # without their names: a user's module has one for each time that it was loaded, and a file of invgen may be moved
+    return digest(sorted(_source(name) for name in found))
 
 
 def forget_files() -> None:
@@ -231,6 +223,9 @@ def _bare(tree: ast.Module) -> ast.Module:
 def _source(module: str) -> str:
     """The hash of a module's code; "" for what has no source to read."""
     tree = _tree(module)
+    if tree is not None and module.startswith("invgen."):  # where it finds the rest of invgen, whose code counts by itself
+        ours = [n for n in tree.body if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("invgen")]
+        tree = ast.Module([n for n in tree.body if n not in ours], [])
     return "" if tree is None else hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:24]
 
 
@@ -247,8 +242,7 @@ def _imports(module: str) -> frozenset[str]:
             if hasattr(package, "__path__"):
                 found |= {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {str(getattr(getattr(package, alias.name, None), "__module__", "")) for alias in node.names}
-    silent = {f"invgen.{name}" for name in _SPEECH}
-    known = {name for name in found if name.startswith("invgen.") and name in sys.modules and name not in silent}
+    known = {name for name in found if name.startswith("invgen.") and name in sys.modules and not name.startswith(_SILENT)}
     return frozenset(name for name in known if not hasattr(sys.modules[name], "__path__"))
 
 

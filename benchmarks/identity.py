@@ -16,8 +16,8 @@ from torch import Tensor
 from invgen.autoregressive import Autoregressive
 from invgen.diffusion import Denoiser, Prior
 from invgen.forward import Operator
+from invgen.numerics.random import Streams
 from invgen.pushforward import Generator
-from invgen.random import Streams
 
 TOLERANCE = 1e-3  # of a norm: round-off of float32 is a thousandth of it, and so are figures compared to between machines
 GROUPS = 4  # of values, each with sums of its own

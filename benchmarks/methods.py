@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from invgen import names
 from invgen.errors import OptionError, UnsupportedError
+from invgen.names import resolve
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture
@@ -30,7 +30,7 @@ def method(spec: str) -> Sampler:
     Raises:
         OptionError: there is none of that name, or it has no such option.
     """
-    return names.sampler(spec, others())
+    return resolve.sampler(spec, others())
 
 
 def others() -> dict[str, type[Sampler]]:

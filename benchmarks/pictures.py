@@ -1,6 +1,6 @@
 """The true signals of a suite: files, folders, draws of the prior, and held-out sets that come with the shipped priors.
 
-A source is the address of a file (`invgen.files`), "shipped:photo/face" or "prior:3".
+A source is the address of a file (`invgen.files.reader`), "shipped:photo/face" or "prior:3".
 """
 
 import importlib
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 import invgen
-from invgen import files, names
 from invgen.benchmarks import fingerprint
 from invgen.benchmarks.identity import Identity, values_of
 from invgen.diffusion import Prior
 from invgen.errors import FileError, InvgenError, OptionError
-from invgen.files import Signal
-from invgen.simulation import sample, spawn
+from invgen.files.reader import Signal, reader
+from invgen.inference.simulation import sample, spawn
+from invgen.names import resolve
 
 SHIPPED = ("photo", "ct", "mr", "digits", "clothing", "speech")  # no shipped prior was trained on these
 DRAWN = "prior"  # signals drawn from the prior itself
@@ -54,25 +54,25 @@ def sources(said: str, folder: Path, limit: int | None = None) -> list[tuple[str
     if kind in SHIPPED:
         known = shipped(kind)
         if name and name not in known:
-            sentence = str(names.unknown(f"image of {kind}", name, known))
+            sentence = str(resolve.unknown(f"image of {kind}", name, known))
             raise OptionError(sentence + (f"; `invgen data {kind}` fetches more" if kind in ("ct", "mr") else ""))
         return [(f"{kind}/{n}", f"shipped:{kind}/{n}") for n in ([name] if name else known)][:limit]
-    path, inside, index = files.address(folder / Path(said).expanduser())
+    path, inside, index = reader.address(folder / Path(said).expanduser())
     if path.is_dir():
         found = [(str(p.relative_to(path)), str(p.resolve())) for p in image_files(path)]
         if not found:
-            raise FileError(f"the folder {path} has no {files.KINDS} files")
+            raise FileError(f"the folder {path} has no {reader.KINDS} files")
         return found[:limit]
     if not path.is_file():
         raise FileError(f"there is no file or folder {path}; shipped images are {', '.join(SHIPPED)}")
     after = (f":{inside}" if inside else "") + (f"[{index}]" if index else "")
-    listed = files.slices(f"{path.resolve()}{after}")
+    listed = reader.slices(f"{path.resolve()}{after}")
     return [(one.removeprefix(f"{path.resolve().parent}/"), one) for one in listed][:limit]
 
 
 def image_files(folder: Path) -> list[Path]:
     """The signals in a folder and the folders in it, in the order of their names."""
-    found = (p for p in folder.rglob("*") if p.name.lower().endswith(files.SUFFIXES) and p.is_file())
+    found = (p for p in folder.rglob("*") if p.name.lower().endswith(reader.SUFFIXES) and p.is_file())
     return sorted(p for p in found if not p.name.startswith("."))
 
 
@@ -84,8 +84,8 @@ def signal_of(source: str) -> tuple[Signal, str]:
         FileError: it cannot be read, or is not there.
     """
     if not source.startswith("shipped:"):
-        signal = files.read(source)
-        path, inside, index = files.address(source)
+        signal = reader.read(source)
+        path, inside, index = reader.address(source)
         # hashed after it was read: where somebody changes it in between, the name is that of nothing that was computed
         return signal, fingerprint.digest([fingerprint.of_path(path), path.suffix.lower(), inside, index])
     kind, _, name = source.removeprefix("shipped:").partition("/")
@@ -109,7 +109,7 @@ def truth_of(source: str, prior: Prior) -> Tensor:
     """The signal in the shape and the units of a prior."""
     if source.startswith(f"{DRAWN}:"):
         return drawn(prior, int(source.removeprefix(f"{DRAWN}:")))
-    return files.fit(signal_of(source)[0], prior)[0]
+    return reader.fit(signal_of(source)[0], prior)[0]
 
 
 def name_of(source: str) -> str:
@@ -126,7 +126,7 @@ def identity_of(source: str, prior: Prior, prior_name: str) -> Identity:
         prior_name: of that prior's identity.
     """
     if source.startswith(f"{DRAWN}:"):
-        code = [fingerprint.of_function(drawn), fingerprint.of_spec(SAMPLER, names.sampler(SAMPLER))]
+        code = [fingerprint.of_function(drawn), fingerprint.of_spec(SAMPLER, resolve.sampler(SAMPLER))]
         made_by = [prior_name, SEED, *code]
     else:
         made_by = [_readers()]

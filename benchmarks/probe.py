@@ -11,7 +11,7 @@ from invgen.benchmarks import cells as work
 from invgen.benchmarks import methods
 from invgen.benchmarks.cells import Cell
 from invgen.errors import DivergedError
-from invgen.forecasting import forecast
+from invgen.inference.forecasting import forecast
 from invgen.sampler import Sampler
 
 FEW = (2, 6)  # steps of the two runs whose difference is the time of a step

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from invgen.cost import duration
+from invgen.messages import duration
 
 SAY = 30.0  # seconds between two lines where there is no terminal
 

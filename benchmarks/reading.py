@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from invgen import names
 from invgen.benchmarks import pictures
 from invgen.benchmarks.suite_file import MOST_CELLS, Place, Suite
-from invgen.reconstruct import parse_size
-from invgen.spec import LONGEST, Call, parse
-from invgen.spelling import clipped, short
+from invgen.names import resolve
+from invgen.names.prepare import parse_size
+from invgen.names.spec import LONGEST, Call, parse
+from invgen.names.spelling import clipped, short
 
 
 def items(suite: Suite, value: Any, place: Place) -> list[tuple[Any, Place]]:
@@ -28,7 +28,7 @@ def keys(suite: Suite, value: Any, place: Place, allowed: Sequence[str], needed:
         suite.fail(place, f"expected the keys {', '.join(allowed)}, got {shown(value)}")
     for key in value:
         if key not in allowed:
-            suite.fail((*place, key), str(names.unknown("key", str(key), allowed)))
+            suite.fail((*place, key), str(resolve.unknown("key", str(key), allowed)))
     for key in needed:
         if key not in value:
             suite.fail(place, f"lacks the key {key}")
@@ -106,7 +106,7 @@ def grid(suite: Suite, spec: str, grid: Any, place: Place) -> list[str]:
 
 
 def written(module: str | None, name: str, options: Mapping[str, Any]) -> str:
-    """The inverse of `invgen.spec.parse`."""
+    """The inverse of `invgen.names.spec.parse`."""
 
     def shown(value: Any) -> str:
         return written(None, value.name, value.options) if isinstance(value, Call) else repr(value)

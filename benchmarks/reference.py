@@ -114,7 +114,7 @@ def refreshed(page: str) -> str:
     Raises:
         FileError: it has neither.
     """
-    from invgen.catalogue import between
+    from invgen.commands.catalogue import between
 
     if "<!-- peers:begin -->" in page:
         return between(page, "peers", side_by_side(read(path_of("peers"))))
@@ -123,7 +123,7 @@ def refreshed(page: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables, writes them to a page, or keeps the results of a run as the reference."""
-    from invgen import catalogue
+    from invgen.commands import catalogue
 
     parser = argparse.ArgumentParser(prog="python -m invgen.benchmarks.reference", description=__doc__.split("\n")[0])
     parser.add_argument("--write", type=Path, metavar="PAGE", help="README.md or docs/suites.md")

@@ -14,9 +14,9 @@ from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.results import Results, Row, environments, finite, read
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.tables import Table, about, count, latex, markdown, tables
-from invgen.cost import duration
 from invgen.errors import FileError, MissingExtraError, OptionError
-from invgen.writing import write_text
+from invgen.files.writing import write_text
+from invgen.messages import duration
 
 FORMATS = ("html", "csv", "parquet", "md", "tex")
 PICTURES = 6_000_000  # bytes of pictures on a page

@@ -181,11 +181,11 @@ def _adjoint(operator: str, y: "np.ndarray", shape: tuple[int, ...]) -> "np.ndar
     """A^T y; None for a nonlinear operator, and where it cannot be made again (a user's, from another folder)."""
     import torch
 
-    from invgen import names
     from invgen.forward import LinearOperator
+    from invgen.names import resolve
 
     try:
-        A = names.operator(operator, shape)
+        A = resolve.operator(operator, shape)
         if not isinstance(A, LinearOperator):
             return None
         with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from invgen.benchmarks.cleaning import from_cell, to_cell
 from invgen.errors import FileError, MissingExtraError
-from invgen.writing import atomic_file, write_text
+from invgen.files.writing import atomic_file, write_text
 
 if TYPE_CHECKING:
     from invgen.benchmarks.results import Results, Row

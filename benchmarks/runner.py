@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invgen.arguments import checked
 from invgen.benchmarks.cells import Cell, one_thread, stands
 from invgen.benchmarks.cleaning import visible
 from invgen.benchmarks.executors import Executor, refuse_to_multiply
@@ -21,9 +20,9 @@ from invgen.benchmarks.results import read
 from invgen.benchmarks.store import State, Store
 from invgen.benchmarks.suite import Suite, expand, load, shard_of
 from invgen.benchmarks.tasks import tasks_of
-from invgen.cost import duration
 from invgen.errors import FileError, OptionError
-from invgen.warn import warn
+from invgen.messages import duration, warn
+from invgen.validation.arguments import checked
 
 NAMED = 5  # damaged files in a warning
 

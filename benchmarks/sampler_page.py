@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from invgen import catalogue, samplers
+from invgen import samplers
 from invgen.benchmarks import evidence, exact, exact_full, manifold
 from invgen.benchmarks.exact_problems import families
+from invgen.commands import catalogue
+from invgen.files.writing import write_text
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.unconditional.ancestral import Unconditional
-from invgen.writing import write_text
 
 TUNED = exact_full.RESULTS.with_name("tuning_gain.md")
 MANIFOLD = exact_full.RESULTS.with_name("exact_manifold.json")

@@ -26,10 +26,10 @@ from invgen.benchmarks.report import report
 from invgen.benchmarks.runner import run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand
+from invgen.files.writing import write_text
 from invgen.posterior import Posterior
 from invgen.priors import GaussianPrior
 from invgen.sampler import Cost, Sampler
-from invgen.writing import write_text
 
 SIZES = (10, 100, 1000, 10_000)
 DATA = Path(__file__).parent / "data" / "scale.csv"

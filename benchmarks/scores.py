@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from invgen import metrics, names
+from invgen import metrics
 from invgen.benchmarks import methods
 from invgen.errors import MissingExtraError, MissingWeightsError, OptionError
-from invgen.inference import Result
+from invgen.inference.solve import Result
+from invgen.messages import warn
 from invgen.metrics import perceptual
-from invgen.spec import parse
-from invgen.user_code import origin, returned
-from invgen.warn import warn
+from invgen.names import resolve
+from invgen.names.spec import parse
+from invgen.names.user_code import origin, returned
 
 
 def _range(result: Result) -> float:
@@ -121,14 +122,14 @@ def metric(spec: str) -> Callable[[Result, Tensor], float]:
     """
     module, name, options = parse(spec)
     if module:
-        own = _users(names.user_object(module, name), spec)
+        own = _users(resolve.user_object(module, name), spec)
         return lambda result, truth: float(own(result.samples, truth, result.posterior, **options))
     if name not in METRICS:
-        raise names.unknown("metric", name, METRICS)
-    known = [n for n in names.parameters(METRICS[name])[0] if n not in ("result", "truth")]
+        raise resolve.unknown("metric", name, METRICS)
+    known = [n for n in resolve.parameters(METRICS[name])[0] if n not in ("result", "truth")]
     for option in options:
         if option not in known:
-            raise names.unknown(f"option of metric {name}", option, known)
+            raise resolve.unknown(f"option of metric {name}", option, known)
     return lambda result, truth: METRICS[name](result, truth, **options).double().mean().item()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from invgen.errors import OptionError
-from invgen.spec import parse
+from invgen.names.spec import parse
 
 LEVEL = 0.95  # of intervals; 1 - LEVEL is where a difference counts as significant
 ROUNDING = 1e-9  # relative: closer means than this are equal

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from invgen.errors import FileError
-from invgen.writing import atomic_file, write_text
+from invgen.files.writing import atomic_file, write_text
 
 if TYPE_CHECKING:
     import numpy as np

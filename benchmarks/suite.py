@@ -22,19 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen import __version__, names
+from invgen import __version__
 from invgen.benchmarks import cells, fingerprint, methods, pictures, reading, scores, store
 from invgen.benchmarks.cells import Cell
 from invgen.benchmarks.suite_file import KEYS, PROBLEM_KEYS, SHARED, Place, Suite, load
 from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.forward import Operator
-from invgen.inference import Result
-from invgen.limits import check_size
+from invgen.inference.solve import Result
+from invgen.names import resolve
+from invgen.names.spec import parse
 from invgen.noise import Noise
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.spec import parse
+from invgen.validation.limits import check_size
 
 __all__ = ["Suite", "expand", "load", "shard_of"]
 
@@ -98,7 +99,7 @@ def _problem(
     count = math.prod(map(len, combined.values()))
     reading.few(suite, count, place, f"{' x '.join(f'{len(v)} {k}' for k, v in combined.items())} = {count} cells")
     for noise, operator, prior in itertools.product(noises, operators, priors):
-        law = suite.attempt((*place, "noise"), names.noise, noise)
+        law = suite.attempt((*place, "noise"), resolve.noise, noise)
         net, of_prior = suite.attempt(prior.place, cells.prior_of, prior.spec, prior.size, prior.rescale, device)
         known = (operator, tuple(net.shape), tuple(net.value_range), device)
         A, of_operator = suite.attempt((*place, "operator"), cells.operator_of, *known)
@@ -145,7 +146,7 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
         metrics += suite.attempt(where, scores.available, [spec])
     arrays, where = value("arrays", "summary")
     if arrays not in ARRAYS:
-        suite.fail(where, str(names.unknown("choice", str(arrays), ARRAYS)))
+        suite.fail(where, str(resolve.unknown("choice", str(arrays), ARRAYS)))
     max_batch, at = value("max_batch", None)
     modules = {spec: parse(spec)[:2] for spec in metrics}
     own = {

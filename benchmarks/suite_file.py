@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from invgen import names
 from invgen.errors import FileError, InvgenError, OptionError
-from invgen.spelling import clipped, short
+from invgen.names import resolve
+from invgen.names.spelling import clipped, short
 
 Place = tuple[str | int, ...]  # the way to a value: ("problems", 0, "noise")
 
@@ -87,7 +87,7 @@ def load(suite: "str | Path | Mapping[str, Any] | Suite") -> Suite:
     text = str(suite)
     if text.endswith(".py") or (":" in text and not os.path.exists(text)):
         module, _, name = text.rpartition(":") if ":" in text else (text, "", "suite")
-        found = names.user_object(module, name)
+        found = resolve.user_object(module, name)
         if not isinstance(found, Mapping):
             raise OptionError(f"{text} holds {type(found).__name__}, expected a dict with the keys {', '.join(KEYS)}")
         return Suite(text, found, {}, Path(module).parent if module.endswith(".py") else Path.cwd())
@@ -115,7 +115,7 @@ def shipped(name: str) -> Path:
     known = shipped_names()
     if name not in known:
         raise OptionError(
-            f"{names.unknown('suite', name, known)} (a file is written with its suffix: {clipped(name, 60)}.yaml)"
+            f"{resolve.unknown('suite', name, known)} (a file is written with its suffix: {clipped(name, 60)}.yaml)"
         )
     return SHIPPED / f"{name}.yaml"
 

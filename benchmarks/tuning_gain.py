@@ -15,6 +15,7 @@ from torch import Tensor
 
 import invgen
 from invgen.diffusion import Denoiser
+from invgen.files.writing import write_text
 from invgen.forward import Operator
 from invgen.metrics import energy_score, psnr
 from invgen.operators import Blur, Mask
@@ -22,7 +23,6 @@ from invgen.operators.kernels import gaussian_kernel
 from invgen.priors import load
 from invgen.sampler import Sampler
 from invgen.samplers import DAPS, DPS
-from invgen.writing import write_text
 
 SHAPE, NOISE, STEPS = (3, 32, 32), 0.05, 50
 PUBLISHED: dict[str, Sampler] = {

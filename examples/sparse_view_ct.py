@@ -4,10 +4,11 @@ import torch
 from pydicom.examples import get_path
 
 import invgen
-from invgen import files, metrics, operators, plots, priors, samplers
+from invgen import metrics, operators, plots, priors, samplers
+from invgen.files import reader
 
 prior = priors.load("ct")  # over slices in Hounsfield units / 1000, clipped to [-1, 1]
-x, slice_ = files.fit(files.read(get_path("ct")), prior)
+x, slice_ = reader.fit(reader.read(get_path("ct")), prior)
 A = operators.ParallelBeamCT(prior.shape, num_angles=23)
 y = invgen.Gaussian(0.5).sample(A(x), torch.Generator().manual_seed(0))  # line integrals over 128 pixels of that size
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError
-from invgen.random import Streams
+from invgen.numerics.random import Streams
 
 
 class Autoregressive(Prior):

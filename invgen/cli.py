@@ -99,7 +99,7 @@ def reconstruct(
     99.5th percentile; floating-point arrays are taken as they are. A prior that knows pictures of any size (photo, ct, mr,
     your own) takes FILE at its own size unless --size is given. What was done is printed and kept in summary.json.
     """
-    from invgen import reconstruct as job
+    from invgen.commands import reconstruct as job
 
     summary = job.reconstruct(
         file,
@@ -156,8 +156,8 @@ def calibrate(
     prior fits yours. Writes calibration.png (coverage curves and rank histograms with their bands) and calibration.json,
     and prints the table.
     """
-    from invgen import reconstruct as job
-    from invgen.calibration import run
+    from invgen.commands import reconstruct as job
+    from invgen.commands.calibrate import run
 
     result = run(
         operator=operator,
@@ -209,8 +209,8 @@ def sample(
     device: Device = "cpu",
 ) -> None:
     """Draw samples of a prior: samples.npy in its units, a picture of each, and a sheet of them all."""
-    from invgen.generate import generate
-    from invgen.reconstruct import parse_size
+    from invgen.commands.sample import generate
+    from invgen.names.prepare import parse_size
 
     summary = generate(
         prior,
@@ -240,8 +240,8 @@ def list_(
     ] = None,
 ) -> None:
     """List the operators, priors and samplers, with what each does and needs."""
-    from invgen import catalogue
-    from invgen.names import unknown
+    from invgen.commands import catalogue
+    from invgen.names.resolve import unknown
 
     if kind is not None and kind not in catalogue.TABLES:
         raise unknown("list", kind, catalogue.TABLES)
@@ -262,11 +262,11 @@ def check(
     """Check an operator of your own: shapes, batches, precision, gradients, linearity, adjoint, solve; says what fails."""
     import torch
 
-    from invgen import names
-    from invgen.checks import check_operator
-    from invgen.reconstruct import parse_size
+    from invgen.inference.checks import check_operator
+    from invgen.names import resolve
+    from invgen.names.prepare import parse_size
 
-    A = names.operator(operator, parse_size(shape, ranks=range(1, 6)))
+    A = resolve.operator(operator, parse_size(shape, ranks=range(1, 6)))
     typer.echo(str(check_operator(A, dtype=torch.float32 if single else torch.float64, seed=seed)))
 
 
@@ -280,8 +280,8 @@ def demo(
     ] = None,
 ) -> None:
     """Reconstruct real photographs and real CT slices, and compare with classical methods."""
-    from invgen import catalogue
     from invgen.benchmarks import demo as job
+    from invgen.commands import catalogue
 
     def with_table(page: str) -> str:
         return catalogue.between(page, "demo", table)
@@ -344,7 +344,7 @@ def train(
     """
     from invgen.benchmarks.demo import data_folder
     from invgen.errors import OptionError
-    from invgen.names import unknown
+    from invgen.names.resolve import unknown
     from invgen.priors.recipes import RECIPES
     from invgen.priors.sources import fetch
     from invgen.priors.train import train as denoiser

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
-from invgen.hints import check, shown
+from invgen.validation.arguments import checked
+from invgen.validation.hints import check, shown
 
 
 def compose(outer: Operator, inner: Operator) -> Operator:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.hints import Interval, Range
+from invgen.validation.hints import Interval, Range
 
 
 @runtime_checkable

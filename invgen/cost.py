@@ -144,11 +144,3 @@ class Counter:
             handle.remove()
         for name in self._replaced:
             delattr(self.A, name)
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as people say them: 12 s, 3 min, 4.5 h, 2.1 days."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} s"

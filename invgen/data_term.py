@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator, per_sample
-from invgen.gradients import differentiating, leaf
 from invgen.linalg import dot, norm
 from invgen.noise import Energy, Noiseless
+from invgen.numerics.gradients import differentiating, leaf
 from invgen.posterior import Posterior
 
 Bend = Callable[[Tensor], Tensor]

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked, checked_class
 from invgen.errors import OptionError, UnsupportedError
-from invgen.gradients import differentiating, leaf, power_of_two, running
-from invgen.hints import Count, Positive, check, shown
 from invgen.noise import RandnLike
-from invgen.random import Streams
+from invgen.numerics.gradients import differentiating, leaf, power_of_two, running
+from invgen.numerics.random import Streams
+from invgen.validation.arguments import checked, checked_class
+from invgen.validation.hints import Count, Positive, check, shown
 
 Sigma = float | Tensor
 

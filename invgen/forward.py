@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked, checked_class
-from invgen.batches import BATCHED, Variance, any_batch, per_sample
 from invgen.errors import OptionError, UnsupportedError
-from invgen.gradients import differentiating
-from invgen.hints import check, shown
-from invgen.limits import check_size
 from invgen.linalg import cg
-from invgen.random import Streams
+from invgen.numerics.gradients import differentiating
+from invgen.numerics.random import Streams
+from invgen.validation.arguments import checked, checked_class
+from invgen.validation.batches import BATCHED, Variance, any_batch, per_sample
+from invgen.validation.hints import check, shown
+from invgen.validation.limits import check_size
 
 
 class Operator(nn.Module):

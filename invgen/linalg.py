@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import ConvergenceWarning
-from invgen.warn import warn
+from invgen.messages import warn
 
 Map = Callable[[Tensor], Tensor]
 

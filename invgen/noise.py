@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked_class
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.hints import Positive, check, shown
+from invgen.validation.arguments import checked_class
+from invgen.validation.hints import Positive, check, shown
 
 RandnLike = Callable[[Tensor], Tensor]
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
+from invgen.files.writing import atomic_file
 from invgen.forward import LinearOperator
-from invgen.writing import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from invgen.calibration import Calibration
-    from invgen.inference import Result
+    from invgen.inference.calibration import Calibration
+    from invgen.inference.solve import Result
 
 
 def show_posterior(
@@ -92,7 +92,7 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     """
     from matplotlib.figure import Figure
 
-    from invgen.calibration import JOINT, RANDOM_POINTS
+    from invgen.inference.calibration import JOINT, RANDOM_POINTS
 
     c = calibration
     curves = {"coverage of joint credible regions": c.coverage, "coverage around random points (TARP)": c.tarp}

@@ -6,16 +6,16 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from invgen.arguments import named
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
-from invgen.gradients import differentiating, leaf
-from invgen.hints import check, hints_of
 from invgen.linalg import dot
 from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.pushforward import Decoded, Generator
-from invgen.random import Streams
+from invgen.validation.arguments import named
+from invgen.validation.hints import check, hints_of
 
 PriorLike = Annotated[Prior, "see invgen.priors"]
 OperatorLike = Annotated[Operator, "wrap a function with operators.from_function(f, in_shape)"]

@@ -15,9 +15,9 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
 from invgen.errors import OptionError, UnsupportedError
 from invgen.forward import Operator
-from invgen.gradients import running
-from invgen.hints import check
-from invgen.random import Streams
+from invgen.numerics.gradients import running
+from invgen.numerics.random import Streams
+from invgen.validation.hints import check
 
 
 class StandardNormal(Denoiser):

@@ -11,20 +11,20 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from invgen.arguments import bind, checked, checked_class
 from invgen.cost import Cost, counted
 from invgen.diffusion import Denoiser, Prior, needs_levels, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.forward import Operator, has_gradient, has_svd
-from invgen.gradients import normal, running
-from invgen.hints import Count, Seed, check, hints_of
-from invgen.limits import check_size
+from invgen.messages import warn
 from invgen.noise import Gaussian, Noise
+from invgen.numerics.gradients import normal, running
+from invgen.numerics.random import Streams, seeds_of, streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
-from invgen.random import Streams, seeds_of, streams
 from invgen.trust import bounds, ceiling, remedy, warn_saturated, warn_untrusted
-from invgen.warn import warn
+from invgen.validation.arguments import bind, checked, checked_class
+from invgen.validation.hints import Count, Seed, check, hints_of
+from invgen.validation.limits import check_size
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sampler:
     `family`, `backprop` (whether it differentiates the network), `exact`, in which limit its samples have the exact law, ""
     if in none, and `point`, whether it draws nothing: all its samples are one point. Options are held against their
     annotations here: Literal[...], or a number in a range, `Count`, `Share`, `Annotated[float, Range(0, 1, above=True)]`
-    (invgen.hints).
+    (invgen.validation.hints).
 
     A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
     Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.
@@ -154,7 +154,7 @@ class Sampler:
         """
         why = self.refuses(post)
         if why:
-            raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {_fitting(post)}")
+            raise UnsupportedError(f"{type(self).__name__} {why}; samplers that fit: {fitting(post)}")
         if self.point and num_samples > 1:
             warn(
                 f"{type(self).__name__} finds one point: its {num_samples} samples are equal, and their spread of zero is "
@@ -310,12 +310,14 @@ def _progress_bar(total: int, name: str, progress: bool | None) -> object:
     return tqdm(total=total, desc=name, leave=False, disable=progress and False)  # None: not in a log or a pipe
 
 
-def _fitting(post: Posterior) -> str:
-    """The samplers that accept a problem, for error messages."""
-    from invgen import samplers
+# invgen.samplers adds its own: the contracts import no catalogue
+catalogues: list[Callable[[], Mapping[str, "type[Sampler]"]]] = []
 
-    names = [s.__name__ for s in samplers.catalogue().values() if s().refuses(post) is None]
-    return ", ".join(names) or "none yet; see docs/design.md"
+
+def fitting(post: Posterior) -> str:
+    """The samplers that accept a problem, for error messages."""
+    found = [s.__name__ for known in catalogues for s in known().values() if s().refuses(post) is None]
+    return ", ".join(found) or "none yet; see docs/design.md"
 
 
 Value = TypeVar("Value")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.gradients import running
-from invgen.random import Streams
-from invgen.warn import warn
+from invgen.messages import warn
+from invgen.numerics.gradients import running
+from invgen.numerics.random import Streams
 
 ROWS = 4  # draws of noise a level
 FIRST, FAR = 4.0, 8.0  # in units of data_std: the level to compare with, and the range below which nothing is asked

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.limits import check_size
+from invgen.validation.limits import check_size
 
 Angles = Sequence[float] | np.ndarray | Tensor
 

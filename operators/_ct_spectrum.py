@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from invgen.forward import SVDOperator, Variance
+from invgen.messages import announced
 from invgen.operators import _ct_symmetry as symmetry
 from invgen.operators._sparse import SparseMatrix
-from invgen.waiting import announced
 
 if TYPE_CHECKING:
     from invgen.operators._tomography import Tomography

@@ -11,11 +11,11 @@ from torch import Tensor
 from invgen.errors import ConvergenceWarning, OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Variance, per_sample
 from invgen.linalg import cg
+from invgen.messages import warn
 from invgen.operators._astra import AstraProjector
 from invgen.operators._ct_options import choice
 from invgen.operators._ct_spectrum import SpectralCT, Spectrum
 from invgen.operators._sparse import SparseMatrix
-from invgen.warn import warn
 
 
 class Tomography(LinearOperator):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Range
-from invgen.limits import check_size
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Range
+from invgen.validation.limits import check_size
 
 
 @checked

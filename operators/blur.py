@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
-from invgen.hints import check
 from invgen.linalg import cg
 from invgen.operators._axes import per_entry, real_table
 from invgen.operators._spectral import as_complex, half, hartley, multiply, transfer
+from invgen.validation.hints import check
 
 BOUNDARIES = ("circular", "reflect", "replicate", "valid")
 

@@ -6,12 +6,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Range, Share
-from invgen.limits import check_size
+from invgen.messages import announced
 from invgen.operators.fourier import ifftc
-from invgen.waiting import announced
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Range, Share
+from invgen.validation.limits import check_size
 
 EIGH_ROWS = 8192  # pixels whose small matrices are decomposed at once
 

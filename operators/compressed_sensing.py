@@ -8,10 +8,10 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator
-from invgen.hints import Count, Seed, check
-from invgen.limits import check_size
 from invgen.operators._axes import along
 from invgen.operators._rows import OrthogonalRows
+from invgen.validation.hints import Count, Seed, check
+from invgen.validation.limits import check_size
 
 KINDS = ("gaussian", "hadamard", "dct")
 

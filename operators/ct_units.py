@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from invgen.arguments import checked
-from invgen.hints import Positive
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Positive
 
 Values = Tensor | np.ndarray | float
 

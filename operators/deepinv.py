@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator, SVDOperator
+from invgen.messages import warn
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson, as_noise
+from invgen.numerics.random import Streams
 from invgen.operators.deepinv_noise import noise_from_deepinv
-from invgen.random import Streams
-from invgen.warn import warn
+from invgen.validation.arguments import checked
 
 __all__ = ["from_deepinv", "noise_from_deepinv", "to_deepinv"]
 

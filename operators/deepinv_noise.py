@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson
+from invgen.validation.arguments import checked
 
 
 class Law(Noise):

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from invgen.errors import OptionError
 from invgen.forward import Operator, SVDOperator
-from invgen.hints import check
 from invgen.operators._axes import Factor, check_factors, grid
 from invgen.operators._rows import OrthogonalRows
 from invgen.operators.blur import Blur, CircularBlur
 from invgen.operators.resize import FILTERS, Resize
+from invgen.validation.hints import check
 
 
 class Downsample(SVDOperator):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import SVDOperator
-from invgen.hints import Count
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count
 
 
 @checked

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator
+from invgen.validation.arguments import checked
 
 Map = Callable[[Tensor], Tensor]
 

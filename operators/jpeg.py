@@ -8,8 +8,8 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
-from invgen.hints import Range
 from invgen.operators.nonlinear import straight_through
+from invgen.validation.hints import Range
 
 # ITU-T Recommendation T.81 (1992), tables K.1 and K.2: quantisation steps at quality 50
 LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
-from invgen.hints import Count, Positive, Seed
-from invgen.limits import check_size
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Positive, Seed
+from invgen.validation.limits import check_size
 
 
 @checked

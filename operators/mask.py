@@ -7,11 +7,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from invgen.arguments import mask as as_mask
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Index, Range, Seed
 from invgen.operators._axes import spatial
 from invgen.operators._rows import OrthogonalRows
+from invgen.validation.arguments import mask as as_mask
+from invgen.validation.hints import Count, Index, Range, Seed
 
 
 class Mask(OrthogonalRows):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import SVDOperator
-from invgen.waiting import announced
+from invgen.messages import announced
 
 
 class Matrix(SVDOperator):

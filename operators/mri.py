@@ -8,10 +8,10 @@ usual masks. Images are in any unit; k-space, the transform being orthonormal, i
 import torch
 from torch import Tensor
 
-from invgen.arguments import mask as as_mask
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, SVDOperator
 from invgen.operators.fourier import fftc, ifftc, to_channels, to_complex
+from invgen.validation.arguments import mask as as_mask
 
 
 class _Cartesian:

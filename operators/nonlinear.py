@@ -8,8 +8,8 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
-from invgen.hints import NonNegative, Range
 from invgen.operators.fourier import fftc
+from invgen.validation.hints import NonNegative, Range
 
 
 class PhaseRetrieval(Operator):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
-from invgen.hints import Count, NonNegative, Positive, Seed
-from invgen.limits import check_size
+from invgen.validation.hints import Count, NonNegative, Positive, Seed
+from invgen.validation.limits import check_size
 
 
 class NonlinearBlur(Operator):

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
-from invgen.hints import Count, Index, NonNegative, Positive
-from invgen.limits import check_size
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Index, NonNegative, Positive
+from invgen.validation.limits import check_size
 
 
 class EllipsePhantom:

@@ -5,9 +5,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
-from invgen.hints import Count, Range
-from invgen.limits import check_size
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Range
+from invgen.validation.limits import check_size
 
 
 @checked

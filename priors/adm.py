@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
+from invgen.validation.arguments import checked
 
 MARKS = ("input_blocks.", "output_blocks.", "out.")  # how the names of its tensors begin
 RESIDUAL = {

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.autoregressive import Autoregressive
 from invgen.errors import OptionError, ShapeError
 from invgen.priors.generators import frozen
+from invgen.validation.arguments import checked
 
 
 class CausalNetwork(Autoregressive):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.priors.from_network import network_dtype, takes_data
+from invgen.validation.arguments import checked
 
 POINTS = 2**14  # of the table of log sigma(t): interpolated, off by about 1e-8
 

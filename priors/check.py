@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
-from invgen.gradients import running
+from invgen.messages import warn
+from invgen.numerics.gradients import running
+from invgen.numerics.random import Streams
 from invgen.priors.declarations import better
 from invgen.priors.from_network import FunctionDenoiser
 from invgen.priors.trusted import (
@@ -30,9 +31,8 @@ from invgen.priors.trusted import (
     trusted,
     trusted_range,
 )
-from invgen.random import Streams
 from invgen.trust import PriorWarning
-from invgen.warn import warn
+from invgen.validation.arguments import checked
 
 NEAR = 3.0  # in units of the signals: the levels above are the network's to know, a declaration shows below
 COARSE = 0.2  # in units of the signals, the lowest level from which on samples keep an error that is seen

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from invgen.file_scans import ends, mapped
+from invgen.files.scans import ends, mapped
 from invgen.priors.datasets import DataError, readable
 
 HELD_OUT_HEADS = ("brain2",)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from invgen import file_sound
 from invgen.errors import FileError
+from invgen.files.reader import sound
 from invgen.priors.datasets import DataError
 
 VALIDATION, TEST = range(561, 591), range(591, 621)  # sentences of festvox-ru that are kept from training
@@ -33,7 +33,7 @@ def read_wave(path: Path | str, rate: int | None = None) -> tuple[np.ndarray, in
     rate: resampled to that, if given.
     """
     try:
-        samples, own = file_sound.read_wave(path)
+        samples, own = sound.read_wave(path)
     except FileError as error:
         raise DataError(str(error)) from error
     if rate is None or rate == own:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import MissingExtraError, OptionError, ShapeError
 from invgen.priors.from_network import network_dtype, takes_data
+from invgen.validation.arguments import checked
 
 # the levels, for images in [0, 1], at which deepinv's diffusion networks were trained (their own schedules, halved)
 LEVELS = {"DiffUNet": (0.005, 78.7), "NCSNpp": (0.001, 40.0), "ADMUNet": (0.001, 40.0)}

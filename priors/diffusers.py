@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import Conditioned
 from invgen.diffusion import Sigma
 from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError, WeightsError
+from invgen.messages import warn
 from invgen.priors.from_network import Call, NetworkDenoiser, call_network, takes_data
 from invgen.priors.schedules import Schedule
-from invgen.warn import warn
+from invgen.validation.arguments import checked
 
 if TYPE_CHECKING:
     from invgen.priors.latent import LatentDiffusion

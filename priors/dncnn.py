@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.errors import MissingExtraError, MissingWeightsError, WeightsError
-from invgen.writing import atomic_file
+from invgen.files.writing import atomic_file
 
 PACKAGE = "scico==0.0.7"
 # the level of noise of each network, in grey levels of [0, 1], and the SHA-256 of its file in the package; "17N" is told it

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.priors import adm, entries, pickles
@@ -21,6 +20,7 @@ from invgen.priors.edm2_networks import EDM2UNet
 from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser, from_denoiser, takes_data
 from invgen.priors.schedules import Schedule
+from invgen.validation.arguments import checked
 
 # What the sources in the pickles would have defined: remembered, never run.
 INERT = (*pickles.FRAMEWORKS, "dnnlib", "torch.nn.modules", "torch_utils.persistence", "training")

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, WeightsError
 from invgen.priors import pickles
+from invgen.validation.arguments import checked
 
 P = TypeVar("P", bound=Prior)
 Marks = Sequence[str]  # how names of a network begin, one with each at least; those that do not end in a dot are whole

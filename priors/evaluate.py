@@ -206,7 +206,7 @@ def likelihood(
     evidence; a flow the bits of the noisy pictures that it was trained on, and an autoregressive prior those of its own few
     levels, neither to be compared with the others. steps: of Runge and Kutta's method along the probability flow.
     """
-    from invgen.likelihood import bits_per_dim, log_prob
+    from invgen.numerics.density import bits_per_dim, log_prob
     from invgen.priors.generators import VAE
 
     low = prior.value_range[0]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import FileError, InvgenError, OptionError, WeightsError
+from invgen.files.writing import atomic_file
 from invgen.priors import pickles
 from invgen.priors.load import FACTS, FORMAT, load, read
 from invgen.priors.network import EDMDenoiser
-from invgen.writing import atomic_file
 
 
 def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str, Any], path: Path) -> Path:

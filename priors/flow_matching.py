@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
 from invgen.priors import adm, entries
 from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
+from invgen.validation.arguments import checked
 
 # torchcfm's CIFAR-10 models (otcfm, icfm, fm), from the example's code and flags.
 PUBLISHED = {"cifar10": adm.Published(32, 128, (1, 2, 2, 2), 2, (16,), plain=True)}

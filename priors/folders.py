@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from invgen import file_sound
 from invgen.errors import FileError, MissingExtraError, OptionError
-from invgen.file_pictures import read_picture
-from invgen.file_scans import ends, mapped, read_scan
+from invgen.files.pictures import read_picture
+from invgen.files.reader import sound
+from invgen.files.scans import ends, mapped, read_scan
+from invgen.messages import warn
 from invgen.priors.datasets import DataError
 from invgen.priors.datasets_speech import WaveViews
 from invgen.priors.recipes import Recipe
-from invgen.warn import warn
 
 SUFFIXES = {
     "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"),
     "volumes": (".dcm", ".ima", ".nii", ".nii.gz"),
-    "waves": file_sound.SUFFIXES,
+    "waves": sound.SUFFIXES,
 }
 SCALES = {  # of scans (`file_scans`): what the values of a prior trained on them are
     "HU": "Hounsfield units / 1000, clipped to [-1, 1]",
@@ -275,7 +275,7 @@ def _waves(paths: Sequence[Path]) -> tuple[list[Item], list[tuple[str, str]], di
     items, skipped, rates = [], [], Counter()
     for path in paths:
         try:
-            samples, rate = file_sound.read_wave(path)
+            samples, rate = sound.read_wave(path)
         except FileError as error:
             skipped.append((path.name, str(error)))
             continue

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
-from invgen.gradients import running, unit_cotangents
+from invgen.numerics.gradients import running, unit_cotangents
 from invgen.priors.schedules import Schedule
 from invgen.pushforward import Generator
+from invgen.validation.arguments import checked
 
 PREDICTIONS = ("epsilon", "v", "sample", "score", "velocity", "edm", "consistency")
 Call = Callable[[nn.Module, Tensor, Tensor, Any], Tensor]

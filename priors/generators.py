@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
-from invgen.gradients import unit_cotangents
 from invgen.linalg import norm
+from invgen.numerics.gradients import unit_cotangents
 from invgen.priors.from_network import in_half, network_dtype
 from invgen.pushforward import Generator, StandardNormal
+from invgen.validation.arguments import checked
 
 Network = Callable[..., Tensor]
 Made = TypeVar("Made", bound=Generator)

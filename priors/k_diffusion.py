@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import Shapes, Waves, below, rehearse
@@ -24,6 +23,7 @@ from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.k_transformer_v1 import TransformerV1
 from invgen.priors.k_transformers import TransformerV2
 from invgen.priors.schedules import Schedule
+from invgen.validation.arguments import checked
 
 # how the names begin in its U-Net, and in its two transformers
 MARKS = (("u_net.", "proj_in."), ("blocks.", "in_proj.", "out_norm."), ("patch_in.", "mid_level."))

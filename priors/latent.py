@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from invgen.conditional import ClassifierFree, Conditional
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.hints import Interval
 from invgen.pushforward import Generator
+from invgen.validation.hints import Interval
 
 
 class Autoencoder(nn.Module):

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, WeightsError
-from invgen.limits import check_size
 from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
 from invgen.priors.pickles import require_fit
 from invgen.priors.twin_networks import NETWORKS, SIDE
+from invgen.validation.arguments import checked
+from invgen.validation.limits import check_size
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
-from invgen.hints import Count, Seed
 from invgen.noise import Gaussian, Noise
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.priors._covariance import decompose, dense, root
-from invgen.random import Streams
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Seed
 
 _MAX_DENSE = 4096  # entries of a signal or measurement up to which dense algebra in float64 is reasonable
 

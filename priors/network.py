@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from invgen.conditional import ConditionalDenoiser, Conditioned
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, ShapeError
-from invgen.gradients import unit_cotangents
+from invgen.numerics.gradients import unit_cotangents
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 GROW: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}

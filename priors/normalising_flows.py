@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.priors.generators import frozen, measure_facts, standard_codes
 from invgen.pushforward import Generator
+from invgen.validation.arguments import checked
 
 
 class NormalisingFlow(Generator):

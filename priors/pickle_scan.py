@@ -8,7 +8,7 @@ meet, which doubles with each list that holds another one twice.
 import pickletools
 from typing import Any, Protocol
 
-from invgen.limits import check_size
+from invgen.validation.limits import check_size
 
 CODES = {op.code.encode("latin1"): op for op in pickletools.opcodes}
 WIDTHS = {

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import InvgenError, WeightsError
-from invgen.limits import check_size
 from invgen.priors import pickle_scan, torch_files
+from invgen.validation.limits import check_size
 
 # Configuration objects that training frameworks leave beside the weights: never needed, so remembered and not built.
 FRAMEWORKS = (

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors.diffusers import (
     AUTOENCODERS,
@@ -30,6 +29,7 @@ from invgen.priors.diffusers import (
 from invgen.priors.from_network import Call, NetworkDenoiser, takes_data
 from invgen.priors.latent import Autoencoder, LatentDiffusion
 from invgen.priors.text import ENCODE, TEXT_ENCODERS, LatentConsistency, Prompts, TextDenoiser, TextEmbedding
+from invgen.validation.arguments import checked
 
 NETWORKS = ("unet", "transformer")
 LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or on nothing

@@ -6,10 +6,10 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.conditional import DenoiserOf
 from invgen.diffusion import Denoiser, Sigma
 from invgen.errors import OptionError, UnsupportedError
+from invgen.validation.arguments import checked
 
 SHARE = 0.05  # of data_std: what rounding may add to the error of D
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, UnsupportedError
-from invgen.hints import Count, NonNegative, Positive
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, NonNegative, Positive
 
 
 class Schedule(nn.Module):

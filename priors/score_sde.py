@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.priors import entries, pickles
 from invgen.priors.edm_networks import EDMUNet, rehearse
 from invgen.priors.from_network import NetworkDenoiser, takes_data
 from invgen.priors.schedules import Schedule
 from invgen.priors.score_sde_ddpm import DDPM, is_ddpm
+from invgen.validation.arguments import checked
 
 BLOCK = {
     "GroupNorm_0": "norm0",

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
+from invgen.files.writing import work_folder
 from invgen.priors.export import replace
 from invgen.priors.pins import NUMPY, TOOLS, pinned
-from invgen.writing import work_folder
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
 HEAD = ("invesalius-examples", "usr/share/doc/invesalius-examples/examples/Cranium.inv3")

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
+from invgen.numerics.random import Streams
 from invgen.priors.generators import Network, evaluate, frozen, output_shape, standard_codes
 from invgen.pushforward import Generator
-from invgen.random import Streams
+from invgen.validation.arguments import checked
 
 SLOPE = 0.2  # of the mapping's last LeakyReLU
 BATCH = 1024  # codes that are mapped at once for the fit

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.limits import check_size, max_bytes
+from invgen.validation.limits import check_size, max_bytes
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first object of the format before torch 1.6
 PROTOCOL = 1001

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
+from invgen.files.writing import require_writable
 from invgen.priors.export import (
     Interruptible,
     calibrate,
@@ -34,7 +35,6 @@ from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet
 from invgen.priors.recipes import RECIPES, Recipe
 from invgen.priors.watch import Watch
 from invgen.priors.workers import Workers
-from invgen.writing import require_writable
 
 
 def draw_sigma(recipe: Recipe, count: int, generator: Generator) -> Tensor:

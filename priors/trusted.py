@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Rescaled
-from invgen.gradients import running
-from invgen.random import Streams
+from invgen.numerics.gradients import running
+from invgen.numerics.random import Streams
 
 MARGIN = 1.5  # how far the error of a trained network may lie above that of the best linear filter of one gain
 RELATIVE = 0.05  # how precisely, relative to the noise, a network knows it at least

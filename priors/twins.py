@@ -16,13 +16,13 @@ from torch import Generator
 from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
+from invgen.files.writing import require_writable
 from invgen.priors.datasets_labelled import LabelledViews, labelled
 from invgen.priors.export import Interruptible, replace, restore, restore_optimizer, restoring, write
 from invgen.priors.load import FORMAT, load
 from invgen.priors.material import digest
 from invgen.priors.twin_networks import NETWORKS
 from invgen.priors.watch import Watch
-from invgen.writing import require_writable
 
 
 @dataclass(frozen=True)

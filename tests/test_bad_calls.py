@@ -306,9 +306,9 @@ TABLE = [
 
 
 def _read(path):
-    from invgen import files
+    from invgen.files import reader
 
-    return files.read(path)
+    return reader.read(path)
 
 
 @pytest.mark.parametrize(("what", "call", "words"), TABLE, ids=[f"{k}: {row[0]}" for k, row in enumerate(TABLE)])

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 import invgen
-from invgen import names, samplers
+from invgen import samplers
 from invgen.cli import main
+from invgen.names import resolve
 
 MODULE = """
 from invgen import LinearOperator, Operator
@@ -82,7 +83,7 @@ def test_reconstruct_writes_what_solve_gives(here, run):
     arrays = ["baseline", "mean", "measurement", "samples", "std", "truth"]
     assert left(here / "out") == sorted([f"{a}.npy" for a in arrays] + ["mean.png", "posterior.png", "summary.json"])
 
-    prior, A = names.prior("my_cli:smooth"), names.operator("my_cli:Half", (1, 12, 12))
+    prior, A = resolve.prior("my_cli:smooth"), resolve.operator("my_cli:Half", (1, 12, 12))
     y = torch.from_numpy(np.load("out/measurement.npy"))
     again = invgen.solve(y, A, prior, 0.05, samplers.DAPS(steps=4), num_samples=3, seed=5)
     assert np.array_equal(np.load("out/samples.npy"), again.samples.numpy())
@@ -246,7 +247,7 @@ def test_check(here, run):
 def test_warnings_are_said_once(here, run, monkeypatch):
     import warnings
 
-    from invgen import catalogue
+    from invgen.commands import catalogue
 
     def text(kind):
         warnings.warn(f"about {kind}", UserWarning, stacklevel=1)

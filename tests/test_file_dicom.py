@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.examples import get_path
 
 from invgen.errors import FileError
-from invgen.files import read
+from invgen.files.reader import read
 
 PIXELS = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100 + 24
 ENHANCED = "1.2.840.10008.5.1.4.1.1.2.1"

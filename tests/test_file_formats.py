@@ -9,7 +9,7 @@ import torch
 from scipy.io import wavfile
 
 from invgen.errors import FileError, OptionError, ShapeError
-from invgen.files import Signal, address, fit, read, slices
+from invgen.files.reader import Signal, address, fit, read, slices
 from invgen.priors import GaussianPrior
 
 IMAGE = np.random.default_rng(0).random((12, 16), dtype=np.float32)

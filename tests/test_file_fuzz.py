@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invgen.files import Signal, read
+from invgen.files.reader import Signal, read
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (9, 11, 3), dtype=np.uint8)

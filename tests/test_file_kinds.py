@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import wavfile
 
 from invgen.errors import FileError, InvgenError, MissingExtraError, UnitsWarning
-from invgen.file_nifti import looks_like_hounsfield
-from invgen.files import Signal, fit, read
+from invgen.files.nifti import looks_like_hounsfield
+from invgen.files.reader import Signal, fit, read
 from invgen.priors import GaussianPrior, folders
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from invgen.errors import FileError, InvgenError, OptionError
-from invgen.files import read, read_npy, slices
+from invgen.files.reader import read, read_npy, slices
 
 LIMIT = 2**20
 

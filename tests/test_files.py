@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from invgen.errors import FileError, OptionError, ShapeError
-from invgen.files import Signal, fit, read, read_npy
+from invgen.files.reader import Signal, fit, read, read_npy
+from invgen.files.writing import atomic_folder, write_text
 from invgen.priors import GaussianPrior
-from invgen.writing import atomic_folder, write_text
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

@@ -6,9 +6,10 @@ import re
 import pytest
 from fuzz import cases, mutations, only_invgen_errors
 
-from invgen import FileError, names, samplers
-from invgen.spec import Call, parse
-from invgen.tuning import FORMAT, LARGEST, load_sampler
+from invgen import FileError, samplers
+from invgen.names import resolve
+from invgen.names.resolve import FORMAT, LARGEST, load_sampler
+from invgen.names.spec import Call, parse
 
 SPECS = {
     "operator": [
@@ -45,7 +46,7 @@ def test_fuzz_specs(here, kind, monkeypatch):
                 only_invgen_errors(parse, text, case=(case, text))
                 continue
             shape = (1, 4, 4)
-            call = getattr(names, kind)
+            call = getattr(resolve, kind)
             only_invgen_errors(call, text, *([shape] if kind in ("operator", "prior") else []), case=(case, text))
     assert {path.name for path in here.iterdir()} <= {"my_mod.py", "__pycache__"}
 
@@ -76,7 +77,7 @@ TUNED = {"format": FORMAT, "sampler": "DPS", "options": {"steps": 7, "zeta": 0.5
 
 def test_a_saved_sampler_comes_back(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(TUNED))
-    assert names.sampler(str(tmp_path / "t.json")) == samplers.DPS(steps=7, zeta=0.5)
+    assert resolve.sampler(str(tmp_path / "t.json")) == samplers.DPS(steps=7, zeta=0.5)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_paths_of_saved_samplers(tmp_path):
         (str(tmp_path / "no.json"), "there is no file"),
     ):
         with pytest.raises(FileError) as error:
-            names.sampler(path)
+            resolve.sampler(path)
         assert sentence in str(error.value) and len(str(error.value)) < 500
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.files import fit, read
+from invgen.files.reader import fit, read
 from invgen.priors import GaussianPrior, folders
 
 HERE = Path(__file__).parent / "data" / "inputs"

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import invgen
-from invgen import LinearOperator, OptionError, names, operators, samplers
+from invgen import LinearOperator, OptionError, operators, samplers
+from invgen.names import resolve
+from invgen.names.spec import Call, parse
 from invgen.noise import Gaussian, Poisson
-from invgen.spec import Call, parse
 
 MODULE = """
 from invgen import LinearOperator, Operator
@@ -87,16 +88,16 @@ def test_parse_refuses(spec, sentence, tmp_path, monkeypatch):
 
 
 def test_catalogue_names_in_any_case():
-    A = names.operator("identity", (1, 4, 4))
+    A = resolve.operator("identity", (1, 4, 4))
     assert type(A) is operators.Identity
     assert A.in_shape == (1, 4, 4)
-    assert names.sampler("daps(steps=7)") == samplers.DAPS(steps=7)
+    assert resolve.sampler("daps(steps=7)") == samplers.DAPS(steps=7)
 
 
 def test_constructors_and_functions_of_the_catalogue():
-    mask = names.operator("Mask.random(keep=0.5, seed=3)", (1, 8, 8))
+    mask = resolve.operator("Mask.random(keep=0.5, seed=3)", (1, 8, 8))
     assert torch.equal(mask.mask, operators.Mask.random((1, 8, 8), keep=0.5, seed=3).mask)
-    blur = names.operator("Blur(kernel=gaussian_kernel(std=1.0))", (1, 8, 8))
+    blur = resolve.operator("Blur(kernel=gaussian_kernel(std=1.0))", (1, 8, 8))
     x = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(blur(x), operators.Blur((1, 8, 8), operators.gaussian_kernel(1.0))(x))
 
@@ -107,18 +108,18 @@ def test_array_options_from_files(tmp_path):
     keep = np.zeros((4, 4), dtype=bool)
     keep[1, 2] = True
     np.save(tmp_path / "keep.npy", keep)
-    A = names.operator(f"Mask(mask='{tmp_path / 'keep.npy'}')", (1, 4, 4))
+    A = resolve.operator(f"Mask(mask='{tmp_path / 'keep.npy'}')", (1, 4, 4))
     assert A.out_shape == (1,)
 
 
 def test_objects_of_the_user(here):
-    A = names.operator("my_names:Flip", (1, 8, 8))
+    A = resolve.operator("my_names:Flip", (1, 8, 8))
     assert isinstance(A, LinearOperator)
     assert A.in_shape == (1, 8, 8)
-    assert names.operator("my_names.py:Every(factor=2)", (1, 8, 8)).out_shape == (1, 8, 4)
-    assert names.operator("my_names:Every(factor=2, in_shape=(1, 4, 4))", (1, 8, 8)).in_shape == (1, 4, 4)
-    assert names.prior("my_names:white").shape == (1, 8, 8)
-    assert names.sampler("my_names:MyDAPS(steps=3)").steps == 3
+    assert resolve.operator("my_names.py:Every(factor=2)", (1, 8, 8)).out_shape == (1, 8, 4)
+    assert resolve.operator("my_names:Every(factor=2, in_shape=(1, 4, 4))", (1, 8, 8)).in_shape == (1, 4, 4)
+    assert resolve.prior("my_names:white").shape == (1, 8, 8)
+    assert resolve.sampler("my_names:MyDAPS(steps=3)").steps == 3
 
 
 @pytest.mark.parametrize(
@@ -143,18 +144,18 @@ def test_what_is_wrong_with_an_operator(here, spec, sentence):
     (here / "broken.py").write_text("1 / 0\n")
     (here / "needy.py").write_text("import a_package_that_is_not_there\n")
     with pytest.raises(OptionError) as error:
-        names.operator(spec, (1, 8, 8))
+        resolve.operator(spec, (1, 8, 8))
     assert sentence in str(error.value)
 
 
 def test_noise():
-    assert repr(names.noise("0.05")) == repr(Gaussian(0.05))
-    assert isinstance(names.noise("Poisson(gain=0.1)"), Poisson)
+    assert repr(resolve.noise("0.05")) == repr(Gaussian(0.05))
+    assert isinstance(resolve.noise("Poisson(gain=0.1)"), Poisson)
     for bad in ("0", "-1", "nan", "inf"):
         with pytest.raises(OptionError, match="positive number"):
-            names.noise(bad)
+            resolve.noise(bad)
     with pytest.raises(OptionError, match=r"unknown noise 'Gausian'; did you mean 'Gaussian'\?"):
-        names.noise("Gausian(sigma=1.0)")
+        resolve.noise("Gausian(sigma=1.0)")
 
 
 def test_a_folder_of_diffusers_is_a_prior(tmp_path, monkeypatch):
@@ -162,24 +163,24 @@ def test_a_folder_of_diffusers_is_a_prior(tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr(priors, "from_diffusers", lambda model, shape=None: asked.append((model, shape)) or "prior")
-    assert names.prior(str(tmp_path), (1, 8, 8)) == "prior"
+    assert resolve.prior(str(tmp_path), (1, 8, 8)) == "prior"
     assert asked == [(str(tmp_path), (1, 8, 8))]
 
 
 @pytest.mark.slow
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(invgen.WeightsError, match="no diffusers model could be read"):
-        names.prior(f"from_diffusers(model={str(tmp_path)!r})")
+        resolve.prior(f"from_diffusers(model={str(tmp_path)!r})")
 
 
 def test_unknown_prior_lists_what_there_is():
     with pytest.raises(OptionError, match=r"unknown prior 'GausianPrior'; did you mean 'GaussianPrior'\?"):
-        names.prior("GausianPrior(shape=(1, 4, 4))")
-    assert names.prior("GaussianPrior(shape=(1, 4, 4), var=0.5)").shape == (1, 4, 4)
+        resolve.prior("GausianPrior(shape=(1, 4, 4))")
+    assert resolve.prior("GaussianPrior(shape=(1, 4, 4), var=0.5)").shape == (1, 4, 4)
 
 
 def test_unknown_sampler():
     with pytest.raises(OptionError, match="unknown sampler 'DPSS'; did you mean 'DPS'"):
-        names.sampler("DPSS")
+        resolve.sampler("DPSS")
     with pytest.raises(OptionError, match=r"unknown option of DPS 'step'; did you mean 'steps'\?"):
-        names.sampler("DPS(step=10)")
+        resolve.sampler("DPS(step=10)")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from invgen import reconstruct as job
-from invgen.file_fit import cut, picture_size
-from invgen.files import Signal
+from invgen.commands import reconstruct as job
+from invgen.files.fit import cut, picture_size
+from invgen.files.reader import Signal
 from invgen.priors import GaussianPrior, load
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from invgen import FileError, Posterior, catalogue, check_operator, solve
+from invgen import FileError, Posterior, check_operator, solve
+from invgen.commands import catalogue
 from invgen.operators import Matrix
 from invgen.priors import GaussianPrior
 
@@ -69,8 +70,8 @@ def test_commands_in_the_readme_parse():
 
     import typer
 
-    from invgen import names
     from invgen.cli import app
+    from invgen.names import resolve
 
     commands = typer.main.get_command(app).commands
     lines = re.findall(r"^    (invgen .*)$", README, re.MULTILINE)
@@ -82,7 +83,7 @@ def test_commands_in_the_readme_parse():
             found = found.commands[words.pop(0)]
         options = {option for p in found.params for option in (*p.opts, *p.secondary_opts)}
         assert {w for w in words if w.startswith("--")} <= options, line
-        for option, find in (("--operator", lambda s: names.operator(s, (1, 16, 16))), ("--sampler", names.sampler)):
+        for option, find in (("--operator", lambda s: resolve.operator(s, (1, 16, 16))), ("--sampler", resolve.sampler)):
             if option in words and ":" not in (spec := words[words.index(option) + 1]):
                 find(spec)
 
@@ -116,7 +117,7 @@ from invgen.diffusion import per_sample_sigma, step
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.mcmc.base import LatentChain, choose, decode, metropolis
 from invgen.samplers.smc.base import ParticleSampler
-from invgen.random import Streams
+from invgen.numerics.random import Streams
 """
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Range
+from invgen.validation.hints import Range
 
 DataRange = Annotated[
     float, Range(0, above=True), "the highest minus the lowest possible value, such as 2.0 for images in [-1, 1]"

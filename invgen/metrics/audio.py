@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError
-from invgen.hints import Count, Index
 from invgen.metrics._signals import check_pair, mean_over, square
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Index
 
 
 @checked

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Index, Level
 from invgen.metrics._signals import check_pair, mean_over
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Index, Level
 
 if TYPE_CHECKING:
     from invgen.posterior import Posterior

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Index
 from invgen.metrics._signals import DataRange, ValueRange, check_pair, check_value_range, mean_over, square
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Index
 
 WINDOW = 11  # taps of the Gaussian window of SSIM
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invgen.arguments import checked
 from invgen.errors import MissingWeightsError, OptionError, ShapeError, WeightsError
-from invgen.hints import Count
 from invgen.metrics._signals import ValueRange, check_pair, check_value_range
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count
 
 Net = Literal["alex", "vgg"]
 # layers of torchvision's `features`: (channels, kernel, stride, padding) of a convolution, "tap" after a ReLU whose output

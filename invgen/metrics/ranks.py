@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Index, Level, NonNegative, Seed
 from invgen.metrics import uniformity
 from invgen.metrics.ensemble import _check_samples
-from invgen.random import Streams
+from invgen.numerics.random import Streams
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Index, Level, NonNegative, Seed
 
 MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 

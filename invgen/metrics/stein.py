@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.hints import Index, Positive
 from invgen.metrics.two_sample import _median_distance
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Index, Positive
 
 if TYPE_CHECKING:
     from invgen.posterior import Posterior

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import OptionError, ShapeError
-from invgen.hints import Count, Index, Range, Seed
 from invgen.metrics._signals import check_pair
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Index, Range, Seed
 
 
 @checked

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from invgen.arguments import checked
 from invgen.errors import MissingExtraError, OptionError, ShapeError
-from invgen.hints import Index, Positive, Range, Seed
 from invgen.metrics._signals import check_pair
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Index, Positive, Range, Seed
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin

@@ -1,7 +1,7 @@
 """The posterior samplers, one file per paper. `catalogue()` maps lower-case names to classes, `get` looks one up."""
 
 from invgen.errors import OptionError
-from invgen.sampler import Sampler
+from invgen.sampler import Sampler, catalogues
 from invgen.samplers.derivative_free.dpg import DPG
 from invgen.samplers.derivative_free.eki import EKI
 from invgen.samplers.derivative_free.enkg import EnKG
@@ -142,8 +142,11 @@ def get(name: str) -> type[Sampler]:
     """
     known = catalogue()
     if name.lower() not in known:
-        from invgen.spelling import hint
+        from invgen.names.spelling import hint
 
         names = sorted((c.__name__ for c in known.values()), key=str.lower)
         raise OptionError(f"unknown sampler {name!r}; {hint(name, names)}")
     return known[name.lower()]
+
+
+catalogues.append(catalogue)

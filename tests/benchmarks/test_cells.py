@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from invgen import names, samplers
+from invgen import samplers
 from invgen.benchmarks import cells as work
 from invgen.benchmarks.report import report
 from invgen.benchmarks.runner import run
@@ -13,6 +13,7 @@ from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand
 from invgen.benchmarks.tasks import tasks_of
 from invgen.errors import OptionError
+from invgen.names import resolve
 from invgen.noise import Gaussian
 from invgen.operators import Mask
 from invgen.posterior import Posterior
@@ -103,7 +104,7 @@ def test_a_measurement_with_a_seed_of_its_own_is_as_good_as_alone(spec):
     prior = GaussianPrior(shape=(1, 4, 4))
     A = Mask(prior.shape, (torch.arange(16) % 3 > 0).reshape(1, 4, 4))
     y = torch.randn(3, *A.out_shape, generator=torch.Generator().manual_seed(0))
-    sampler, seeds = names.sampler(spec), [5, 2**40, 2**63 - 1]
+    sampler, seeds = resolve.sampler(spec), [5, 2**40, 2**63 - 1]
     together = sampler(Posterior(prior, A, Gaussian(0.2), y), 4, seeds, max_batch=7)
     for k, seed in enumerate(seeds):
         alone = sampler(Posterior(prior, A, Gaussian(0.2), y[k]), 4, seed)

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from invgen import names, user_code
 from invgen.benchmarks import fingerprint, scores
+from invgen.names import resolve, user_code
 from invgen.priors import GaussianPrior
 
 KERNEL = "Blur(kernel=gaussian_kernel(std=1.0))"
@@ -29,10 +29,10 @@ def written(monkeypatch):
 
 def hashes():
     specs = {
-        "sampler": ("DPS", names.sampler("DPS")),
-        "particles": ("TDS", names.sampler("TDS")),
-        "operator": ("Downsample(factor=2)", names.operator("Downsample(factor=2)", (1, 4, 4))),
-        "kernel": (KERNEL, names.operator(KERNEL, (1, 8, 8))),
+        "sampler": ("DPS", resolve.sampler("DPS")),
+        "particles": ("TDS", resolve.sampler("TDS")),
+        "operator": ("Downsample(factor=2)", resolve.operator("Downsample(factor=2)", (1, 4, 4))),
+        "kernel": (KERNEL, resolve.operator(KERNEL, (1, 8, 8))),
         "prior": ("GaussianPrior(shape=(1, 4, 4))", GaussianPrior(shape=(1, 4, 4))),
     }
     found = {name: fingerprint.of_spec(*spec) for name, spec in specs.items()}
@@ -43,7 +43,7 @@ def hashes():
 @pytest.mark.parametrize(
     ("module", "seen_by"),
     [
-        ("invgen.random", {"sampler", "particles", "operator", "kernel", "prior"}),
+        ("invgen.numerics.random", {"sampler", "particles", "operator", "kernel", "prior"}),
         ("invgen.linalg", {"sampler", "particles", "operator", "kernel", "prior"}),
         ("invgen.sampler", {"sampler", "particles"}),
         ("invgen.samplers.smc.base", {"particles"}),
@@ -94,7 +94,7 @@ def test_an_object_that_is_there_already_is_its_code_and_its_numbers(tmp_path, m
     for n in ("3", "3", "4"):
         (tmp_path / "n").write_text(n)
         user_code._loaded.clear()  # as in another process
-        made = {"mine.py:short": names.sampler, "mine.py:law": names.noise}
+        made = {"mine.py:short": resolve.sampler, "mine.py:law": resolve.noise}
         found.append([fingerprint.of_spec(spec, make(spec)) for spec, make in made.items()])
     assert found[0] == found[1]
     assert all(a != b for a, b in zip(found[0], found[2], strict=True))

@@ -13,7 +13,7 @@ from invgen.benchmarks.probe import Probe
 from invgen.benchmarks.runner import run
 from invgen.benchmarks.suite import expand, load
 from invgen.errors import FileError, InvgenError, OptionError
-from invgen.limits import SETTING
+from invgen.validation.limits import SETTING
 
 GOOD = {
     "data": "images",

@@ -8,7 +8,7 @@ import torch
 import invgen
 from invgen.benchmarks import exact_priors, methods, peers, scores
 from invgen.errors import MissingExtraError, UnsupportedError
-from invgen.inference import Result
+from invgen.inference.solve import Result
 from invgen.operators import Downsample, NonlinearBlur
 from invgen.priors import GaussianPrior
 from invgen.sampler import Cost

@@ -10,8 +10,8 @@ import invgen
 from invgen.benchmarks import pictures
 from invgen.benchmarks.suite import expand
 from invgen.errors import FileError, OptionError
+from invgen.inference.simulation import spawn
 from invgen.priors import GaussianPrior, load
-from invgen.simulation import spawn
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 import invgen
 from invgen.benchmarks import methods, scores
 from invgen.errors import OptionError, UnsupportedError
-from invgen.inference import Result
+from invgen.inference.solve import Result
 from invgen.operators import Mask
 from invgen.priors import GaussianPrior
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from invgen import names, samplers
+from invgen import samplers
 from invgen.benchmarks import methods, reference
 from invgen.benchmarks.compare import compare
 from invgen.benchmarks.results import read
@@ -15,6 +15,7 @@ from invgen.benchmarks.runner import run
 from invgen.benchmarks.suite import expand
 from invgen.benchmarks.suite_file import load, shipped, shipped_names
 from invgen.errors import OptionError
+from invgen.names import resolve
 
 ROOT = Path(__file__).parents[2]
 WITH_DATA = {"mri", "speech"}  # their signals are fetched by `invgen data`
@@ -26,7 +27,7 @@ def of(found):
 
 def test_every_family_of_samplers_is_in_quick():
     listed = [spec for problem in load("quick").content["problems"] for spec in problem["samplers"]]
-    found = {names.sampler(spec).family for spec in listed}
+    found = {resolve.sampler(spec).family for spec in listed}
     families = {cls.family for cls in samplers.catalogue().values()}
     assert found == families - {"unconditional"}  # which takes no measurement
 

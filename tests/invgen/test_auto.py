@@ -5,7 +5,7 @@ import torch
 
 import invgen
 from invgen import Energy, Gaussian, Posterior, UnsupportedError, samplers
-from invgen.auto import recommend
+from invgen.inference.auto import recommend
 from invgen.noise import Noiseless, Poisson
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianPrior

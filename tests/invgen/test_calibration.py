@@ -16,9 +16,9 @@ import invgen
 from invgen import operators, priors, samplers
 from invgen.benchmarks import exact
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.inference.simulation import sample, simulate, spawn
 from invgen.pushforward import Flow, StandardNormal
 from invgen.sampler import Sampler
-from invgen.simulation import sample, simulate, spawn
 
 D = 8
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import invgen
-from invgen import forecasting, operators, priors, samplers
-from invgen.cost import Cost, duration
+from invgen import operators, priors, samplers
+from invgen.cost import Cost
+from invgen.inference.solve import forecasting
+from invgen.messages import duration
 
 SHAPE = (1, 12, 12)
 GUIDED = ["DPS", "PiGDM", "MMPS", "DiffPIR", "TMPD", "MPGD"]

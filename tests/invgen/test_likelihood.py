@@ -7,7 +7,7 @@ import torch
 
 import invgen
 from invgen.errors import DivergedError, OptionError, ShapeError, UnsupportedError
-from invgen.likelihood import bits_per_dim, log_prob
+from invgen.numerics.density import bits_per_dim, log_prob
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.pushforward import Generator
 

@@ -1,7 +1,7 @@
 import pytest
 
-from invgen import limits
 from invgen.errors import FileError, OptionError
+from invgen.validation import limits
 
 
 def test_refuses_what_is_above_the_limit_and_names_the_setting(monkeypatch):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import invgen
 from invgen import Gaussian, Operator, Posterior, operators, priors, samplers
-from invgen.gradients import power_of_two, running
+from invgen.numerics.gradients import power_of_two, running
 from invgen.priors import Schedule, from_generator, from_network, from_vae
 
 SHAPE = (1, 8, 8)

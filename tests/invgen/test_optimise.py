@@ -6,8 +6,8 @@ from torch import Tensor
 
 from invgen import Gaussian, Posterior
 from invgen.noise import Energy, Poisson
+from invgen.numerics.optimise import Adam, lbfgs, minimise, noise_floor
 from invgen.operators import Matrix
-from invgen.optimise import Adam, lbfgs, minimise, noise_floor
 from invgen.priors import GaussianPrior
 
 F64 = torch.float64

@@ -9,9 +9,9 @@ import torch
 import invgen
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.noise import Gaussian, Noiseless, Poisson
+from invgen.numerics.random import Streams
 from invgen.operators import MRI, HighDynamicRange, Mask
 from invgen.posterior import Posterior
-from invgen.random import Streams
 
 
 def random(*shape, dtype=torch.float64, seed=0):

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from invgen import Posterior, random
+from invgen import Posterior
+from invgen.numerics import random
+from invgen.numerics.random import Streams
 from invgen.operators import Identity
 from invgen.priors import GaussianPrior
-from invgen.random import Streams
 from invgen.samplers import PiGDM
 
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import invgen
 from invgen import cli, samplers
+from invgen.commands.sample import conditioned, generate
 from invgen.errors import OptionError, UnsupportedError
-from invgen.generate import conditioned, generate
 from invgen.priors import GaussianMixture
 
 PRIOR = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), [0.3, 0.7], 0.1)

@@ -3,7 +3,7 @@ import functools
 import pytest
 
 from invgen.errors import OptionError
-from invgen.spelling import distance, hint, nearest
+from invgen.names.spelling import distance, hint, nearest
 
 
 @functools.cache

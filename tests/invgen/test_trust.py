@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import invgen
 from invgen import DivergedError, operators, priors, samplers
-from invgen.auto import within_trust
+from invgen.inference.auto import within_trust
 from invgen.metrics import psnr
 from invgen.priors import GaussianMixture, PriorWarning, Schedule, check_prior, from_denoiser, from_network
 from invgen.trust import ceiling

@@ -8,9 +8,10 @@ import torch
 
 import invgen
 from invgen import FileError, MissingExtraError, OptionError, samplers
+from invgen.inference.tuning import search_space
+from invgen.names.resolve import load_sampler
 from invgen.operators import Matrix
 from invgen.priors import GaussianPrior
-from invgen.tuning import load_sampler, search_space
 
 F64 = torch.float64
 

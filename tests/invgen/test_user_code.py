@@ -6,11 +6,12 @@ import time
 import pytest
 import yaml
 
-from invgen import InvgenError, OptionError, names
+from invgen import InvgenError, OptionError
 from invgen.benchmarks import scores
 from invgen.benchmarks.runner import check
 from invgen.cli import main
-from invgen.user_code import user_object
+from invgen.names import resolve
+from invgen.names.user_code import user_object
 
 MODULE = """
 import functools
@@ -136,8 +137,8 @@ HOSTILE = [
     "my_tools:Witness(x=1)",
     "my_tools:says_none",
     "my_tools:says_none(path='/')",
-    "invgen.writing:write_text(path='pwned', text='')",
-    "invgen.names:os.system",
+    "invgen.files.writing:write_text(path='pwned', text='')",
+    "invgen.names.resolve:os.system",
     "invgen:names",
     "..:x",
     "a..b:x",
@@ -169,7 +170,7 @@ def test_what_is_no_maker_is_refused_and_not_called(here, kind):
     before = set(here.iterdir())
     for spec in HOSTILE:
         with pytest.raises(InvgenError) as error:
-            getattr(names, kind)(spec)
+            getattr(resolve, kind)(spec)
         assert "\n" not in str(error.value) and len(str(error.value)) < 700, str(error.value)
         left = set(here.iterdir()) - before - {here / "__pycache__"}
         assert not left, f"{spec} has been called"
@@ -220,7 +221,7 @@ def test_a_suite_that_names_programs_is_refused_by_check_and_run(here, capsys):
 )
 def test_what_makes_an_operator_is_called(here, spec):
     for module in ("my_tools", "my_tools.py", "./my_tools.py", str(here / "my_tools.py")):
-        made = names.operator(f"{module}:{spec}", None if spec in ("fixed", "instance") else (1, 4, 4))
+        made = resolve.operator(f"{module}:{spec}", None if spec in ("fixed", "instance") else (1, 4, 4))
         assert made.in_shape == (1, 4, 4)
 
 
@@ -244,9 +245,9 @@ def test_the_sentences(here):
         ("my_tools:Op.thrice", "my_tools:Op has no 'thrice'; its class methods are twice"),
     ):
         with pytest.raises(OptionError) as error:
-            names.operator(spec, (1, 4, 4))
+            resolve.operator(spec, (1, 4, 4))
         assert sentence in str(error.value)
-    assert names.operator("./code.py:Same", (1, 4, 4)).in_shape == (1, 4, 4)
+    assert resolve.operator("./code.py:Same", (1, 4, 4)).in_shape == (1, 4, 4)
 
 
 def test_a_file_runs_once_until_it_changes_under_a_name_that_does_not_depend_on_what_was_loaded(here):
@@ -280,6 +281,6 @@ def test_long_and_odd_texts_take_no_time():
         "A(x=" + "-" * 9000 + "1)",
     ):
         with pytest.raises(OptionError) as error:
-            names.operator(spec, (1, 4, 4))
+            resolve.operator(spec, (1, 4, 4))
         assert len(str(error.value)) < 1500
     assert time.process_time() - begin < 5

@@ -5,8 +5,8 @@ import pytest
 import scipy.signal
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import OptionError
+from invgen.inference.checks import check_operator
 from invgen.operators import HighDynamicRange, LowPassDecimate
 from invgen.operators.audio import lowpass_filter
 

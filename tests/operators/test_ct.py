@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import OptionError, ShapeError
+from invgen.inference.checks import check_operator
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT
 from invgen.operators.phantoms import EllipsePhantom
 

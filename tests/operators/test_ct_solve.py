@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import UnsupportedError
+from invgen.inference.checks import check_operator
 from invgen.operators import _ct_symmetry as symmetry
 from invgen.operators import _tomography
 from invgen.operators.ct import FanBeamCT, ParallelBeamCT

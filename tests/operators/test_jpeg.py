@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from invgen.checks import check_operator
 from invgen.errors import OptionError
+from invgen.inference.checks import check_operator
 from invgen.operators import JPEG
 from invgen.operators.jpeg import CHROMA, LUMA, quantisation_table
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import InvgenError
+from invgen.inference.checks import check_operator
 from invgen.operators import Matrix
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import OptionError, ShapeError
+from invgen.inference.checks import check_operator
 from invgen.linalg import dot
 from invgen.operators import (
     MRI,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.checks import check_operator
 from invgen.errors import OptionError
+from invgen.inference.checks import check_operator
 from invgen.operators import HighDynamicRange, NonlinearBlur, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import decode_srgb, encode_srgb
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import invgen
-from invgen import cli, writing
+from invgen import cli
+from invgen.files.reader import writing
 from invgen.priors import sources, train, twins
 from invgen.priors.datasets import PhotoViews
 from invgen.priors.load import load, metadata
@@ -179,7 +180,7 @@ def test_a_disk_that_fills_while_it_trains(tmp_path, photos):
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     """One process is killed while it writes a file and a folder, another lives."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom invgen.writing import atomic_file, atomic_folder\n"
+        "import sys, time\nfrom pathlib import Path\nfrom invgen.files.writing import atomic_file, atomic_folder\n"
         "with atomic_folder(sys.argv[1]) as a, atomic_file(Path(sys.argv[1]) / 'checkpoint.pt') as b:\n"
         "    (a / 'x').write_text('x')\n    b.write_text('x')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )

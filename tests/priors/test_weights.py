@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from invgen import priors
 from invgen.errors import OptionError, WeightsError
+from invgen.inference.simulation import sample
 from invgen.priors import baselines, cards, evaluate, train
 from invgen.priors.load import WEIGHTS, load, metadata, names
 from invgen.priors.network import EDMDenoiser, UNet
-from invgen.simulation import sample
 
 RECIPE = {"recipe": {"units": "grey in [-1, 1]"}}
 

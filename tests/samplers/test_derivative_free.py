@@ -31,9 +31,9 @@ from torch import Tensor
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.metrics import sliced_wasserstein
 from invgen.noise import Energy, Poisson
+from invgen.numerics.random import Streams
 from invgen.operators import from_function
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 from invgen.sampler import Cost
 from invgen.samplers.derivative_free.dpg import policy_gradient
 

@@ -29,7 +29,7 @@ def by_diffusers(order, levels, x):
 
 
 def starting_state(sampler, num):
-    from invgen.random import Streams
+    from invgen.numerics.random import Streams
 
     index = torch.stack([torch.arange(num), torch.zeros(num, dtype=torch.int64)], 1)
     return PRIOR.start(Streams(0, index)(torch.empty(num, 4, dtype=F64)), sampler.levels(PRIOR)[0][0])

@@ -34,9 +34,9 @@ from invgen import Gaussian, OptionError, Posterior, noise_levels, samplers
 from invgen.diffusion import flow_time, step
 from invgen.forward import Operator
 from invgen.noise import Noiseless, Poisson
+from invgen.numerics.random import Streams
 from invgen.operators import Mask
 from invgen.priors import GaussianPrior
-from invgen.random import Streams
 
 
 def data_map(post: Posterior, var: float, prior: float = 1.0) -> tuple[Tensor, Tensor]:

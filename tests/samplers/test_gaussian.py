@@ -33,9 +33,9 @@ from gaussian_problems import (
 
 from invgen import Posterior, samplers
 from invgen.noise import Noiseless
+from invgen.numerics.random import Streams
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 
 # -- exact methods --------------------------------------------------------------------------------------------------
 

@@ -26,9 +26,9 @@ from invgen import Energy, Gaussian, Noiseless, OptionError, Posterior, samplers
 from invgen.data_term import line_search, local_fit
 from invgen.diffusion import step, travel_back
 from invgen.metrics import sliced_wasserstein
+from invgen.numerics.random import Streams
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 from invgen.sampler import Cost
 from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed
 from invgen.samplers.guided.base import likelihood_guidance

@@ -38,10 +38,10 @@ from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.forward import Operator
+from invgen.numerics.random import Streams
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.pushforward import Flow
-from invgen.random import Streams
 from invgen.sampler import Cost
 from invgen.samplers.mcmc.base import DualAveraging, choose, local_step, log_prior_change, metropolis, skrock_reach
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from invgen import DivergedError, Gaussian, Posterior
 from invgen.errors import OptionError
 from invgen.noise import Noise
+from invgen.numerics.random import Streams
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 from invgen.samplers import TDS
 from invgen.samplers.smc.base import ParticleSampler, effective_size, resample
 

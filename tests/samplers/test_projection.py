@@ -13,9 +13,9 @@ from torch import Tensor
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.diffusion import noise_levels
 from invgen.noise import Noiseless
+from invgen.numerics.random import Streams
 from invgen.operators import Fourier, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 from invgen.sampler import Cost
 from invgen.samplers.projection.base import Projection, Spectral, estimate, levels_from, with_jumps
 

@@ -12,9 +12,9 @@ from invgen import Gaussian, Posterior
 from invgen.errors import UnsupportedError
 from invgen.forward import Operator
 from invgen.noise import Energy, Poisson
+from invgen.numerics.random import Streams
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.random import Streams
 from invgen.samplers import TDS
 from invgen.samplers.smc._linearised import Linearised
 

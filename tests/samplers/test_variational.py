@@ -27,10 +27,10 @@ from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.metrics import sliced_wasserstein
+from invgen.numerics.random import Streams
 from invgen.operators import Matrix, from_function
 from invgen.priors import GaussianMixture
 from invgen.pushforward import Flow
-from invgen.random import Streams
 from invgen.sampler import Cost
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.forward import per_sample
-from invgen.hints import Count, NonNegative, Positive, Share
 from invgen.linalg import dot, norm
 from invgen.noise import Energy
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.derivative_free._candidates import log_likelihoods
+from invgen.validation.hints import Count, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Prior
-from invgen.hints import Count, Positive
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
-from invgen.random import Streams
 from invgen.samplers.derivative_free._ensemble import centred, combined, whitened
 from invgen.samplers.smc.base import Cloud, EnsembleSampler, by_rows
+from invgen.validation.hints import Count, Positive
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step
-from invgen.hints import Count, Positive, Share
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.derivative_free._ensemble import centred, combined, whitened
 from invgen.samplers.smc.base import Cloud, EnsembleSampler, by_rows
+from invgen.validation.hints import Count, Positive, Share
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.hints import Count, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.derivative_free._candidates import of_candidates
+from invgen.validation.hints import Count, Share
 
 
 @dataclass(frozen=True)

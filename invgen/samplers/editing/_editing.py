@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.arguments import mask
 from invgen.errors import ShapeError
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
+from invgen.validation.arguments import mask
 
 
 def _content(value: object) -> object:

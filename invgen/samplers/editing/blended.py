@@ -9,13 +9,13 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
 from invgen.errors import OptionError
-from invgen.hints import NonNegative, Positive, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.dps import DPS
 from invgen.samplers.projection.base import Levels, levels_from
+from invgen.validation.hints import NonNegative, Positive, Share
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Positive, Share
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.projection.base import Levels, estimate, levels_from
+from invgen.validation.hints import Count, Positive, Share
 
 
 @dataclass(frozen=True, eq=False, repr=False)

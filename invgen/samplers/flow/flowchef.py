@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import flow_time, step
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Positive, Share
 from invgen.linalg import dot
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.flow._flow import data_step
 from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import Positive, Share
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Count, Positive
 from invgen.linalg import norm
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.flow._flow import data_step
+from invgen.validation.hints import Count, Positive
 
 
 @dataclass(frozen=True)

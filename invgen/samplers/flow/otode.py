@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
-from invgen.hints import Range, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.guided.pigdm import PiGDM
+from invgen.validation.hints import Range, Share
 
 _TASKS = {  # begin, weight
     "denoising": (0.3, "sqrt"),

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import flow_time
-from invgen.hints import Count, NonNegative
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler, published
 from invgen.samplers.flow._flow import data_step
+from invgen.validation.hints import Count, NonNegative
 
 _ALPHAS = {
     "denoising": 0.8,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import Bend, LogPotential, Pullback
-from invgen.gradients import differentiating, leaf
 from invgen.linalg import dot
 from invgen.noise import Energy
-from invgen.optimise import Adam
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.optimise import Adam
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 
 
 def draw_near(

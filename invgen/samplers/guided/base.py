@@ -13,11 +13,11 @@ from torch import Tensor
 
 from invgen.data_term import line_search, local_fit
 from invgen.diffusion import step
-from invgen.hints import Share
 from invgen.noise import Noiseless
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Share
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import Tensor
 from invgen.data_term import Bend, Pullback, local_fit
 from invgen.diffusion import step_kernel
 from invgen.forward import LinearOperator
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Count, Index, Positive
 from invgen.linalg import norm
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed, step_reach
+from invgen.validation.hints import Count, Index, Positive
 
 
 @dataclass(frozen=True)

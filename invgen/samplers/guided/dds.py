@@ -9,12 +9,12 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Positive, Share
 from invgen.linalg import cg
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, Positive, Share
 
 
 @dataclass(frozen=True)

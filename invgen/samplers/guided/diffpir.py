@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.hints import Positive, Share
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler, published
+from invgen.validation.hints import Positive, Share
 
 # (steps, lambda, zeta). The released scripts divide a noise level of images in [0, 1] by levels of images in [-1, 1], which
 # makes their lambda four times the one of a single unit: 7 for deblurring, 1 for inpainting there

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from invgen.data_term import paper_misfit
 from invgen.diffusion import step
-from invgen.gradients import differentiating, leaf
-from invgen.hints import NonNegative, Share
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
+from invgen.validation.hints import NonNegative, Share
 
 _ZETA = {
     "super-resolution": 0.3,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from invgen.data_term import paper_misfit
 from invgen.diffusion import step, travel_back
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Count, NonNegative, Share
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
+from invgen.validation.hints import Count, NonNegative, Share
 
 _RHO = {"parsing": 0.2, "sketch": 20.0, "landmarks": 500.0, "face identity": 100.0}
 

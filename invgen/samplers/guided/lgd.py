@@ -12,11 +12,11 @@ from torch import Tensor
 from invgen.data_term import local_fit
 from invgen.diffusion import step
 from invgen.forward import per_sample
-from invgen.hints import Count, NonNegative, Share
 from invgen.linalg import dot
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import Count, NonNegative, Share
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from invgen.data_term import Bend, Pullback, local_fit
 from invgen.diffusion import step_kernel
-from invgen.hints import Count, Positive, Range
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed, step_reach
+from invgen.validation.hints import Count, Positive, Range
 
 
 @dataclass(frozen=True)

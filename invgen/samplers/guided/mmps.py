@@ -7,11 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.hints import Count
 from invgen.linalg import gmres
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import Count
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import Tensor
 from invgen.data_term import line_search, local_fit, paper_misfit
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.gradients import differentiating, leaf
-from invgen.hints import NonNegative
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
-from invgen.random import Streams
 from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import NonNegative
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot
 from invgen.noise import Gaussian, Noiseless
-from invgen.optimise import minimise, noise_floor
+from invgen.numerics.optimise import minimise, noise_floor
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler, published
+from invgen.validation.hints import Count, NonNegative, Positive
 
 _TASKS = {  # (steps, iterations), released ablation table, FFHQ
     "super-resolution": (20, 20),

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from invgen.data_term import line_search, local_fit
 from invgen.diffusion import step, travel_back
-from invgen.hints import Count, Index, NonNegative, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
+from invgen.validation.hints import Count, Index, NonNegative, Share
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator, per_sample
-from invgen.gradients import differentiating, leaf
-from invgen.hints import NonNegative
 from invgen.linalg import dot
 from invgen.noise import Gaussian
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
-from invgen.random import Streams
 from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import NonNegative
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.hints import Count, NonNegative, Positive
-from invgen.optimise import minimise, noise_floor
+from invgen.numerics.optimise import minimise, noise_floor
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Positive
 from invgen.linalg import norm
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.mcmc.base import langevin
+from invgen.validation.hints import Count, Positive
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, needs_levels
 from invgen.forward import LinearOperator, per_sample
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Count
 from invgen.linalg import dot, norm
 from invgen.noise import Gaussian
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow, Generator, StandardNormal
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count
 
 Score = Callable[[Tensor], Tensor]
 

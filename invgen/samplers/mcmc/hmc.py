@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.hints import Count, Range
 from invgen.linalg import dot
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.mcmc.base import DualAveraging, LatentChain, choose, curvature, decode_with_gradient, metropolis
+from invgen.validation.hints import Count, Range
 
 
 @dataclass(frozen=True)

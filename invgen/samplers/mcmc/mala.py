@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from invgen.forward import per_sample
-from invgen.hints import Range
 from invgen.linalg import dot
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.mcmc.base import DualAveraging, choose, log_prior_change, metropolis
 from invgen.samplers.mcmc.ula import ULA
+from invgen.validation.hints import Range
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from invgen.hints import Count, Range
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.mcmc.base import DualAveraging, LatentChain, choose, decode, metropolis
+from invgen.validation.hints import Count, Range
 
 
 @dataclass(frozen=True)

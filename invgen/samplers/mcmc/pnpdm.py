@@ -10,12 +10,12 @@ from torch import Tensor
 from invgen.diffusion import noise_levels, step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Positive, Range
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.mcmc.base import langevin, local_step
+from invgen.validation.hints import Count, Positive, Range
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.hints import Count, Positive, Range
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.mcmc.base import skrock, skrock_reach
 from invgen.samplers.mcmc.ula import ULA
+from invgen.validation.hints import Count, Positive, Range
 
 
 @dataclass(frozen=True)

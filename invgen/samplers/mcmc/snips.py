@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator, SVDOperator
-from invgen.hints import Count, Range
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, Range
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Index, Positive
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 from invgen.samplers.mcmc.base import langevin, largest_curvature
 from invgen.samplers.mcmc.daps import DAPS
+from invgen.validation.hints import Count, Index, Positive
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 
 USUAL = 0.05  # the level taken for a denoiser of many, as a share of the value range: about 13 of 255 grey levels

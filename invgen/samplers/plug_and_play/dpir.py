@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.hints import Count, Positive
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.plug_and_play.base import PlugAndPlay
+from invgen.validation.hints import Count, Positive
 
 _STEPS = {"deblurring": 8, "super-resolution": 24, "demosaicing": 40}
 

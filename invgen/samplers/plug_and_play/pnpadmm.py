@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from invgen.hints import Count, Positive, Range
 from invgen.linalg import norm
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.plug_and_play.base import PlugAndPlay
+from invgen.validation.hints import Count, Positive, Range
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invgen.hints import Count, Positive
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.plug_and_play.base import PlugAndPlay
+from invgen.validation.hints import Count, Positive
 
 # lambda and the denoiser's level by task, for grey levels of 0 to 255, with 200 steps (the released parameters)
 _TASKS = {"uniform deblurring": (0.02, 3.25), "gaussian deblurring": (0.01, 4.1), "super-resolution": (0.008, 3.0)}

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Spectral
 
 

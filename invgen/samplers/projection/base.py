@@ -16,8 +16,8 @@ from invgen.diffusion import Denoiser, noise_levels
 from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.linalg import norm
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
 
 Levels = list[tuple[float, float]]

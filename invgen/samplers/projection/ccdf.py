@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
-from invgen.hints import Count, Positive, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Levels, Projection, ProjectionSampler, estimate, levels_from
+from invgen.validation.hints import Count, Positive, Share
 
 
 @dataclass(frozen=True)

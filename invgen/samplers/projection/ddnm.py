@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.hints import Count, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection._spectral import SpectralStep
 from invgen.samplers.projection.base import ProjectionSampler, with_jumps
+from invgen.validation.hints import Count, Share
 
 
 @dataclass(frozen=True)

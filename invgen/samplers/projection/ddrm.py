@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.diffusion import Denoiser
-from invgen.hints import Count, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection._spectral import SpectralStep
 from invgen.samplers.projection.base import Levels, ProjectionSampler
+from invgen.validation.hints import Count, Share
 
 
 @dataclass(frozen=True)

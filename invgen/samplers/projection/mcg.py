@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.gradients import differentiating, leaf
 from invgen.linalg import norm
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import published
 from invgen.samplers.guided.dps import DPS
 from invgen.samplers.projection.base import Projection, ProjectionSampler

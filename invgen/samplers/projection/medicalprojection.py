@@ -8,10 +8,10 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.errors import OptionError
-from invgen.hints import Index, Positive, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
+from invgen.validation.hints import Index, Positive, Share
 
 _TASKS = {"lidc": (0.246, 0.841), "ldct": (0.4, 0.72), "brats": (0.517, 1.0)}  # snr, lambda
 

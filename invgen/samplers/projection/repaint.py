@@ -8,10 +8,10 @@ from typing import Annotated
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.hints import Count, Range
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Projection, ProjectionSampler, with_jumps
+from invgen.validation.hints import Count, Range
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import step
-from invgen.hints import Index, Positive, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
+from invgen.validation.hints import Index, Positive, Share
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from invgen.forward import Operator
-from invgen.gradients import differentiating, leaf
 from invgen.linalg import dot
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 
 
 def _flat(y: Tensor) -> Tensor:

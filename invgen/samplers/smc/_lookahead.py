@@ -13,8 +13,8 @@ from torch import Tensor
 from invgen.autoregressive import Autoregressive, token_at
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian as GaussianNoise
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.smc.base import by_rows
 
 LARGEST = 2**25  # sites times measured values of a dense matrix

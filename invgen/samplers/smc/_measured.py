@@ -16,8 +16,8 @@ from torch import Tensor
 
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.projection.base import Spectral
 from invgen.samplers.smc.base import Cloud, ParticleSampler
 

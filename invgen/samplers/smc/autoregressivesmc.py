@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from invgen.autoregressive import Autoregressive, draw_token
-from invgen.hints import Count
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.smc._lookahead import Channel, Completed, Gaussian, fits_channel, fits_gaussian
 from invgen.samplers.smc.base import Cloud, ParticleSampler, by_rows
+from invgen.validation.hints import Count
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from invgen.errors import DivergedError, OptionError, UnsupportedError
-from invgen.hints import Count, Share
+from invgen.numerics.random import Streams, streams
 from invgen.posterior import Posterior
-from invgen.random import Streams, streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, Share
 
 Resampling = Literal["systematic", "stratified", "multinomial", "residual"]
 

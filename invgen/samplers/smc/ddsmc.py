@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import noise_levels, step_kernel
-from invgen.hints import Count, NonNegative, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.smc._measured import Measured, SpectralParticles
+from invgen.validation.hints import Count, NonNegative, Share
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
-from invgen.hints import Range, Share
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.smc._measured import SpectralParticles
 from invgen.samplers.smc.base import Cloud, by_rows
+from invgen.validation.hints import Range, Share
 
 
 @dataclass(frozen=True)

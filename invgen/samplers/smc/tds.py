@@ -11,13 +11,13 @@ from torch import Tensor
 from invgen.data_term import local_fit
 from invgen.diffusion import step_kernel
 from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
-from invgen.hints import Count
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.smc._linearised import Linearised, centred, reach
 from invgen.samplers.smc.base import ParticleSampler, extrapolate
+from invgen.validation.hints import Count
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
 from invgen.forward import LinearOperator
-from invgen.hints import Count, Share
 from invgen.noise import Gaussian
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, Share
 
 
 class _Unmeasured(LinearOperator):

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from invgen.hints import Count
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.samplers.unconditional.ancestral import Unconditional
+from invgen.validation.hints import Count
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.hints import Count, NonNegative, Positive, Range
-from invgen.optimise import minimise
+from invgen.numerics.optimise import minimise
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, NonNegative, Positive, Range
 
 
 @dataclass(frozen=True)

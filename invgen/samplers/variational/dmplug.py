@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.hints import Count, NonNegative, Positive
-from invgen.optimise import minimise, noise_floor
+from invgen.numerics.optimise import minimise, noise_floor
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Flow
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.gradients import differentiating, leaf
-from invgen.hints import Count, NonNegative, Positive
 from invgen.linalg import dot
 from invgen.noise import Gaussian
-from invgen.optimise import Adam
+from invgen.numerics.gradients import differentiating, leaf
+from invgen.numerics.optimise import Adam
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

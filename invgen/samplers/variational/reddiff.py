@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from invgen.forward import LinearOperator
-from invgen.hints import Count, NonNegative, Positive
-from invgen.optimise import Adam
+from invgen.numerics.optimise import Adam
+from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.random import Streams
 from invgen.sampler import Sampler
+from invgen.validation.hints import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""The front door: from a measurement to posterior samples in one call."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from invgen.cost import Cost
+from invgen.inference.forecasting import forecast
+from invgen.linalg import dot
+from invgen.messages import warn
+from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
+from invgen.numerics.gradients import running
+from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
+from invgen.pushforward import Generator
+from invgen.sampler import Sampler
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count, Seed
+
+# Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
+# in a million posterior samples there, whatever m.
+FAR, FAR_OF_FEW = 3.0, 2.0
+# Beyond these, in standard deviations of a normal law, all samples from a decoder are said to misfit their measurement.
+# Residuals of posterior samples are white noise of the declared level, whatever the prior: one in a million is beyond.
+LARGE, CORRELATED = 4.75, 6.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """Samples of a posterior and what they cost.
+
+    Attributes:
+        samples: (num_samples, *batch, *shape).
+        posterior: the problem that was solved.
+        sampler: with which hyper-parameters.
+        seed, nfe (network evaluations per sample), seconds.
+        reason: why this sampler, where `sampler="auto"` picked it.
+        cost: all that was counted.
+    """
+
+    samples: Tensor
+    posterior: Posterior = field(repr=False)
+    sampler: Sampler
+    seed: int | Sequence[int]
+    nfe: float
+    seconds: float
+    reason: str = ""
+    cost: Cost = field(default_factory=Cost, repr=False)
+
+    @property
+    def inner(self) -> str:
+        """Which linear solvers ran inside the sampler, such as "100 solves by CG in 12 iterations (at most 31)"."""
+        return self.cost.inner
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The posterior mean, (*batch, *shape): the estimate of least squared error."""
+        return self.samples.mean(0)
+
+    @cached_property
+    def std(self) -> Tensor:
+        """The posterior standard deviation of each value, (*batch, *shape); zero for a single sample."""
+        return self.samples.std(0, correction=min(1, len(self.samples) - 1))
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """Each sample's data residual over the noise level, (num_samples, *batch): about 1 for a posterior sample."""
+        flat = self.samples.reshape(len(self.samples), -1, *self.posterior.prior.shape)
+        y = self.posterior.y.reshape(-1, *self.posterior.A.out_shape)
+        rows = self.posterior.rows(torch.arange(len(y)))
+        with running(self.posterior.A):
+            values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
+        return values.reshape(len(self.samples), *self.posterior.batch)
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
+            f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', inner: {self.inner}' if self.inner else ''}"
+            f"{f', picked because {self.reason}' if self.reason else ''})"
+        )
+
+
+@checked
+def solve(
+    y: TensorLike,
+    A: OperatorLike,
+    prior: PriorLike,
+    noise: NoiseLike,
+    sampler: Sampler | str = "dps",
+    *,
+    num_samples: Count = 1,
+    seed: Seed | Sequence[Seed] = 0,
+    max_batch: Count | None = None,
+    progress: bool | None = False,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Result:
+    """Draws samples from p(x | y) for y = A(x) + noise.
+
+    Args:
+        y: the measurement, (*batch, *A.out_shape), a tensor or an array of NumPy; its precision is kept.
+        A: the forward operator.
+        prior: what signals look like.
+        noise: a Noise, or the standard deviation of Gaussian noise in units of y.
+        sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), a file that `invgen.tune(...).save` has written, or "auto":
+            what docs/samplers.md recommends for such a problem, at noise levels that the prior's network can be trusted at;
+            `Result.sampler` and `Result.reason` say what and why.
+        num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
+        progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
+            None shows the bar on a terminal and in a notebook only.
+
+    Raises:
+        InvgenError: one sentence about what does not fit and what would.
+
+    Warns (UserWarning) where more than one sample in a hundred has a residual of over three times the noise (five, for a
+    single measured value): a divergence that ended at finite values is not silent. And where no code of a decoder is found
+    that leaves white noise of the declared level: a renderer that only comes near a real picture makes samples too sure.
+    """
+    from invgen.inference.auto import recommend, within_trust
+    from invgen.names import resolve
+
+    post, reason = Posterior(prior, A, noise, y), ""
+    if isinstance(sampler, str):
+        if sampler == "auto":
+            sampler, reason = recommend(post)
+            post, left_out = within_trust(post)
+            reason += left_out
+        else:
+            sampler = resolve.sampler(sampler)
+    if progress is not False:
+        expected = forecast(sampler, post, num_samples, max_batch)
+        if expected is not None:
+            print(f"{type(sampler).__name__}: {expected}", file=sys.stderr, flush=True)
+    cost = Cost()
+    samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
+    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)
+    if not warn_unexplained(result):
+        warn_misfit(result)
+    return result
+
+
+def warn_unexplained(result: Result) -> bool:
+    """Warns of samples that do not explain the measurement, as `solve` does, and says whether it did."""
+    post, sampler = result.posterior, result.sampler
+    if isinstance(post.noise, Noiseless | Energy) or not result.samples.numel():
+        return False
+    residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(post.A.out_shape))
+    far = int((residual > limit).sum())
+    if far <= residual.numel() // 100:
+        return False
+    warn(
+        f"{far} of {residual.numel()} samples of {type(sampler).__name__} do not explain the measurement: their "
+        f"residual is up to {residual.max():.1f} times the noise, where 1 is expected; use more steps or another "
+        "sampler, or check the units of noise and prior",
+    )
+    return True
+
+
+def warn_misfit(result: Result) -> None:
+    """Warns of a decoder that cannot make what was measured: its samples are then far surer than they are right.
+
+    Residuals of samples of a true posterior are drawn from the noise's law. So they are held, the best sample of each
+    measurement, against the chi-square law of their size and the normal law of their correlation between neighbours in y.
+    """
+    post = result.posterior
+    if not (isinstance(post.prior, Generator) and isinstance(post.noise, Gaussian) and result.samples.numel()):
+        return
+    if not torch.as_tensor(post.noise.sigma).gt(0).all():
+        return
+    m = math.prod(post.A.out_shape) * (2 if post.y.is_complex() else 1)
+    limit = (1 - 2 / (9 * m) + LARGE * math.sqrt(2 / (9 * m))) ** 1.5  # Wilson & Hilferty's quantile of chi-square
+    size, correlation = result.residual.amin(0).max(), _correlation(result)
+    if size > limit:
+        what = f"residuals are at least {size:.2f} times the noise, where a posterior sample's are at most {limit:.2f}"
+    elif correlation > CORRELATED / math.sqrt(m):
+        what = f"residuals have a correlation of {correlation:.2f} between neighbours, where the noise has none"
+    else:
+        return
+    warn(
+        f"the {type(post.prior).__name__} cannot make what was measured, or {type(result.sampler).__name__} has not found "
+        f"it: {what}, and the samples are too sure of themselves; take more steps, a richer decoder, or a noise level "
+        "several times the misfit (this warning stays)",
+    )
+
+
+def _correlation(result: Result) -> float:
+    """The largest over measurements, of the smallest over samples, of the residual's correlation between neighbours in y.
+
+    Neighbours in the order in which y lies in memory; 0 for fewer than 50 measured values.
+    """
+    post = result.posterior
+    if math.prod(post.A.out_shape) < 50:
+        return 0.0
+    y = post.y.reshape(-1, *post.A.out_shape)
+    rows, least = post.rows(torch.arange(len(y))), torch.inf
+    with running(post.A), torch.no_grad():
+        for x in result.samples.reshape(len(result.samples), -1, *post.prior.shape):
+            r = (rows.residual(x) / rows.noise.std(y)).flatten(1)
+            least = (dot(r[:, 1:], r[:, :-1]) / dot(r, r).clamp(min=1e-30)).flatten().clamp(max=least)
+    return float(least.max())
