@@ -13,7 +13,7 @@ from torch import Tensor
 from invgen.benchmarks.classical import Classical
 from invgen.linalg import dot
 from invgen.noise import Noiseless
-from invgen.operators._tomography import Tomography
+from invgen.operators.ct.base import Tomography
 from invgen.posterior import Posterior
 
 __all__ = ["CGLS", "FBP", "SIRT"]

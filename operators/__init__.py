@@ -3,28 +3,28 @@
 from invgen.compose import stack
 from invgen.operators.audio import LowPassDecimate
 from invgen.operators.blur import Blur
-from invgen.operators.coils import birdcage_maps, espirit_maps, normalise_maps, rss, sensitivity_maps
 from invgen.operators.compressed_sensing import CompressedSensing
-from invgen.operators.ct import FanBeamCT, ParallelBeamCT
-from invgen.operators.ct_units import hu_to_mu, mu_to_hu
+from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct.phantoms import EllipsePhantom
+from invgen.operators.ct.units import hu_to_mu, mu_to_hu
+from invgen.operators.ct.views import limited_angles
 from invgen.operators.decimate import Decimate
-from invgen.operators.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.downsample import Downsample
-from invgen.operators.fourier import Fourier, fftc, ifftc
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
 from invgen.operators.identity import Identity
 from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
-from invgen.operators.kspace_masks import equispaced_mask, radial_mask, random_mask
 from invgen.operators.mask import Mask
 from invgen.operators.matrix import Matrix
-from invgen.operators.mri import MRI, MultiCoilMRI
+from invgen.operators.mri.coils import birdcage_maps, espirit_maps, normalise_maps, rss, sensitivity_maps
+from invgen.operators.mri.fourier import Fourier, fftc, ifftc
+from invgen.operators.mri.kspace_masks import equispaced_mask, radial_mask, random_mask
+from invgen.operators.mri.mri import MRI, MultiCoilMRI
 from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import NonlinearBlur
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
-from invgen.operators.views import limited_angles
 
 __all__ = [
     "JPEG",

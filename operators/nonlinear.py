@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import Operator
-from invgen.operators.fourier import fftc
+from invgen.operators.mri.fourier import fftc
 from invgen.validation.hints import NonNegative, Range
 
 

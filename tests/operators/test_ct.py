@@ -11,8 +11,8 @@ import torch
 
 from invgen.errors import OptionError, ShapeError
 from invgen.inference.checks import check_operator
-from invgen.operators.ct import FanBeamCT, ParallelBeamCT
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct.phantoms import EllipsePhantom
 
 FAN = {"source_origin": 40.0, "origin_det": 25.0}
 SMALL = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from invgen.errors import MissingExtraError
-from invgen.operators import _astra
-from invgen.operators.ct import FanBeamCT, ParallelBeamCT
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.ct import _astra
+from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct.phantoms import EllipsePhantom
 
 astra = pytest.importorskip("astra")
 

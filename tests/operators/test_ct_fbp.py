@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from invgen.errors import OptionError, ShapeError, UnsupportedError
-from invgen.operators._fbp import angle_weights, parker_weights
-from invgen.operators.ct import FanBeamCT, ParallelBeamCT
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.ct._fbp import angle_weights, parker_weights
+from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct.phantoms import EllipsePhantom
 
 N = 128
 MU = 0.02  # 1/mm, water

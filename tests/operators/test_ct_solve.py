@@ -8,9 +8,9 @@ import torch
 
 from invgen.errors import UnsupportedError
 from invgen.inference.checks import check_operator
-from invgen.operators import _ct_symmetry as symmetry
-from invgen.operators import _tomography
-from invgen.operators.ct import FanBeamCT, ParallelBeamCT
+from invgen.operators.ct import _symmetry as symmetry
+from invgen.operators.ct import base as _tomography
+from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
 
 FAN = {"source_origin": 20.0, "origin_det": 15.0}
 # all symmetry groups: square, rectangle, half turn, half turn and swap, one mirror, none
@@ -254,8 +254,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 @pytest.mark.parametrize("I0", [1e3, 1e4])
 def test_photon_counts_of_a_fan_keep_a_preconditioner(I0, monkeypatch):
     from invgen import TransmissionPoisson, log_transform
-    from invgen.operators import _tomography
-    from invgen.operators.phantoms import EllipsePhantom
+    from invgen.operators.ct import base as _tomography
+    from invgen.operators.ct.phantoms import EllipsePhantom
 
     A = FanBeamCT((64, 64), 24, source_origin=300.0, origin_det=200.0, pixel_size=1.3, solver="cg")
     image = 0.02 * EllipsePhantom(41.5).image((64, 64), 1.3)
@@ -277,7 +277,7 @@ def test_photon_counts_of_a_fan_keep_a_preconditioner(I0, monkeypatch):
 def test_photon_counts_of_a_fan_have_the_exact_solver_as_a_preconditioner(pixel_size, mu, I0, tmp_path, monkeypatch):
     from invgen import TransmissionPoisson, log_transform
     from invgen.linalg import recorded
-    from invgen.operators.phantoms import EllipsePhantom
+    from invgen.operators.ct.phantoms import EllipsePhantom
 
     monkeypatch.setenv("INVGEN_CACHE", str(tmp_path))
     fan = {"source_origin": 600.0, "origin_det": 400.0, "pixel_size": pixel_size}

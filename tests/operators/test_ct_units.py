@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from invgen.errors import OptionError
-from invgen.operators.ct_units import hu_to_mu, mu_to_hu
+from invgen.operators.ct.units import hu_to_mu, mu_to_hu
 
 
 def test_water_air_and_back():

@@ -48,7 +48,7 @@ def test_several_turns_in_radians_are_taken(angles):
 def test_an_even_image_of_skimage_has_its_axis_half_a_pixel_off():
     from skimage.transform import radon
 
-    from invgen.operators.phantoms import EllipsePhantom
+    from invgen.operators.ct.phantoms import EllipsePhantom
 
     n, image = 64, EllipsePhantom(26.0).image((64, 64)).double()
     degrees = np.arange(0, 180, 6.0)

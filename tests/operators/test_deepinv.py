@@ -25,7 +25,7 @@ from invgen import (
 )
 from invgen.forward import LinearOperator, Operator, SVDOperator
 from invgen.operators import CompressedSensing, HighDynamicRange, Mask
-from invgen.operators.deepinv import (
+from invgen.operators.peers.deepinv import (
     DeepinvLinear,
     DeepinvOperator,
     DeepinvSVD,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from invgen.errors import OptionError
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.ct.phantoms import EllipsePhantom
 
 
 def test_a_disk_has_its_chords():

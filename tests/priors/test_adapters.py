@@ -245,7 +245,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
 
 
 def test_a_missing_deepinv_of_an_operator(monkeypatch):
-    from invgen.operators.deepinv import to_deepinv as as_physics
+    from invgen.operators.peers.deepinv import to_deepinv as as_physics
 
     for name in [n for n in sys.modules if n.split(".")[0] == "deepinv"]:
         monkeypatch.delitem(sys.modules, name)

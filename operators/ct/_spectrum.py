@@ -9,11 +9,11 @@ from torch import Tensor
 
 from invgen.forward import SVDOperator, Variance
 from invgen.messages import announced
-from invgen.operators import _ct_symmetry as symmetry
-from invgen.operators._sparse import SparseMatrix
+from invgen.operators.ct import _symmetry as symmetry
+from invgen.operators.ct._sparse import SparseMatrix
 
 if TYPE_CHECKING:
-    from invgen.operators._tomography import Tomography
+    from invgen.operators.ct.base import Tomography
 
 # Relative to the largest eigenvalue of A A^T: smaller ones count as zero in a pseudo-inverse and in the decomposition.
 # Right singular vectors A^T u / s are orthogonal to the rounding error of A A^T over the eigenvalue, 1e-16 / 1e-10 in

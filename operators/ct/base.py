@@ -12,10 +12,10 @@ from invgen.errors import ConvergenceWarning, OptionError, ShapeError, Unsupport
 from invgen.forward import LinearOperator, Variance, per_sample
 from invgen.linalg import cg
 from invgen.messages import warn
-from invgen.operators._astra import AstraProjector
-from invgen.operators._ct_options import choice
-from invgen.operators._ct_spectrum import SpectralCT, Spectrum
-from invgen.operators._sparse import SparseMatrix
+from invgen.operators.ct._astra import AstraProjector
+from invgen.operators.ct._options import choice
+from invgen.operators.ct._sparse import SparseMatrix
+from invgen.operators.ct._spectrum import SpectralCT, Spectrum
 
 
 class Tomography(LinearOperator):

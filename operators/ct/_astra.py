@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invgen.errors import DivergedError, MissingExtraError, UnsupportedError
-from invgen.operators._sparse import Product
-from invgen.operators.phantoms import EllipsePhantom
+from invgen.operators.ct._sparse import Product
+from invgen.operators.ct.phantoms import EllipsePhantom
 
 
 class AstraProjector:

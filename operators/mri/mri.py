@@ -1,8 +1,8 @@
 """Cartesian magnetic resonance imaging, in fastMRI's conventions (Zbontar et al., 2018).
 
 The scanner measures samples of k-space, the centred orthonormal Fourier transform of the transverse magnetisation, which is
-a complex image. The phase-encode axis, along which lines are left out, is the last one. `operators.kspace_masks` has the
-usual masks. Images are in any unit; k-space, the transform being orthonormal, in the same.
+a complex image. The phase-encode axis, along which lines are left out, is the last one. `kspace_masks` has the usual
+masks. Images are in any unit; k-space, the transform being orthonormal, in the same.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, SVDOperator
-from invgen.operators.fourier import fftc, ifftc, to_channels, to_complex
+from invgen.operators.mri.fourier import fftc, ifftc, to_channels, to_complex
 from invgen.validation.arguments import mask as as_mask
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.messages import announced
-from invgen.operators._projector import Csr, transpose
+from invgen.operators.ct._projector import Csr, transpose
 
 # Measured with one thread on AVX2 and AVX-512 cores, 256 x 256 pixels and 20 to 180 angles: one column is a
 # matrix-vector product; up to 15 the MKL product of torch.sparse_csr is fastest; from 16 on embedding_bag, whose

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.operators import _fbp, _projector
-from invgen.operators._astra import AstraProjector
-from invgen.operators._ct_options import Angles, choice, choose_angles, choose_shape, integer, length
-from invgen.operators._sparse import SparseMatrix
-from invgen.operators._tomography import Tomography, check_memory, check_rays
+from invgen.operators.ct import _fbp, _projector
+from invgen.operators.ct._astra import AstraProjector
+from invgen.operators.ct._options import Angles, choice, choose_angles, choose_shape, integer, length
+from invgen.operators.ct._sparse import SparseMatrix
+from invgen.operators.ct.base import Tomography, check_memory, check_rays
 
 
 class ParallelBeamCT(Tomography):

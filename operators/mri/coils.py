@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.messages import announced
-from invgen.operators.fourier import ifftc
+from invgen.operators.mri.fourier import ifftc
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Range, Share
 from invgen.validation.limits import check_size

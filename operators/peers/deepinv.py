@@ -15,7 +15,7 @@ from invgen.forward import LinearOperator, Operator, SVDOperator
 from invgen.messages import warn
 from invgen.noise import Gaussian, Noise, Noiseless, Poisson, as_noise
 from invgen.numerics.random import Streams
-from invgen.operators.deepinv_noise import noise_from_deepinv
+from invgen.operators.peers.deepinv_noise import noise_from_deepinv
 from invgen.validation.arguments import checked
 
 __all__ = ["from_deepinv", "noise_from_deepinv", "to_deepinv"]

@@ -1,0 +1,1 @@
+"""Magnetic resonance imaging: Fourier sampling, coils and their sensitivities, sampling masks."""

@@ -1,0 +1,1 @@
+"""Operators and noises of deepinv, both ways."""
