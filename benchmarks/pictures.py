@@ -198,7 +198,7 @@ def _slices(folder: Path) -> dict[str, Signal]:
 
 
 def _heads(folder: Path) -> dict[str, Signal]:
-    from invgen.priors.evaluate import held_out
+    from invgen.priors.cards.evaluate import held_out
 
     found = {"s1045": Signal(held_out("mr")["matplotlib s1045"][0].float(), "unit")}
     if (folder / "pyradiomics.npz").is_file():
@@ -211,7 +211,7 @@ def _heads(folder: Path) -> dict[str, Signal]:
 
 def _labelled(folder: Path) -> dict[str, Signal]:
     """Five of each class, the classes by turns, so that a limit takes all of them."""
-    from invgen.priors.datasets_labelled import labelled
+    from invgen.priors.data.labelled import labelled
 
     images, labels = labelled(folder, "test")
     of_class = {int(label): torch.nonzero(labels == label).flatten()[:5].tolist() for label in labels.unique()}
@@ -220,7 +220,7 @@ def _labelled(folder: Path) -> dict[str, Signal]:
 
 
 def _sentences(folder: Path) -> dict[str, Signal]:
-    from invgen.priors.datasets_speech import read_wave, sentences
+    from invgen.priors.data.speech import read_wave, sentences
 
     return {path.stem: _loudest(*read_wave(path)) for path in sentences(folder, "test")}
 

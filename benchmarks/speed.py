@@ -32,7 +32,7 @@ from invgen.forward import Operator
 from invgen.noise import Noiseless
 from invgen.operators import Blur, Downsample, Mask, gaussian_kernel
 from invgen.posterior import Posterior
-from invgen.priors.network import EDMDenoiser, UNet
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Sampler
 from invgen.samplers.unconditional.ancestral import Unconditional

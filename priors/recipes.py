@@ -9,7 +9,7 @@ class Recipe:
 
     Attributes:
         shape: of a view, (C, H, W) or (C, L).
-        widths, blocks, unshuffle, embedding: of the network, as in `priors/network.py`.
+        widths, blocks, unshuffle, embedding: of the network, as in `priors/checkpoints/networks/unet.py`.
         units: what a value means, for people.
         data: how the training data is read: "photo", "ct", "mr", "labelled", "speech"; "images", "volumes" and "waves" for
             folders of a user's own.

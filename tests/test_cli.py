@@ -270,7 +270,7 @@ def test_wrong_use_is_explained(run):
 
 def test_demo_and_data_are_wired(here, run, monkeypatch):
     from invgen.benchmarks import demo
-    from invgen.priors import sources
+    from invgen.priors.data import fetch
 
     calls = []
 
@@ -281,7 +281,7 @@ def test_demo_and_data_are_wired(here, run, monkeypatch):
         return []
 
     monkeypatch.setattr(demo, "run", run_demo)
-    monkeypatch.setattr(sources, "fetch", lambda name, folder: calls.append((name, str(folder))) or folder / name)
+    monkeypatch.setattr(fetch, "fetch", lambda name, folder: calls.append((name, str(folder))) or folder / name)
     monkeypatch.setenv("INVGEN_DATA", "usual")
     (here / "page.md").write_text("a\n<!-- demo:begin -->\n<!-- demo:end -->\nb\n")
     code, out, _ = run("demo", "--out", "somewhere", "--quick", "--readme", "page.md")

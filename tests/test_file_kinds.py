@@ -11,7 +11,8 @@ from scipy.io import wavfile
 from invgen.errors import FileError, InvgenError, MissingExtraError, UnitsWarning
 from invgen.files.nifti import looks_like_hounsfield
 from invgen.files.reader import Signal, fit, read
-from invgen.priors import GaussianPrior, folders
+from invgen.priors import GaussianPrior
+from invgen.priors.data import folders
 
 RNG = np.random.default_rng(0)
 VOLUME = (RNG.random((6, 5, 4)) * 900 + 1).astype(np.int16)  # x, y, z

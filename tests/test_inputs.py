@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from invgen.files.reader import fit, read
-from invgen.priors import GaussianPrior, folders
+from invgen.priors import GaussianPrior
+from invgen.priors.data import folders
 
 HERE = Path(__file__).parent / "data" / "inputs"
 

@@ -190,7 +190,7 @@ def find_weights(net: Net) -> dict[str, Tensor]:
     Raises:
         MissingWeightsError: there are none.
     """
-    from invgen.priors import lpips_weights
+    from invgen.metrics import lpips_weights
 
     data = Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")
     folders = [Path(f) for f in (os.environ.get("INVGEN_WEIGHTS"), data / "lpips") if f]

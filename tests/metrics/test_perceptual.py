@@ -19,9 +19,8 @@ from torch import nn
 
 import invgen
 from invgen.errors import MissingWeightsError, OptionError, ShapeError, WeightsError
-from invgen.metrics import LPIPS, frechet_distance, frechet_feature_distance, lpips, perceptual
+from invgen.metrics import LPIPS, frechet_distance, frechet_feature_distance, lpips, lpips_weights, perceptual
 from invgen.metrics.perceptual import LAYERS, POOL, TORCHVISION, find_weights
-from invgen.priors import lpips_weights
 
 NETS = pytest.mark.parametrize("net", ["alex", "vgg"])
 HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"

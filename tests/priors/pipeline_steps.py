@@ -85,7 +85,7 @@ def measured():
     import test_pipelines_transformer
     import test_pipelines_unet
 
-    from invgen.priors.latent import Autoencoder
+    from invgen.priors.wrappers.latent import Autoencoder
 
     rows = {}
     for name, build in test_latent.AUTOENCODERS.items():

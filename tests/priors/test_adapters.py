@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from invgen import MissingExtraError, OptionError, Posterior, ShapeError, UnsupportedError, samplers
 from invgen.operators import Mask
 from invgen.priors import GaussianPrior
-from invgen.priors.azula import from_azula, to_azula
-from invgen.priors.deepinv import from_deepinv, to_deepinv
+from invgen.priors.checkpoints.azula import from_azula, to_azula
+from invgen.priors.checkpoints.deepinv import from_deepinv, to_deepinv
 
 F64 = torch.float64
 

@@ -13,7 +13,7 @@ import torch
 
 import invgen
 from invgen import priors
-from invgen.priors import adm
+from invgen.priors.checkpoints import adm
 
 pytestmark = pytest.mark.slow  # the import of diffusers alone takes seconds
 

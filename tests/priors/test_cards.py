@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invgen.priors import baselines, cards, evaluate
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import RECIPES
-from invgen.priors.train import train
-from invgen.priors.twins import TWINS
+from invgen.priors.training.digits_family import TWINS
+from invgen.priors.training.train import train
+from invgen.priors.write import baselines, evaluate, write
 
 PRIOR = "prior `digits`"
 
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 
 
 def run(made, folder, *options):
-    assert cards.main(["digits", "--data", str(made[0]), "--folder", str(folder), "--count", "20", *options]) == 0
+    assert write.main(["digits", "--data", str(made[0]), "--folder", str(folder), "--count", "20", *options]) == 0
     return json.loads((folder / "digits.json").read_text())
 
 
@@ -44,7 +44,7 @@ def run(made, folder, *options):
 def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(baselines, "find_spec", lambda name: None)  # no BM3D, which takes its time
     first = run(made, tmp_path, "--weights", str(made[1]), "--images", str(tmp_path))
-    assert first["manifest"] == cards.manifest("digits", tmp_path)
+    assert first["manifest"] == write.manifest("digits", tmp_path)
     assert {"seed", "steps", "weights_sha256", "packages", "split", "sources"} <= set(first["manifest"])
     assert first["sets"]["test set"]["count"] == 2  # each twentieth
     rows = first["sets"]["test set"]["psnr"]
@@ -52,12 +52,12 @@ def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
     assert all(len(row) == len(first["sigma"]) for row in rows.values())
     assert first["two_sample"]["count"] == 20 and first["likelihood"]["count"] == 16
     text = (tmp_path / "digits.md").read_text()
-    assert text == cards.card("digits", tmp_path) == capsys.readouterr().out[:-1]
+    assert text == write.card("digits", tmp_path) == capsys.readouterr().out[:-1]
     assert (tmp_path / "prior_digits.png").stat().st_size > 500
 
     # the same weights again: nothing is computed
     for name in ("two_sample", "likelihood"):
-        monkeypatch.setattr(cards, name, lambda *_, **__: pytest.fail("computed again"))
+        monkeypatch.setattr(write, name, lambda *_, **__: pytest.fail("computed again"))
     monkeypatch.setattr(evaluate, "psnr", lambda *_, **__: pytest.fail("computed again"))
     assert run(made, tmp_path) == first
     monkeypatch.undo()
@@ -70,8 +70,8 @@ def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
     about = {"invgen": json.dumps(metadata(made[1]))}
     other = {k: t + 0.1 for k, t in load_file(made[1]).items()}
     save_file(other, tmp_path / "other.safetensors", about)
-    monkeypatch.setattr(cards, "two_sample", lambda *_: first["two_sample"] | {"c2st": 0.25})
-    monkeypatch.setattr(cards, "likelihood", lambda *_, **__: first["likelihood"] | {"bits_per_value": 8.0})
+    monkeypatch.setattr(write, "two_sample", lambda *_: first["two_sample"] | {"c2st": 0.25})
+    monkeypatch.setattr(write, "likelihood", lambda *_, **__: first["likelihood"] | {"bits_per_value": 8.0})
     second = run(made, tmp_path, "--weights", str(tmp_path / "other.safetensors"))
     assert second["sets"]["test set"]["psnr"]["noisy"][0] == 99.0
     assert second["sets"]["test set"]["psnr"][PRIOR] != rows[PRIOR]
@@ -92,7 +92,7 @@ def test_one_command_writes_all(made, tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_sentence(name, data, weights, words, made, tmp_path, capsys):
     root = made[0].parent
     options = ["--data", str(root / data), "--weights", str(root / weights), "--folder", str(tmp_path)]
-    assert cards.main([name, *options]) == 2
+    assert write.main([name, *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
 
@@ -132,14 +132,14 @@ def test_the_command_on_a_card_is_the_one_that_was_run():
     """Only what differs from the recipe is said; a run that the clock ended says its minutes."""
     recipe = dataclasses.asdict(RECIPES["photo"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 60.0, "seed": 0, "device": "cpu", "bfloat16": True}
-    assert cards._command("photo", training) == (
+    assert write._command("photo", training) == (
         "invgen train photo --data BSDS500 --data data/photo --bfloat16 --out runs/photo"
     )
     training |= {"recipe": recipe | {"steps": 10**6, "batch": 4}, "steps": 900, "seed": 3, "device": "cuda"}
-    assert cards._command("photo", training) == (
+    assert write._command("photo", training) == (
         "invgen train photo --data BSDS500 --data data/photo --steps 1000000 --batch 4 --minutes 60 --seed 3 "
         "--out runs/photo"
     )
     recipe = dataclasses.asdict(TWINS["digits-ar"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 2.0, "seed": 0, "device": "cpu"}
-    assert cards._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"
+    assert write._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invgen.priors.datasets import DataError, PhotoViews, ct_slices, photographs, read_picture
-from invgen.priors.datasets_labelled import labelled
-from invgen.priors.datasets_mr import heads
+from invgen.priors.data.ct import ct_slices
+from invgen.priors.data.labelled import labelled
+from invgen.priors.data.mr import heads
+from invgen.priors.data.photographs import PhotoViews, photographs, read_picture
+from invgen.priors.data.readable import DataError
 
 
 def cut_off(path):

@@ -11,7 +11,8 @@ from tiny_diffusers import ADM, DANCE, DM4CT, HOPPER, NCSNPP, VARIANTS, deviatio
 import invgen
 from invgen import priors
 from invgen.conditional import ClassifierFree
-from invgen.priors.diffusers import DiffusersDenoiser, from_diffusers, network_stride
+from invgen.priors.checkpoints.diffusers import DiffusersDenoiser, network_stride
+from invgen.priors.checkpoints.from_diffusers import from_diffusers
 
 # the import of the library alone takes seconds
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*(copy|deprecated).*")]
@@ -332,7 +333,7 @@ def test_the_commit_of_a_model_of_the_hub_is_said_and_kept(tmp_path, monkeypatch
         return unet()
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr("invgen.priors.diffusers.read_network", network)
+    monkeypatch.setattr("invgen.priors.checkpoints.diffusers.read_network", network)
     with pytest.warns(
         UserWarning, match=f"some/model may change: the latest is commit {commit} now; pass revision='{commit}'"
     ):

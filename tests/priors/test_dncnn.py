@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from invgen.errors import MissingWeightsError, WeightsError
-from invgen.priors import dncnn, evaluate
-from invgen.priors.baselines import baselines
+from invgen.priors.cards import evaluate
+from invgen.priors.cards.baselines import baselines
+from invgen.priors.checkpoints.networks import dncnn
 
 pytest.importorskip("msgpack")
 FIXTURE = Path(__file__).parent / "data" / "dncnn.safetensors"

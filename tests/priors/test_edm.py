@@ -14,7 +14,7 @@ import torch
 
 import invgen
 from invgen import priors
-from invgen.priors.edm import from_inverse_bench, one_hot
+from invgen.priors.checkpoints.edm import from_inverse_bench, one_hot
 
 VARIANTS = [
     "edm_ddpmpp", "edm_ddpmpp_classes", "edm_ncsnpp", "edm_skip", "edm_adm", "edm_adm_classes", "vp_ddpmpp", "ve_ncsnpp",

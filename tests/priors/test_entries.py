@@ -11,7 +11,7 @@ from torch import nn
 
 import invgen
 from invgen import priors
-from invgen.priors import entries
+from invgen.priors.checkpoints import entries
 
 
 class Net(nn.Module):

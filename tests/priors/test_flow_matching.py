@@ -8,7 +8,7 @@ import torch
 
 import invgen
 from invgen import priors
-from invgen.priors import adm, flow_matching
+from invgen.priors.checkpoints import adm, flow_matching
 
 
 def saved(tmp_path, variant):

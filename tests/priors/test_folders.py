@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from invgen.errors import InvgenError, OptionError
-from invgen.priors import folders, train
-from invgen.priors.datasets import DataError
+from invgen.priors.data import folders
+from invgen.priors.data.readable import DataError
 from invgen.priors.load import load, metadata
+from invgen.priors.training import train
 
 
 def picture(path, shape=(40, 50, 3), seed=0):

@@ -10,7 +10,8 @@ from torch import nn
 import invgen
 from invgen import priors
 from invgen.conditional import ClassifierFree
-from invgen.priors import Schedule, check_prior, from_denoiser, from_network
+from invgen.priors import Schedule, check_prior, from_denoiser
+from invgen.priors.wrappers import from_network
 
 SIZE = 24
 SCHEDULES = {

@@ -16,7 +16,7 @@ from fuzz import mutations, only_invgen_errors
 
 import invgen
 from invgen import priors
-from invgen.priors import pickles
+from invgen.priors.checkpoints import pickles
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 

@@ -7,8 +7,8 @@ import torch
 import invgen
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.operators import Mask
-from invgen.priors.exact import GaussianPrior
-from invgen.priors.latent import Autoencoder, LatentDiffusion
+from invgen.priors.laws.exact import GaussianPrior
+from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
 from invgen.pushforward import StandardNormal
 from invgen.samplers import DAPS, DPS, PSLD, ReSample
 

@@ -3,7 +3,7 @@ import torch
 
 from invgen.conditional import ClassifierFree
 from invgen.errors import OptionError, ShapeError
-from invgen.priors.network import EDMDenoiser, LabelDenoiser, UNet, fold, unfold
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, fold, unfold
 
 MEAN, STD = -0.2, 0.5
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from invgen import OptionError, Posterior, ShapeError, UnsupportedError, priors, samplers
 from invgen.operators import Matrix
-from invgen.priors.normalising_flows import NormalisingFlow
+from invgen.priors.wrappers.normalising_flows import NormalisingFlow
 
 F64 = torch.float64
 N = 4

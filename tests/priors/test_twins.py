@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from invgen.errors import OptionError
-from invgen.priors import twin_networks, twins, watch
-from invgen.priors.generators import VAE, Decoder
+from invgen.priors.checkpoints.networks import digits as twin_networks
 from invgen.priors.load import load, metadata
-from invgen.priors.normalising_flows import NormalisingFlow
+from invgen.priors.training import digits_family, log
+from invgen.priors.wrappers.generators import VAE, Decoder
+from invgen.priors.wrappers.normalising_flows import NormalisingFlow
 
 
 @pytest.fixture
@@ -24,14 +25,14 @@ def digits(tmp_path):
 
 
 def run(name, out, digits, **options):
-    return twins.train(name, out, digits, batch=4, progress=False, checkpoint_minutes=0, **options)
+    return digits_family.train(name, out, digits, batch=4, progress=False, checkpoint_minutes=0, **options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(twins.TWINS))
+@pytest.mark.parametrize("name", list(digits_family.TWINS))
 def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch):
     if name == "digits-ar":  # 1024 evaluations a sample
-        monkeypatch.setattr(watch, "draw_samples", lambda prior, count, seed: torch.zeros(count, *prior.shape))
+        monkeypatch.setattr(log, "draw_samples", lambda prior, count, seed: torch.zeros(count, *prior.shape))
     path = run(name, tmp_path / "run", digits, steps=3)
     about, prior = metadata(path), load(path)
     assert prior.shape == (1, 32, 32) and prior.value_range == (-1.0, 1.0)
@@ -56,7 +57,7 @@ def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch
 @pytest.mark.slow
 def test_a_resumed_twin_ends_with_the_same_weights(tmp_path, digits, monkeypatch):
     whole = load(run("digits-gan", tmp_path / "whole", digits, steps=4))
-    batch, calls = twins.LabelledViews.batch, []
+    batch, calls = digits_family.LabelledViews.batch, []
 
     def interrupted(self, count, generator):
         calls.append(count)
@@ -64,7 +65,7 @@ def test_a_resumed_twin_ends_with_the_same_weights(tmp_path, digits, monkeypatch
             raise KeyboardInterrupt
         return batch(self, count, generator)
 
-    monkeypatch.setattr(twins.LabelledViews, "batch", interrupted)
+    monkeypatch.setattr(digits_family.LabelledViews, "batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("digits-gan", tmp_path / "parts", digits, steps=4)
     monkeypatch.undo()
@@ -74,7 +75,7 @@ def test_a_resumed_twin_ends_with_the_same_weights(tmp_path, digits, monkeypatch
 
 def test_bad_input(tmp_path, digits):
     with pytest.raises(OptionError, match="there are: digits-vae, digits-gan"):
-        twins.train("digits-vq", tmp_path / "run", digits)
+        digits_family.train("digits-vq", tmp_path / "run", digits)
     run("digits-vae", tmp_path / "run", digits, steps=1)
     assert (tmp_path / "run" / "samples.png").is_file()
     with pytest.raises(OptionError, match="another network"):

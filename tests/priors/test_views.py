@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from invgen.errors import FileError, OptionError
-from invgen.priors import material, recipes, sources
-from invgen.priors.datasets import DataError
-from invgen.priors.datasets_labelled import LabelledViews, labelled
-from invgen.priors.datasets_mr import MRViews, heads, normalised
-from invgen.priors.datasets_speech import WaveViews, read_wave, sentences
+from invgen.priors import recipes
+from invgen.priors.data import fetch
+from invgen.priors.data import views as material
+from invgen.priors.data.labelled import LabelledViews, labelled
+from invgen.priors.data.mr import MRViews, heads, normalised
+from invgen.priors.data.readable import DataError
+from invgen.priors.data.speech import WaveViews, read_wave, sentences
 
 
 def seeded(seed):
@@ -167,18 +169,18 @@ def test_plain_nifti_files(tmp_path):
     for order in "<>":
         path = tmp_path / "x.nii.gz"
         path.write_bytes(gzip.compress(nifti(values, order=order)))
-        read, spacing = sources.read_nifti(path)
+        read, spacing = fetch.read_nifti(path)
         assert np.array_equal(read, values) and spacing == (0.5, 1.0, 2.0)
     (tmp_path / "y.nii").write_bytes(nifti(values, slope=2.0))
-    np.testing.assert_allclose(sources.read_nifti(tmp_path / "y.nii")[0], 2 * values + 3)
+    np.testing.assert_allclose(fetch.read_nifti(tmp_path / "y.nii")[0], 2 * values + 3)
     (tmp_path / "z.nii").write_bytes(b"no")
     with pytest.raises(FileError, match="not a plain NIfTI-1 file"):
-        sources.read_nifti(tmp_path / "z.nii")
+        fetch.read_nifti(tmp_path / "z.nii")
 
 
 def test_every_recipe_says_what_it_reads():
     for name, recipe in recipes.RECIPES.items():
         assert recipe.name == name and recipe.data in material.READERS
-        assert name in sources.FETCHERS
+        assert name in fetch.FETCHERS
     with pytest.raises(OptionError, match="recipe 'mr' needs data"):
         material.open_views(recipes.RECIPES["mr"], [])

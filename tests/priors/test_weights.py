@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from invgen import priors
 from invgen.errors import OptionError, WeightsError
 from invgen.inference.simulation import sample
-from invgen.priors import baselines, cards, evaluate, train
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet
 from invgen.priors.load import WEIGHTS, load, metadata, names
-from invgen.priors.network import EDMDenoiser, UNet
+from invgen.priors.training import train
+from invgen.priors.write import baselines, evaluate, write
 
 RECIPE = {"recipe": {"units": "grey in [-1, 1]"}}
 
@@ -161,7 +162,7 @@ def test_the_shipped_priors_are_small_and_described():
         prior = load(name)
         assert path.stat().st_size <= 8 * 2**20
         assert 3e4 <= sum(p.numel() for p in prior.parameters()) <= 4e6
-        assert (WEIGHTS / f"{name}.md").read_text() == cards.card(name)
+        assert (WEIGHTS / f"{name}.md").read_text() == write.card(name)
         assert about["training"]["sources"] and about["training"]["steps"] > 0
         held_out = {"val", "lung1", "A067967", "A072894", "A098752", "brain2"}
         assert not held_out & {source["name"] for source in about["training"]["sources"]}
@@ -170,7 +171,7 @@ def test_the_shipped_priors_are_small_and_described():
 @pytest.mark.parametrize("name", names())
 def test_the_manifest_is_of_these_weights(name):
     stored = json.loads((WEIGHTS / f"{name}.json").read_text())["manifest"]
-    assert stored == cards.manifest(name)
+    assert stored == write.manifest(name)
     assert stored["packages"] and stored["split"] and stored["sources"]
 
 

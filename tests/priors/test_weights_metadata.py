@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 import invgen
 from invgen import priors
-from invgen.priors import network
+from invgen.priors.checkpoints.networks import unet
 from invgen.priors.load import metadata
 
 load = __import__("importlib").import_module("invgen.priors.load")
-NET = network.UNet(1, (4, 6), 1, 2, 8)
+NET = unet.UNet(1, (4, 6), 1, 2, 8)
 ABOUT = {
     "format": 1, "network": "UNet", "options": NET.options, "shape": [1, 16, 16], "sigma_min": 0.01, "sigma_max": 10.0,
     "value_range": [-1.0, 1.0], "data_mean": 0.0, "data_std": 0.5, "units": "grey", "mmse": [[1.0, 0.1]],

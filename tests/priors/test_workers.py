@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from invgen.priors.load import load, metadata
-from invgen.priors.workers import Workers
+from invgen.priors.training.workers import Workers
 
 SCRIPT = """
 import sys, torch
@@ -17,7 +17,7 @@ from invgen.priors.recipes import Recipe
 recipe = Recipe("tiny", (1, 16, 16), (4, 6), 1, 2, "grey", batch=2, steps=3, warmup=1, data="images")
 train.train(recipe, sys.argv[2] if int(__import__("os").environ["RANK"]) == 0 else sys.argv[2] + "-other", sys.argv[1],
             progress=False, resume=False)
-from invgen.priors.workers import Workers
+from invgen.priors.training.workers import Workers
 workers, p = Workers("cpu"), torch.zeros(2, requires_grad=True)
 p.grad = torch.tensor([1.0, 2.0]) * (workers.rank + 1)
 assert workers.average([p], float(workers.rank)) == 0.5 and p.grad.tolist() == [1.5, 3.0]

@@ -259,7 +259,7 @@ def deviation(variant: Variant) -> float:
     """The largest |D - x_0| / max(1, |x_0|) over levels."""
     import diffusers
 
-    from invgen.priors.diffusers import DiffusersDenoiser
+    from invgen.priors.checkpoints.diffusers import DiffusersDenoiser
 
     net = variant.net().to(variant.dtype)
     scheduler = getattr(diffusers, variant.scheduler)(**variant.config)

@@ -1,0 +1,7 @@
+"""`python -m invgen.priors.cards`."""
+
+import sys
+
+from invgen.priors.cards.write import main
+
+sys.exit(main())

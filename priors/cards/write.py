@@ -1,0 +1,295 @@
+"""The card next to each shipped prior: what it is, what it was trained on, how good it is; written by code.
+
+    python -m invgen.priors.cards digits --data data/digits                                # figures of the shipped weights
+    python -m invgen.priors.cards digits --data data/digits --weights runs/digits/digits.safetensors --images docs/images
+
+The second copies freshly trained weights into the package first. Figures and the manifest go into NAME.json, the card into
+NAME.md, a sheet of samples into prior_NAME.png. What is known of the same weights and signals is not computed again.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from invgen.diffusion import Denoiser
+from invgen.errors import InvgenError, OptionError, WeightsError
+from invgen.priors.cards.baselines import baselines
+from invgen.priors.cards.evaluate import LEVELS, STEPS, evaluate, held_out, held_out_views, likelihood, two_sample
+from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.data.views import open_views, signals
+from invgen.priors.load import WEIGHTS, load, metadata
+from invgen.priors.recipes import RECIPES
+from invgen.priors.training.digits_family import TWINS
+from invgen.priors.training.log import draw_samples, save_sheet, sheet
+from invgen.priors.training.weights import replace
+
+ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
+# Every how-many-th signal of a large set is denoised: BM3D takes seconds to a minute for each.
+THIN = {"BSDS500 val": 20, "lung1": 4}
+THIN_TEST_SET = {"digits": 20, "clothing": 400}
+LARGE = 64 * 64  # values from which a signal costs so much that fewer of them are drawn and integrated
+
+
+def publish(
+    name: str,
+    data: Sequence[Path | str] | Path | str,
+    weights: Path | str | None = None,
+    folder: Path = WEIGHTS,
+    images: Path | None = None,
+    count: int | None = None,
+    again: bool = False,
+) -> Path:
+    """Writes the figures, the manifest and the card of a prior; returns the path of the card.
+
+    Args:
+        name: of the prior.
+        data: the folders that it was trained on, which hold the test signals too.
+        weights: copied to FOLDER/NAME.safetensors first; those that are there, if None.
+        images: the folder of the sheet of samples, prior_NAME.png; none is drawn if None.
+        count: how many samples the two-sample test draws, at most as many as there are held-out signals; by default 150,
+            64 of large signals, or 40 of an autoregressive prior.
+        again: compute everything, also what is stored of the same weights and signals.
+    """
+    folders = [data] if isinstance(data, (str, Path)) else list(data)
+    family = name.split("-")[0]
+    if name not in DATA:
+        raise OptionError(
+            f"no card for a prior '{name}': its data and limits are not described; there are {', '.join(DATA)}"
+        )
+    if weights is not None:
+        replace(folder / f"{name}.safetensors", lambda path: shutil.copyfile(weights, path))
+    prior = load(folder / f"{name}.safetensors")
+    found, more = _stored(name, folder), {}
+    known = {} if again or not _same_weights(name, folder, found) else found
+    large = prior.shape.numel() >= LARGE
+    count = count or (40 if hasattr(prior, "next_logits") else 64 if large else 150)
+    kept = held_out_views(family, folders, prior.shape, count)
+    if "two_sample" not in known:
+        views = signals(open_views(RECIPES[family], folders)[0], max(2 * len(kept), 600), 2)
+        more["two_sample"] = two_sample(draw_samples(prior, len(kept), seed=1), kept, views)
+    if "likelihood" not in known and not name.endswith("-gan"):
+        number = 16 if isinstance(prior, Denoiser) else 500
+        more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
+    if images is not None:
+        save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
+    return judge(name, _test_sets(family, folders), folder, more, again)
+
+
+def _test_sets(family: str, folders: Sequence[Path | str]) -> dict[str, list[Tensor]]:
+    """What is denoised: the held-out signals, large sets thinned out, and once more whole for the fast methods."""
+    whole = held_out(family, folders)
+    thin = THIN | {"test set": THIN_TEST_SET.get(family, 1)}
+    sets = {name: values[:: thin.get(name, 1)] for name, values in whole.items()}
+    if family == "photo" and "BSDS500 val" in whole:
+        sets["BSDS500 val, all"] = whole["BSDS500 val"]
+    return sets
+
+
+def judge(
+    name: str,
+    sets: Mapping[str, Sequence[Tensor]],
+    folder: Path = WEIGHTS,
+    more: Mapping[str, Any] | None = None,
+    again: bool = False,
+) -> Path:
+    """Denoise held-out signals by a prior and by the baselines at hand; store the figures, write the manifest and the card.
+
+    A row that is stored for as many signals stays, unless `again`: those of baselines, and the prior's if its weights are
+    the same. more: figures of other kinds, "likelihood" and "two_sample"; without them those of the same weights stay.
+    """
+    found, path = _stored(name, folder), folder / f"{name}.safetensors"
+    same, prior = _same_weights(name, folder, found), load(path)
+    results = {}
+    for title, values in sets.items() if isinstance(prior, Denoiser) else ():
+        old = found.get("sets", {}).get(title, {})
+        rows = dict(old["psnr"]) if old.get("count") == len(values) and not again else {}
+        if not same:
+            rows.pop(f"prior `{name}`", None)
+        methods = baselines(len(prior.shape) == 2, prior.value_range, len(values)) | {f"prior `{name}`": prior}
+        todo = {method: f for method, f in methods.items() if method not in rows}
+        entry = evaluate(todo, {title: values}, LEVELS[name], value_range=prior.value_range)[title]
+        rows |= entry["psnr"]
+        results[title] = {"count": len(values), "psnr": {m: rows[m] for m in (*ORDER, f"prior `{name}`") if m in rows}}
+    kept = {key: found[key] for key in ("likelihood", "two_sample") if same and key in found} | dict(more or {})
+    about = {"manifest": manifest(name, folder), "sigma": LEVELS.get(name, ()), "sets": results} | kept
+    replace(folder / f"{name}.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+    replace(folder / f"{name}.md", lambda path: path.write_text(card(name, folder)))
+    return folder / f"{name}.md"
+
+
+def _stored(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _digest(name: str, folder: Path) -> str:
+    return hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+
+
+def _same_weights(name: str, folder: Path, found: Mapping[str, Any]) -> bool:
+    return found.get("manifest", {}).get("weights_sha256") == _digest(name, folder)
+
+
+def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
+    """Where a prior comes from: packages with versions and licences, checksums, split, seed, steps."""
+    training, family = metadata(folder / f"{name}.safetensors")["training"], name.split("-")[0]
+    facts = {key: training[key] for key in ("seed", "steps", "minutes", "device", "torch") if key in training}
+    return facts | {
+        "weights_sha256": _digest(name, folder),
+        "packages": PACKAGES.get(family, []),
+        "split": SPLITS.get(family, ""),
+        "sources": training["sources"],
+    }
+
+
+def card(name: str, folder: Path = WEIGHTS) -> str:
+    """The Markdown card of a shipped prior, from its weights' metadata and its stored evaluation."""
+    stored = folder / f"{name}.json"
+    if not stored.is_file():
+        raise WeightsError(f"{stored} is missing: run python -m invgen.priors.cards {name} --data FOLDER")
+    about, results = metadata(folder / f"{name}.safetensors"), json.loads(stored.read_text())
+    training, recipe = about["training"], about["training"]["recipe"]
+    denoiser = about["network"] == "UNet"
+    sizes = f' Other sizes: `load("{name}", shape=...)`.' if denoiser else ""
+    levels = f"; levels of noise {about['sigma_min']:g} to {about['sigma_max']:g}, in the same units" if denoiser else ""
+    classes = about["options"].get("classes", 0)
+    lines = [
+        f"# Prior `{name}`",
+        "",
+        f'`invgen.priors.load("{name}")`: signals of shape {tuple(about["shape"])}; {recipe["units"]}.{sizes} Mean '
+        f"{about['data_mean']:.3f}, standard deviation {about['data_std']:.3f}{levels}.",
+        *((f'It knows {classes} classes: `load("{name}").condition(3)`.',) if classes else ()),
+        "",
+        "## Data",
+        "",
+        DATA[name],
+        "",
+        "SHA-256 of what was read (photographs and recordings: all files of the folder in order; others: the values):",
+        "",
+        *(f"- {s['name']}, {s['count']}: `{s['sha256']}`" for s in training["sources"]),
+        "",
+        "## Training",
+        "",
+        _training(about),
+        *((training["note"],) if "note" in training else ()),
+        "",
+        f"    {_command(name, training)}",
+        "",
+    ]
+    if results["sets"]:
+        what = "signal-to-noise ratio" if name == "speech" else "PSNR"
+        lines += ["## Denoising of held-out signals", ""]
+        lines += [
+            f"Mean {what} in dB with Gaussian noise, output clipped to the value range; the same noise for all rows.",
+            "",
+            _table(name, results),
+            "",
+        ]
+        note = QUOTED.get(name, "")
+        if "DnCNN" not in note and any("DnCNN" in entry["psnr"] for entry in results["sets"].values()):
+            note = f"{note}\n{DNCNN}".strip()
+        lines += [note, ""] if note else []
+    if "likelihood" in results or "two_sample" in results:
+        lines += ["## Density and samples", "", *_figures(results), ""]
+    lines += [f"A sheet of samples: [docs/images/prior_{name}.png](../../docs/images/prior_{name}.png).", ""]
+    return "\n".join([*lines, "## Limitations", "", LIMITS[name], ""])
+
+
+def _training(about: dict[str, Any]) -> str:
+    training, recipe = about["training"], about["training"]["recipe"]
+    time = f"{training['minutes']:.0f} minutes on {_machine(training['device'])}"
+    steps = f"{training['steps']} steps of {recipe['batch']} views in {time}"
+    end = f"power-law average of exponent {recipe['average']}; seed {training['seed']}."
+    if about["network"] != "UNet":
+        return (
+            f"The network {about['network']} of `priors/checkpoints/networks/digits.py`, float16 in the file. "
+            f"Adam, {steps}; learning rate {recipe['learning_rate']}, a cosine to zero; {end}"
+        )
+    return (
+        f"UNet of `priors/checkpoints/networks/unet.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual "
+        f"blocks per level and way, unshuffle {recipe['unshuffle']}, float16 in the file. AdamW, {steps}; learning rate "
+        f"{recipe['learning_rate']}, {recipe['warmup']} steps of warm-up, a cosine to zero; gradients clipped at norm "
+        f"{recipe['clip']}; ln sigma ~ N({recipe['log_sigma_mean']}, {recipe['log_sigma_std']}^2), a tenth uniform; {end}"
+    )
+
+
+def _command(name: str, training: dict[str, Any]) -> str:
+    """What trains it again, by the recipe as it is now; a run that its steps ended gives the same weights again."""
+    recipe, now = training["recipe"], {**RECIPES, **TWINS}[name]
+    words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
+    words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]
+    words += [f"--minutes {training['minutes']:.0f}"] if training["steps"] < recipe["steps"] else []
+    words += [f"--seed {training['seed']}"] if training["seed"] else []
+    words += ["--bfloat16"] if training.get("bfloat16") and training["device"] == "cpu" else []
+    return " ".join([*words, f"--out runs/{name}"])
+
+
+def _machine(device: str) -> str:
+    return "one CPU core, shared with other work" if device == "cpu" else f"one {device} device"
+
+
+def _figures(results: dict[str, Any]) -> list[str]:
+    lines = []
+    if "likelihood" in results:
+        f = results["likelihood"]
+        lines.append(
+            f"- {f['bits_per_value']:.3f} bits per value (standard error {f['standard_error']:.3f}) on {f['count']} "
+            f"held-out signals: {f['how']}."
+        )
+    if "two_sample" in results:
+        f = results["two_sample"]
+        lines.append(
+            f"- {f['count']} generated against as many held-out signals, {f['features']} features: a random forest tells "
+            f"them apart in {100 * f['c2st']:.0f} % of cases (50 %: not at all; training views: "
+            f"{100 * f['c2st_train']:.0f} %); squared maximum mean discrepancy {f['mmd']:.4f} (training views: "
+            f"{f['mmd_train']:.4f})."
+        )
+    return lines
+
+
+def _table(name: str, results: dict[str, Any]) -> str:
+    levels = results["sigma"]
+    if name == "photo":
+        heads = [f"sigma {s:.3f} ({s * 127.5:.0f}/255)" for s in levels]
+    elif name == "ct":
+        heads = [f"sigma {s:g} ({s * 1000:.0f} HU)" for s in levels]
+    else:
+        heads = [f"sigma {s:g}" for s in levels]
+    rows = ["| signals | method | " + " | ".join(heads) + " |", "|" + " --- |" * (2 + len(levels))]
+    for images, entry in results["sets"].items():
+        for method, values in entry["psnr"].items():
+            label = f"{images} ({entry['count']})"
+            rows.append(f"| {label} | {method} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in values) + " |")
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 2 where one sentence on stderr says what was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m invgen.priors.cards",
+        description="Judges a prior on held-out signals and writes its card, its figures and its manifest.",
+    )
+    parser.add_argument("name", help=", ".join(DATA))
+    parser.add_argument("--data", action="append", required=True, help="a folder that it was trained on; repeatable")
+    parser.add_argument("--weights", type=Path, help="newly trained weights, copied into the package first")
+    parser.add_argument("--images", type=Path, help="the folder of the sheet of samples, docs/images here")
+    parser.add_argument("--count", type=int, help="samples drawn for the two-sample test")
+    parser.add_argument("--again", action="store_true", help="compute everything again")
+    parser.add_argument("--folder", type=Path, default=WEIGHTS, help="of weights and cards; the package's own by default")
+    options = parser.parse_args(arguments)
+    try:
+        path = publish(
+            options.name, options.data, options.weights, options.folder, options.images, options.count, options.again
+        )
+    except (InvgenError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path.read_text())
+    return 0

@@ -1,0 +1,1 @@
+"""Exact laws with closed-form posteriors: Gaussians, mixtures, atoms."""

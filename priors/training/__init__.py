@@ -1,0 +1,1 @@
+"""Training of the priors that are shipped, from nothing, by a command."""

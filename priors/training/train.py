@@ -1,0 +1,210 @@
+"""Training of denoisers: EDM's loss, AdamW, averaged weights, checkpoints that survive a kill.
+
+    train("photo", "runs/photo", data=["BSDS500", "wallpapers"], minutes=120)
+    train(None, "runs/own", data="my/pictures")
+
+writes into the folder checkpoint.pt (to resume from), NAME.safetensors (to load with `invgen.priors.load`), log.csv and
+samples.png.
+"""
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from invgen.errors import DivergedError, OptionError
+from invgen.files.writing import require_writable
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
+from invgen.priors.data.folders import recipe_for
+from invgen.priors.data.views import Views, open_views, signals
+from invgen.priors.recipes import RECIPES, Recipe
+from invgen.priors.training.log import Watch
+from invgen.priors.training.weights import (
+    Interruptible,
+    calibrate,
+    export,
+    replace,
+    restore,
+    restore_optimizer,
+    restoring,
+)
+from invgen.priors.training.workers import Workers
+
+
+def draw_sigma(recipe: Recipe, count: int, generator: Generator) -> Tensor:
+    """(count,) noise levels, one from each of `count` equal parts of their distribution, which steadies the gradient."""
+    u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    low, high = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
+    normal = recipe.log_sigma_mean + recipe.log_sigma_std * torch.special.ndtri(((u - 0.1) / 0.9).clamp(1e-4, 1 - 1e-4))
+    uniform = low + (high - low) * (u / 0.1).clamp(0, 1)
+    return torch.where(u < 0.1, uniform, normal.clamp(low, high)).exp()
+
+
+def loss(denoiser: EDMDenoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *label: Tensor) -> Tensor:
+    """Mean of |D(x0 + sigma eps, sigma) - x0|^2 / c_out^2: unit targets for the network (EDM, Table 1)."""
+    s = sigma.view(-1, *[1] * (clean.ndim - 1))
+    error = denoiser(clean + s * noise, sigma, *label) - clean
+    return (error.square() * (s**2 + denoiser.data_std**2) / (s * denoiser.data_std) ** 2).mean()
+
+
+def draw(recipe: Recipe, views: Views, generator: Generator) -> tuple[Tensor, ...]:
+    """What `loss` needs of one batch: clean, sigma, noise, and labels, now and then left out, where there are classes."""
+    batch = views.batch(recipe.batch, generator)
+    clean, *label = batch if isinstance(batch, tuple) else (batch,)
+    noise = torch.randn(clean.shape, generator=generator)
+    sigma = draw_sigma(recipe, recipe.batch, generator)
+    for k, known in enumerate(label):
+        label[k] = known.masked_fill(torch.rand(known.shape, generator=generator) < recipe.drop_label, recipe.classes)
+    return clean, sigma, noise, *label
+
+
+def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
+    """The untrained denoiser of a recipe, its mean and standard deviation measured on 1000 views."""
+    sample = signals(views, 1000, 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = (recipe.shape[0], recipe.widths, recipe.blocks, recipe.unshuffle, recipe.embedding)
+        net = UNet(*sizes, classes=recipe.classes, dims=len(recipe.shape) - 1)
+    facts = {"data_mean": sample.mean().item(), "data_std": sample.std().item(), "value_range": recipe.value_range}
+    facts |= {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sampling_rate": recipe.sampling_rate}
+    if not facts["data_std"] > 0:
+        raise OptionError("the training data is constant: there is nothing to learn from it")
+    return (LabelDenoiser if recipe.classes else EDMDenoiser)(net, recipe.shape, **facts)
+
+
+def train(
+    recipe: str | Recipe | None,
+    out: Path | str,
+    data: Sequence[Path | str] | Path | str = (),
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str | torch.device = "cpu",
+    checkpoint_minutes: float = 3.0,
+    sheet_minutes: float = 15.0,
+    tensorboard: bool = False,
+    progress: bool = True,
+    bfloat16: bool | None = None,
+) -> Path:
+    """Train a prior and return the path of its weights, OUT/NAME.safetensors (also written at every checkpoint).
+
+    recipe: one of `RECIPES`, by name, or None for the one that fits a folder of your own (`folders.recipe_for`).
+    data: folders; what a recipe reads is in docs/data.md. The learning rate warms up, then falls as a cosine to zero as the
+    larger of step/steps and elapsed/minutes goes from 0 to 1, so either may end the run; the time spent before an
+    interruption counts. With resume, OUT/checkpoint.pt is continued if there; the result of a run limited by steps is then
+    the same, bit for bit on the CPU, as without the interruption. bfloat16: whether the network runs in bfloat16 autocast,
+    weights staying float32; None: on CUDA. A CPU with AVX512-BF16 or AMX trains 1.7 times faster so, others slower.
+    Ctrl-C ends the step, saves, and raises KeyboardInterrupt with a sentence that says so; a second one ends at once.
+    At every checkpoint OUT/log.csv gets a row: the loss, and that of held-out views under the averaged weights. After every
+    epoch (as many views as there are signals) that ends `sheet_minutes` or more after the last sheet, and at the end,
+    OUT/samples.png is drawn; tensorboard: both also as its logs in OUT/tensorboard.
+    Several GPUs: `accelerate launch -m invgen train ...`; `batch` is that of each process.
+    """
+    folders = [data] if isinstance(data, (str, Path)) else list(data)
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(RECIPES)}")
+    if recipe is None:
+        recipe = recipe_for(folders)
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
+    views, held_out, sources = open_views(recipe, folders)
+    workers = Workers(device)
+    out, device, main = Path(out), workers.device, workers.rank == 0
+    bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
+    require_writable(out)
+    checkpoint = out / "checkpoint.pt"
+    watch = Watch(out, tensorboard) if main else None
+
+    denoiser = build(recipe, views, seed).to(device)
+    if denoiser.net.dims == 2:  # a tenth faster
+        denoiser.to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
+    net, generator = denoiser.net, Generator().manual_seed(seed)
+    average = dict(averaged.net.named_parameters())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    step, elapsed = 0, 0.0
+    if resume and checkpoint.exists():
+        with restoring(checkpoint) as state:
+            restore(net, state["net"], checkpoint)
+            restore(averaged.net, state["average"], checkpoint)
+            restore_optimizer(optimizer, state["optimizer"])
+            generator.set_state(state["generator"])
+            step, elapsed = state["step"], float(state["elapsed"])
+    if not main:  # views and noise of its own
+        generator.manual_seed(seed + 1_000_003 * workers.rank + step)
+    watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
+
+    def save() -> Path:
+        state = {"net": net.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
+        state |= {"generator": generator.get_state(), "step": step, "elapsed": elapsed}
+        replace(checkpoint, lambda path: torch.save(state, path))
+        facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
+        facts |= {"device": device.type, "torch": torch.__version__, "sources": sources, "processes": workers.count}
+        facts["bfloat16"] = bfloat16
+        return export(denoiser, average, facts, out / f"{recipe.name}.safetensors")
+
+    def record(value: float) -> None:
+        numbers = {"minutes": elapsed / 60, "loss": value, "rate": rate}
+        if watched is not None:
+            with torch.no_grad():
+                numbers["held_out_loss"] = loss(averaged, *(t.to(device) for t in watched)).item()
+        watch.numbers(step, **numbers)
+
+    def done() -> float:
+        return max(step / recipe.steps, elapsed / 60 / minutes if minutes else 0.0)
+
+    signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
+    epoch = math.ceil(signals_trained_on / (recipe.batch * workers.count))  # in steps
+    bar = tqdm(total=recipe.steps, initial=step, disable=not (progress and main), mininterval=5, desc=recipe.name)
+    saved = drawn_at = elapsed
+    clock, losses = time.monotonic(), torch.zeros((), device=device)
+    since = step
+    with Interruptible() as stop, bar:
+        while done() < 1:
+            rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * done()))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            drawn = draw(recipe, views, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            now = time.monotonic()
+            elapsed, clock = workers.average(net.parameters(), elapsed + now - clock), now
+            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+            optimizer.step()
+            step += 1
+            losses += objective.detach()
+            # Power-law averaging: the window grows with the step, so the start is forgotten however short the run is.
+            keep = (1 - 1 / step) ** recipe.average
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in net.parameters()], 1 - keep)
+            if step % 20 == 0:
+                if not math.isfinite(value := objective.item()):
+                    raise DivergedError(f"training of '{recipe.name}' diverged at step {step}: lower the learning rate")
+                bar.set_postfix(loss=f"{value:.4f}", rate=f"{rate:.1e}", refresh=False)
+            bar.update()
+            if main and elapsed - saved > 60 * checkpoint_minutes:
+                save()
+                record((losses / (step - since)).item())
+                losses, since, saved = torch.zeros_like(losses), step, elapsed
+            if main and step % epoch == 0 and elapsed - drawn_at >= 60 * sheet_minutes:
+                watch.samples(step, averaged)
+                drawn_at = elapsed
+            stop.leave(step, checkpoint, [save] if main else [])
+    path = out / f"{recipe.name}.safetensors"
+    if main:
+        save()
+        if step > since:
+            record((losses / (step - since)).item())
+        calibrate(path, signals(views, 64, 1))
+        watch.samples(step, averaged)
+        watch.close()
+    return path
