@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from invgen.errors import FileError
-from invgen.files.reader import sound
+from invgen.files import sound
 from invgen.priors.data.readable import DataError
 
 VALIDATION, TEST = range(561, 591), range(591, 621)  # sentences of festvox-ru that are kept from training

@@ -24,7 +24,7 @@ from invgen.benchmarks.runner import run
 from invgen.benchmarks.store import Store
 from invgen.benchmarks.suite import expand
 from invgen.errors import FileError
-from invgen.names.resolve import user_code
+from invgen.names import user_code
 
 NEW, OLD = {}, {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ATEN_CPU_CAPABILITY": "default"}
 ROUNDING = 1e-3  # figures of the suite `quick` were within 3e-4 of each other on these

@@ -13,7 +13,7 @@ from PIL import Image
 
 import invgen
 from invgen import cli
-from invgen.files.reader import writing
+from invgen.files import writing
 from invgen.priors.data import fetch
 from invgen.priors.data.photographs import PhotoViews
 from invgen.priors.load import load, metadata
