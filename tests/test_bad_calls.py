@@ -10,7 +10,7 @@ import torch
 
 import invgen
 from invgen import InvgenError, LinearOperator, Operator, Posterior, metrics, operators, priors, samplers
-from invgen.benchmarks import runner
+from invgen.benchmarks.engine import runner
 
 S = (1, 8, 8)
 PRIOR = priors.GaussianPrior(shape=S)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.benchmarks.demo import data_folder
 from invgen.operators import birdcage_maps, fftc
 from invgen.priors import GaussianPrior
+from invgen.priors.data.fetch import data_folder
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "mri_kspace.py"
 FILE = "brain_kspace_8coils.npy"

@@ -7,23 +7,12 @@ two_sample(generated, held_out_images, training_views)
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.priors.cards.baselines import Denoise
-from invgen.priors.data.ct import CTViews, ct_slices
-from invgen.priors.data.labelled import labelled
-from invgen.priors.data.mr import MRViews, heads, normalised
-from invgen.priors.data.photographs import PhotoViews, photographs, read_picture
-from invgen.priors.data.readable import DataError
-from invgen.priors.data.speech import WaveViews, read_wave, sentences
-from invgen.priors.data.views import Views, signals
 
 LEVELS: dict[str, tuple[float, ...]] = {
     "photo": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
@@ -36,125 +25,6 @@ LEVELS: dict[str, tuple[float, ...]] = {
 # The grid on which signals are discrete for bits per value: 256 levels of the range, 12 bits of a waveform (speech of the
 # usual loudness fills few of 256, and the prior's lowest level of noise is as large as one of 4096).
 STEPS = {"photo": 2 / 255, "ct": 2 / 255, "mr": 1 / 255, "digits": 2 / 255, "clothing": 2 / 255, "speech": 2 / 4096}
-
-
-def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[Tensor]]:
-    """Test signals in the prior's units, none of them trained on: {set: [(C, H, W) or (1, L)]}.
-
-    "photo": the centres, 256 x 256, of four photographs of scikit-image, and the pictures of FOLDER/**/val (BSDS500's),
-    whole. "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
-    "mr": matplotlib's sagittal head s1045, and the held-out head of FOLDER/**.npz (brain2), averaged to 128 x 128.
-    "digits", "clothing": the test set in FOLDER. "speech": one second from the middle of each test sentence in FOLDER.
-    """
-    sets: dict[str, list[Tensor]] = {}
-    if recipe == "photo":
-        from skimage import data
-
-        photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-        sets["scikit-image"] = [_colour(_centre(p, 256)) for p in photos]
-        if paths := _validation(folders):
-            sets["BSDS500 val"] = [_colour(read_picture(p)) for p in paths]
-    elif recipe == "ct":
-        from pydicom import examples
-        from pydicom.pixels import apply_rescale
-
-        sets["pydicom CT_small"] = [_hounsfield(apply_rescale(examples.ct.pixel_array, examples.ct), 128)]
-        for patient, volume in _merged(ct_slices, folders).items():
-            name = "lung1" if patient == "lung1" else "COVID-19-NY-SBU"
-            sets.setdefault(name, []).extend(_hounsfield(plane, 128) for plane in volume)
-    elif recipe == "mr":
-        sets["matplotlib s1045"] = [_halved(normalised(_sagittal()))]
-        for name, (volume, _) in _merged(heads, folders).items():
-            sets[name] = [_halved(plane) for plane in normalised(volume)]
-    elif recipe in ("digits", "clothing"):
-        for folder in folders:
-            sets.setdefault("test set", []).extend(labelled(folder, "test")[0])
-    elif recipe == "speech":
-        for folder in folders:
-            seconds = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")]
-            sets.setdefault("test sentences", []).extend(seconds)
-    else:
-        raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(LEVELS)}")
-    return sets
-
-
-def held_out_views(recipe: str, folders: Sequence[Path | str], shape: int | Sequence[int], count: int) -> Tensor:
-    """(count or fewer, *shape) signals as the prior was trained on, of what was held out: the same kind of random views.
-
-    Pictures of digits and clothing are as they are, none of them twice.
-    """
-    views: Views
-    if recipe in ("digits", "clothing"):
-        kept = torch.cat([labelled(folder, "test")[0] for folder in folders])
-        return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))][:count]
-    if recipe == "photo":
-        if not (paths := _validation(folders)):
-            raise OptionError("no folder 'val' of held-out photographs among the folders: pass that of BSDS500")
-        views = PhotoViews(paths, shape[-1])
-    elif recipe == "ct":
-        views = CTViews(_merged(ct_slices, folders), shape[-1])
-    elif recipe == "mr":
-        views = MRViews(_merged(heads, folders), shape[-1])
-    elif recipe == "speech":
-        files = [p for folder in folders for p in sentences(folder, "test")]
-        views = WaveViews([read_wave(p, 16_000)[0] for p in files], shape[-1])
-    else:
-        raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(LEVELS)}")
-    return signals(views, count, 3)
-
-
-def _validation(folders: Sequence[Path | str]) -> list[Path]:
-    return [p for folder in folders for p in photographs(folder, leave_out=()) if p.parent.name == "val"]
-
-
-def _merged(read: Callable[[Path | str, str], dict[str, Any]], folders: Sequence[Path | str]) -> dict[str, Any]:
-    """The held-out part of all folders; one of them may have none."""
-    found, failure = {}, None
-    for folder in folders:
-        try:
-            found.update(read(folder, "test"))
-        except DataError as error:
-            failure = error
-    if failure is not None and not found:
-        raise failure
-    return found
-
-
-def _colour(picture: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 127.5 - 1
-
-
-def _centre(picture: np.ndarray, size: int) -> np.ndarray:
-    top, left = ((n - size) // 2 for n in picture.shape[:2])
-    return picture[top : top + size, left : left + size]
-
-
-def _hounsfield(plane: np.ndarray, size: int) -> Tensor:
-    """(H, W) in HU -> (1, size, size) in HU / 1000, averaged over blocks and clipped to [-1, 1]."""
-    values = torch.as_tensor(np.asarray(plane, dtype=np.float32))[None] / 1000
-    return F.avg_pool2d(values, values.shape[-1] // size).clamp(-1, 1)
-
-
-def _halved(plane: np.ndarray) -> Tensor:
-    return F.avg_pool2d(torch.from_numpy(plane.astype(np.float32))[None], 2)
-
-
-def _sagittal() -> np.ndarray:
-    """The magnitude image s1045 of matplotlib's sample data, 256 x 256."""
-    import gzip
-
-    from matplotlib import cbook
-
-    with cbook.get_sample_data("s1045.ima.gz") as file:  # may be unpacked already, as its version likes
-        raw = file.read()
-    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    return np.frombuffer(raw, "<u2").reshape(256, 256).astype(np.float32)
-
-
-def _middle(samples: np.ndarray, length: int) -> Tensor:
-    start = max((samples.shape[-1] - length) // 2, 0)
-    return torch.from_numpy(samples[:, start : start + length].copy())
 
 
 def psnr(

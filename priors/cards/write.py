@@ -21,8 +21,9 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.priors.cards.baselines import baselines
-from invgen.priors.cards.evaluate import LEVELS, STEPS, evaluate, held_out, held_out_views, likelihood, two_sample
+from invgen.priors.cards.evaluate import LEVELS, STEPS, evaluate, likelihood, two_sample
 from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.data.held_out import held_out, held_out_views
 from invgen.priors.data.views import open_views, signals
 from invgen.priors.load import WEIGHTS, load, metadata
 from invgen.priors.recipes import RECIPES

@@ -313,3 +313,8 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "lpips": _lpips,
     "dncnn": _dncnn,
 }
+
+
+def data_folder() -> Path:
+    """Where `invgen data` puts what it fetches: INVGEN_DATA, or ~/.cache/invgen/data."""
+    return Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")

@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from invgen.errors import FileError, MissingExtraError, OptionError
-from invgen.files.pictures import read_picture
 from invgen.files import sound
+from invgen.files.pictures import read_picture
 from invgen.files.scans import ends, mapped, read_scan
 from invgen.messages import warn
 from invgen.priors.data.readable import DataError

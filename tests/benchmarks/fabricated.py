@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from invgen.benchmarks.store import Store
+from invgen.benchmarks.engine.store import Store
 
 ENVIRONMENT = {"invgen": "0.1.0", "torch": "2.13.0", "host": "here", "device": "cpu"}
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-from invgen.benchmarks.store import Store
+from invgen.benchmarks.engine.store import Store
 
 SMALL = {
     "data": "images/0.npy",

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from invgen import samplers
-from invgen.benchmarks import cells as work
-from invgen.benchmarks.report import report
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.store import Store
-from invgen.benchmarks.suite import expand
-from invgen.benchmarks.tasks import tasks_of
+from invgen.benchmarks.engine import compute as work
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.engine.tasks import tasks_of
+from invgen.benchmarks.report.page import report
+from invgen.benchmarks.suite import parts
+from invgen.benchmarks.suite.cell import Cell
+from invgen.benchmarks.suite.expand import expand
 from invgen.errors import OptionError
 from invgen.names import resolve
 from invgen.noise import Gaussian
@@ -31,7 +33,7 @@ SUITE = {
 
 
 def test_a_prior_in_two_sizes_is_two_in_the_tables():
-    cell = work.Cell("k", "p", "A", "0.1", "photo", "DPS", "face", 0, 1, "s", "i", "p", 0, 0)
+    cell = Cell("k", "p", "A", "0.1", "photo", "DPS", "face", 0, 1, "s", "i", "p", 0, 0)
     assert [replace(cell, size=size).facts()["prior"] for size in (None, (64, 96))] == ["photo", "photo 64x96"]
 
 
@@ -170,10 +172,10 @@ def test_one_bad_image_of_a_batch_fails_alone(here):
     suite = SUITE | {"metrics": ["my_metric.py:odd"], "samplers": "PiGDM(steps=3)"}
     cells = expand(suite)
     (here / "now").touch()  # only now: the rehearsal of `expand` computes the metric too
-    from invgen.benchmarks.tasks import run_task
+    from invgen.benchmarks.engine.tasks import run_task
 
     store = Store("out")
     store.prepare()
-    values = [work.problem_of(cell)[1][0, 0, 0].item() for cell in cells]
+    values = [parts.problem_of(cell)[1][0, 0, 0].item() for cell in cells]
     assert sorted(v < 0.2 for v in values) == [False, True], values
     assert run_task(tuple(cells), "out") == ["failed" if v < 0.2 else "done" for v in values]

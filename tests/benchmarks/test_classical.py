@@ -7,7 +7,7 @@ import torch
 
 import invgen
 from invgen import metrics
-from invgen.benchmarks import classical, methods
+from invgen.benchmarks.methods import catalogue, classical
 from invgen.errors import OptionError, UnsupportedError
 from invgen.operators import (
     JPEG,
@@ -43,20 +43,20 @@ def residual(post, x):
 def test_a_prior_with_codes_is_not_decoded():
     prior = invgen.priors.load("digits-gan")
     post = invgen.Posterior(prior, Identity(prior.shape), 0.1, torch.full(prior.shape, 0.3))
-    torch.testing.assert_close(methods.method("PseudoInverse")(post, 2), torch.full((2, *prior.shape), 0.3))
+    torch.testing.assert_close(catalogue.method("PseudoInverse")(post, 2), torch.full((2, *prior.shape), 0.3))
 
 
 def test_the_estimate_is_repeated_and_costs_no_network():
     post, _ = posterior(Blur((1, 16, 16), gaussian_kernel(1.0)), batch=(2,))
     cost = Cost()
-    x = methods.method("TV(steps=20)")(post, 3, seed=5, cost=cost)
+    x = catalogue.method("TV(steps=20)")(post, 3, seed=5, cost=cost)
     assert x.shape == (3, 2, 1, 16, 16) and (x == x[:1]).all() and cost.nfe == 0 and cost.seconds > 0
     # a measurement of a batch is worked on as it would be alone, up to the round-off of sums in other batches
     alone = invgen.Posterior(post.prior, post.A, post.noise, post.y[1])
-    torch.testing.assert_close(methods.method("TV(steps=20)")(alone)[0], x[0, 1], atol=1e-5, rtol=0)
-    assert methods.method("TV").kind == "classical"
+    torch.testing.assert_close(catalogue.method("TV(steps=20)")(alone)[0], x[0, 1], atol=1e-5, rtol=0)
+    assert catalogue.method("TV").kind == "classical"
     with pytest.raises(OptionError, match="positive whole number"):
-        methods.method("TV")(post, 0)
+        catalogue.method("TV")(post, 0)
 
 
 @pytest.mark.parametrize("name", ["SIRT", "CGLS"])
@@ -64,7 +64,7 @@ def test_the_estimate_is_repeated_and_costs_no_network():
 def test_iterations_are_those_of_astra(name, backend, tolerance):
     A = ParallelBeamCT((1, 32, 32), num_angles=20, pixel_size=0.7, backend=backend)
     post, _ = posterior(A, noise=0.1)
-    ours = methods.method(f"{name}(steps=10, discrepancy=False)")(post)[0, 0]
+    ours = catalogue.method(f"{name}(steps=10, discrepancy=False)")(post)[0, 0]
     c, s = np.cos(A.angles), np.sin(A.angles)
     vectors = np.stack([-s, c, 0 * c, 0 * c, A.det_spacing * c, A.det_spacing * s], axis=1)
     scan = astra.create_proj_geom("parallel_vec", A.det_count, vectors)
@@ -86,20 +86,20 @@ def test_iterations_are_those_of_astra(name, backend, tolerance):
 @pytest.mark.parametrize("name", ["SIRT", "CGLS"])
 def test_iterations_stop_where_the_residual_is_that_of_noise(name):
     post, truth = posterior(ParallelBeamCT((1, 32, 32), num_angles=20), noise=0.3, batch=(2,))
-    x = methods.method(f"{name}(steps=500)")(post)[0]
+    x = catalogue.method(f"{name}(steps=500)")(post)[0]
     explained = residual(post, x)
     # it stops at the first estimate below 1; one more iteration at this stage changes the residual by some per cent
     assert (explained <= 1).all() and (explained > 0.8).all()
-    longer = methods.method(f"{name}(steps=500, discrepancy=False)")(post)[0]
+    longer = catalogue.method(f"{name}(steps=500, discrepancy=False)")(post)[0]
     assert ((x - truth) ** 2).mean() < 0.8 * ((longer - truth) ** 2).mean()  # what is left out is noise, mostly
 
 
 def test_fbp_is_that_of_the_operator():
     A = ParallelBeamCT((1, 32, 32), num_angles=40)
     post, _ = posterior(A)
-    assert torch.equal(methods.method("FBP(filter='cosine')")(post)[0], A.fbp(post.y, "cosine"))
+    assert torch.equal(catalogue.method("FBP(filter='cosine')")(post)[0], A.fbp(post.y, "cosine"))
     with pytest.raises(OptionError, match="filter of FBP must be one of .*, got 'cos'"):
-        methods.method("FBP(filter='cos')")
+        catalogue.method("FBP(filter='cos')")
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 7), (3, 5, 6), (2, 4, 5, 6)])
@@ -117,7 +117,7 @@ def test_tv_with_a_weight_is_that_of_scikit_image():
 
     post, _ = posterior(Identity((1, 24, 24)), noise=0.1)
     # |y - u|^2 / (2 0.1^2) + w TV(u) is |y - u|^2 / 2 + 0.01 w TV(u)
-    ours = methods.method("TV(steps=2000, weight=8.0)")(post)[0, 0]
+    ours = catalogue.method("TV(steps=2000, weight=8.0)")(post)[0, 0]
     theirs = denoise_tv_chambolle(post.y[0].double().numpy(), weight=0.08, eps=1e-12, max_num_iter=5000)
     # both stop a little short of the minimum of a function that is flat there; values span 1.6
     assert (ours - torch.from_numpy(theirs)).abs().max() < 5e-3
@@ -139,7 +139,7 @@ def test_tv_with_a_weight_is_that_of_scikit_image():
 def test_tv_explains_the_measurement_as_far_as_the_noise_allows(A):
     noise = 0.05 * (10 if isinstance(A, ParallelBeamCT) else 1)
     post, truth = posterior(A, noise=noise)
-    x = methods.method("TV(steps=1000)")(post)[0]
+    x = catalogue.method("TV(steps=1000)")(post)[0]
     # the constraint is active: the residual is that of noise, to what a thousand iterations leave
     assert abs(residual(post, x).item() - 1) < 0.01
     dim = max(len(post.prior.shape) - 1, 1)
@@ -147,17 +147,17 @@ def test_tv_explains_the_measurement_as_far_as_the_noise_allows(A):
     assert tv[0] < 1.02 * tv[1]  # the truth explains the measurement too, so the least variation is at most its own
     # in other units the same picture
     scaled = invgen.Posterior(post.prior.rescaled(10.0, 0.0), A, invgen.Gaussian(10 * noise), 10 * post.y)
-    torch.testing.assert_close(methods.method("TV(steps=50)")(scaled) / 10, methods.method("TV(steps=50)")(post),
+    torch.testing.assert_close(catalogue.method("TV(steps=50)")(scaled) / 10, catalogue.method("TV(steps=50)")(post),
                                atol=1e-4, rtol=0)  # fmt: skip
 
 
 def test_interpolation_and_inpainting():
     post, truth = posterior(Downsample((3, 32, 32), 4))
     for name in ("Bicubic", "PseudoInverse", "Adjoint"):
-        x = methods.method(name)(post)[0]
+        x = catalogue.method(name)(post)[0]
         assert x.shape == truth.shape and metrics.psnr(x, truth, data_range=2.0) > 18
     post, truth = posterior(Mask.box((3, 32, 32), 8), noise=0.01)
-    x = methods.method("Biharmonic")(post)[0]
+    x = catalogue.method("Biharmonic")(post)[0]
     torch.testing.assert_close(post.A(x), post.y, atol=1e-5, rtol=0)
     hole = post.A.mask[0] == 0
     # smooth across the hole: far better there than zero, whose squared error is the mean square of the truth
@@ -173,7 +173,7 @@ def test_wiener_finds_the_level_of_the_image_from_the_measurement():
     truth = truth - truth.mean((-1, -2), keepdim=True) + 0.2
     A = Blur((3, n, n), gaussian_kernel(1.5))
     post, _ = posterior(A, noise, truth)
-    x = methods.method("Wiener")(post)[0]
+    x = catalogue.method("Wiener")(post)[0]
     H2, H = A.H[..., 0] ** 2 + A.H[..., 1] ** 2, torch.complex(A.H[..., 0], A.H[..., 1])
     N, half = n * n * noise**2, S[:, : n // 2 + 1]
     Y = torch.fft.rfft2(post.y - 0.2)
@@ -185,7 +185,7 @@ def test_wiener_finds_the_level_of_the_image_from_the_measurement():
 
 def test_hio_explains_magnitudes_within_its_bounds():
     post, _ = posterior(PhaseRetrieval((1, 16, 16), 4.0), noise=0.02)
-    x = methods.method("HIO(steps=300)")(post)[0]
+    x = catalogue.method("HIO(steps=300)")(post)[0]
     low, high = post.prior.value_range
     assert x.min() >= low and x.max() <= high and residual(post, x) < 1.5
 
@@ -193,9 +193,9 @@ def test_hio_explains_magnitudes_within_its_bounds():
 def test_the_measurement_itself():
     A = HighDynamicRange((1, 16, 16))
     post, _ = posterior(A)
-    assert torch.equal(methods.method("Measurement")(post)[0], post.y / 2)
+    assert torch.equal(catalogue.method("Measurement")(post)[0], post.y / 2)
     post, _ = posterior(JPEG((3, 16, 16), 50))
-    assert torch.equal(methods.method("Measurement")(post)[0], post.y)
+    assert torch.equal(catalogue.method("Measurement")(post)[0], post.y)
 
 
 @pytest.mark.parametrize(
@@ -212,15 +212,15 @@ def test_the_measurement_itself():
 def test_a_method_that_does_not_fit_says_so(spec, sentence):
     post, _ = posterior(Downsample((1, 16, 16), 2))
     with pytest.raises(UnsupportedError, match=sentence):
-        methods.method(spec)(post)
+        catalogue.method(spec)(post)
 
 
 def test_names():
-    assert type(methods.method("PiGDM")) is invgen.samplers.PiGDM  # the catalogue first
+    assert type(catalogue.method("PiGDM")) is invgen.samplers.PiGDM  # the catalogue first
     with pytest.raises(OptionError, match="unknown sampler 'FBPP'; did you mean 'FBP'"):
-        methods.method("FBPP")
+        catalogue.method("FBPP")
     with pytest.raises(OptionError, match="weight must be a positive number"):
-        methods.method("TV(weight=-1)")
+        catalogue.method("TV(weight=-1)")
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_exact_draws_have_the_law_of_the_posterior():
     y = torch.tensor([[0.0, 2.0], [1.0, -3.0]])
     for noise in (invgen.Gaussian(0.5), invgen.Gaussian(torch.tensor([0.5, 0.1]))):
         post = invgen.Posterior(prior, A, noise, y)
-        x = methods.method("Exact")(post, 4000, seed=3)
+        x = catalogue.method("Exact")(post, 4000, seed=3)
         assert x.shape == (4000, 2, 3)
         for k in range(2):
             law = prior.posterior(A, noise, y[k])
@@ -239,6 +239,6 @@ def test_exact_draws_have_the_law_of_the_posterior():
             torch.testing.assert_close(x[:, k].var(0), law.var, rtol=4 * (2 / 4000) ** 0.5, atol=0)
         assert not torch.equal(x[:, 0] - x[:, 0].mean(0), x[:, 1] - x[:, 1].mean(0))
     with pytest.raises(UnsupportedError, match="Exact needs a prior whose posterior is known"):
-        methods.method("Exact")(
+        catalogue.method("Exact")(
             invgen.Posterior(invgen.priors.load("digits"), Identity((1, 32, 32)), 0.1, torch.zeros(1, 32, 32))
         )

@@ -7,8 +7,8 @@ from scipy.interpolate import CubicSpline
 
 import invgen
 from invgen import metrics
-from invgen.benchmarks import methods
-from invgen.benchmarks.classical_audio import autoregressive_spectrum
+from invgen.benchmarks.methods import catalogue
+from invgen.benchmarks.methods.audio import autoregressive_spectrum
 from invgen.errors import OptionError, UnsupportedError
 from invgen.operators import HighDynamicRange, Identity, LowPassDecimate, Mask
 from invgen.priors import GaussianPrior
@@ -55,11 +55,11 @@ def test_the_wiener_filter_nearly_reaches_the_best_linear_estimate(A):
     dense = dense.double()
     gain = C @ dense.T @ torch.linalg.inv(dense @ C @ dense.T + 0.005**2 * torch.eye(len(dense)))
     best = (gain @ post.y.flatten().double()).float()[None]
-    ours = methods.method("AutoregressiveWiener(order=8, steps=8)")(post)[0]
+    ours = catalogue.method("AutoregressiveWiener(order=8, steps=8)")(post)[0]
     errors = [((v - x) ** 2).mean().item() for v in (ours, best)]
     # it has to find the spectrum, which the best estimate knows; a zero estimate errs by 0.04
     assert errors[0] < 1.5 * errors[1] and errors[0] < 0.01
-    assert errors[0] < ((methods.method("Adjoint")(post)[0] - x) ** 2).mean()
+    assert errors[0] < ((catalogue.method("Adjoint")(post)[0] - x) ** 2).mean()
 
 
 def test_the_spline_is_that_of_scipy():
@@ -67,7 +67,7 @@ def test_the_spline_is_that_of_scipy():
     A = LowPassDecimate((1, N), 4)
     post = problem(A, x)
     expected = CubicSpline(np.arange(0, N, 4), post.y[0].numpy(), bc_type="natural")(np.arange(N - 3))
-    ours = methods.method("CubicSpline")(post)[0]
+    ours = catalogue.method("CubicSpline")(post)[0]
     assert np.allclose(ours[0, : N - 3].numpy(), expected, atol=1e-5)
     assert (ours[0, N - 3 :] - expected[-1]).abs().max() < 1e-5  # constant beyond the last sample
 
@@ -75,10 +75,10 @@ def test_the_spline_is_that_of_scipy():
 def test_the_spline_over_gaps_and_clipped_samples():
     x = 0.5 * torch.sin(0.02 * torch.arange(N))[None]
     post = problem(Mask.gaps((1, N), 40, 256), x, noise=1e-5)
-    assert (methods.method("CubicSpline")(post)[0] - x).abs().max() < 1e-2  # a smooth signal over short gaps
+    assert (catalogue.method("CubicSpline")(post)[0] - x).abs().max() < 1e-2  # a smooth signal over short gaps
     clip = HighDynamicRange((1, N), gain=2.0, low=-0.9, high=0.9)
     post = problem(clip, x, noise=1e-5)
-    ours = methods.method("CubicSpline")(post)[0]
+    ours = catalogue.method("CubicSpline")(post)[0]
     clipped = post.y / 2
     assert ((ours - x) ** 2).mean() < 0.2 * ((clipped - x) ** 2).mean()
     # what is not clipped stays
@@ -89,9 +89,9 @@ def test_what_they_refuse():
     A = Identity((1, 8, 8))
     post = invgen.Posterior(GaussianPrior(A.in_shape), A, 0.1, torch.zeros(1, 8, 8))
     with pytest.raises(UnsupportedError, match="CubicSpline needs LowPassDecimate, Mask or HighDynamicRange"):
-        methods.method("CubicSpline")(post)
+        catalogue.method("CubicSpline")(post)
     with pytest.raises(UnsupportedError, match="AutoregressiveWiener needs real recordings"):
-        methods.method("AutoregressiveWiener")(post)
+        catalogue.method("AutoregressiveWiener")(post)
 
 
 def test_masks_with_gaps():

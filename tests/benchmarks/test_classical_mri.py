@@ -6,7 +6,7 @@ import torch
 
 import invgen
 from invgen import metrics
-from invgen.benchmarks import methods, wavelets
+from invgen.benchmarks.methods import catalogue, wavelets
 from invgen.errors import UnsupportedError
 from invgen.operators import MRI, Identity, MultiCoilMRI, birdcage_maps, random_mask
 from invgen.priors import GaussianPrior
@@ -85,28 +85,28 @@ def many(channels=1, n=64):
 
 def test_zero_filling():
     post, _ = problem(one_coil())
-    assert torch.equal(methods.method("ZeroFilling")(post)[0], post.A.adjoint(post.y[None])[0])
+    assert torch.equal(catalogue.method("ZeroFilling")(post)[0], post.A.adjoint(post.y[None])[0])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sense_explains_the_coils_as_far_as_the_noise_allows(channels):
     post, truth = problem(many(channels))
-    x = methods.method("SENSE")(post)[0]
+    x = catalogue.method("SENSE")(post)[0]
     assert post.rows(torch.tensor([0])).residual_over_noise(x[None]) <= 1
-    zero = methods.method("ZeroFilling")(post)[0]
+    zero = catalogue.method("ZeroFilling")(post)[0]
     assert metrics.psnr(x, truth, data_range=1.0) > metrics.psnr(zero, truth, data_range=1.0) + 0.5
     with pytest.raises(UnsupportedError, match="SENSE needs MultiCoilMRI, got MRI"):
-        methods.method("SENSE")(problem(one_coil())[0])
+        catalogue.method("SENSE")(problem(one_coil())[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("A", [one_coil(), one_coil(2), many(2)], ids=["one coil", "complex", "coils"])
 def test_wavelets_find_their_weight_by_the_noise(A):
     post, truth = problem(A)
-    x = methods.method("L1Wavelet(steps=200)")(post)[0]
+    x = catalogue.method("L1Wavelet(steps=200)")(post)[0]
     # it stops at the first iterate that explains the data; a step changes the residual by a few per cent there
     assert 0.9 < post.rows(torch.tensor([0])).residual_over_noise(x[None]) <= 1
-    zero = methods.method("ZeroFilling")(post)[0]
+    zero = catalogue.method("ZeroFilling")(post)[0]
     assert metrics.psnr(x, truth, data_range=1.0) > metrics.psnr(zero, truth, data_range=1.0) + 1
 
 
@@ -114,7 +114,7 @@ def test_wavelets_with_a_weight_minimise_what_they_say():
     """Orthogonal A, no shifts: one step of soft thresholding is the minimum."""
     A = MRI((1, 32, 32), torch.ones(32, 32, dtype=torch.bool))
     post, _ = problem(A)
-    x = methods.method("L1Wavelet(threshold=0.05, steps=1)")(post)[0]
+    x = catalogue.method("L1Wavelet(threshold=0.05, steps=1)")(post)[0]
     image = A.adjoint(post.y[None])
     shift = tuple(np.random.default_rng(0).integers(0, 16, (1, 2))[0].tolist())
     # y has noise in the imaginary part of the image too, which a real image does not see
@@ -126,4 +126,4 @@ def test_they_refuse_what_is_no_k_space():
     post = invgen.Posterior(GaussianPrior(A.in_shape), A, 0.1, torch.zeros(1, 16, 16))
     for name in ("ZeroFilling", "L1Wavelet"):
         with pytest.raises(UnsupportedError, match=f"{name} needs MRI or MultiCoilMRI, got Identity"):
-            methods.method(name)(post)
+            catalogue.method(name)(post)

@@ -7,10 +7,10 @@ import pytest
 from fabricated import grid, save
 from scipy import stats
 
-from invgen.benchmarks.compare import compare, parse_tolerances
-from invgen.benchmarks.compare_text import text
-from invgen.benchmarks.result_tables import write_csv
-from invgen.benchmarks.results import read
+from invgen.benchmarks.report.compare import compare, parse_tolerances
+from invgen.benchmarks.report.compare_text import text
+from invgen.benchmarks.report.result_tables import write_csv
+from invgen.benchmarks.report.results import read
 from invgen.cli import main
 from invgen.errors import FileError, OptionError
 
@@ -171,7 +171,7 @@ def test_the_command_line(two, tmp_path, capsys, form):
         write_csv(read(a), a := tmp_path / "a.csv")
     if form == "parquet":
         pytest.importorskip("pyarrow")
-        from invgen.benchmarks.result_tables import write_parquet
+        from invgen.benchmarks.report.result_tables import write_parquet
 
         write_parquet(read(a), a := tmp_path / "a.parquet")
     for args, code in [

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from invgen.benchmarks import ct_speed
+from invgen.benchmarks.studies import ct_speed
 
 
 def test_table_and_printout(capsys, monkeypatch, tmp_path):

@@ -14,13 +14,14 @@ import urllib.request
 import pytest
 from running import SMALL, children, results, wait_for
 
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.store import Store
-from invgen.benchmarks.suite import expand, load
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.suite.expand import expand, load
 from invgen.errors import InvgenError, MissingExtraError, OptionError
 
 pytest.importorskip("distributed")
-from invgen.benchmarks import dask_clusters, dask_executor
+from invgen.benchmarks.engine import dask as dask_executor
+from invgen.benchmarks.engine import dask_clusters
 
 
 @pytest.mark.slow

@@ -13,11 +13,12 @@ import torch
 from scipy import stats
 
 from invgen import samplers
-from invgen.benchmarks import exact, exact_full, exact_problems, manifold, sampler_page
+from invgen.benchmarks.studies import exact as exact_full
+from invgen.benchmarks.studies import manifold, mixture, problems, sampler_page
 from invgen.errors import FileError
 from invgen.sampler import Cost
 
-FAMILIES = exact_problems.families()
+FAMILIES = problems.families()
 
 
 @pytest.mark.parametrize("key", [k for k in FAMILIES if "800" not in k])
@@ -96,7 +97,19 @@ def test_runs_resume_and_a_cut_line_is_dropped(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_loses_at_most_what_was_in_flight(tmp_path):
     store = tmp_path / "runs.csv"
-    command = [sys.executable, "-m", "invgen.benchmarks.exact", "--full", "--families", "mixture-8-4", "--samplers", "DDRM"]
+    command = [
+        sys.executable,
+        "-m",
+        "invgen",
+        "bench",
+        "study",
+        "exact",
+        "--full",
+        "--families",
+        "mixture-8-4",
+        "--samplers",
+        "DDRM",
+    ]
     command += ["--steps", "10", "--workers", "1", "--store", str(store)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
@@ -144,7 +157,7 @@ def test_the_page_is_what_the_stored_runs_give():
 
 def test_the_goals_of_the_suite_stand_in_the_stored_runs():
     best = exact_full.best(exact_full.load(exact_full.RESULTS))
-    for (d, dy), limit in {pair: 1.5 if pair[0] < 800 else 3.0 for pair in exact.ALL_DIMS}.items():
+    for (d, dy), limit in {pair: 1.5 if pair[0] < 800 else 3.0 for pair in mixture.ALL_DIMS}.items():
         name, ratio = best[f"mixture-{d}-{dy}"]
         assert ratio < limit, f"{name} on d={d}, d_y={dy}"
 
@@ -154,11 +167,11 @@ def test_every_method_is_as_close_as_public_code_at_the_same_budget():
     # better of its rows counts. Of 36 comparisons whose true ratio is 1, one would miss a 95 % interval: 99.9 % here
     runs = exact_full.load(exact_full.RESULTS)
     compared = 0
-    for d, dy in exact.ALL_DIMS:
+    for d, dy in mixture.ALL_DIMS:
         lows: dict[str, list[float]] = {}
         for row in exact_full.lines(f"mixture-{d}-{dy}", runs):
-            column = exact.RERUNS.get(row.sampler.split("(")[0])
-            other = [exact.reruns().get((d, dy, r.instance), {}).get(column, math.nan) for r in row.runs]
+            column = mixture.RERUNS.get(row.sampler.split("(")[0])
+            other = [mixture.reruns().get((d, dy, r.instance), {}).get(column, math.nan) for r in row.runs]
             log = np.log(row.distances / np.array(other, dtype=float))
             log = log[np.isfinite(log)]
             if len(log) > 1:

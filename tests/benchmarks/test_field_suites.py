@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from invgen.benchmarks import cells, methods, pictures
-from invgen.benchmarks.suite import expand, load
+from invgen.benchmarks.methods import catalogue
+from invgen.benchmarks.suite import parts, signals
+from invgen.benchmarks.suite.expand import expand, load
 from invgen.errors import OptionError
 
 
@@ -17,7 +18,7 @@ def recordings(tmp_path, monkeypatch):
     for number in (591, 592, 593):
         x = np.sin(0.1 * np.arange(20_000)) * np.hanning(20_000) * 0.4
         wavfile.write(tmp_path / "speech" / f"ru_0{number}.wav", 16000, x.astype(np.float32))
-    pictures.signal_of.cache_clear()
+    signals.signal_of.cache_clear()
     return tmp_path
 
 
@@ -61,8 +62,8 @@ def test_classical_methods_beat_the_adjoint_on_the_problems_of_speech(recordings
         "metrics": ["snr", "lsd", "residual"],
     }
     (cell,) = expand(suite)
-    post, truth = cells.problem_of(cell)
-    x = methods.method("CubicSpline")(post)[0]
+    post, truth = parts.problem_of(cell)
+    x = catalogue.method("CubicSpline")(post)[0]
     start = post.A.adjoint(post.y[None])[0] if hasattr(post.A, "adjoint") else post.y
     assert (x - truth).square().mean() < (start - truth).square().mean()
     assert torch.isfinite(x).all()

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from invgen.benchmarks import fingerprint, scores
+from invgen.benchmarks.suite import fingerprint, scores
 from invgen.names import resolve, user_code
 from invgen.priors import GaussianPrior
 

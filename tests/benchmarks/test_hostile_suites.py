@@ -8,10 +8,12 @@ import time
 import pytest
 from fuzz import mutations, only_invgen_errors
 
-from invgen.benchmarks import reading, runner, suite_file
-from invgen.benchmarks.probe import Probe
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.suite import expand, load
+from invgen.benchmarks.engine import runner
+from invgen.benchmarks.engine.probe import Probe
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.suite import file as suite_file
+from invgen.benchmarks.suite import reading
+from invgen.benchmarks.suite.expand import expand, load
 from invgen.errors import FileError, InvgenError, OptionError
 from invgen.validation.limits import SETTING
 
@@ -206,7 +208,7 @@ def test_no_suite_at_all(here):
 def test_a_script_without_a_guard_ends_with_one_sentence_that_names_it(here):
     """It gave six tracebacks, and took minutes."""
     (here / "script.py").write_text(
-        "from invgen.benchmarks.runner import run\n"
+        "from invgen.benchmarks.engine.runner import run\n"
         "print('started')\n"
         "run('suite.yaml', 'out', executor='local:2', progress=False)\n"
     )

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.benchmarks import cells as work
-from invgen.benchmarks.compare import compare
-from invgen.benchmarks.identity import Identity, values_of
-from invgen.benchmarks.results import read
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.store import Store
-from invgen.benchmarks.suite import expand
+from invgen.benchmarks.engine import compute as work
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.report.compare import compare
+from invgen.benchmarks.report.results import read
+from invgen.benchmarks.suite import parts
+from invgen.benchmarks.suite.expand import expand
+from invgen.benchmarks.suite.identity import Identity, values_of
 from invgen.errors import FileError
 from invgen.names import user_code
 
@@ -41,9 +42,9 @@ def python(code, processor, threads=1):
 
 EVERYTHING = """
 import json, sys, torch
-from invgen.benchmarks.exact_priors import smooth
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.suite import expand
+from invgen.benchmarks.studies.suite_priors import smooth
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.suite.expand import expand
 from invgen.operators import Mask
 from invgen.priors import GaussianMixture
 
@@ -125,8 +126,8 @@ def test_cells_of_the_users_own_code_travel_between_processors(tmp_path, monkeyp
     code = """
         import pickle
         from pathlib import Path
-        from invgen.benchmarks.cells import compute
-        from invgen.benchmarks.suite import expand
+        from invgen.benchmarks.engine.compute import compute
+        from invgen.benchmarks.suite.expand import expand
         cells = pickle.loads(Path("cells").read_bytes())
         assert [c.key for c in expand("suite.py")] == [c.key for c in cells]
         print([compute([c])[0][0]["metrics"]["psnr"] for c in cells])
@@ -160,13 +161,13 @@ def test_what_a_module_of_the_users_loads_is_seen(tmp_path, monkeypatch):
     (after,) = (Store("out").record(key)["metrics"] for key in Store("out").stored())
     assert before != after
     with pytest.raises(FileError, match="prior loaded.py:smooth gives other values than where the run began"):
-        work.problem_of(cell)
+        parts.problem_of(cell)
     np.save("x.npy", np.zeros((1, 6, 6), np.float32))
     cell = expand(suite)[0]
     np.save("x.npy", np.ones((1, 6, 6), np.float32))
-    work.forget()
+    parts.forget()
     with pytest.raises(FileError, match="image .*x.npy has changed since the run began"):
-        work.problem_of(cell)
+        parts.problem_of(cell)
 
 
 def test_a_file_is_its_bytes_wherever_it_lies(tmp_path):

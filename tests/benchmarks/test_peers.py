@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import invgen
-from invgen.benchmarks import exact_priors, methods, peers, scores
+from invgen.benchmarks.methods import catalogue, peers
+from invgen.benchmarks.studies import suite_priors
+from invgen.benchmarks.suite import scores
 from invgen.errors import MissingExtraError, UnsupportedError
 from invgen.inference.solve import Result
 from invgen.operators import Downsample, NonlinearBlur
@@ -15,7 +17,7 @@ from invgen.sampler import Cost
 
 
 def problem(noise=0.1):
-    prior = exact_priors.smooth(size=6).float()
+    prior = suite_priors.smooth(size=6).float()
     A = Downsample(prior.shape, 2)
     y = invgen.Gaussian(noise).sample(A(prior.sample(1, seed=5)[0]), torch.Generator().manual_seed(0))
     return invgen.Posterior(prior, A, invgen.Gaussian(noise), y)
@@ -39,21 +41,21 @@ def test_peers_that_are_not_there(monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     for name in ("DeepinvDPS", "AzulaMMPS"):
         with pytest.raises(MissingExtraError, match="does not import"):
-            methods.method(f"{name}(steps=2)")(problem())
+            catalogue.method(f"{name}(steps=2)")(problem())
 
 
 def test_peers_refuse_what_they_cannot_do():
     prior = GaussianPrior((1, 6, 6))
     post = invgen.Posterior(prior, NonlinearBlur((1, 6, 6)), 0.1, torch.zeros(1, 6, 6))
     with pytest.raises(UnsupportedError, match="AzulaMMPS needs a LinearOperator"):
-        methods.method("AzulaMMPS")(post)
-    assert {methods.method(name).kind for name in peers.__all__} == {"peer"}
+        catalogue.method("AzulaMMPS")(post)
+    assert {catalogue.method(name).kind for name in peers.__all__} == {"peer"}
 
 
 def run(spec, post, num_samples=4, seed=1):
     cost = Cost()
-    samples = methods.method(spec)(post, num_samples, seed, cost=cost)
-    return Result(samples, post, methods.method(spec), seed, cost.nfe, cost.seconds)
+    samples = catalogue.method(spec)(post, num_samples, seed, cost=cost)
+    return Result(samples, post, catalogue.method(spec), seed, cost.nfe, cost.seconds)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from fabricated import arrays, save
 from PIL import Image
 
-from invgen.benchmarks import results, tables
-from invgen.benchmarks.report import report
+from invgen.benchmarks.report import results, tables
+from invgen.benchmarks.report.page import report
 from invgen.cli import main
 from invgen.errors import FileError, OptionError
 
@@ -235,7 +235,7 @@ def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     for sampler in ("DPS", "DAPS", "MMPS"):
         save(folder, {"psnr": 1.0}, sampler=sampler, arrays=arrays((1, 8, 8)))
-    monkeypatch.setattr("invgen.benchmarks.report.PICTURES", 1000)  # bytes: less than five pictures have
+    monkeypatch.setattr("invgen.benchmarks.report.page.PICTURES", 1000)  # bytes: less than five pictures have
     report(folder, tmp_path / "few.html", formats=["html"])
     found = Page((tmp_path / "few.html").read_text(encoding="utf-8"))
     assert "2 more methods are left out, to keep the page small" in found.text

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from running import SMALL, children, results, wait_for
 
-from invgen.benchmarks import tasks
-from invgen.benchmarks.executors import Executor, environments, pool, visible_gpus
-from invgen.benchmarks.report import report
-from invgen.benchmarks.results import read
-from invgen.benchmarks.runner import check, run
-from invgen.benchmarks.store import Store
-from invgen.benchmarks.suite import expand, load
+from invgen.benchmarks.engine import tasks
+from invgen.benchmarks.engine.executor import Executor, environments, visible_gpus
+from invgen.benchmarks.engine.local import pool
+from invgen.benchmarks.engine.runner import check, run
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.report.page import report
+from invgen.benchmarks.report.results import read
+from invgen.benchmarks.suite.expand import expand, load
 from invgen.cli import main
 from invgen.errors import FileError, MissingExtraError, OptionError
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import invgen
-from invgen.benchmarks import methods, scores
+from invgen.benchmarks.methods import catalogue
+from invgen.benchmarks.suite import scores
 from invgen.errors import OptionError, UnsupportedError
 from invgen.inference.solve import Result
 from invgen.operators import Mask
@@ -14,8 +15,8 @@ from invgen.priors import GaussianPrior
 def exact(num_samples, seed=0, shift=0.0):
     prior = GaussianPrior((2,), var=torch.tensor([1.0, 4.0]))
     post = invgen.Posterior(prior, Mask((2,), torch.tensor([1, 0])), 0.1, torch.tensor([0.5]))
-    samples = methods.method("Exact")(post, num_samples, seed) + shift
-    return Result(samples, post, methods.method("Exact"), seed, 0.0, 0.0)
+    samples = catalogue.method("Exact")(post, num_samples, seed) + shift
+    return Result(samples, post, catalogue.method("Exact"), seed, 0.0, 0.0)
 
 
 @pytest.mark.slow

@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from invgen import samplers
-from invgen.benchmarks import methods, reference
-from invgen.benchmarks.compare import compare
-from invgen.benchmarks.results import read
-from invgen.benchmarks.runner import run
-from invgen.benchmarks.suite import expand
-from invgen.benchmarks.suite_file import load, shipped, shipped_names
+from invgen.benchmarks.engine.runner import run
+from invgen.benchmarks.methods import catalogue
+from invgen.benchmarks.report import reference
+from invgen.benchmarks.report.compare import compare
+from invgen.benchmarks.report.results import read
+from invgen.benchmarks.suite.expand import expand
+from invgen.benchmarks.suite.file import load, shipped, shipped_names
 from invgen.errors import OptionError
 from invgen.names import resolve
 
@@ -71,7 +72,7 @@ def test_references_have_no_failures():
 
 def test_the_readme_has_the_tables_of_the_references():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert reference.refreshed(page) == page, "run: python -m invgen.benchmarks.reference --write README.md"
+    assert reference.refreshed(page) == page, "run: invgen bench reference --write README.md"
 
 
 def test_a_table_of_results(tmp_path):
@@ -95,7 +96,7 @@ def test_a_table_of_results(tmp_path):
 
 
 def test_every_method_of_suites_is_found_by_name():
-    for name in methods.others():
-        assert type(methods.method(name)).__name__ == name
+    for name in catalogue.others():
+        assert type(catalogue.method(name)).__name__ == name
     with pytest.raises(OptionError, match="unknown sampler"):
-        methods.method("Nothing")
+        catalogue.method("Nothing")

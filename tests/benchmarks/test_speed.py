@@ -2,7 +2,7 @@
 
 import torch
 
-from invgen.benchmarks import speed
+from invgen.benchmarks.studies import speed
 from invgen.forward import LinearOperator
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture, GaussianPrior

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from invgen.benchmarks.statistics import direction, holm, interval, marks, paired, per_image
+from invgen.benchmarks.report.statistics import direction, holm, interval, marks, paired, per_image
 
 RNG = np.random.default_rng(0)
 A = RNG.normal(27, 3, (6, 2))  # images, seeds
@@ -88,7 +88,7 @@ def test_what_is_better(metric, better, loss):
 
 
 def test_of_every_metric_of_suites_something_is_known():
-    from invgen.benchmarks.scores import METRICS
+    from invgen.benchmarks.suite.scores import METRICS
 
     assert all(direction(metric) for metric in METRICS)
 

@@ -8,8 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from invgen.benchmarks.results import read
-from invgen.benchmarks.store import Store
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.report.results import read
 from invgen.errors import FileError
 
 KEY = "ab" + "0" * 22
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_nothing_half_written(store):
     """The limit on the size of files stands for a full disk: the system refuses the write in the middle of it."""
     code = f"""
         import resource, numpy as np
-        from invgen.benchmarks.store import Store
+        from invgen.benchmarks.engine.store import Store
         from invgen.errors import FileError
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:

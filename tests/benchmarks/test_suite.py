@@ -8,9 +8,8 @@ import pytest
 import torch
 import yaml
 
-from invgen.benchmarks import cells as work
-from invgen.benchmarks import fingerprint
-from invgen.benchmarks.suite import expand, load, shard_of
+from invgen.benchmarks.suite import fingerprint
+from invgen.benchmarks.suite.expand import expand, load, shard_of
 from invgen.errors import FileError, OptionError
 
 
@@ -73,11 +72,11 @@ def test_the_name_of_a_cell_follows_from_what_determines_it(here):
     # what a module of the user's has loaded names nothing, because values are not the same on every machine; but results
     # that were made with other values do not count
     first = expand("suite.yaml")[0]
-    record = {"is_of": work.of_what(first)}
-    assert work.stands(first, record)
+    record = {"is_of": first.identities()}
+    assert first.made(record)
     sys.modules["my_suite"].smooth.means += 1
     moved = next(c for c in expand("suite.yaml") if c.key == first.key)
-    assert not work.stands(moved, record)
+    assert not moved.made(record)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_cells_are_frozen(here):
 
 def test_keys_do_not_depend_on_the_number_of_threads(here):
     """A dense covariance and its eigenvectors differ in their last digits with the threads that compute them."""
-    suite = load("suite.yaml").content | {"priors": "invgen.benchmarks.exact_priors:smooth(size=24)"}
+    suite = load("suite.yaml").content | {"priors": "invgen.benchmarks.studies.suite_priors:smooth(size=24)"}
     before, found = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fabricated import grid, save
 
-from invgen.benchmarks import results, tables
-from invgen.benchmarks.result_tables import write_csv, write_parquet
-from invgen.benchmarks.statistics import interval
+from invgen.benchmarks.report import results, tables
+from invgen.benchmarks.report.result_tables import write_csv, write_parquet
+from invgen.benchmarks.report.statistics import interval
 from invgen.errors import FileError, MissingExtraError
 
 NASTY = "50% & <b>_x_</b> {a}|$b$ #1 ~^\\"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import invgen
 from invgen import operators, priors, samplers
-from invgen.benchmarks import exact
+from invgen.benchmarks.studies import mixture
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.inference.simulation import sample, simulate, spawn
 from invgen.pushforward import Flow, StandardNormal
@@ -152,7 +152,7 @@ def test_mmps_passes_on_gaussians_with_enough_steps():
 def test_biased_samplers_fail_on_a_mixture(sampler):
     """The 25 components of MCGDiff's problem, one measurement: weak guidance, splitting stopped early, noise ignored."""
     row = torch.tensor([[1.0, -1.0, 0.5, 0.5, -0.5, 1.0, 0.0, -1.0]], dtype=torch.float64) / D**0.5
-    c = invgen.calibrate(exact.mixture(D), operators.Matrix(row), 0.5, sampler, num_simulations=100, num_samples=19)
+    c = invgen.calibrate(mixture.mixture(D), operators.Matrix(row), 0.5, sampler, num_simulations=100, num_samples=19)
     assert not c.calibrated
     assert c.p_values["log-likelihood"] < 0.05
 

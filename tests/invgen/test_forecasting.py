@@ -6,7 +6,7 @@ import torch
 import invgen
 from invgen import operators, priors, samplers
 from invgen.cost import Cost
-from invgen.inference.solve import forecasting
+from invgen.inference import forecasting
 from invgen.messages import duration
 
 SHAPE = (1, 12, 12)

@@ -17,8 +17,7 @@ import invgen
 from invgen import DivergedError, operators, priors, samplers
 from invgen.inference.auto import within_trust
 from invgen.metrics import psnr
-from invgen.priors import GaussianMixture, PriorWarning, Schedule, check_prior, from_denoiser
-from invgen.priors.wrappers import from_network
+from invgen.priors import GaussianMixture, PriorWarning, Schedule, check_prior, from_denoiser, from_network
 from invgen.trust import ceiling
 
 SIDE, SHAPE = 8, (1, 8, 8)

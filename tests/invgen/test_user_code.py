@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from invgen import InvgenError, OptionError
-from invgen.benchmarks import scores
-from invgen.benchmarks.runner import check
+from invgen.benchmarks.engine.runner import check
+from invgen.benchmarks.suite import scores
 from invgen.cli import main
 from invgen.names import resolve
 from invgen.names.user_code import user_object

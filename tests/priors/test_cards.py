@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from invgen.priors.cards import baselines, evaluate, write
+from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import RECIPES
 from invgen.priors.training.digits_family import TWINS
 from invgen.priors.training.train import train
-from invgen.priors.write import baselines, evaluate, write
 
 PRIOR = "prior `digits`"
 
@@ -99,8 +100,8 @@ def test_bad_input_is_one_sentence(name, data, weights, words, made, tmp_path, c
 
 @pytest.mark.slow
 def test_held_out_views_are_the_held_out_ones(made):
-    kept = evaluate.held_out_views("digits", [made[0]], (1, 32, 32), 10)
-    test = torch.stack(evaluate.held_out("digits", [made[0]])["test set"])
+    kept = held_out.held_out_views("digits", [made[0]], (1, 32, 32), 10)
+    test = torch.stack(held_out.held_out("digits", [made[0]])["test set"])
     assert kept.shape == (10, 1, 32, 32)
     assert all((test == x).flatten(1).all(1).any() for x in kept)
 

@@ -12,6 +12,7 @@ from invgen.errors import MissingWeightsError, WeightsError
 from invgen.priors.cards import evaluate
 from invgen.priors.cards.baselines import baselines
 from invgen.priors.checkpoints.networks import dncnn
+from invgen.priors.data import held_out
 
 pytest.importorskip("msgpack")
 FIXTURE = Path(__file__).parent / "data" / "dncnn.safetensors"
@@ -102,7 +103,7 @@ def test_the_package_is_converted_and_another_one_refused(tmp_path, folder, fixt
 @pytest.mark.data
 @pytest.mark.skipif(not dncnn.at_hand(), reason="invgen data dncnn has not been run")
 def test_the_real_networks():
-    ((_, images),) = evaluate.held_out("photo").items()
+    ((_, images),) = held_out.held_out("photo").items()
     crops = [image.mean(0, keepdim=True)[:, 64:192, 64:192] for image in images]
     # measured on crops of five grey scikit-image pictures, range 1: 32.4, 30.2, 26.8 dB at 0.06, 0.1, 0.2
     for sigma, floor in ((0.12, 31.0), (0.2, 28.5), (0.4, 25.0)):

@@ -10,8 +10,7 @@ from torch import nn
 import invgen
 from invgen import priors
 from invgen.conditional import ClassifierFree
-from invgen.priors import Schedule, check_prior, from_denoiser
-from invgen.priors.wrappers import from_network
+from invgen.priors import Schedule, check_prior, from_denoiser, from_network
 
 SIZE = 24
 SCHEDULES = {

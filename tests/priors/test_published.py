@@ -9,8 +9,7 @@ from published import ConditionalWGAN, digits, mnist_ddpm, mnist_vae
 import invgen
 from invgen import DivergedError, operators, priors
 from invgen.metrics import psnr
-from invgen.priors import PriorWarning, check_prior
-from invgen.priors.wrappers import from_network
+from invgen.priors import PriorWarning, check_prior, from_network
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 SHAPE = (1, 28, 28)

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from invgen import priors
 from invgen.errors import OptionError, WeightsError
 from invgen.inference.simulation import sample
+from invgen.priors.cards import baselines, evaluate, write
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet
+from invgen.priors.data import held_out
 from invgen.priors.load import WEIGHTS, load, metadata, names
 from invgen.priors.training import train
-from invgen.priors.write import baselines, evaluate, write
 
 RECIPE = {"recipe": {"units": "grey in [-1, 1]"}}
 
@@ -204,7 +205,7 @@ MARGINS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MARGINS))
 def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
-    ((_, images),) = evaluate.held_out(name).items()
+    ((_, images),) = held_out.held_out(name).items()
     images = [image[..., 60:188, 60:188] if image.shape[-1] > 128 else image for image in images]
     prior = load(name)
     for sigma, margin in MARGINS[name]:
@@ -221,7 +222,7 @@ def test_the_shipped_priors_are_stable_where_a_state_has_less_noise_than_its_lev
     """
     prior = load(name)
     if name in MARGINS:
-        ((_, images),) = evaluate.held_out(name).items()
+        ((_, images),) = held_out.held_out(name).items()
         x = torch.stack([image[..., 60:188, 60:188] if image.shape[-1] > 128 else image for image in images])
         x = torch.cat([x, x.flip(-1), x.transpose(-1, -2)])
     else:  # whose held-out signals no package here carries

@@ -13,7 +13,7 @@ from gaussian_problems import F64, SIGMA, correlated, denoiser, normal
 from torch import Tensor
 
 from invgen import Gaussian, OptionError, Posterior, UnsupportedError
-from invgen.benchmarks import exact
+from invgen.benchmarks.studies import mixture
 from invgen.forward import Operator
 from invgen.metrics import sliced_wasserstein
 from invgen.operators import MRI, Mask, Matrix
@@ -299,10 +299,10 @@ def test_many_measurements_at_once_and_few_rows_at_a_time():
         torch.testing.assert_close(sampler(post, 3), x[:, 0], rtol=1e-8, atol=1e-8)
 
 
-def compare(cls, dy: int, instances: int, **options) -> tuple[exact.Row, list[dict[str, float]]]:
+def compare(cls, dy: int, instances: int, **options) -> tuple[mixture.Row, list[dict[str, float]]]:
     sampler = cls(steps=100, particles=1000, draws=1000, **options)
-    row = exact.evaluate(sampler, cls.__name__, 8, dy, instances)
-    return row, [exact.reruns()[8, dy, i] for i in range(instances)]
+    row = mixture.evaluate(sampler, cls.__name__, 8, dy, instances)
+    return row, [mixture.reruns()[8, dy, i] for i in range(instances)]
 
 
 @pytest.mark.slow  # a thousand particles
@@ -318,7 +318,7 @@ def test_mixtures_are_closer_than_public_code_on_the_same_instances():
 @pytest.mark.slow
 @pytest.mark.parametrize("dy", [1, 2, 4])
 def test_all_mixtures_of_dimension_eight(dy):
-    row, others = compare(MCGDiff, dy, exact.INSTANCES)
+    row, others = compare(MCGDiff, dy, mixture.INSTANCES)
     for column in ("mcg_k1e-2", "mcg_k1e-6"):
         assert row.against([o[column] for o in others]) < 0.5
     # by the geometric mean: one chain that loses a mode on one of twenty instances would decide an arithmetic one

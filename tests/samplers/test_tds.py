@@ -190,7 +190,7 @@ def test_paper_form_and_what_it_refuses():
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["latent", pytest.param("normal", marks=pytest.mark.slow)])
 def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
-    from invgen.benchmarks.exact_problems import families
+    from invgen.benchmarks.studies.problems import families
 
     # z has the exact posterior as its law, through an operator that is linear without saying so; measured 1.6 and 1.4,
     # since resampling repeats particles: 1.2 to 1.9 in one instance
@@ -205,7 +205,7 @@ def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
 @pytest.mark.slow
 @pytest.mark.parametrize("dy", [1, 2, 4])
 def test_the_mixtures_of_mcgdiff_are_met_to_the_floor(dy):
-    from invgen.benchmarks import exact
+    from invgen.benchmarks.studies import mixture as exact
 
     # 2000 particles for 1000 draws are MCGDiff's 200 evaluations a sample; measured 1.03, 1.05, 1.07 times the floor
     got = exact.evaluate(TDS(steps=100, particles=2000, draws=1000), "TDS", 8, dy).finite.mean()

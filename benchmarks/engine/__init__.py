@@ -1,0 +1,1 @@
+"""The engine of suites: cells are computed by one process, a pool or a cluster, and stored one by one."""

@@ -1,0 +1,197 @@
+"""The cells of a run on Dask: workers of this machine, SLURM jobs, or any cluster that runs.
+
+    dask, dask:N          a cluster on this machine: a process for each core, or for each GPU on cuda; or N of them
+    slurm, slurm:N        N SLURM jobs through dask-jobqueue, with the options of its configuration (docs/suites.md)
+    tcp://HOST:PORT       a scheduler that runs somewhere: Kubernetes, PBS, ssh ...; tls:// likewise
+
+The engine carries specs and outcomes alone. The task itself stores its cell, so that a lost driver, scheduler or worker
+costs what was in flight, and `out` has to be on a file system that all workers see.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invgen.benchmarks.engine.dask_clusters import Workers, credentials, scheduler, slurm
+from invgen.benchmarks.engine.executor import WAIT, Executor, ended, environments, still_busy
+from invgen.benchmarks.engine.store import Store
+from invgen.benchmarks.engine.tasks import Outcome, Task, died, run_task
+from invgen.benchmarks.suite.cell import Cell
+from invgen.benchmarks.suite.parts import one_thread
+from invgen.errors import InvgenError, MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+# A long call into compiled code keeps a worker from answering: without a time to live it is not taken for dead.
+# No pages: they are served without asking who reads them.
+SETTINGS = {
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.scheduler.http.routes": [],
+}
+RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
+LOOK = 2.0  # seconds between two looks at how many workers there are
+PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
+
+_one_cell = threading.Lock()
+
+
+def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
+    """What became of every cell, as it ends. Closing the iterator ends a cluster that was started for it.
+
+    Raises:
+        MissingExtraError: distributed, or dask-jobqueue, is not installed.
+        InvgenError: no scheduler answers, the cluster has gone, or its workers do not see the folder of results.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtraError("this executor needs Dask: pip install 'invgen[bench]'") from error
+    if not tasks:
+        return
+    # a message that finds its receiver gone, as any may while a cluster ends, is told at this level with a traceback
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)
+    flying: dict[Future, Task] = {}
+    look: Callable[[], None] = _nothing
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(SETTINGS))
+        if executor.kind == "address":
+            try:
+                client = stack.enter_context(Client(executor.address, timeout=20, set_as_default=False))
+            except (OSError, ValueError) as error:
+                raise InvgenError(f"no Dask scheduler answers at {executor.address}: {error}") from error
+        else:
+            if executor.kind == "dask":
+                stack.callback(lambda: [store.drop_unfinished(cell.key) for task in flying.values() for cell in task])
+                security = credentials()
+                cluster = stack.enter_context(scheduler(security))
+                chosen = environments(executor.count, device)[: len(tasks)]
+                workers = Workers(cluster.scheduler_address, chosen, device, security)
+                stack.callback(workers.stop)
+                look = workers.restart
+            else:
+                cluster = slurm(device, store.folder)
+                stack.callback(cluster.keys.cleanup)
+                stack.enter_context(cluster)
+                cluster.scale(jobs=executor.count or 1)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        yield from _through(client, tasks, flying, store, device, executor, look)
+
+
+def _nothing() -> None:
+    """Others see to the workers."""
+
+
+# -- tasks ---------------------------------------------------------------------------------------------------------------
+
+
+def on_worker(task: Task, folder: str, here: str) -> list[Outcome]:
+    """`run_task` on a worker, which may have several threads: one cell at a time, as the hooks that count are shared.
+
+    Args:
+        folder: of the results.
+        here: the folder that the run was started in, where specs of the user's code are looked up.
+    """
+    with _one_cell, one_thread(), contextlib.ExitStack() as stack:
+        if Path(here).is_dir():
+            stack.enter_context(contextlib.chdir(here))
+            if here not in sys.path:
+                sys.path.insert(0, here)
+        return run_task(task, folder)
+
+
+def _through(
+    client: "Client",
+    tasks: Sequence[Task],
+    flying: "dict[Future, Task]",
+    store: Store,
+    device: str,
+    executor: Executor,
+    look: Callable[[], None],
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
+    from distributed import KilledWorker
+
+    arrived: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    waiting, where = deque(tasks), executor.address or executor.kind
+    workers, looked, lonely, seen, count = 0, 0.0, time.monotonic(), False, 0
+    folder, here = str(store.folder.resolve()), os.getcwd()
+    try:
+        while waiting or flying:
+            if time.monotonic() - looked > LOOK:
+                look()
+                found = client.scheduler_info()["workers"].values()
+                gpus = device == "cuda" and any("GPU" in worker.get("resources", {}) for worker in found)
+                workers, looked = len(found), time.monotonic()
+                if workers:
+                    lonely = time.monotonic()
+                elif time.monotonic() - lonely > PATIENCE:
+                    if executor.kind == "dask":
+                        raise InvgenError("worker processes have ended and do not start again; try --executor serial")
+                    print(f"invgen: no worker of {where} has come yet", file=sys.stderr, flush=True)
+                    lonely = time.monotonic()
+            while waiting and len(flying) < workers:
+                task, count = waiting.popleft(), count + 1
+                future = client.submit(
+                    on_worker, task, folder, here,
+                    key=f"cell-{task[0].key}-{count}", pure=False, retries=RETRIES, resources={"GPU": 1} if gpus else None,
+                )  # fmt: skip
+                flying[future] = task
+                future.add_done_callback(arrived.put)
+            try:
+                future = arrived.get(timeout=LOOK)
+            except queue.Empty:
+                continue
+            task = flying.pop(future)
+            error = future.exception() if future.status == "error" else None
+            if isinstance(error, KilledWorker):
+                if len(task) > 1:  # whose fault it is shows when each is alone
+                    waiting.extend((cell,) for cell in task)
+                else:
+                    yield task[0], died(task[0], store)
+                continue
+            if error is not None:
+                raise error
+            if future.status not in ("finished", "pending"):
+                raise InvgenError(f"the cluster {where} has gone; what was stored until then stays, start the run again")
+            try:
+                outcomes = future.result(timeout=LOOK)
+            except TimeoutError:  # the outcome went with its worker: the task is run again, and finds the cell stored
+                flying[future] = task
+                arrived.put(future)
+                continue
+            for cell, outcome in ended(task, outcomes):
+                if not seen:
+                    seen = _visible(store, cell, where)
+                yield cell, outcome
+            left = still_busy(task, outcomes)
+            if left:
+                waiting.append(left)
+                if len(waiting) == 1:
+                    time.sleep(WAIT)
+    finally:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            client.cancel(list(flying))
+
+
+def _visible(store: Store, cell: Cell, where: str) -> bool:
+    """Whether what a worker has stored is here, too. Raises OptionError where it does not come."""
+    end = time.monotonic() + PATIENCE
+    while store.record(cell.key) is None and store.failure(cell.key) is None:
+        if time.monotonic() > end:
+            raise OptionError(
+                f"the workers of {where} have stored a cell that {store.folder} does not have; choose an --out on a file "
+                "system that they and this machine share"
+            )
+        time.sleep(WAIT)
+    return True

@@ -1,0 +1,1 @@
+"""What stands beside the samplers in a suite: classical reconstructions, the exact posterior, methods of peers."""

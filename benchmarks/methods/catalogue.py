@@ -1,0 +1,30 @@
+"""What a suite's `samplers` and `baselines` may name: the samplers of invgen first, then the methods of this folder."""
+
+import importlib
+import inspect
+from typing import Any
+
+from invgen.names import resolve
+from invgen.sampler import Sampler
+
+# each names its methods in __all__
+MODULES = ("exact", "classical", "ct", "images", "mri", "audio", "peers")
+
+
+def method(spec: str) -> Sampler:
+    """The sampler of a spec, among those of invgen first, then among the methods that stand beside them in a suite.
+
+    Raises:
+        OptionError: there is none of that name, or it has no such option.
+    """
+    return resolve.sampler(spec, others())
+
+
+def others() -> dict[str, type[Sampler]]:
+    """The methods of suites that are not samplers of invgen, by name."""
+    modules = [importlib.import_module(f"invgen.benchmarks.methods.{name}") for name in MODULES]
+    return {name: getattr(module, name) for module in modules for name in module.__all__ if _usable(getattr(module, name))}
+
+
+def _usable(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Sampler)

@@ -1,0 +1,1 @@
+"""Results of suites: rows, statistics, tables, plots, the page, and the comparison of two runs."""

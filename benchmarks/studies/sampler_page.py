@@ -1,0 +1,234 @@
+"""The page docs/samplers.md from the stored runs: `invgen bench study sampler-page --out docs/samplers.md`.
+
+What a sampler needs and which gradients it takes come from its class, what it costs from a count on a small problem, how
+far its samples are from the exact posterior from the runs of `invgen bench study exact --full`.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from invgen import samplers
+from invgen.benchmarks.studies import evidence, manifold, mixture
+from invgen.benchmarks.studies import exact as exact_full
+from invgen.benchmarks.studies.problems import families
+from invgen.commands import catalogue
+from invgen.files.writing import write_text
+from invgen.sampler import Cost, Sampler
+from invgen.samplers.unconditional.ancestral import Unconditional
+
+TUNED = exact_full.RESULTS.with_name("tuning_gain.md")
+MANIFOLD = exact_full.RESULTS.with_name("exact_manifold.json")
+HEADINGS = {
+    "smc": "Sequential Monte Carlo",
+    "mcmc": "Langevin and Markov chains",
+    "guided": "Guided denoisers",
+    "projection": "Spectral and projection",
+    "variational": "Variational and optimisation",
+    "flow": "Flow matching",
+    "latent": "Latent",
+    "derivative-free": "Derivative-free",
+    "editing": "Editing",
+    "unconditional": "The prior alone",
+}
+# columns of the overview: heading -> the families behind it
+GROUPS = {
+    "mixture 8": ("mixture-8-1", "mixture-8-2", "mixture-8-4"),
+    "mixture 80": ("mixture-80-1", "mixture-80-2", "mixture-80-4"),
+    "mixture 800": ("mixture-800-1", "mixture-800-2", "mixture-800-4"),
+    "sixteen": tuple(key for key in families() if key.startswith("sixteen")),
+    "Gaussian": ("gaussian",),
+    "exact mask": ("mask",),
+    "latent": ("latent",),
+    "normal latent": ("normal",),
+}
+
+
+def over_floor(runs: Sequence[exact_full.Run]) -> dict[str, dict[str, float]]:
+    """sampler -> group -> mean distance over the floor's, geometric mean over the cells of a group that have been run."""
+    cells: dict[tuple[str, str], float] = {}
+    for key in families():
+        rows = exact_full.lines(key, runs)
+        floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
+        for row in rows:
+            cells[row.sampler, key] = row.mean / floor
+    out: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(name for name, _ in cells if name != "floor"):
+        for group, keys in GROUPS.items():
+            values = [cells[name, key] for key in keys if (name, key) in cells]
+            if values:
+                out.setdefault(name, {})[group] = float(np.exp(np.mean(np.log(values))))
+    return out
+
+
+def evaluations(cls: type[Sampler]) -> float:
+    """Network evaluations for one sample with the default options, found on the first small problem that fits."""
+    if issubclass(cls, Unconditional):
+        spent = Cost()
+        cls()(mixture.mixture(8), 1, cost=spent)
+        return spent.nfe
+    for key in ("mixture-8-4", "mask", "latent", "normal"):
+        post = families()[key].make(0).posterior
+        if cls().refuses(post) is None:
+            return exact_full.evaluations(cls(), post)
+    return math.nan
+
+
+def number_of(cls: type[Sampler]) -> str:
+    """The network evaluations of a sampler for the table; a dash for one that none of the small problems fits."""
+    count = evaluations(cls)
+    return "-" if math.isnan(count) else f"{count:.0f}"
+
+
+def number(value: float) -> str:
+    """A ratio for the table: two figures."""
+    return (
+        "" if math.isnan(value) else "diverged" if math.isinf(value) else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    )
+
+
+def overview(ratios: dict[str, dict[str, float]]) -> list[str]:
+    """How far each sampler is from the floor, group by group; the best of each group in bold."""
+    best = {g: min((r[g] for r in ratios.values() if g in r), default=math.nan) for g in GROUPS}
+    lines = ["| sampler | " + " | ".join(GROUPS) + " |", "|" + " --- |" * (len(GROUPS) + 1)]
+    for name in sorted(ratios, key=str.lower):
+        cells = []
+        for group in GROUPS:
+            value = ratios[name].get(group, math.nan)
+            cells.append(f"**{number(value)}**" if value == best[group] else number(value))
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(runs: Sequence[exact_full.Run]) -> str:
+    """The whole page."""
+    ratios = over_floor(runs)
+    _, described = catalogue.samplers()
+    about = {row[0]: row for row in described}
+    text = [INTRODUCTION, "## Distance to the exact posterior", OVERVIEW, "\n".join(overview(ratios))]
+    for family, heading in HEADINGS.items():
+        members = [c for c in samplers.catalogue().values() if c.family == family]
+        lines = ["| sampler | needs | evaluations | network gradient | exact | when to use it |", "|" + " --- |" * 6]
+        for cls in sorted(members, key=lambda c: c.__name__.lower()):
+            gradient = "yes" if cls.backprop else "no"
+            needs = about[cls.__name__][1] + ("" if cls.gradient else "; no gradient of it")
+            lines.append(
+                f"| `{cls.__name__}` | {needs} | {number_of(cls)} | {gradient} | {cls.exact or 'no'} | "
+                f"{WHEN[cls.__name__]} |"
+            )
+        text.append(f"## {heading}\n\n" + "\n".join(lines))
+    text += ["## All tables", DETAILS, exact_full.markdown(runs).strip()]
+    if evidence.STORE.exists():
+        text.append(evidence.markdown(json.loads(evidence.STORE.read_text())).strip())
+    if MANIFOLD.exists():
+        text.append(manifold.markdown(json.loads(MANIFOLD.read_text())).strip())
+    if TUNED.exists():
+        text += [TUNING, TUNED.read_text().strip()]
+    return "\n\n".join(text) + "\n"
+
+
+INTRODUCTION = """# Posterior samplers
+
+Generated from stored runs by `invgen bench study sampler-page --out docs/samplers.md`; the runs are made, and
+resumed, by `invgen bench study exact --full`.
+
+Evaluations are those of the network for one sample with default options; a chain of particles with `draws=1` spends all its
+particles on one sample. "exact" says in which limit the samples have the exact law. `invgen.solve(..., sampler="auto")`
+picks by these tables and says why (`Result.reason`)."""
+
+OVERVIEW = """Sliced Wasserstein-1 distance to exact posterior samples, over that between two exact sets (the floor): 1 is
+indistinguishable. Every sampler has 100 network evaluations a sample; chains of particles give as many samples as they have
+particles. Geometric means over the cells of a column. An empty cell: the sampler does not take the problem, or has not been
+run on it. A point estimate is far from the floor by its nature: it has no spread."""
+
+DETAILS = """Mean over the instances +- 1.96 standard errors (runs that stayed finite / runs); "/ floor": over the mean of
+two exact sets; NFE: network evaluations a sample; s: seconds a run of all samples, one thread; failed: runs that raised an
+error, which are counted and left out of the mean."""
+
+TUNING = """## Tuning without ground truth
+
+Made by `invgen bench study tuning-gain`: DPS and DAPS with their published hyper-parameters and as `invgen.tune`
+set them on problems that the prior `photo` drew itself (12 trials of 8 problems), both at no more than 50 evaluations a
+sample, on 24 held-out photographs of 32x32 pixels, noise 0.05 in units of [-1, 1]. Energy scores are the smaller the
+better; gains are paired by photograph, with 95 % intervals."""
+
+WHEN: dict[str, str] = {
+    "TDS": "few measured values (tens at most) and samples that must be right: weights of distant modes, model evidence",
+    "MCGDiff": "few values of a linear operator with an SVD, exact or noisy; no network gradient, cheaper than TDS",
+    "DDSMC": "as MCGDiff, with another split of the noise; independent short chains",
+    "FPS": "to compare with the paper",
+    "SMCDiff": "inpainting with particles, where the other methods of this family cannot be had",
+    "AutoregressiveSMC": "autoregressive priors, any operator and noise; exact as particles grow",
+    "ALD": "the classical annealed baseline, any noise; many levels",
+    "SNIPS": "annealed Langevin with an SVD, where singular values differ by orders",
+    "ULA": "chains near one mode, any noise; a check on other samplers' spread",
+    "MALA": "as ULA, without its step bias, for priors with a density or an accurate score",
+    "SKROCK": "as ULA, on stiff problems (blur, tomography)",
+    "PnPADMM": "a denoiser of one noise level (DnCNN, BM3D, your own); one image, no uncertainty",
+    "DPIR": "one good image in eight evaluations of a denoiser of many levels; no uncertainty",
+    "RED": "as PnPADMM, with a denoiser of a low level",
+    "PCN": "low-dimensional latents with an operator that has no gradient; exact, slow",
+    "HMC": "latents of GANs, VAEs and flows, one mode, exact in the limit",
+    "DAPS": "nonlinear operators and any noise, images",
+    "PnPDM": "a sampler with a stationary law that is known (`PnPDM.fixed`); any noise",
+    "DPS": "any differentiable operator, any noise: the first to try where nothing is linear",
+    "PiGDM": "linear operators with Gaussian noise on images: few evaluations, one solve a step",
+    "MMPS": "as PiGDM where the prior's correlations matter, at several products with the Jacobian a step",
+    "TMPD": "as PiGDM where A C A^T is nearly diagonal (masks)",
+    "DiffPIR": "no network gradient, linear operators, a fast estimate with little spread",
+    "DDS": "no network gradient, a handful of CG steps: large CT and MRI volumes",
+    "LGD": "losses that vary within the uncertainty of D; otherwise DPS",
+    "MPGD": "when the network's gradient does not fit in memory",
+    "FreeDoM": "any loss (embeddings, style), with time travel",
+    "UniversalGuidance": "any loss, also when backward guidance is worth its cost",
+    "SITCOM": "few noise levels, each with an inner optimisation; a point estimate for restoration",
+    "DCPS": "better mode weights than DPS for more evaluations",
+    "MGPS": "as DCPS, with guidance from a midpoint",
+    "DDRM": "linear operators with an SVD at 20 evaluations, no gradient: a cheap baseline",
+    "DDNM": "exact or nearly exact linear measurements with an SVD; time travel repairs the null space",
+    "ScoreSDE": "the baseline of replacement, with corrector steps",
+    "MedicalProjection": "to compare with Song et al. (2022) in CT and MRI",
+    "ILVR": "the low frequencies of a reference, the rest from the prior",
+    "RePaint": "inpainting with exact pixels: repeats remove the bias of replacement, at their cost",
+    "CCDF": "a good first image and few evaluations",
+    "MCG": "exact linear measurements, with the gradient as well",
+    "REDdiff": "a fast point estimate with any differentiable operator",
+    "DMPlug": "a point estimate on the range of a few-step sampler; nonlinear operators",
+    "DFlow": "point estimates with flow priors, where memory and time allow",
+    "FlowPriors": "to compare with the paper",
+    "OTODE": "linear operators with flow priors, deterministic steps",
+    "FlowDPS": "to compare with the paper; latent flow models",
+    "FlowChef": "a fast point estimate with flow priors, no network gradient",
+    "PnPFlow": "a fast point estimate with flow priors, no network gradient",
+    "CSGM": "GANs and VAEs: the best-fitting code, with restarts",
+    "PULSE": "GANs whose codes must stay on the sphere",
+    "PSLD": "latent diffusion with an encoder and a linear operator; DPS on the latent is its base",
+    "ReSample": "latent diffusion with an encoder, when the data must be met closely",
+    "EnKG": "black-box operators with Gaussian noise and moderate dimension",
+    "EKI": "black-box operators and nearly Gaussian posteriors, very few steps",
+    "SCG": "black-box losses, rules and any noise",
+    "DPG": "black-box losses when many evaluations of the operator are cheap",
+    "SDEdit": "making a sketch or a first reconstruction plausible; no sampler of the posterior",
+    "BlendedDiffusion": "editing a part of an image by a measurement or a loss",
+    "Ancestral": "samples of the prior, stochastic",
+    "DDIM": "samples of the prior, deterministic given the start",
+    "DPMSolver": "samples of the prior with the fewest evaluations",
+    "Heun": "samples of the prior, the most exact of the flow",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the page, or writes it."""
+    parser = argparse.ArgumentParser(prog="invgen bench study sampler-page", description=__doc__.split("\n")[0])
+    parser.add_argument("--store", type=Path, default=exact_full.RESULTS, help="the CSV file of the runs")
+    parser.add_argument("--out", type=Path, help="docs/samplers.md")
+    args = parser.parse_args(argv)
+    page = markdown(exact_full.load(args.store))
+    if args.out is None:
+        print(page)
+    else:
+        write_text(args.out, page)

@@ -1,0 +1,1 @@
+"""A suite: its file, the cells that it expands to, their names, signals and metrics."""
