@@ -1,9 +1,9 @@
 """What tests/fuzz.py itself does: the damaged copies are reproducible, differ from the file, and reach all of it."""
 
 import pytest
-from fuzz import cases, mutations, only_invgen_errors
 
 from invgen.errors import OptionError
+from tests.fuzz import cases, mutations, only_invgen_errors
 
 DATA = bytes(range(256)) + b"shape: (16, 16)"
 

@@ -4,13 +4,13 @@ import json
 import time
 
 import pytest
-from fuzz import mutations, only_invgen_errors
 from safetensors.torch import save_file
 
 import invgen
 from invgen import priors
 from invgen.priors.checkpoints.networks import unet
 from invgen.priors.load import metadata
+from tests.fuzz import mutations, only_invgen_errors
 
 load = __import__("importlib").import_module("invgen.priors.load")
 NET = unet.UNet(1, (4, 6), 1, 2, 8)
