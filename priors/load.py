@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from invgen.errors import OptionError, WeightsError
+from invgen.files.pickles import require_fit
 from invgen.priors.checkpoints.networks.digits import NETWORKS, SIDE
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
-from invgen.priors.checkpoints.pickles import require_fit
 from invgen.validation.arguments import checked
 from invgen.validation.limits import check_size
 

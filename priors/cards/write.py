@@ -20,6 +20,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError, OptionError, WeightsError
+from invgen.files.writing import replace
 from invgen.priors.cards.baselines import baselines
 from invgen.priors.cards.evaluate import LEVELS, STEPS, evaluate, likelihood, two_sample
 from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QUOTED, SPLITS
@@ -29,7 +30,6 @@ from invgen.priors.load import WEIGHTS, load, metadata
 from invgen.priors.recipes import RECIPES
 from invgen.priors.training.digits_family import TWINS
 from invgen.priors.training.log import draw_samples, save_sheet, sheet
-from invgen.priors.training.weights import replace
 
 ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
 # Every how-many-th signal of a large set is denoised: BM3D takes seconds to a minute for each.

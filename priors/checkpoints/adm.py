@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError, WeightsError
-from invgen.priors.checkpoints import entries, pickles
+from invgen.files import pickles
+from invgen.priors.checkpoints import entries
 from invgen.priors.wrappers.from_network import NetworkDenoiser, takes_data
 from invgen.priors.wrappers.schedules import Schedule
 from invgen.validation.arguments import checked

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from invgen.conditional import ConditionalDenoiser
 from invgen.errors import OptionError, UnsupportedError, WeightsError
-from invgen.priors.checkpoints import adm, entries, pickles
+from invgen.files import pickles
+from invgen.priors.checkpoints import adm, entries
 from invgen.priors.checkpoints.networks.edm import EDMUNet, rehearse
 from invgen.priors.checkpoints.networks.edm2 import EDM2UNet
 from invgen.priors.wrappers.from_network import NetworkDenoiser, from_denoiser, takes_data

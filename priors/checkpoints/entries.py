@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, WeightsError
-from invgen.priors.checkpoints import pickles
+from invgen.files import pickles
 from invgen.validation.arguments import checked
 
 P = TypeVar("P", bound=Prior)

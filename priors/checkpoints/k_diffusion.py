@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
-from invgen.priors.checkpoints import entries, pickles
+from invgen.files import pickles
+from invgen.priors.checkpoints import entries
 from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below, rehearse
 from invgen.priors.checkpoints.networks.k_transformer_v1 import TransformerV1
 from invgen.priors.checkpoints.networks.k_transformer_v2 import TransformerV2

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsError
-from invgen.priors.checkpoints import entries, pickles
+from invgen.files import pickles
+from invgen.priors.checkpoints import entries
 from invgen.priors.checkpoints.networks.edm import EDMUNet, rehearse
 from invgen.priors.checkpoints.networks.score_sde_ddpm import DDPM, is_ddpm
 from invgen.priors.wrappers.from_network import NetworkDenoiser, takes_data

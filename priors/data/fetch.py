@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
-from invgen.files.writing import work_folder
-from invgen.priors.checkpoints.pins import NUMPY, TOOLS, pinned
-from invgen.priors.training.weights import replace
+from invgen.files.writing import replace, work_folder
+from invgen.priors.data.pins import NUMPY, TOOLS, pinned
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
 HEAD = ("invesalius-examples", "usr/share/doc/invesalius-examples/examples/Cranium.inv3")

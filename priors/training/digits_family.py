@@ -16,13 +16,13 @@ from torch import Generator
 from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
-from invgen.files.writing import require_writable
+from invgen.files.writing import replace, require_writable
 from invgen.priors.checkpoints.networks.digits import NETWORKS
 from invgen.priors.data.folders import digest
 from invgen.priors.data.labelled import LabelledViews, labelled
 from invgen.priors.load import FORMAT, load
 from invgen.priors.training.log import Watch
-from invgen.priors.training.weights import Interruptible, replace, restore, restore_optimizer, restoring, write
+from invgen.priors.training.weights import Interruptible, restore, restore_optimizer, restoring, write
 
 
 @dataclass(frozen=True)

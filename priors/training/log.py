@@ -96,7 +96,7 @@ def save_sheet(picture: Tensor, path: Path, zoom: int = 1) -> None:
     """A (3, H, W) uint8 picture as a PNG file, whole pixels enlarged."""
     from PIL import Image
 
-    from invgen.priors.training.weights import replace
+    from invgen.files.writing import replace
 
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)

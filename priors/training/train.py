@@ -19,21 +19,13 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from invgen.errors import DivergedError, OptionError
-from invgen.files.writing import require_writable
+from invgen.files.writing import replace, require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
 from invgen.priors.recipes import RECIPES, Recipe
 from invgen.priors.training.log import Watch
-from invgen.priors.training.weights import (
-    Interruptible,
-    calibrate,
-    export,
-    replace,
-    restore,
-    restore_optimizer,
-    restoring,
-)
+from invgen.priors.training.weights import Interruptible, calibrate, export, restore, restore_optimizer, restoring
 from invgen.priors.training.workers import Workers
 
 

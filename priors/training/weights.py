@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invgen.errors import FileError, InvgenError, OptionError, WeightsError
-from invgen.files.writing import atomic_file
-from invgen.priors.checkpoints import pickles
+from invgen.errors import InvgenError, OptionError, WeightsError
+from invgen.files import pickles
+from invgen.files.writing import replace
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser
 from invgen.priors.load import FACTS, FORMAT, load, read
 
@@ -51,26 +50,6 @@ def calibrate(path: Path, clean: Tensor) -> None:
     tensors, about = read(path)
     about |= {"mmse": [[s, e] for s, e in table if s <= trusted[-1]], "sigma_max": trusted[-1]}
     write(path, tensors, about)
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes under a temporary name, then renames: a kill leaves the old file or the new one, never half of one.
-
-    Raises:
-        FileError: it cannot be written, as on a full disk.
-    """
-    from safetensors import SafetensorError
-
-    with atomic_file(path) as work:
-        try:
-            write(work)
-        except InvgenError:
-            raise
-        except (RuntimeError, SafetensorError) as error:  # what torch.save and safetensors make of a failed write
-            full = shutil.disk_usage(path.parent).free < 2**20
-            reason = "no space is left on the disk" if full else str(error).strip().split("\n")[0][:200]
-            raise FileError(f"cannot write {path}: {reason}") from error
-        work.chmod(0o644)
 
 
 @contextmanager

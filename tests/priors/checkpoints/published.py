@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from invgen.files import pickles
 from invgen.priors import Schedule
-from invgen.priors.checkpoints import pickles
 
 
 class MnistDDPM(nn.Module):

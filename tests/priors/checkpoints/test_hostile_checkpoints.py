@@ -15,7 +15,7 @@ import torch
 
 import invgen
 from invgen import priors
-from invgen.priors.checkpoints import pickles
+from invgen.files import pickles
 from tests.fuzz import mutations, only_invgen_errors
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

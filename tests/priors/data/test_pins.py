@@ -7,9 +7,8 @@ import pytest
 
 from invgen import FileError
 from invgen.metrics import lpips_weights
-from invgen.priors.checkpoints import pins
 from invgen.priors.checkpoints.networks import dncnn
-from invgen.priors.data import fetch
+from invgen.priors.data import fetch, pins
 
 
 def test_every_package_that_is_fetched_has_a_hash():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import invgen
-from invgen.priors.checkpoints import pickles, torch_files
+from invgen.files import pickles, torch_files
 
 TENSORS = OrderedDict(
     weight=torch.arange(6.0).reshape(2, 3).t(),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import InvgenError, WeightsError
-from invgen.priors.checkpoints import pickle_scan, torch_files
+from invgen.files import pickle_scan, torch_files
 from invgen.validation.limits import check_size
 
 # Configuration objects that training frameworks leave beside the weights: never needed, so remembered and not built.
