@@ -28,7 +28,7 @@ demo: .venv/installed
 	.venv/bin/invgen demo --out out
 
 test: .venv/installed-test lint
-	$(PY) -m pytest $(INVGEN_TEST_ARGS)
+	$(PY) -m pytest -n auto --dist worksteal $(INVGEN_TEST_ARGS)
 
 lint: .venv/installed-test
 	$(PY) -m ruff check .

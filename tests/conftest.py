@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests, and how they share the processors: `pytest -n auto` runs a worker for each core."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,22 @@ from pathlib import Path
 import pytest
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+GIGABYTES = 2  # what a worker and the processes it starts may hold at their peak
+
+# Each worker, and each process that a test starts, computes on one thread: n workers with n threads each would wait for one another.
+# Set before anything imports NumPy or torch, which read these when they are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Number of workers of `-n auto`: one for each core that this process may use, fewer where memory is short."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, OSError, ValueError):  # no POSIX system, or one that does not count
+        memory = cores * GIGABYTES
+    return max(1, min(cores, int(memory // GIGABYTES)))
 
 
 @pytest.fixture
