@@ -8,8 +8,8 @@ import pytest
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 GIGABYTES = 2  # what a worker and the processes it starts may hold at their peak
 
-# Each worker, and each process that a test starts, computes on one thread: n workers with n threads each would wait for one another.
-# Set before anything imports NumPy or torch, which read these when they are loaded.
+# Each worker, and each process that a test starts, computes on one thread: n workers of n threads would only wait.
+# NumPy and torch read these when they are loaded, which is after this file.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
