@@ -15,7 +15,7 @@ export UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LI
 # takes minutes; where uv cannot be had, pip does the same in two steps, since its constraints take no hashes: first all that is
 # locked, then torch, by its version. The lock's setuptools builds the editable package.
 install = $(first) && { $(PY) -m uv pip install --quiet --python $(PY) --constraint $(LOCK) \
-	--no-build-isolation-package invgen --editable '$(1)'; } || { $(rest) && $(PY) -m pip install --quiet \
+	--no-build-isolation-package invgen-solvers --editable '$(1)'; } || { $(rest) && $(PY) -m pip install --quiet \
 	--constraint .venv/versions.txt --no-build-isolation --editable '$(1)'; }
 hashed = $(PY) -m pip install --quiet --no-deps --require-hashes --requirement
 first  = sed -n '/^uv==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' $(LOCK) > .venv/first.txt && $(hashed) .venv/first.txt

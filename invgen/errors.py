@@ -48,8 +48,8 @@ class MissingExtraError(InvgenError, ImportError):
     def of_broken(cls, package: str, extra: str, error: Exception) -> "MissingExtraError":
         """Of a package that needs torchvision: one that does not fit torch fails with errors of several kinds."""
         return cls(
-            f"this needs the package {package}, which does not import ({error}): pip install 'invgen[{extra}]', with a "
-            "torchvision that fits torch"
+            f"this needs the package {package}, which does not import ({error}): pip install 'invgen-solvers[{extra}]', "
+            "with a torchvision that fits torch"
         )
 
 

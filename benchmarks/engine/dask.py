@@ -56,7 +56,7 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         import dask
         from distributed import Client
     except ImportError as error:
-        raise MissingExtraError("this executor needs Dask: pip install 'invgen[bench]'") from error
+        raise MissingExtraError("this executor needs Dask: pip install 'invgen-solvers[bench]'") from error
     if not tasks:
         return
     # a message that finds its receiver gone, as any may while a cluster ends, is told at this level with a traceback

@@ -32,7 +32,7 @@ def credentials() -> "Security":
     except ImportError as error:
         raise MissingExtraError(
             "a Dask cluster without keys would run anybody's code, and keys need the package cryptography: "
-            "pip install 'invgen[bench]'"
+            "pip install 'invgen-solvers[bench]'"
         ) from error
 
 
@@ -107,7 +107,7 @@ def slurm(device: str = "cpu", folder: str | Path = ".", **options: Any) -> Any:
         import dask
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
-        raise MissingExtraError("the executor slurm needs dask-jobqueue: pip install 'invgen[slurm]'") from error
+        raise MissingExtraError("the executor slurm needs dask-jobqueue: pip install 'invgen-solvers[slurm]'") from error
 
     def configured(name: str, default: Any) -> Any:
         value = options.get(name.replace("-", "_"))

@@ -114,7 +114,7 @@ def parquet_module() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError("Parquet tables need pyarrow: pip install 'invgen[bench]'") from error
+        raise MissingExtraError("Parquet tables need pyarrow: pip install 'invgen-solvers[bench]'") from error
     return pyarrow
 
 

@@ -60,7 +60,7 @@ def divergences(seed: int, points: int = 1000, cloud: int = 2**16) -> dict[str, 
     try:
         import ot
     except ImportError:
-        raise MissingExtraError('the covariance test needs POT; install it with: pip install "invgen[stats]"') from None
+        raise MissingExtraError("the covariance test needs POT: pip install 'invgen-solvers[stats]'") from None
     means = smooth_curve(256, seed)
     prior = GaussianMixture(means, var=THICKNESS**2)
     g = torch.Generator().manual_seed(seed)

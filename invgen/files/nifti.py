@@ -76,7 +76,7 @@ def nifti_volumes(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, l
     try:
         import nibabel
     except ImportError as error:
-        raise MissingExtraError("reading NIfTI files needs the package nibabel: pip install 'invgen[nifti]'") from error
+        raise MissingExtraError("reading NIfTI files needs nibabel: pip install 'invgen-solvers[nifti]'") from error
     try:
         image = _image(nibabel, path)
         dtype = image.get_data_dtype()

@@ -128,7 +128,9 @@ def _read_compressed(path: Path, source: Any) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: libsndfile is missing
-        raise MissingExtraError(f"reading {path} needs soundfile: pip install 'invgen[audio]', or pass WAV") from error
+        raise MissingExtraError(
+            f"reading {path} needs soundfile: pip install 'invgen-solvers[audio]'; or pass WAV"
+        ) from error
     try:
         with soundfile.SoundFile(source) as file:
             rate, expected = file.samplerate, file.frames

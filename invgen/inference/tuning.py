@@ -145,7 +145,7 @@ def tune(
     try:
         import optuna
     except ImportError:
-        raise MissingExtraError('tuning needs Optuna; install it with: pip install "invgen[tune]"') from None
+        raise MissingExtraError("tuning needs Optuna: pip install 'invgen-solvers[tune]'") from None
     from tqdm.auto import tqdm
 
     from invgen import metrics

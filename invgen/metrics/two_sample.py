@@ -92,7 +92,7 @@ def c2st(
         from sklearn.model_selection import StratifiedKFold, cross_val_score
         from sklearn.neural_network import MLPClassifier
     except ImportError as error:
-        raise MissingExtraError('c2st needs scikit-learn: pip install "invgen[stats]"') from error
+        raise MissingExtraError("c2st needs scikit-learn: pip install 'invgen-solvers[stats]'") from error
     import numpy as np
 
     x, y = _sets("c2st", x, y, dims, 2)

@@ -186,7 +186,7 @@ def _adaptive(method: str, rtol: float, atol: float) -> Solver:
         from torchdiffeq import odeint
     except ImportError as error:
         raise MissingExtraError(
-            f"method={method!r} needs the package torchdiffeq: pip install 'invgen[ode]', or take method='rk4'"
+            f"method={method!r} needs the package torchdiffeq: pip install 'invgen-solvers[ode]', or take method='rk4'"
         ) from error
 
     def worst_row(error: Tensor) -> Tensor:  # each signal within tolerance, whatever it is batched with

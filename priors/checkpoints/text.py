@@ -91,7 +91,7 @@ class Prompts:
             import transformers  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(
-                "a prompt needs the package transformers: pip install 'invgen[text]', or give the embeddings of the text"
+                "a prompt needs transformers: pip install 'invgen-solvers[text]', or give the embeddings of the text"
             ) from error
         cls = getattr(diffusers, self.kind)
         unused = {name: None for name in cls._optional_components if name not in TOKENS}

@@ -115,7 +115,7 @@ def _pyradiomics(work: Path, path: Path, scans: Sequence[str], dtype: type) -> N
     try:
         import nrrd
     except ImportError as error:
-        raise MissingExtraError("reading the volumes needs pynrrd: pip install 'invgen[data]'") from error
+        raise MissingExtraError("reading the volumes needs pynrrd: pip install 'invgen-solvers[data]'") from error
     _download(PYRADIOMICS, work)
     arrays = {}
     with tarfile.open(next(work.glob("pyradiomics-*.tar.gz"))) as archive:

@@ -23,7 +23,7 @@ class Watch:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise MissingExtraError(
-                    "logs for TensorBoard need the package tensorboard: pip install 'invgen[train]'"
+                    "logs for TensorBoard need the package tensorboard: pip install 'invgen-solvers[train]'"
                 ) from error
             self.board = SummaryWriter(str(out / "tensorboard"))
 

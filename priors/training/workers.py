@@ -27,7 +27,7 @@ class Workers:
                 from accelerate import Accelerator
             except ImportError as error:
                 raise MissingExtraError(
-                    "several processes need the package accelerate: pip install 'invgen[train]'"
+                    "several processes need the package accelerate: pip install 'invgen-solvers[train]'"
                 ) from error
             self.accelerator = Accelerator(cpu=self.device.type == "cpu")
             self.device = self.accelerator.device

@@ -111,7 +111,7 @@ def read_flax(raw: bytes) -> dict[str, Any]:
     try:
         import msgpack
     except ImportError as error:
-        raise MissingExtraError("reading scico's weights needs msgpack: pip install 'invgen[data]'") from error
+        raise MissingExtraError("reading scico's weights needs msgpack: pip install 'invgen-solvers[data]'") from error
 
     def array(code: int, data: bytes) -> np.ndarray:
         shape, kind, values = msgpack.unpackb(data)

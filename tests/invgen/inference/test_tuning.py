@@ -103,7 +103,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
     with pytest.raises(OptionError, match="DPSS"):
         invgen.tune(*problem(), "DPSS")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtraError, match=r"invgen\[tune\]"):
+    with pytest.raises(MissingExtraError, match=r"invgen-solvers\[tune\]"):
         tune(1)
 
 

@@ -101,7 +101,7 @@ def test_c2st_names_the_extra(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r'pip install "invgen\[stats\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install 'invgen-solvers\[stats\]'"):
         c2st(normal(10, 2), normal(10, 2))
 
 

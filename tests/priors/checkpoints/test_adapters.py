@@ -240,7 +240,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     prior = GaussianPrior((3,), value_range=(0.0, 1.0))
-    with pytest.raises(MissingExtraError, match=rf"pip install 'invgen\[{package}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'invgen-solvers\[{package}\]'"):
         to_deepinv(prior) if package == "deepinv" else to_azula(prior)
 
 
@@ -250,5 +250,5 @@ def test_a_missing_deepinv_of_an_operator(monkeypatch):
     for name in [n for n in sys.modules if n.split(".")[0] == "deepinv"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "deepinv", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'invgen\[deepinv\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'invgen-solvers\[deepinv\]'"):
         as_physics(Mask((3,), torch.ones(3)))
