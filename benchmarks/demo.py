@@ -221,6 +221,21 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def summary(rows: list[dict]) -> str:
+    """One line a problem, in Markdown: PSNR of the best classical method, of one sample and of the mean of the samples."""
+    lines = [
+        "| problem | best classical method | one sample | mean of the samples | seconds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(r["problem"] for r in rows):
+        of = [r for r in rows if r["problem"] == name]
+        one, mean = (next(r for r in of if part in r["method"]) for part in (", one sample", ", mean of"))
+        best = max((r for r in of if "," not in r["method"]), key=lambda r: r["psnr"])
+        classical = f"{best['psnr']:.2f} ({best['method']})"
+        lines.append(f"| {name} | {classical} | {one['psnr']:.2f} | {mean['psnr']:.2f} | {mean['seconds']:.0f} |")
+    return "\n".join(lines)
+
+
 def write(rows: list[dict], out: Path) -> None:
     """results.md and results.json, whole or not at all."""
     from invgen.files.writing import write_text

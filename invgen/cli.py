@@ -236,9 +236,6 @@ def sample(
 def list_(
     kind: Annotated[str | None, typer.Argument(help="operators, priors or samplers; all of them if left out.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables.")] = False,
-    write: Annotated[
-        Path | None, typer.Option(help="Bring the tables of this page up to date, between their markers.")
-    ] = None,
 ) -> None:
     """List the operators, priors and samplers, with what each does and needs."""
     from invgen.commands import catalogue
@@ -246,9 +243,6 @@ def list_(
 
     if kind is not None and kind not in catalogue.TABLES:
         raise unknown("list", kind, catalogue.TABLES)
-    if write is not None:
-        typer.echo(f"{write} {'was brought' if catalogue.write(write) else 'is'} up to date")
-        return
     kinds = [kind] if kind else list(catalogue.TABLES)
     typer.echo("\n\n".join(catalogue.markdown(k) if markdown else catalogue.text(k) for k in kinds))
 
@@ -285,18 +279,19 @@ def demo(
     from invgen.commands import catalogue
 
     def with_table(page: str) -> str:
-        return catalogue.between(page, "demo", table)
+        return catalogue.between(page, "demo", summary)
 
-    table = ""
+    summary = ""
     if readme is not None:
         with_table(readme.read_text(encoding="utf-8") if readme.is_file() else "")  # said before the work, not after
-    table = job.table(job.run(out, quick=quick))
+    rows = job.run(out, quick=quick)
+    summary = job.summary(rows)
     if readme is not None:
         catalogue.write(readme, with_table)
         picture = readme.parent / "docs" / "images" / "demo.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(out / "overview.png", picture)
-    typer.echo(table)
+    typer.echo(job.table(rows))
     typer.echo(f"pictures and the table are in {out}")
 
 

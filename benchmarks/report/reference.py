@@ -1,11 +1,12 @@
 """The reference results of the shipped suites, and the tables of them in README.md and docs/suites.md.
 
 reference/NAME.csv is the table of `invgen bench report` for a run of the suite NAME; `invgen bench compare` reads it as it
-reads a folder. `invgen bench reference --keep NAME FOLDER` puts a new one in its place, `--write README.md`
-and `--write docs/suites.md` bring the pages up to date.
+reads a folder. `invgen bench reference --keep NAME FOLDER` puts a new one in its place, `--write README.md` (and
+docs/results.md, docs/suites.md) bring the pages up to date.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,9 +67,9 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
-def markdown(names: Sequence[str] | None = None) -> str:
+def markdown() -> str:
     """The tables of all references that there are, with a line each on what they show."""
-    names = [n for n in ORDER if path_of(n).is_file() and n != "peers"] if names is None else names
+    names = [n for n in ORDER if path_of(n).is_file() and n != "peers"]
     return "\n\n".join(_section(name) for name in names)
 
 
@@ -109,16 +110,17 @@ def _by_method(results: Results) -> dict[tuple[str, str], list[Row]]:
 
 
 def refreshed(page: str) -> str:
-    """A page with the tables between its markers, `results:begin` and `results:end` or those of `peers`, made anew.
+    """A page with the table of each suite NAME between its markers, `results-NAME:begin` and `results-NAME:end`, made anew.
 
     Raises:
-        FileError: it has neither.
+        FileError: it has no such markers.
     """
     from invgen.commands.catalogue import between
 
-    if "<!-- peers:begin -->" in page:
-        return between(page, "peers", side_by_side(read(path_of("peers"))))
-    return between(page, "results", markdown())
+    found = re.findall(r"<!-- results-(\w+):begin -->", page)
+    for name in found or ORDER[:1]:
+        page = between(page, f"results-{name}", side_by_side(read(path_of(name))) if name == "peers" else _section(name))
+    return page
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from invgen.commands import catalogue
 
     parser = argparse.ArgumentParser(prog="invgen bench reference", description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="README.md or docs/suites.md")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="README.md, docs/results.md or docs/suites.md")
     parser.add_argument(
         "--keep", nargs=2, metavar=("NAME", "FOLDER"), help="the results of a run as the reference of a suite"
     )

@@ -1,4 +1,4 @@
-"""What there is: rows about operators, priors and samplers, read off the classes, for `invgen list` and the README."""
+"""What there is: rows about operators, priors and samplers, read off the classes, for `invgen list` and the site."""
 
 import inspect
 import re
@@ -84,7 +84,7 @@ def text(kind: str, width: int = 100) -> str:
 
 
 def markdown(kind: str) -> str:
-    """The table of a kind for the README: without the options, and papers by first author and venue."""
+    """The table of a kind for a page: without the options, and papers by first author and venue."""
     headings, rows = TABLES[kind]()
     keep = [k for k, heading in enumerate(headings) if heading != "options"]
     if headings[-1] == "source":
@@ -109,14 +109,7 @@ def between(page: str, name: str, content: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", page)
 
 
-def refreshed(page: str) -> str:
-    """The page with the tables of operators, priors and samplers generated anew."""
-    for kind in TABLES:
-        page = between(page, kind, markdown(kind))
-    return page
-
-
-def write(path: str | Path, refresh: Callable[[str], str] = refreshed) -> bool:
+def write(path: str | Path, refresh: Callable[[str], str]) -> bool:
     """Brings a page up to date; whether anything changed.
 
     Raises:

@@ -72,7 +72,9 @@ def test_a_cell_that_kills_its_workers_fails_alone(here):
     (here / "deadly").touch()  # only now: the rehearsal computes the metrics too, in this process
     store.prepare()
     executor = dask_executor.Executor.parse("dask:2")
-    outcomes = {cell.problem: outcome for cell, outcome in executor.results([(c,) for c in cells], store, "cpu")}
+    outcomes = {
+        cell.problem: outcome for cell, outcome in dask_executor.results(executor, [(c,) for c in cells], store, "cpu")
+    }
     assert outcomes.pop("deadly") == "failed" and set(outcomes.values()) == {"done"}
     (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")
     assert "its worker process died" in failure["error"]

@@ -70,9 +70,10 @@ def test_references_have_no_failures():
         assert all(math.isfinite(v) for row in results.rows for v in row.values.values())
 
 
-def test_the_readme_has_the_tables_of_the_references():
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert reference.refreshed(page) == page, "run: invgen bench reference --write README.md"
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/suites.md"])
+def test_the_pages_have_the_tables_of_the_references(name):
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert reference.refreshed(page) == page, f"run: invgen bench reference --write {name}"
 
 
 def test_a_table_of_results(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen import Gaussian, Posterior, priors, samplers
+from invgen.files import pickles
 from invgen.operators import Blur
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
@@ -55,7 +56,7 @@ def measured(A: Blur, x: Tensor, sigma: float) -> Tensor:
 
 def test_a_published_denoiser_of_one_level_deblurs(field_data):
     net = DnCNN()
-    net.load_state_dict(priors.pickles.read(field_data("checkpoints/dncnn_25.pth")))
+    net.load_state_dict(pickles.read(field_data("checkpoints/dncnn_25.pth")))
     prior = priors.from_denoiser(net.requires_grad_(False), (1, 64, 64), level=25 / 255, value_range=(0, 1), data_mean=0.45)
     x = photograph(field_data, "L", 64)
     A = Blur((1, 64, 64), torch.full((2, 2), 0.25))

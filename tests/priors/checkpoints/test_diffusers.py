@@ -344,7 +344,7 @@ def test_the_commit_of_a_model_of_the_hub_is_said_and_kept(tmp_path, monkeypatch
         return unet()
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr("invgen.priors.checkpoints.diffusers.read_network", network)
+    monkeypatch.setattr("invgen.priors.checkpoints.from_diffusers.read_network", network)
     with pytest.warns(
         UserWarning, match=f"some/model may change: the latest is commit {commit} now; pass revision='{commit}'"
     ):

@@ -7,6 +7,7 @@ import torch
 
 import invgen
 from invgen import DivergedError, operators, priors
+from invgen.files import pickles
 from invgen.metrics import psnr
 from invgen.priors import PriorWarning, check_prior, from_network
 from tests.priors.checkpoints.published import ConditionalWGAN, digits, mnist_ddpm, mnist_vae
@@ -78,6 +79,6 @@ def test_published_decoders_say_their_range(field_data):
     assert vae.value_range == (0.0, 1.0)  # ends in a sigmoid; digits in [0, 1] have mean 0.13 and deviation 0.31
     assert vae.data_mean == pytest.approx(0.13, abs=0.03) and vae.data_std == pytest.approx(0.29, abs=0.04)
     net = ConditionalWGAN()
-    net.load_state_dict(priors.pickles.read(field_data("checkpoints/hayato_conditional_wgan.pth")))
+    net.load_state_dict(pickles.read(field_data("checkpoints/hayato_conditional_wgan.pth")))
     gan = priors.from_generator(net, (10,), condition=3)
     assert gan.value_range == (-1.0, 1.0) and gan.data_mean == pytest.approx(-0.72, abs=0.1)
