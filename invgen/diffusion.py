@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError
+from invgen.html import card
 from invgen.noise import RandnLike
 from invgen.numerics.gradients import differentiating, leaf, power_of_two, running
 from invgen.numerics.random import Streams
@@ -82,6 +83,24 @@ class Prior(nn.Module):
         read_from = "" if self.read_from is None else f", read_from={self.read_from!r}"
         return f"shape={tuple(self.shape)}, value_range={self.value_range}{read_from}"
 
+    def __repr__(self) -> str:  # not torch's, which lists every layer of a network
+        return f"{type(self).__name__}({' '.join(self.extra_repr().split())})"
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns the rows of the table that a notebook shows; a value of None is left out."""
+        number = sum(p.numel() for p in self.parameters())
+        low, high = self.value_range
+        return {
+            "shape": tuple(self.shape),
+            "values": f"{low:g} to {high:g}, mean {self.data_mean:.3g}, standard deviation {self.data_std:.3g}",
+            "sampling rate": None if self.sampling_rate is None else f"{self.sampling_rate:g} values a second",
+            "parameters": f"{number:,}" if number else None,
+            "read from": self.read_from,
+        }
+
+    def _repr_html_(self) -> str:
+        return card(type(self).__name__, self._facts())
+
 
 class Denoiser(Prior):
     """A diffusion prior, known by its denoiser. A subclass writes `forward(x, sigma)`.
@@ -109,6 +128,13 @@ class Denoiser(Prior):
         self.mmse: tuple[tuple[float, float], ...] = ()
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise OptionError(f"noise levels must satisfy 0 < sigma_min <= sigma_max, got {sigma_min!r} and {sigma_max!r}")
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, sigma_min={self.sigma_min:.4g}, sigma_max={self.sigma_max:.4g}"
+
+    def _facts(self) -> dict[str, Any]:
+        low, high = f"{self.sigma_min:.4g}", f"{self.sigma_max:.4g}"
+        return super()._facts() | {"noise levels": f"{low} alone" if self.one_level else f"{low} to {high}"}
 
     @property
     def one_level(self) -> bool:

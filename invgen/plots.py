@@ -1,5 +1,11 @@
-"""Pictures of a posterior, with matplotlib (loaded when a picture is drawn, and without touching its global state)."""
+"""Pictures of a posterior, with matplotlib (loaded when a picture is drawn, and without touching its global state).
 
+A figure that is the last value of a notebook's cell is shown there, once.
+"""
+
+import base64
+import functools
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +50,6 @@ def show_posterior(
     Returns:
         The matplotlib Figure.
     """
-    from matplotlib.figure import Figure
-
     post = result.posterior
     shape, batch = post.prior.shape, max(int(torch.tensor(post.batch).prod()), 1)
     if not 0 <= index < batch:
@@ -69,12 +73,36 @@ def show_posterior(
     if truth is not None:
         panels.append(("truth", truth, "signal"))
 
-    figure = Figure(figsize=(2.3 * len(panels), 2.75 + 0.2 * bool(title)), layout="constrained")
+    figure = _figure(figsize=(2.3 * len(panels), 2.75 + 0.2 * bool(title)))
     for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(figure, axes, x, kind, post.prior.value_range)
         axes.set_title(label, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def show_estimate(result: "Result", path: str | Path | None = None) -> "Figure":
+    """Draws mean, standard deviation and one sample of the first measurement of a batch.
+
+    Args:
+        result: of `invgen.solve`.
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+
+    Returns:
+        The matplotlib Figure.
+    """
+    shape, value_range = result.posterior.prior.shape, result.posterior.prior.value_range
+    samples = result.samples.reshape(len(result.samples), -1, *shape)[:, 0].detach().cpu()
+    panels = [("mean", samples.mean(0), "signal"), ("a sample", samples[0], "signal")]
+    if len(samples) > 1:
+        panels.insert(1, ("standard deviation", samples.std(0), "std"))
+    figure = _figure(figsize=(2.3 * len(panels), 2.5))
+    for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(figure, axes, x, kind, value_range)
+        axes.set_title(label, fontsize=9)
     if path is not None:
         save(figure, path)
     return figure
@@ -90,8 +118,6 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
         calibration: of `invgen.calibrate`.
         path: where to write the figure (.png, .pdf, .svg), whole or not at all.
     """
-    from matplotlib.figure import Figure
-
     from invgen.inference.calibration import JOINT, RANDOM_POINTS
 
     c = calibration
@@ -99,7 +125,7 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     histograms = {name: hist for name, hist in c.histograms.items() if name not in (JOINT, RANDOM_POINTS)}
     columns = 5
     rows = -(-(len(curves) + len(histograms)) // columns)
-    figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")
+    figure = _figure(figsize=(2.7 * columns, 2.3 * rows + 0.6))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (label, curve) in zip(panels, curves.items(), strict=False):
         colour = "tab:blue" if curve.inside else "tab:red"
@@ -151,13 +177,11 @@ def show_samples(
         columns: of the sheet; about as many as rows by default.
         titles: one above each signal. title: above the sheet.
     """
-    from matplotlib.figure import Figure
-
     if not len(samples):
         raise OptionError("a sheet needs at least one sample")
     columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(1.5 * columns, (1.5 + 0.2 * bool(titles)) * rows + 0.3 * bool(title)), layout="constrained")
+    figure = _figure(figsize=(1.5 * columns, (1.5 + 0.2 * bool(titles)) * rows + 0.3 * bool(title)))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, x in zip(panels, samples, strict=False):
         _draw(figure, axes, x, "signal", value_range)
@@ -170,6 +194,13 @@ def show_samples(
     if path is not None:
         save(figure, path)
     return figure
+
+
+def png(figure: "Figure", dpi: int = 80) -> str:
+    """Returns a figure as a PNG in base64."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def save(figure: "Figure", path: str | Path) -> Path:
@@ -206,6 +237,18 @@ def as_picture(x: Tensor) -> Tensor:
     if x.ndim == 3:
         x = torch.linalg.vector_norm(x, dim=0) if len(x) == 2 else x[len(x) // 2]
     return x[0] if x.ndim == 2 and len(x) == 1 else x
+
+
+def _figure(figsize: tuple[float, float]) -> "Figure":
+    """Returns an empty figure that a notebook can show.
+
+    IPython knows figures once pyplot has been imported, which changes global state; without it, it asks for `_repr_png_`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    vars(figure)["_repr_png_"] = functools.partial(png, figure)
+    return figure
 
 
 def _measurement(result: "Result", index: int) -> tuple[str, Tensor, str]:

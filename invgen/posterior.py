@@ -1,7 +1,7 @@
 """The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
+from invgen.html import card
 from invgen.linalg import dot
 from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
 from invgen.numerics.gradients import differentiating, leaf
@@ -64,6 +65,28 @@ class Posterior:
                 f"the measurement has {bad} values that are not finite, of {y.numel()}; mask them out with operators.Mask "
                 "or replace them before solving"
             )
+
+    def __repr__(self) -> str:
+        A = f"{type(self.A).__name__}({self.A.extra_repr()})"
+        return f"Posterior({self.prior}, {A}, {self.noise}, y of shape {tuple(self.y.shape)})"
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the problem as a table, name -> value: prior, operator, noise, and the measurement's shape and values."""
+        y = self.y.abs() if self.y.is_complex() else self.y
+        values = (
+            ""
+            if not y.numel()
+            else f", {'magnitudes' if self.y.is_complex() else 'values'} from {y.min():.3g} to {y.max():.3g}"
+        )
+        return {
+            "prior": self.prior,
+            "operator": f"{type(self.A).__name__}({self.A.extra_repr()})",
+            "noise": self.noise,
+            "measurement": f"shape {tuple(y.shape)}{values}",
+        }
+
+    def _repr_html_(self) -> str:
+        return card("Posterior p(x | y)", self.facts())
 
     @property
     def batch(self) -> torch.Size:

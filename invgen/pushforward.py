@@ -60,6 +60,10 @@ class Generator(Prior):
         found = f" (measured on its samples: {', '.join(self.measured)})" if self.measured else ""
         return super().extra_repr() + found
 
+    def _facts(self) -> dict[str, Any]:
+        latent = f"{type(self.latent).__name__} of shape {tuple(self.latent_shape)}"
+        return super()._facts() | {"latent": latent, "measured on its samples": ", ".join(self.measured) or None}
+
     @property
     def latent_shape(self) -> torch.Size:
         """The shape of one z."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.html import card
 from invgen.inference.simulation import problem, rows_at_once, simulate
 from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram, region_ranks, sbc_ranks
 from invgen.noise import Noiseless, NoiseLike
@@ -178,6 +179,23 @@ class Calibration:
         from invgen.plots import show_calibration
 
         return show_calibration(self, path)
+
+    def _repr_html_(self) -> str:
+        from invgen.plots import png
+
+        nominal, coverage, low, high = self.coverage.at(0.9)
+        rows = {
+            "sampler": self.sampler,
+            "problem": self.problem,
+            "verdict": f"{'calibrated' if self.calibrated else 'not calibrated'} at level {self.alpha:g}",
+            f"coverage of joint {nominal:.0%} regions": f"{coverage:.0%}, expected {low:.0%} to {high:.0%}",
+            "simulations": f"{self.num_simulations}, each with {self.num_samples} samples; seed {self.seed}",
+            "spread / error": f"{self.spread_over_error:.2f}",
+            "residual / noise": f"{self.residual_over_noise:.2f}",
+            "network evaluations a sample": f"{self.nfe:g}",
+            "seconds": f"{self.seconds:.1f}",
+        }
+        return card("Calibration", rows, png(self.plot(), dpi=60))
 
     def summary(self) -> dict[str, Any]:
         """Everything but the signals, as plain numbers and lists for JSON."""

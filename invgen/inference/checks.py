@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invgen.errors import CheckError, OperatorError
 from invgen.forward import LinearOperator, Operator, SVDOperator, has_gradient
+from invgen.html import card
 from invgen.linalg import dot, norm
 from invgen.numerics.random import Streams
 from invgen.posterior import OperatorLike
@@ -36,6 +37,11 @@ class Report:
         lines = [f"{self.operator}: {len(self.passed)} checks passed in {self.seconds:.1f} s"]
         lines += [f"  {name:<28} {error:.1e}" for name, error in self.passed.items()]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def _repr_html_(self) -> str:
+        rows = {name: f"{error:.1e}" for name, error in self.passed.items()}
+        rows |= {f"note {k}": note for k, note in enumerate(self.notes, 1)}
+        return card(f"{self.operator}: {len(self.passed)} checks passed in {self.seconds:.1f} s", rows)
 
 
 @checked

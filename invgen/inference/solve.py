@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.cost import Cost
+from invgen.html import card
 from invgen.inference.forecasting import forecast
 from invgen.linalg import dot
 from invgen.messages import warn
@@ -75,6 +76,27 @@ class Result:
         with running(self.posterior.A):
             values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
         return values.reshape(len(self.samples), *self.posterior.batch)
+
+    def _repr_html_(self) -> str:
+        from invgen.plots import png, show_estimate
+
+        post = self.posterior
+        residual = None
+        if self.samples.numel() and not isinstance(post.noise, Energy):
+            r = self.residual
+            units = " (no noise)" if isinstance(post.noise, Noiseless) else " times the noise"
+            residual = f"{r.mean():.3g} on average, {r.min():.3g} to {r.max():.3g}{units}"
+        rows = {
+            "samples": f"{len(self.samples)}, in all of shape {tuple(self.samples.shape)}",
+            "sampler": self.sampler,
+            "picked because": self.reason or None,
+            "seed": self.seed,
+            "network evaluations a sample": f"{self.nfe:g}",
+            "seconds": f"{self.seconds:.1f}",
+            "residual": residual,
+            "linear solves": self.inner or None,
+        }
+        return card("Posterior samples", rows | post.facts(), png(show_estimate(self)) if self.samples.numel() else "")
 
     def __repr__(self) -> str:
         return (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from invgen.errors import DivergedError, OptionError
 from invgen.files.writing import replace, require_writable
