@@ -21,6 +21,7 @@ class Autoregressive(Prior):
         shape: of one signal.
         levels: the values that x may take, (V,), different from each other, in the units of x.
         order: a permutation of the positions of the flattened signal: site i is position order[i].
+        dtype: of the signals.
         facts: value_range (by default from the lowest to the highest level), data_mean, data_std (those of the levels).
     """
 

@@ -87,7 +87,7 @@ def _one_field(what: str, operators: Sequence[Operator]) -> None:
 
 
 def _chain_dtype(outer: Operator, inner: Operator) -> torch.dtype:
-    """What outer(inner(x)) is made of: an operator that takes both kinds passes on what it gets."""
+    """Returns the dtype of outer(inner(x)): an operator that takes both kinds passes on what it gets."""
     return inner.out_dtype if outer.any_field else outer.out_dtype
 
 

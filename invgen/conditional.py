@@ -17,7 +17,7 @@ from invgen.validation.hints import Interval, Range
 
 @runtime_checkable
 class Conditional(Protocol):
-    """What can be conditioned: a prior with a method `condition` that gives the prior of a class, a text, ..."""
+    """A prior that can be conditioned: one with a method `condition` that gives the prior of a class, a text, ..."""
 
     def condition(self, *condition: Any) -> Denoiser:
         """p(x | condition), a denoiser over the same signals."""

@@ -1,4 +1,4 @@
-"""What a run uses: evaluations of networks, applications of operators, linear solves, seconds."""
+"""The cost of a run: evaluations of networks, applications of operators, linear solves, seconds."""
 
 import math
 import statistics
@@ -18,7 +18,7 @@ SOLVERS = ("solve", "pull", "prox", "pinv")  # methods of a linear operator that
 
 @dataclass
 class Cost:
-    """What a run has used.
+    """The cost of a run.
 
     Attributes:
         nfe: network evaluations per sample.

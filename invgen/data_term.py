@@ -80,7 +80,7 @@ def line_search(pull: Tensor, d: Tensor, bend: Bend, prior: float = 1.0, share: 
 
 
 def paper_misfit(post: Posterior, x0: Tensor) -> Tensor:
-    """What the papers descend: |y - A(x0)|, not squared, one number a row, (B, 1, ..., 1); a loss as it is."""
+    """Returns |y - A(x0)|, not squared, which several papers descend, (B, 1, ..., 1); a loss as it is."""
     if isinstance(post.noise, Energy):
         return -post.log_likelihood(x0)
     return norm(post.residual(x0))

@@ -105,6 +105,10 @@ class Prior(nn.Module):
 class Denoiser(Prior):
     """A diffusion prior, known by its denoiser. A subclass writes `forward(x, sigma)`.
 
+    Args:
+        shape, value_range, data_mean, data_std, sampling_rate: as for `Prior`.
+        sigma_min, sigma_max: see below.
+
     Attributes:
         sigma_min, sigma_max: the noise levels between which the denoiser is to be trusted, in units of x; equal for one
             that knows a single level, see `one_level`.
@@ -274,9 +278,12 @@ class Rescaled(Denoiser):
 def noise_levels(
     steps: Count, sigma_min: Positive, sigma_max: Positive, schedule: str | Sequence[float] = "edm", scale: Positive = 1.0
 ) -> list[tuple[float, float]]:
-    """The pairs (sigma, next sigma) of a sampler, `steps` of them, the last one ending at 0.
+    """Returns the pairs (sigma, next sigma) of a sampler, `steps` of them, the last one ending at 0.
 
     Args:
+        steps: the number of pairs.
+        sigma_min, sigma_max: the lowest and the highest noise level, in units of the signal.
+        schedule: how the levels lie between them, see below.
         scale: the size of the signal, `data_std` of a prior, which is the unit of the schedule "flow".
 
     Schedules:
@@ -352,13 +359,22 @@ def step_kernel(
 
 
 def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: RandnLike, eps: Tensor | None = None) -> Tensor:
-    """One draw from `step_kernel`: the step that all diffusion samplers share. Shapes (B, *shape)."""
+    """Returns one draw from `step_kernel`: the step that all diffusion samplers share. Shapes (B, *shape).
+
+    Args:
+        x: the state at noise level s.
+        x0: the denoised state, guided or not.
+        s, s_next: the noise levels before and after.
+        eta: 1 is DDPM's ancestral step, 0 is DDIM's.
+        randn: the source of noise.
+        eps: the predicted noise, where it is not (x - x0) / s.
+    """
     mean, std = step_kernel(x, x0, s, s_next, eta, eps)
     return mean + std * randn(x) if std > 0 else mean
 
 
 def travel_back(x: Tensor, s: float, s_next: float, randn: RandnLike) -> Tensor:
-    """x at noise level s_next back at the higher level s, by the forward process: what time travel repeats a step from.
+    """Returns x, at noise level s_next, at the higher level s: noise from `randn` is added, for time travel.
 
     RePaint's resampling (Lugmayr et al., 2022), DDNM's and FreeDoM's time travel, Universal Guidance's self-recurrence.
     """

@@ -91,7 +91,7 @@ class Operator(nn.Module):
 
     @property
     def out_dtype(self) -> torch.dtype:
-        """What measurements are made of, real or complex: found by one evaluation on zeros, unless it was set."""
+        """The dtype of measurements, real or complex: found by one evaluation on zeros, unless it was set."""
         if self._out_dtype is None:
             self._look()
         return self._out_dtype

@@ -80,6 +80,7 @@ def cg(
         b: right-hand side, (B, *shape).
         x: start, (B, *shape); zeros by default.
         tol: relative residual, 1e-5 in single and 1e-10 in double precision by default.
+        precondition: an approximation of the inverse of M, symmetric and positive.
         warn: whether stopping short of `tol` at `max_iter` is a ConvergenceWarning; turn it off where a fixed number of
             iterations is the algorithm.
     """
@@ -127,6 +128,10 @@ def gmres(
 
     Args:
         M: the map, (B, *shape) -> (B, *shape).
+        b: right-hand side, (B, *shape).
+        max_iter: the number of iterations.
+        tol: relative residual below which a sample is frozen; by default as in `cg`.
+        warn: whether stopping short of `tol` is a ConvergenceWarning.
         along: a linear map that M goes through, such as the costly half of it. M is then called with v and along(v), and
             the result is along(x) in place of x. It costs nothing: x is a combination of the v that M has seen.
     """

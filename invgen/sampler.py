@@ -136,9 +136,10 @@ class Sampler:
         callback: Callable[[int, Tensor], None] | None = None,
         cost: Cost | None = None,
     ) -> Tensor:
-        """Samples of the posterior, (num_samples, *batch, *shape).
+        """Draws samples of the posterior, (num_samples, *batch, *shape).
 
         Args:
+            post: the problem.
             num_samples: samples for each measurement of the batch.
             seed: a sample depends on the seed, on its number and on the position of its measurement in the batch, on
                 nothing else; measurements in another order get other samples. Or a list of one seed for each measurement
@@ -174,7 +175,7 @@ class Sampler:
         callback: Callable[[int, Tensor], None] | None,
         cost: Cost | None,
     ) -> Tensor:
-        """What `__call__` returns, for arguments that are right."""
+        """Returns the samples of `__call__`, for arguments that are right."""
         seed, post = _seeds(seed, math.prod(post.batch)), post.reduced()
         problem = post.latent() if self._through_latent(post) else post
         decode = isinstance(post.prior, Generator)
@@ -209,7 +210,7 @@ class Sampler:
             return torch.cat([prior(part) for part in z.split(max_batch or max(len(z), 1))])
 
     def _chunks(self, post: Posterior, num_samples: int, max_batch: int | None) -> Sequence[Tensor]:
-        """What to work on at once: pairs (sample, measurement) as their flat numbers."""
+        """Returns the chunks of a run: pairs (sample, measurement) as their flat numbers."""
         total = num_samples * math.prod(post.batch)
         return torch.arange(total).split(max_batch or max(total, 1))
 
@@ -256,7 +257,7 @@ class Sampler:
         )
 
     def _mend(self, prior: Prior) -> str:
-        """What may help against a divergence."""
+        """Returns what may help against a divergence, in words."""
         top = ceiling(prior) if isinstance(prior, Denoiser) else None
         if top is not None:
             return f"the prior's network cannot be trusted up to sigma = {prior.sigma_max:.3g}: {remedy(top)}"

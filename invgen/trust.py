@@ -33,7 +33,7 @@ class PriorWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Asked:
-    """What D of pure noise said of a prior.
+    """Findings from the denoiser's answer to pure noise of a prior.
 
     Attributes:
         ceiling: the level of noise up to which it does not contradict the prior, None where that is all of its range.
@@ -86,7 +86,7 @@ def warn_untrusted(prior: Denoiser) -> None:
 
 
 def remedy(top: float) -> str:
-    """What to do about a prior that is not to be trusted above a level, as the end of a sentence."""
+    """Returns what to do about a prior that cannot be trusted above a level, as the end of a sentence."""
     return f"pass sigma_max={top:.2g} to the prior, or clean signals as data= to its loader, which measures the range"
 
 
@@ -103,7 +103,7 @@ def _key(prior: Denoiser) -> tuple[float, ...]:
 
 
 def bounds(prior: Denoiser, beyond: float = BEYOND, tail: float = TAIL) -> tuple[float, float]:
-    """What no sample may leave: so many times the range of values on either side, or deviations if that is more.
+    """Returns the interval that no sample may leave: `beyond` value ranges on either side, or `tail` deviations if more.
 
     The range is the declared one and that of D, which counts where nothing was declared.
     """

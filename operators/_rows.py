@@ -1,4 +1,4 @@
-"""What operators with orthogonal rows of one length share, and the reflection that completes such rows to a basis."""
+"""Base of operators with orthogonal rows of one length, and the reflection that completes such rows to a basis."""
 
 import torch
 from torch import Tensor

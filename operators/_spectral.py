@@ -41,7 +41,7 @@ def half(H: Tensor) -> Tensor:
 
 
 def multiply(x: Tensor, H: Tensor, dim: int, adjoint: bool = False) -> Tensor:
-    """The circular filter with half spectrum H (real pairs, any precision) on the last `dim` axes of x."""
+    """Applies a circular filter of half spectrum H (real pairs, any precision), or its adjoint, to `dim` last axes of x."""
     axes = _axes(dim)
     X = torch.fft.rfftn(x, dim=axes)
     H = as_complex(H, X.dtype)

@@ -47,7 +47,14 @@ def from_function(
 
 
 class FunctionOperator(Operator):
-    """y = f(x)."""
+    """y = f(x).
+
+    Args:
+        f: the function, (B, *in_shape) -> (B, *out_shape).
+        in_shape: the shape of one signal.
+        dtype: of signals.
+        differentiable: whether torch can differentiate f.
+    """
 
     def __init__(
         self, f: Map, in_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, differentiable: bool = True

@@ -85,7 +85,14 @@ class Mask(OrthogonalRows):
         *,
         per_channel: bool = False,
     ) -> "Mask":
-        """Keeps round(keep * pixels) pixels drawn without replacement; `per_channel` draws in each channel on its own."""
+        """Keeps round(keep * pixels) pixels drawn without replacement.
+
+        Args:
+            in_shape: (C, H, W) or (H, W).
+            keep: the fraction of the pixels to keep.
+            seed: of the draw.
+            per_channel: draw in each channel on its own.
+        """
         shape = in_shape if per_channel else spatial(in_shape)
         rows = shape[0] if per_channel and len(shape) > 1 else 1
         pixels = math.prod(shape) // rows
@@ -165,6 +172,7 @@ class Mask(OrthogonalRows):
         Args:
             in_shape: (C, H, W) or (H, W).
             coverage: fraction of the pixels to remove, in (0, 1); the last segment may overshoot by its own area.
+            seed: of the strokes.
             width: mean width of a stroke as a fraction of the shorter side of the image.
         """
         shape = spatial(in_shape)

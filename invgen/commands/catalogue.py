@@ -1,4 +1,4 @@
-"""What there is: rows about operators, priors and samplers, read off the classes, for `invgen list` and the site."""
+"""Tables of operators, priors and samplers, read off the classes, for `invgen list` and the site."""
 
 import inspect
 import re

@@ -45,9 +45,26 @@ def reconstruct(
     """Draws posterior samples for one file and writes, all or nothing, into `out`:
 
     samples.npy (num_samples, *shape), mean.npy, std.npy, measurement.npy, truth.npy and baseline.npy where there are such,
-    in the units of the prior; posterior.png, mean.png; summary.json, which is what this function returns.
+    in the units of the prior; posterior.png, mean.png; summary.json.
 
-    operator, prior, noise, sampler: names with options, as `invgen.names` reads them. The rest: `invgen reconstruct -h`.
+    Args:
+        file: a picture, an array, a scan or a recording; with `measured` the measurement, as NPY.
+        operator, prior, noise, sampler: names with options, as `invgen.names` reads them.
+        num_samples: how many samples to draw.
+        seed: of the simulated noise and of the samples.
+        out: the folder.
+        measured: whether `file` holds y, so that nothing is simulated.
+        size: shape of the signal, for a prior that knows several.
+        resize: whether the file may be cut and resampled to the prior's size.
+        window: Hounsfield units that map to the ends of the prior's value range.
+        modality: "CT" or "MR", where the file does not show it.
+        rescale: (scale, shift) of the prior's units.
+        max_batch: how many signals to work on at once.
+        device: of torch, "cpu" or "cuda".
+        progress: as for `invgen.solve`.
+
+    Returns:
+        The content of summary.json.
 
     Raises:
         InvgenError: one sentence about what does not fit.

@@ -33,10 +33,23 @@ def generate(
     """Draws samples of a prior and writes, all or nothing, into `out`:
 
     samples.npy (num_samples, *shape) in the units of the prior, sheet.png, sample_000.png ... for pictures, and
-    summary.json, which is what this function returns.
+    summary.json.
 
-    prior, sampler: names with options, as `invgen.names.resolve` reads them. condition: a class (a whole number) or a text;
-    guidance: the scale of classifier-free guidance towards it. The rest: `invgen sample -h`.
+    Args:
+        prior, sampler: names with options, as `invgen.names.resolve` reads them.
+        num_samples: how many samples to draw.
+        seed: of the samples.
+        out: the folder.
+        condition: a class (a whole number) or a text, for a conditional prior.
+        guidance: the scale of classifier-free guidance towards the condition; 1 is none.
+        size: shape of the signal, for a prior that knows several.
+        rescale: (scale, shift) of the prior's units.
+        max_batch: how many signals to work on at once.
+        device: of torch, "cpu" or "cuda".
+        progress: whether to show a bar.
+
+    Returns:
+        The content of summary.json.
 
     Raises:
         InvgenError: one sentence about what does not fit.

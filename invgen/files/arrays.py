@@ -118,6 +118,17 @@ def is_measured(key: str) -> bool:
 
 
 def chosen_name(path: Path, name: str | None, shapes: Mapping[str, tuple[int, ...]], every: Sequence[str]) -> str:
+    """Returns the name of the array to read: `name`, or the only one there is.
+
+    Args:
+        path: the file, for the message.
+        name: the user's choice; None for no choice.
+        shapes: of the arrays that can be read, by name.
+        every: the names of all entries of the file.
+
+    Raises:
+        FileError: there is no such array, or a choice is needed.
+    """
     if name is not None:
         if name not in every:
             raise FileError(f"{path} has no array {name!r}; it holds {_listed(every)}")

@@ -1,4 +1,4 @@
-"""What a pickle asks for, counted before it is opened: a few bytes of one can ask for gigabytes of memory, or for years.
+"""Counts what a pickle asks for before it is opened: a few bytes of one can ask for gigabytes of memory, or for years.
 
 The pickle is walked through as the unpickler would walk, with sizes in place of objects. Three things are bounded by the
 length of the file: the slots of its memo, the objects it makes, and the objects that a walk through what it makes would
@@ -25,7 +25,7 @@ WALK, WALK_PER_OBJECT = 10_000_000, 100  # objects met in a walk; whole checkpoi
 
 
 class Stream(Protocol):
-    """What a pickle is read from; `read` gives no more than there is, whatever is asked for."""
+    """The stream that a pickle is read from; `read` gives no more than there is, whatever is asked for."""
 
     def read(self, n: int = ..., /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -106,7 +106,7 @@ def _popped(stack: list[list[int]], count: int | None, mark: list[int]) -> list[
 
 
 def _argument(op: Any, stream: Stream, length: int) -> int:
-    """What follows an opcode is skipped; of a memo opcode, and of none but these, it is the slot."""
+    """Skips the argument of an opcode; returns the slot of a memo opcode, -1 for all others."""
     if op.arg is None:
         return -1
     n = op.arg.n

@@ -39,7 +39,7 @@ NESTED = 8  # files of torch.save within a pickle within a file
 
 
 class Inert:
-    """What stands for an object of a class that is not loaded: the arguments, state and items that the pickle gave it."""
+    """Stands for an object of a class that is not loaded: the arguments, state and items that the pickle gave it."""
 
     path = ""  # "module.name" in the pickle
 
@@ -219,7 +219,7 @@ class _Reader:
 
 
 def read(path: str | Path, inert: Iterable[str] = FRAMEWORKS) -> Any:
-    """What is in a checkpoint: tensors, numbers, arrays and containers of them, on the CPU.
+    """Returns the content of a checkpoint: tensors, numbers, arrays and containers of them, on the CPU.
 
     Args:
         path: a safetensors file, a .pt / .pth / .ckpt file of torch.save in either format, or a pickle.

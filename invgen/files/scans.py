@@ -113,7 +113,7 @@ def ends(planes: Sequence[np.ndarray], scale: str) -> tuple[float, float]:
 
 
 def mapped(values: np.ndarray, scale: str, low: float, high: float) -> np.ndarray:
-    """Maps `low` to 0 and `high` to 1, float32, where the scale is a magnitude or grey; others as they are."""
+    """Maps `values` from (low, high) to (0, 1), float32, where `scale` is a magnitude or grey; others as they are."""
     if scale not in ("magnitude", "grey"):
         return values
     return ((values - np.float32(low)) / np.float32((high - low) or 1.0)).clip(0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What every reader of files returns, and what the sentences about them share."""
+"""`Signal`, the result of every reader of files, and the words that messages about files share."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ KINDS = "PNG, JPEG, TIFF, NPY, NPZ, HDF5, DICOM, NIfTI, WAV or FLAC"
 
 @dataclass(frozen=True)
 class Signal:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         values: float32 or complex64, (C, H, W) for pictures, (slices, H, W) for volumes, (slices, 3, H, W) for volumes in

@@ -61,7 +61,17 @@ def tensor(
     *_: Any,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """A tensor over a storage, as torch._utils._rebuild_tensor_v2 makes it; ValueError if it does not lie within."""
+    """Returns a tensor over a storage, as torch._utils._rebuild_tensor_v2 makes it.
+
+    Args:
+        what: the name of the file's kind, for the message.
+        storage: the values.
+        offset, size, stride: where the tensor lies in the storage, in values.
+        dtype: of the tensor; by default that of the storage.
+
+    Raises:
+        ValueError: the tensor does not lie within the storage.
+    """
     if not isinstance(storage, Storage):
         raise ValueError(f"a tensor over a {type(storage).__name__}")
     dtype = dtype or storage.dtype
@@ -77,7 +87,13 @@ def tensor(
 def tensor_of_dtype(
     what: str, storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
 ) -> Tensor:
-    """The same, of a dtype that has no storage class (torch._utils._rebuild_tensor_v3)."""
+    """Returns a tensor of a dtype that has no storage class, as torch._utils._rebuild_tensor_v3 makes it.
+
+    Args:
+        what, storage, offset, size, stride: as for `tensor`.
+        grad, hooks: of the pickled call; not used.
+        dtype: of the tensor.
+    """
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"a tensor of dtype {dtype!r:.60}")
     return tensor(what, storage, offset, size, stride, dtype=dtype)

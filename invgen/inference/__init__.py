@@ -1,1 +1,1 @@
-"""What is done with a posterior: solve, recommend, simulate, forecast, calibrate, tune, check."""
+"""Tasks on a posterior: solve, recommend, simulate, forecast, calibrate, tune, check."""

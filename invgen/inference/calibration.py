@@ -38,7 +38,7 @@ JOINT, RANDOM_POINTS, LIKELIHOOD = "joint region", "random points (TARP)", "log-
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` found.
+    """The result of `calibrate`.
 
     Attributes:
         sampler, problem: in words.
@@ -142,7 +142,7 @@ class Calibration:
         return "\n".join(lines)
 
     def verdict(self, name: str) -> str:
-        """What is wrong by one quantity, in words, or "ok"."""
+        """Returns in words what is wrong by one quantity, or "ok"."""
         if self.p_values[name] >= self.alpha:
             return "ok"
         most = self.num_samples + 1

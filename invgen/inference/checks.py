@@ -25,7 +25,7 @@ SHARE = 0.25  # of the time, for the columns
 
 @dataclass
 class Report:
-    """What was checked: name -> relative error (0 for a yes-or-no check)."""
+    """The checks that passed: name -> relative error (0 for a yes-or-no check)."""
 
     operator: str
     passed: dict[str, float] = field(default_factory=dict)
@@ -64,6 +64,7 @@ def check_operator(
     Args:
         A: the operator; with up to 1024 values in and out the whole matrix is compared.
         dtype: the precision to check in; torch.float32 for an operator that has no double precision.
+        seed: of the random signals and measurements.
         tol: largest relative error, by default 1e-9 in double and 1e-4 in single precision; iterative solves get 100 times.
         seconds: about how long the check may take; what does not fit is sampled or left out.
 

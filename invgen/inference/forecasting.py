@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: evaluations of the network, applications of the operator, time.
+"""Forecasts the cost of a run before it starts: evaluations of the network, applications of the operator, time.
 
 The counts come from the sampler itself, run on a problem of a few values that has the same structure; the times from one
 evaluation each of the real network and the real operator. A sampler counts alike on both, but for iterations that stop by
@@ -33,7 +33,7 @@ FAST = 0.3  # seconds of one evaluation up to which several are timed
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is expected to take; print it.
+    """The expected cost of a run; print it.
 
     Attributes:
         nfe, vjps, operator_calls: as in `Cost`, for each sample; solves: of linear systems with the operator.
@@ -88,7 +88,7 @@ def forecast(sampler: Sampler, post: Posterior, num_samples: int = 1, max_batch:
 
 
 def _counts(sampler: Sampler, post: Posterior) -> dict[str, float]:
-    """What a sample costs, by name, from runs with few steps on a small problem."""
+    """Returns the cost of a sample by name, from runs with few steps on a small problem."""
     small = _small(post)
     by_steps = "steps" in {f.name for f in fields(sampler)} and isinstance(sampler.schedule, str)
     if not by_steps or sampler.steps <= SHORT[1]:

@@ -65,7 +65,11 @@ def simulate(
 
 
 def problem(prior: PriorLike, A: OperatorLike, noise: NoiseLike, num: int = 1) -> Posterior:
-    """The posterior of `num` measurements that are zero: for checking, before any work, that the parts fit.
+    """Returns the posterior of `num` measurements that are zero, to check before any work that the parts fit.
+
+    Args:
+        prior, A, noise: as for `invgen.solve`.
+        num: the number of measurements.
 
     Raises:
         InvgenError: they do not.

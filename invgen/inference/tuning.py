@@ -70,7 +70,7 @@ class Tuning:
 
 @checked
 def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> dict[str, Range]:
-    """What to search for each hyper-parameter: a pair of numbers (low, high), or a list of choices.
+    """Returns the range to search for each hyper-parameter: a pair of numbers (low, high), or a list of choices.
 
     By default every positive number between a tenth and ten times its value, on a logarithmic scale, shares and
     probabilities (numbers below 1 named eta, or ending in eta) between 0 and 1, and all choices of a named option. Whole
@@ -135,8 +135,11 @@ def tune(
         metric: a scoring function of `invgen.metrics` by name ("energy_score", "crps_ensemble"), or a function
             (samples (K, N, *shape), truth (N, *shape), dims=) -> (N,), the smaller the better.
         num_simulations, num_samples: pairs, and samples for each of them; the same pairs in every trial.
+        seed: of signals, noise and samples.
+        max_batch: how many signals to work on at once.
         finalists: how many of the best trials meet the start again on as many fresh pairs; the winner is returned.
         study: a file where trials are kept as they end; called again, `tune` goes on from there.
+        progress: whether to show a bar.
 
     Raises:
         MissingExtraError: Optuna is not installed.

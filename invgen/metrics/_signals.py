@@ -1,4 +1,4 @@
-"""What the metrics share: two tensors of signals, checked once, and the mean over one signal."""
+"""Checks shared by the metrics: two tensors of signals, checked once, and the mean over one signal."""
 
 import math
 from typing import Annotated
@@ -18,7 +18,14 @@ ValueRange = Annotated[
 
 
 def check_pair(name: str, a: Tensor, b: Tensor, dims: int, names: tuple[str, str] = ("estimate", "truth")) -> None:
-    """Two tensors whose last `dims` axes are one signal and agree, and whose batch axes broadcast."""
+    """Checks two tensors: their last `dims` axes are one signal and agree, and their batch axes broadcast.
+
+    Args:
+        name: of the metric, for messages.
+        a, b: the tensors.
+        dims: how many axes a signal has.
+        names: of the tensors, for messages.
+    """
     for tensor, role in zip((a, b), names, strict=True):
         if not isinstance(tensor, Tensor):
             raise ShapeError(f"{name}: the {role} must be a torch.Tensor, got {type(tensor).__name__}; use torch.as_tensor")

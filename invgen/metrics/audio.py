@@ -33,6 +33,7 @@ def log_spectral_distance(
     Those who take log10 of the power without the factor of 10 find a tenth of it.
 
     Args:
+        estimate, truth: (*batch, *shape).
         window, hop: in samples; 512 and 128 are 32 and 8 ms at 16 kHz.
         floor: in dB below the truth's strongest power; less is taken for that, so that silence does not decide.
         dims: axes of a signal, 2 for (channels, length).

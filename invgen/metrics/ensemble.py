@@ -26,6 +26,8 @@ def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: I
         CRPS = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|       (Gneiting & Raftery, JASA 2007, equation 21)
 
     Args:
+        samples: (num_samples, *batch, *shape).
+        truth: (*batch, *shape).
         fair: average the pairs over i != j only (Ferro, QJRMS 2014), which removes the penalty on small ensembles: the
             expectation is then that of infinitely many samples. Needs two samples.
     """
@@ -45,7 +47,10 @@ def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: In
         ES = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|,  Euclidean norms over one signal
 
     Args:
+        samples: (num_samples, *batch, *shape).
+        truth: (*batch, *shape).
         fair: average the pairs over i != j only, as in `crps_ensemble`.
+        dims: how many axes a signal has, counted from the last.
     """
     _check_samples("energy_score", samples, truth, dims, 2 if fair else 1)
     n = len(samples)
@@ -64,6 +69,12 @@ def interval_coverage(samples: Tensor, truth: Tensor, level: Level, *, dims: Ind
     (1 + level)/2 in the definition whose i-th order statistic of n is the quantile i/(n + 1) (type 6 of Hyndman & Fan,
     1996): among n exchangeable samples and the truth, the truth falls below the i-th with that probability, so that few
     samples do not look overconfident, as they do with the usual interpolation.
+
+    Args:
+        samples: (num_samples, *batch, *shape).
+        truth: (*batch, *shape).
+        level: of the interval, between 0 and 1.
+        dims: how many axes a signal has, counted from the last.
 
     Raises:
         OptionError: level is not in (0, 1), or so high that this many samples cannot span it: n of them reach

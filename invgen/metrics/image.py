@@ -26,6 +26,11 @@ def psnr(estimate: Tensor, truth: Tensor, *, data_range: DataRange, dims: Index 
     The mean runs over one image, so that the mean of a batch is the mean of the PSNRs, not the PSNR of the mean error.
     Infinite where the two are equal. Complex signals allowed. Nothing is clipped to the range.
 
+    Args:
+        estimate, truth: (*batch, *shape).
+        data_range: the largest minus the smallest value that a signal can have.
+        dims: how many axes a signal has, counted from the last.
+
     Raises:
         ShapeError: the shapes do not fit.  OptionError: data_range is not a positive number.
     """
@@ -40,6 +45,11 @@ def nrmse(estimate: Tensor, truth: Tensor, *, data_range: DataRange | None, dims
 
     With None it is the relative error |estimate - truth| / |truth|, skimage's normalization="euclidean", which needs no
     range; it is not differentiable where the two are equal (the gradient there is not finite).
+
+    Args:
+        estimate, truth: (*batch, *shape).
+        data_range: the largest minus the smallest value that a signal can have, or None.
+        dims: how many axes a signal has, counted from the last.
     """
     check_pair("nrmse", estimate, truth, dims)
     rmse = mean_over(square(estimate - truth), dims).sqrt()
@@ -65,10 +75,12 @@ def ssim(
     [-1, 1], reports other values.
 
     Args:
+        estimate, truth: (*batch, *shape).
         value_range: (low, high), the lowest and the highest value that such images can have; `prior.value_range`.
         boundary: "valid" averages the positions where the whole window lies in the image, as the paper and skimage
             (gaussian_weights=True, sigma=1.5, use_sample_covariance=False) do; "reflect" mirrors the image at its border
             and averages all positions, as torchmetrics does. The two differ by 0.01 to 0.03 on common images.
+        dims: how many axes a signal has, counted from the last.
 
     Computed in double precision whatever the input, because variances as differences of means lose half the digits; the
     result has the precision of the input.

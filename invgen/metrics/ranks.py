@@ -52,7 +52,12 @@ def region_ranks(
     calibrated posterior. The ellipsoid around the centre that holds a share of the samples is a joint credible region.
 
     Args:
+        samples: (num_samples, *batch, *shape).
+        truth: (*batch, *shape).
+        scale: measure distances in standard deviations of each value.
         atol: values whose standard deviation is no larger do not count (rounding errors of exactly measured values).
+        seed: of the order of equal distances.
+        dims: how many axes a signal has, counted from the last.
     """
     _check_samples("region_ranks", samples, truth, dims, 1)
     mean = (samples.sum(0) + truth) / (len(samples) + 1)
@@ -73,6 +78,13 @@ def region_coverage(samples: Tensor, truth: Tensor, level: Level, *, scale: bool
 
     The region holds the nearest k = round(level (num_samples + 1)) of samples and truth together: the mean over many
     calibrated posteriors is k / (num_samples + 1).
+
+    Args:
+        samples: (num_samples, *batch, *shape).
+        truth: (*batch, *shape).
+        level: of the region, between 0 and 1.
+        scale: measure distances in standard deviations of each value.
+        dims: how many axes a signal has, counted from the last.
     """
     if not 0 < level < 1:
         raise OptionError(f"region_coverage: level must be between 0 and 1, such as 0.9, got {level!r}")
@@ -173,6 +185,7 @@ def coverage_curve(
     Args:
         confidence: the probability that a calibrated curve is within the band, at all levels.
         bootstrap: number of resamplings of the simulations, for `CoverageCurve.bootstrap`.
+        seed: of the resamplings.
     """
     values = _ranks("coverage_curve", ranks, num_samples, confidence)
     n, most = len(values), num_samples + 1
@@ -213,6 +226,7 @@ def tarp(
         samples: (num_samples, N, *shape), truth: (N, *shape), with `dims` axes of shape.
         references: (N, *shape), drawn without looking at truth and samples of their row; by default uniform in the box
             that the truths span, from `seed`. Distances are Euclidean in units of that box, value by value.
+        confidence, bootstrap: as in `coverage_curve`.
     """
     _check_samples("tarp", samples, truth, dims, 1)
     if truth.ndim != dims + 1 or samples.ndim != dims + 2:

@@ -29,7 +29,14 @@ def _increments(n: int, probs: tuple[float, ...]) -> list[tuple[int, Array]]:
 
 
 def probability_within(n: int, probs: Array, low: Array, high: Array, cumulative: bool) -> float:
-    """P(low_k <= N_k <= high_k for all k) for N ~ Multinomial(n, probs), or for its partial sums if `cumulative`."""
+    """Returns P(low_k <= N_k <= high_k for all k) for N ~ Multinomial(n, probs), or its partial sums if `cumulative`.
+
+    Args:
+        n: the number of draws.
+        probs: of the categories, (K,).
+        low, high: the limits, (K,).
+        cumulative: whether the limits are those of partial sums.
+    """
     first, state = 0, np.ones(1)  # the law of the sum so far, from `first` on
     for (begin, law), lo, hi in zip(_increments(n, tuple(probs)), low.astype(int), high.astype(int), strict=True):
         if not cumulative:
@@ -59,7 +66,14 @@ def _limits(n: int, totals: Array, tail: float) -> tuple[Array, Array]:
 
 
 def band(n: int, probs: Array, confidence: float, cumulative: bool) -> tuple[Array, Array]:
-    """The narrowest limits (low, high) of one common tail probability that hold all counts with this probability."""
+    """Returns the narrowest limits (low, high) of one common tail probability that hold all counts with `confidence`.
+
+    Args:
+        n: the number of draws.
+        probs: of the categories, (K,).
+        confidence: the probability that all counts are within the limits.
+        cumulative: whether the counts are partial sums.
+    """
     return _band(n, tuple(probs), confidence, cumulative)
 
 

@@ -30,7 +30,15 @@ def parse_size(text: str | None, ranks: Container[int] = (1, 2)) -> tuple[int, .
 def prepared(
     prior: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str, base: Prior | None = None
 ) -> Prior:
-    """The prior of a name, for signals of a size, in other units, on a device; `base`: it, where it was made already."""
+    """Returns the prior of a name, for signals of a size, in other units, on a device.
+
+    Args:
+        prior: its name with options.
+        size: shape of the signal; None for the prior's own.
+        rescale: (scale, shift) of the units.
+        device: of torch.
+        base: the prior of that name, where it was made already.
+    """
     return _on_device(_rescaled(_sized(prior, size, base or resolve.prior(prior)), rescale), device)
 
 

@@ -54,9 +54,10 @@ def build(
     shape: int | Sequence[int] | None = None,
     helpers: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Any:
-    """`make(**options)`, with `shape` as the shape of the signal where the constructor asks for one and none was given.
+    """Returns `make(**options)`, with `shape` as the shape of the signal where one is asked for and none was given.
 
-    A string option that ends in .npy stands for the array in that file, a Call for what the helper of that name makes.
+    A string option that ends in .npy stands for the array in that file, a Call for the result of the function of that name
+    in `helpers`.
 
     Raises:
         OptionError: an option does not exist or is missing, or the constructor fails.

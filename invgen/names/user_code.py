@@ -169,6 +169,12 @@ def check_maker(found: Any, base: type, kind: str, spec: str) -> Callable[..., A
     A class has to derive from `base`. A function has to be annotated as making one, or to be the user's own and not
     annotated as making anything else.
 
+    Args:
+        found: the object of the user's code.
+        base: the class wanted.
+        kind: its name in messages, such as "operator".
+        spec: the text that named it.
+
     Raises:
         OptionError: it is neither.
     """

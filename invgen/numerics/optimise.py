@@ -75,11 +75,19 @@ def minimise(
 def lbfgs(
     f: Objective, z: Tensor, steps: int, floor: Tensor | None = None, history: int = 10, size: float = 1.0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """L-BFGS (Liu & Nocedal, 1989), each row with a memory and a line search of its own; see `minimise`.
+    """Minimises by L-BFGS (Liu & Nocedal, 1989), each row with a memory and a line search of its own; see `minimise`.
 
     A step tries one point. A row for which it is good enough (Armijo's rule) goes there and takes a new direction; any
     other stays and will try a shorter way, its minimiser on the parabola through what it knows. So the cost does not
     depend on the batch, as that of a line search inside each iteration would.
+
+    Args:
+        f: the objective, see `minimise`.
+        z: the start, (B, *shape).
+        steps: how many points to try.
+        floor: a value at which a row stops, (B,).
+        history: how many pairs of steps and gradients a row remembers.
+        size: the length of the first step.
     """
     shape, z = z.shape, z.flatten(1)
     rows, n = z.shape

@@ -1,4 +1,4 @@
-"""What a caller passes, checked at the doors: the names of the arguments, then each against its type hint."""
+"""Checks the arguments of public calls: their names, then each against its type hint."""
 
 import functools
 import inspect
@@ -89,6 +89,11 @@ def bind(
     owner: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
     """Binds a call to a signature.
+
+    Args:
+        owner: the name of the function, for messages.
+        signature: of the function.
+        args, kwargs: of the call.
 
     Raises:
         CallError: an argument is unknown, missing, given twice or one too many; the sentence says which.

@@ -22,6 +22,13 @@ class AstraProjector:
     fail and do nothing on a driver that is missing, so the GPU is used only if `astra.use_cuda()`, its geometry is
     checked once against a disk in closed form, and zeros for an input that is not zero are an error. The GPU part
     follows ASTRA's documentation and kernels; it has not been run here.
+
+    Args:
+        size: of the image, in pixels.
+        angles: of the views, in radians.
+        det_count, det_spacing, det_offset: pixels of the detector, their distance and its shift, in mm.
+        pixel_size: of the image, in mm.
+        projector: ASTRA's name of the kernel, such as "linear".
     """
 
     def __init__(

@@ -58,12 +58,13 @@ def angle_weights(angles: np.ndarray, period: float) -> np.ndarray:
 
 
 def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step: float) -> np.ndarray:
-    """The share (A, D) of each ray of a short scan, so that those of the two rays along one line sum to 1.
+    """Returns the weight (A, D) of each ray of a short scan, so that those of the two rays along one line sum to 1.
 
     The ray at view t and fan angle g is that at t + pi - 2 g and -g. From zero at either end the weight rises as the square
     of a sine (Parker 1982); a scan of more than half a turn and the fan takes all its surplus for that.
 
     Args:
+        angles: of the views, (A,), in radians.
         gamma: the fan angle of each detector pixel, (D,), t - gamma being the direction of a ray's normal.
         half_fan: the largest fan angle of a ray that meets the image.
         step: from view to view, by which a scan may be short of what is needed.

@@ -19,7 +19,14 @@ _TINY = 1e-12  # relative weight below which an entry is rounding error of a ray
 
 
 def linear(normals: np.ndarray, s: np.ndarray, shape: tuple[int, int], pixel_size: float) -> Csr:
-    """Joseph's matrix of the rays with unit ``normals`` (R, 2) at signed distances ``s`` (R,), in mm, from the origin."""
+    """Returns Joseph's matrix of rays through an image.
+
+    Args:
+        normals: of the rays, unit vectors, (R, 2).
+        s: signed distances from the origin, (R,), in mm.
+        shape: of the image, in pixels.
+        pixel_size: in mm.
+    """
     height, width = shape
     a = normals * (1.0, -1.0)  # in (x, down) coordinates: a0 x + a1 v = s, so that rows and columns play the same part
     steep = np.abs(a[:, 0]) >= np.abs(a[:, 1])
@@ -47,7 +54,15 @@ def linear(normals: np.ndarray, s: np.ndarray, shape: tuple[int, int], pixel_siz
 
 
 def strip(angles: np.ndarray, s: np.ndarray, width: float, shape: tuple[int, int], pixel_size: float) -> Csr:
-    """Strip matrix of a parallel beam: at every angle, strips of ``width`` mm centred at the equidistant ``s`` (D,) mm."""
+    """Returns the strip matrix of a parallel beam.
+
+    Args:
+        angles: of the views, (A,), in radians.
+        s: the centres of the strips at every angle, equidistant, (D,), in mm.
+        width: of a strip, in mm.
+        shape: of the image, in pixels.
+        pixel_size: in mm.
+    """
     import scipy.sparse
 
     height, columns = shape

@@ -39,7 +39,15 @@ class Block:
 def ray_symmetries(
     angles: np.ndarray, det_count: int, centred: bool, size: tuple[int, int], fan: bool
 ) -> dict[str, np.ndarray]:
-    """The permutations of the rays that the symmetries of the image make: name -> (rays,) image of each ray."""
+    """Returns the permutations of the rays that the symmetries of the image make: name -> (rays,), the image of each ray.
+
+    Args:
+        angles: of the views, (A,), in radians.
+        det_count: detector pixels of a view.
+        centred: whether the detector is centred on the axis.
+        size: of the image, in pixels.
+        fan: whether the beam is a fan, not parallel.
+    """
     # a symmetry takes the view t to sign * t + shift; a reflection turns the detector of a fan round, and a parallel
     # view half a turn away is the same view with its detector turned round
     maps = {"x": (-1, math.pi), "y": (-1, 0.0), "half": (1, math.pi), "swap": (-1, math.pi / 2)}

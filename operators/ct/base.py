@@ -1,4 +1,4 @@
-"""What the geometries of tomography share: one sparse projector for every slice of a batch, and its solvers."""
+"""Base of the geometries of tomography: one sparse projector for every slice of a batch, and its solvers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,6 +27,13 @@ class Tomography(LinearOperator):
     relative residual of `tolerance` (1e-5 in single precision, 1e-10 in double). So they are for a var_y that differs
     between rays (low-dose counts), preconditioned by the exact solver at the geometric mean of var_y: 2 to 20
     iterations instead of hundreds, for which "auto" spends up to `max_work_uneven`, once.
+
+    Args:
+        image_shape: of one signal, (..., H, W); every (H, W) slice is measured alike.
+        angles: of the views, in radians.
+        det_count, det_spacing, det_offset: pixels of the detector, their distance and its shift, in mm.
+        pixel_size: of the image, in mm.
+        solver: "auto", "exact" or "cg", see above.
     """
 
     max_bytes: ClassVar[int] = 4 * 2**30  # what the matrix and its transpose may take in single precision

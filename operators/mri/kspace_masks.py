@@ -17,9 +17,15 @@ from invgen.validation.limits import check_size
 
 @checked
 def random_mask(width: Count, acceleration: float = 4, center_fraction: Share | None = None, seed: Seed = 0) -> Tensor:
-    """Random lines and the centre, round(width / acceleration) lines in all: bool (width,).
+    """Returns random lines and the centre, round(width / acceleration) lines in all: bool (width,).
 
     fastMRI decides about every line by itself, so that its number of lines varies about this one.
+
+    Args:
+        width: the number of lines.
+        acceleration: how many times fewer are measured.
+        center_fraction: the fraction of all lines that are the centre; by default fastMRI's for this acceleration.
+        seed: of the draw.
     """
     mask = _center(width, acceleration, center_fraction)
     more = max(round(width / acceleration) - int(mask.sum()), 0)
@@ -40,6 +46,8 @@ def equispaced_mask(
     """Every `acceleration`-th line from `offset` on, and the centre: bool (width,).
 
     Args:
+        width, acceleration, center_fraction: as in `random_mask`.
+        offset: the first line.
         keep_total: the lines are spread wider, so that together with the centre they are width / acceleration, as in
             fastMRI's challenge; the spacing is then rounded to whole lines and not quite even.
     """
@@ -64,6 +72,8 @@ def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False,
     """The grid points nearest to `spokes` lines through the centre, "radial Cartesian": bool (H, W).
 
     Args:
+        shape: (H, W).
+        spokes: the number of lines.
         golden: successive lines are 111.25 degrees apart (Winkelmann et al., IEEE TMI 2007), instead of 180 / spokes.
         start: angle of the first line, in degrees from the last axis.
     """

@@ -15,7 +15,7 @@ from invgen.validation.arguments import mask as as_mask
 
 
 class _Cartesian:
-    """What single-coil and multi-coil MRI share: the layout of the image, the mask and the order of the samples."""
+    """Base of single-coil and multi-coil MRI: the layout of the image, the mask and the order of the samples."""
 
     def _set_up(self, mask: Tensor) -> None:
         name, shape, complex_in = type(self).__name__, self.in_shape, self.in_dtype.is_complex

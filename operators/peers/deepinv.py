@@ -65,7 +65,7 @@ class _Physics:
         return t.to(wide if self.precision is not None else t.dtype if self.double else narrow)
 
     def _outputs(self, y: Tensor, like: Tensor) -> Tensor:
-        """What the physics gives in the precision of what the caller gave."""
+        """Returns the output y of the physics in the precision of `like`, which the caller gave."""
         wide, narrow = _precisions(y.dtype)
         return y.to(wide if like.dtype in _WIDE else narrow)
 
