@@ -67,7 +67,14 @@ class FunctionOperator(Operator):
 
 
 class LinearFunction(LinearOperator):
-    """y = f(x) for a linear f."""
+    """y = f(x) for a linear f.
+
+    Args:
+        f: the function, (B, *in_shape) -> (B, *out_shape).
+        in_shape: the shape of one signal.
+        adjoint: its adjoint, (B, *out_shape) -> (B, *in_shape); by default found by differentiation.
+        dtype: of signals.
+    """
 
     def __init__(
         self, f: Map, in_shape: tuple[int, ...], adjoint: Map | None = None, *, dtype: torch.dtype = torch.float32
