@@ -19,6 +19,13 @@ def total_variation(A: LinearOperator, y: Tensor, x: Tensor, weight: float, iter
 
     The proximal map is scikit-image's denoise_tv_chambolle, whose weight is in the units of the image; `weight` is in
     units of 1 / |A|^2 times those.
+
+    Args:
+        A: the operator.
+        y: the measurement.
+        x: the start, (C, H, W).
+        weight: of the total variation.
+        iterations: of FISTA.
     """
     from skimage.restoration import denoise_tv_chambolle
 

@@ -104,8 +104,9 @@ def compare_(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write Markdown.")] = False,
 ) -> None:
-    """What changed from A to B in the cells that both have: per metric the mean paired difference with its 95 % interval,
-    significant changes first; cells that are missing or fail now.
+    """Compare two results, A and B, in the cells that both have.
+
+    Per metric the mean paired difference with its 95 % interval, significant changes first; cells that are missing or fail.
 
     With --gate, exit status 1 where a metric became worse by more than the tolerance, significantly or on every image,
     where cells fail that did not, and where cells or metrics of A are missing in B.

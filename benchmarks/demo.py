@@ -136,6 +136,8 @@ def run(out: Path | str = "out", *, quick: bool = False, seed: int = 0, progress
     Args:
         out: the folder for pictures, results.md and results.json.
         quick: two problems with few steps, to see that everything works.
+        seed: of measurements and samples.
+        progress: whether to show a bar.
     """
     from tqdm.auto import tqdm
 
@@ -156,7 +158,13 @@ def run(out: Path | str = "out", *, quick: bool = False, seed: int = 0, progress
 
 
 def solve(p: Problem, out: Path, num_samples: int, seed: int) -> list[dict]:
-    """Reconstructs one problem by the classical methods and by sampling; returns a row for each, draws the picture."""
+    """Reconstructs one problem by the classical methods and by sampling; returns a row for each, draws the picture.
+
+    Args:
+        p: the problem.
+        out: the folder for the picture.
+        num_samples, seed: as for `invgen.solve`.
+    """
     rows, pictures = [], {}
     for name, method in p.classical.items():
         begin = time.perf_counter()
@@ -193,6 +201,14 @@ def data_range(p: Problem) -> float:
 
 
 def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
+    """Returns a row of the table.
+
+    Args:
+        p: the problem.
+        method: its name.
+        x: the reconstruction.
+        seconds, nfe: its cost; nfe per sample.
+    """
     post = invgen.Posterior(p.prior, p.A, p.noise, p.y)
     low, high = p.prior.value_range
     shown = x.clamp(low, high)  # what a picture can show; the residual is of the reconstruction as it is

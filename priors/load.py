@@ -126,7 +126,7 @@ def _require_sane(about: dict[str, Any], count: int) -> None:
 
 
 def metadata(name_or_path: str | Path) -> dict[str, Any]:
-    """What the file says of itself: network options, shape, units, and how and on what it was trained."""
+    """Returns what the file tells of itself: network options, shape, units, and how and on what it was trained."""
     return read(_find(name_or_path))[1]
 
 

@@ -1,4 +1,4 @@
-"""What is trained, and how: the recipes of the shipped priors, and those for a folder of a user's own."""
+"""Recipes of training: those of the shipped priors, and those for a folder of a user's own."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Recipe:
     embedding: int = 128
     classes: int = 0
     drop_label: float = 0.15
-    bend: float = 0.0
+    warp: float = 0.0
     value_range: tuple[float, float] = (-1.0, 1.0)
     sampling_rate: float | None = None
 
@@ -59,7 +59,7 @@ RECIPES = {
         ),
         Recipe(
             "digits", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, steps=3000, data="labelled", embedding=64,
-            classes=10, bend=0.7, log_sigma_mean=0.0, log_sigma_std=1.6, learning_rate=1.5e-3,
+            classes=10, warp=0.7, log_sigma_mean=0.0, log_sigma_std=1.6, learning_rate=1.5e-3,
         ),
         Recipe(
             "clothing", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=32, steps=3000, data="labelled", embedding=64,

@@ -109,7 +109,7 @@ def _heard() -> Iterator[list[str]]:
 
 
 def _cost(result: Result, device: str) -> dict[str, float]:
-    """What was counted, per sample; on CUDA the most memory that its tensors took, in bytes."""
+    """Returns the counts per sample; on CUDA the most memory that its tensors took, in bytes."""
     found = {name: getattr(result.cost, name) for name in ("nfe", "vjps", "operator_calls")}
     if device.startswith("cuda"):
         found["peak_memory"] = torch.cuda.max_memory_allocated(device)

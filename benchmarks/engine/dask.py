@@ -46,7 +46,13 @@ _one_cell = threading.Lock()
 
 
 def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
-    """What became of every cell, as it ends. Closing the iterator ends a cluster that was started for it.
+    """Yields the outcome of every cell as it ends. Closing the iterator ends a cluster that was started for it.
+
+    Args:
+        executor: where to run.
+        tasks: the cells.
+        store: of the results.
+        device: of torch.
 
     Raises:
         MissingExtraError: distributed, or dask-jobqueue, is not installed.

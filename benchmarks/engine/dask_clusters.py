@@ -62,6 +62,12 @@ class Workers:
 
     Not by Dask's nannies: those lose a worker that dies while they start it, and a cell may kill its workers at once. A
     session of their own keeps Ctrl-C from them; they end when the scheduler does, with this process at the latest.
+
+    Args:
+        address: of the scheduler.
+        environments: the variables of each worker.
+        device: of torch.
+        security: the certificates of the cluster.
     """
 
     def __init__(self, address: str, environments: Sequence[Mapping[str, str]], device: str, security: "Security") -> None:

@@ -22,7 +22,7 @@ KINDS = "serial, local and local:N (N processes), dask:N, slurm and slurm:N (N j
 
 @dataclass(frozen=True)
 class Executor:
-    """What `--executor` says.
+    """The choice of `--executor`.
 
     Attributes:
         kind: "serial", "local", "dask", "slurm" or "address".
@@ -77,7 +77,7 @@ def environments(workers: int | None, device: str, gpus: Sequence[str] | None = 
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be set to, for each GPU of its own."""
+    """Returns the values of CUDA_VISIBLE_DEVICES, for each GPU of its own."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]

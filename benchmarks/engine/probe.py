@@ -19,7 +19,7 @@ FEW = (2, 6)  # steps of the two runs whose difference is the time of a step
 
 @dataclass(frozen=True)
 class Probe:
-    """What a cell is expected to take.
+    """The expected cost of a cell.
 
     Attributes:
         seconds: of its sampler.

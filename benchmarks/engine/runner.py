@@ -154,7 +154,7 @@ def _states(store: Store, chosen: Sequence[Cell]) -> dict[str, State]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would have to do.
+    """The work that a run would have to do.
 
     Attributes:
         total, done, failed: cells of the suite (or shard) and of them in the folder.
@@ -201,6 +201,13 @@ def check(
 
     Each combination of problem, prior and sampler that is missing is tried on one of its cells, see `probe.probed`, for a
     minute in all; each sampler on each prior comes first, and stands for the combinations that are left then.
+
+    Args:
+        suite: a file, its content, or a Suite.
+        out: the folder of results, whose cells are not missing.
+        shard: (k, n) for the k-th of n parts.
+        probe: whether to try cells.
+        say: gets lines about the progress.
     """
     chosen = shard_of(expand(suite), shard)
     states = _states(Store(out), chosen) if out is not None else {}

@@ -96,7 +96,7 @@ class Store:
         write_text(self.folder / "suite.json", json.dumps(content, indent=1, default=str) + "\n")
 
     def suite(self) -> dict[str, Any]:
-        """What the latest run was asked for; empty where nothing says so."""
+        """Returns the request of the latest run; empty where none is stored."""
         found, _ = _json(self.folder / "suite.json")
         return found or {}
 
@@ -231,7 +231,7 @@ class Store:
         return sorted({name.partition(".")[0] for name in self._names() if name.endswith(".json")})
 
     def _read(self, key: str, suffix: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What the file of a cell holds; None, and a note in `damaged`, if it is not what was written."""
+        """Returns the content of a cell's file; None, and a note in `damaged`, if it is not what was written."""
         path = self.path(key, suffix)
         found, why = _json(path)
         if found is None and not why:
@@ -257,7 +257,7 @@ class Store:
 
 
 def _json(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """What a JSON file holds, or None and what is wrong with it: nothing where it is missing."""
+    """Returns the content of a JSON file, or None and what is wrong with it: nothing where it is missing."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -270,7 +270,7 @@ def _json(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _amiss(key: str, found: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-    """What is wrong with a record, or nothing."""
+    """Returns what is wrong with a record, or nothing."""
     if found.get("version") != VERSION:
         return f"it is of format {found.get('version')!r:.20}, this version of invgen reads {VERSION}"
     if found.get("sha256") != _checksum(found):

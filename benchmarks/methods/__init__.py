@@ -1,1 +1,1 @@
-"""What stands beside the samplers in a suite: classical reconstructions, the exact posterior, methods of peers."""
+"""Methods beside the samplers in a suite: classical reconstructions, the exact posterior, methods of peers."""

@@ -1,4 +1,4 @@
-"""What a suite's `samplers` and `baselines` may name: the samplers of invgen first, then the methods of this folder."""
+"""The names for `samplers` and `baselines` of a suite: the samplers of invgen first, then the methods of this folder."""
 
 import importlib
 import inspect

@@ -71,7 +71,7 @@ class Classical(Sampler):
 
 @dataclass(frozen=True)
 class Measurement(Classical):
-    """What was measured, taken as the signal (over the gain of HighDynamicRange): what a degraded image looks like."""
+    """The measurement taken as the signal (over the gain of HighDynamicRange), which shows a degraded image."""
 
     A: ClassVar[type] = Operator
 

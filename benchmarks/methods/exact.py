@@ -36,7 +36,11 @@ class Exact(Sampler):
     def __call__(
         self, post: Posterior, num_samples: int = 1, seed: int = 0, *, cost: Cost | None = None, **options: Any
     ) -> Tensor:
-        """Samples, (num_samples, *batch, *shape); `max_batch` changes nothing.
+        """Draws exact samples, (num_samples, *batch, *shape).
+
+        Args:
+            post, num_samples, seed, cost: as for a sampler.
+            options: of samplers, which change nothing.
 
         Raises:
             UnsupportedError: the posterior is not known.

@@ -18,7 +18,7 @@ __all__ = ["L1Wavelet", "SENSE", "ZeroFilling"]
 
 
 class _OfKSpace:
-    """What these methods ask of a problem."""
+    """The requirements of these methods."""
 
     kinds: ClassVar[tuple[type, ...]] = (MRI, MultiCoilMRI)
 

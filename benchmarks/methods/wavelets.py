@@ -74,6 +74,13 @@ def shrink(
     """Soft thresholding of the details of (..., H, W), real or complex, the image shifted around before and back after.
 
     A complex coefficient keeps its phase. Sides that are no multiple of 2^levels are reflected up to one, and cut after.
+
+    Args:
+        image: (..., H, W).
+        threshold: in the units of the image.
+        shift: of the image, in pixels, before the transform.
+        levels: of the transform.
+        moments: vanishing moments of the wavelet.
     """
     rows, columns = image.shape[-2:]
     more = [-n % 2**levels for n in (columns, rows)]

@@ -1,4 +1,4 @@
-"""What changed between two results of a suite, cell by cell, and whether that is a regression.
+"""Compares two results of a suite, cell by cell, and whether that is a regression.
 
 Cells are matched by problem, prior, sampler, image and seed. All that is stated of a metric is of paired differences, new
 minus old, over images with the seeds of each averaged first (`invgen.benchmarks.report.statistics`).
@@ -125,7 +125,7 @@ class Comparison:
 def compare(
     old: "str | Path | Results", new: "str | Path | Results", tolerances: "float | Mapping[str, float]" = TOLERANCE
 ) -> Comparison:
-    """What changed from `old` to `new`, folders of results or tables (CSV, Parquet) of them.
+    """Returns the changes from `old` to `new`, folders of results or tables (CSV, Parquet) of them.
 
     Args:
         tolerances: how much worse a metric may become before it is a regression: a number for all, relative to the old mean

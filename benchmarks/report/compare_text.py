@@ -1,4 +1,4 @@
-"""What changed between two results, for a terminal and as Markdown."""
+"""The changes between two results as text, for a terminal and as Markdown."""
 
 import math
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ reveal();
 
 @dataclass(frozen=True)
 class Written:
-    """What a report has written, and what it left out (a sentence each)."""
+    """The files of a report, and what it left out (a sentence each)."""
 
     files: Sequence[Path]
     left_out: Sequence[str]
@@ -122,7 +122,15 @@ def report(
 
 
 def page(results: Results, found: Sequence[Table], store: Store, title: str, images: int = 2) -> str:
-    """The HTML page."""
+    """Returns the HTML page.
+
+    Args:
+        results: of the suite.
+        found: a table for each problem.
+        store: where the arrays of pictures lie.
+        title: of the page.
+        images: how many of a problem are shown.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     maker = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -155,7 +163,7 @@ def page(results: Results, found: Sequence[Table], store: Store, title: str, ima
 def _section(
     table: Table, store: Store, colours: Mapping[str, str], images: int, budget: int, plots: bool
 ) -> dict[str, Any]:
-    """What the page shows of one problem."""
+    """Returns the part of the page about one problem."""
     failed = [row for line in table.lines for row in line.cells if row.error]
     marked = [
         (metric, table.label(line))
@@ -180,12 +188,12 @@ def _section(
 
 
 def _said(store: Store) -> list[str]:
-    """What is wrong with arrays that the pictures were to be made of."""
+    """Returns what is wrong with the arrays that pictures are made of."""
     return [f"{path.relative_to(store.folder)}: {why}" for path, why in store.damaged.items()]
 
 
 def _notes(results: Results, problems: int, damaged: Sequence[str]) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Returns the notes that come before the numbers."""
     found = []
     damaged = list(dict.fromkeys(damaged))
     if damaged:

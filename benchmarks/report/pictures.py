@@ -63,7 +63,14 @@ class Grid:
 
 
 def grids(store: Store, table: Table, images: int, budget: int) -> list[Grid]:
-    """For the first images of a problem, each with its first seed; until `budget` bytes are spent."""
+    """Returns grids of pictures for the first images of a problem, each with its first seed.
+
+    Args:
+        store: where the arrays lie.
+        table: of the problem.
+        images: at most so many.
+        budget: in bytes, for all grids.
+    """
     found = []
     for image in list(dict.fromkeys(row.image for line in table.lines for row in line.cells))[:images]:
         if budget <= 0:
@@ -104,7 +111,7 @@ def _grid(store: Store, table: Table, image: str, seed: int, budget: int) -> Gri
 
 
 def _arrays(store: Store, row: Row) -> "dict[str, np.ndarray] | None":
-    """What a grid needs; None where it was not kept, or is damaged."""
+    """Returns the arrays of a grid; None where it was not kept, or is damaged."""
     import numpy as np
 
     try:

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def identity(self) -> Identity:
-        """What it is compared by, within a suite and between two results."""
+        """The key for comparisons, within a suite and between two results."""
         return self.problem, self.prior, self.sampler, self.image, self.seed
 
     @property

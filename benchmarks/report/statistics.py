@@ -116,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """What is better: "higher", "lower", or "nearest" to a target."""
+    """The better direction of a metric: "higher", "lower", or "nearest" to a target."""
 
     better: Literal["higher", "lower", "nearest"]
     target: float = 0.0

@@ -204,7 +204,7 @@ def _md(text: str) -> str:
 
 
 def about(table: Table) -> str:
-    """What was measured, and on how much."""
+    """The measurements and their number, in words."""
     failed = sum(line.failed for line in table.lines)
     cells = sum(len(line.cells) for line in table.lines)
     text = "" if table.operator in table.problem else f"{table.operator}, noise {table.noise}; "

@@ -30,7 +30,13 @@ def specs() -> list[str]:
 
 
 def errors(spec: str, dy: int, particles: int, steps: int = 100) -> list[float]:
-    """log-evidence minus the exact one, of one chain on each instance of d = 8."""
+    """Returns the log-evidence minus the exact one, of one chain on each instance of d = 8.
+
+    Args:
+        spec: of the sampler.
+        dy: rows of A.
+        particles, steps: of the chain.
+    """
     out = []
     for i in range(mixture.INSTANCES):
         post = mixture.problem(8, dy, i)

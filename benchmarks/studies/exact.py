@@ -83,6 +83,12 @@ def at_budget(sampler: Sampler, post: Posterior, budget: int, count: int) -> Sam
     """The sampler with as many steps as `budget` evaluations a sample allow; chains get `count` particles and draws.
 
     A sampler that cannot be had for so little takes one step.
+
+    Args:
+        sampler: with its options.
+        post: the problem.
+        budget: evaluations a sample.
+        count: samples.
     """
     fixed, each = _price(sampler, post)
     steps = math.floor((budget - fixed) / each + 1e-9) if each > 0 else sampler.steps
@@ -104,7 +110,14 @@ def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
 
 
 def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
-    """One cell. "floor" stands for a second exact set."""
+    """Runs one cell.
+
+    Args:
+        key: of the family of problems.
+        spec: of the sampler; "floor" stands for a second exact set.
+        instance: of the family.
+        budget: evaluations a sample.
+    """
     family = families()[key]
     if spec == "floor":
         return Run(key, spec, instance, **family.floor(instance))
@@ -162,6 +175,10 @@ def complete(
     """Computes what the file lacks, and returns its runs. One process at a time on a file: it is written anew at both ends.
 
     Args:
+        path: the file.
+        keys: of the families of problems.
+        chosen: the samplers; all by default.
+        budget: evaluations a sample.
         instances: at most so many of each family.
         workers: processes, each with one thread; by default as many as there are cores.
         redo: samplers whose runs of these families are computed anew.
@@ -276,7 +293,7 @@ def best(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
 
 
 def command(args: Namespace) -> None:
-    """What `invgen bench study exact` does: computes what is missing, prints the tables, writes them to --out."""
+    """Runs `invgen bench study exact`: computes what is missing, prints the tables, writes them to --out."""
     with tempfile.TemporaryDirectory() as scratch:
         path = args.store or (RESULTS if args.full else Path(scratch) / "runs.csv")
         runs = complete(path, args.families, args.samplers, args.steps, args.instances, args.workers, args.redo)

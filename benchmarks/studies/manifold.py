@@ -41,7 +41,14 @@ def smooth_curve(count: int, seed: int) -> Tensor:
 
 
 def covariance(choice: str, prior: GaussianMixture, x: Tensor, s: float) -> Tensor:
-    """V of one choice at points x, (B, 3, 3)."""
+    """Returns the covariance V of one choice, (B, 3, 3).
+
+    Args:
+        choice: its name.
+        prior: the mixture.
+        x: points, (B, 3).
+        s: the noise level.
+    """
     eye = torch.eye(3, dtype=F64)
     if choice == "zero":
         return 0 * eye.expand(len(x), 3, 3)

@@ -104,7 +104,13 @@ def problem(d: int, dy: int, instance: int) -> Posterior:
 
 @lru_cache(maxsize=3 * INSTANCES)
 def exact_samples(d: int, dy: int, instance: int, num_samples: int) -> tuple[Tensor, Tensor]:
-    """Two independent sets of exact posterior samples, (num_samples, d)."""
+    """Returns two independent sets of exact posterior samples, (num_samples, d).
+
+    Args:
+        d, dy: dimensions of signal and measurement.
+        instance: the number of the problem.
+        num_samples: of each set.
+    """
     post = problem(d, dy, instance)
     law = post.prior.posterior(post.A, post.noise, post.y)
     both = law.sample(2 * num_samples, seed=instance)
@@ -144,7 +150,15 @@ class Row:
 
 
 def evaluate(sampler: Sampler, name: str, d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) -> Row:
-    """Runs one sampler on the first `instances` instances, seeded by the instance."""
+    """Runs one sampler on the first `instances` instances, seeded by the instance.
+
+    Args:
+        sampler: with its options.
+        name: for the row.
+        d, dy: dimensions of signal and measurement.
+        instances: how many.
+        num_samples: on each.
+    """
     cost, distances = Cost(), []
     for i in range(instances):
         try:
@@ -156,7 +170,11 @@ def evaluate(sampler: Sampler, name: str, d: int, dy: int, instances: int = INST
 
 
 def floor(d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) -> Row:
-    """Two exact sets against each other."""
+    """Compares two exact sets with each other.
+
+    Args:
+        d, dy, instances, num_samples: as for `evaluate`.
+    """
     return Row("floor", d, dy, [distance(*exact_samples(d, dy, i, num_samples)) for i in range(instances)])
 
 

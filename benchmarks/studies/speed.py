@@ -54,7 +54,7 @@ class Call:
 
 
 class Tape:
-    """What a sampler asks of its networks, and the processor time that it spends in them and in its operator.
+    """A recording of a sampler's calls to its networks, and of its processor time in them and in its operator.
 
     Backward passes are seen by hooks at the output and the input of a network, wherever they are called from.
     """
@@ -146,7 +146,14 @@ class Recorded(Denoiser):
 
 
 class RecordedDecoder(Generator):
-    """An untrained autoencoder of half the resolution, for samplers in a latent: what it computes does not matter here."""
+    """An untrained autoencoder of half the resolution, for samplers in a latent; its values do not matter here.
+
+    Args:
+        latent: the prior over codes.
+        shape: of one signal.
+        tape: records the calls.
+        widths: of the networks.
+    """
 
     def __init__(self, latent: Denoiser, shape: torch.Size, tape: Tape, widths: tuple[int, ...]) -> None:
         super().__init__(shape, latent, data_mean=latent.data_mean, data_std=latent.data_std)
@@ -195,7 +202,10 @@ def problems(
     """Problems of which each sampler gets the first that it accepts, at the shape of the prior.
 
     Args:
-        latent: a denoiser of half the resolution; widths: of the decoder to it. None for no problems with a latent.
+        net: the prior.
+        tape: records the calls.
+        latent: a denoiser of half the resolution; None for no problems with a latent.
+        widths: of the decoder.
     """
     prior = Recorded(net, tape)
     down, mask = tape.time(Downsample(net.shape, 4)), tape.time(Mask.random(net.shape, 0.3, seed=0))
@@ -232,6 +242,14 @@ def sampler_overhead(
     processor time. `own` is the overhead that samplers are judged by: all time but the operator's, over that of the
     networks, forwards and products with their Jacobians, in the same run. `whole` has the operator's time too, which is the
     problem's and not the sampler's: some spend most there by their nature.
+
+    Args:
+        network: its name.
+        posts: the problems, by name.
+        tape: records the calls.
+        rounds: of which the fastest counts.
+        steps, batch: of the runs.
+        names: of the samplers; None for all.
     """
     for name, kind in samplers.catalogue().items():
         if names and name not in names:
@@ -275,6 +293,11 @@ def overhead_table(
     """Prints the table of `sampler_overhead` on the chosen networks, and keeps it in `path`.
 
     Rows are kept the moment they are measured; those of samplers that are not measured stay as they are.
+
+    Args:
+        path: the file; None to print only.
+        chosen: the names of the networks.
+        rounds, steps, batch, names: as for `sampler_overhead`.
     """
     from invgen.priors import load
 

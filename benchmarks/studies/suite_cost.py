@@ -1,4 +1,4 @@
-"""What the machinery of suites costs: `invgen bench study suite-cost` prints it and writes data/scale.csv.
+"""Measures the cost of the machinery of suites: `invgen bench study suite-cost` prints it and writes data/scale.csv.
 
 The cells have a trivial prior, operator and sampler, so that what is measured is everything else: expansion, the posterior,
 two metrics, the files. CPU time stands beside wall time: other programs of the machine spoil the latter alone.
@@ -53,14 +53,24 @@ class Blank(Sampler):
 
 
 def asleep(samples: Tensor, truth: Tensor, posterior: Posterior, seconds: float = 1.0) -> float:
-    """A metric that waits; only where a cell is computed, and not where `expand` tries metrics."""
+    """Waits, as a metric; only where a cell is computed, and not where `expand` tries metrics.
+
+    Args:
+        samples, truth, posterior: of a metric.
+        seconds: to wait.
+    """
     if "INVGEN_SCALE" in os.environ:
         time.sleep(seconds)
     return 0.0
 
 
 def at_work(samples: Tensor, truth: Tensor, posterior: Posterior, seconds: float = 1.0) -> float:
-    """A metric that computes until it has used as much CPU time."""
+    """Computes, as a metric, until it has used so much CPU time.
+
+    Args:
+        samples, truth, posterior: of a metric.
+        seconds: of CPU time.
+    """
     if "INVGEN_SCALE" in os.environ:
         _spin(seconds)
     return 0.0
@@ -104,7 +114,14 @@ def timed() -> Iterator[dict[str, float]]:
 
 
 def machinery(folder: Path, data: Path, sizes: tuple[int, ...], say: Callable[[Figure], None]) -> None:
-    """Milliseconds a cell of a serial run, for several sizes of suites; then the largest is resumed and reported."""
+    """Measures the milliseconds a cell of a serial run, for several sizes of suites; resumes and reports the largest.
+
+    Args:
+        folder: for results.
+        data: the folder of signals.
+        sizes: cells of the suites.
+        say: gets the figures.
+    """
     run(suite(10, data), folder / "warm", progress=False)  # imports and caches
     with timed() as spent:
         _spin(1.0)
@@ -128,7 +145,15 @@ def machinery(folder: Path, data: Path, sizes: tuple[int, ...], say: Callable[[F
 
 
 def speed_up(folder: Path, data: Path, metric: str, seconds: float, cells: int) -> float:
-    """Cells a second with two worker processes over those with one, once the workers have started."""
+    """Returns the cells a second with two worker processes over those with one, once the workers have started.
+
+    Args:
+        folder: for results.
+        data: the folder of signals.
+        metric: the one that takes the time.
+        seconds: of a cell.
+        cells: of the suite.
+    """
     rates, chosen = [], suite(cells, data, metrics=[f"{HERE}:{metric}(seconds={seconds})"])
     tasks = [(cell,) for cell in expand(chosen)]
     for workers in (1, 2):

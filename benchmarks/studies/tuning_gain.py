@@ -1,4 +1,4 @@
-"""What tuning without ground truth is worth: `invgen bench study tuning-gain`.
+"""Measures the gain of tuning without ground truth: `invgen bench study tuning-gain`.
 
 DPS and DAPS with their published hyper-parameters, and as `invgen.tune` sets them on problems that the prior `photo` draws
 itself, both at no more than 50 network evaluations a sample, on held-out photographs: 32x32 crops of scikit-image's
@@ -64,7 +64,13 @@ def problems() -> dict[str, Operator]:
 def rows(
     prior: Denoiser, budget: int, num_simulations: int, folder: Path | None, progress: bool
 ) -> Iterator[tuple[str, ...]]:
-    """A row for each problem and sampler: its name, the tuned sampler, scores and their difference."""
+    """Yields a row for each problem and sampler: its name, the tuned sampler, scores and their difference.
+
+    Args:
+        prior: of the problems.
+        budget, num_simulations, progress: as for `invgen.tune`.
+        folder: for the studies; None to keep none.
+    """
     truth = crops()
     for name, A in problems().items():
         y = invgen.Gaussian(NOISE).sample(A(truth), torch.Generator().manual_seed(0))

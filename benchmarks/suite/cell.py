@@ -44,7 +44,7 @@ class Cell:
     device: str = "cpu"
 
     def facts(self) -> dict[str, Any]:
-        """What a row of the table says about it."""
+        """Returns the facts about the cell in a row of the table."""
         shown = ("problem", "operator", "noise", "prior", "sampler", "image", "seed", "num_samples")
         found = {name: value for name, value in asdict(self).items() if name in shown}
         if self.size is not None:  # one prior may stand in a suite in several sizes
@@ -52,7 +52,7 @@ class Cell:
         return found
 
     def identities(self) -> dict[str, Any]:
-        """What a record keeps of the prior, the operator and the image, by name."""
+        """Returns what a record keeps of the prior, the operator and the image, by name."""
         return {n: asdict(i) for n, i in self._named()}
 
     def made(self, record: Mapping[str, Any]) -> bool:

@@ -136,7 +136,7 @@ def _methods(suite: Suite, value: Any, place: Place, what: str) -> dict[str, Sam
 
 
 def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, Any]:
-    """What is no list of things to combine, with defaults filled in."""
+    """Returns the keys that are not combined, with defaults filled in."""
 
     def value(key: str, default: Any) -> tuple[Any, Place]:
         given, place = parts[key]

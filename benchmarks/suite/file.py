@@ -38,7 +38,7 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite says, and where its file says it.
+    """The content of a suite, and its places in the file.
 
     Attributes:
         name: the file, or "the suite".

@@ -1,4 +1,4 @@
-"""What names a result, as a hash: specs with their options, the bytes of files, and the code of the classes at work.
+"""Names a result by a hash: specs with their options, the bytes of files, and the code of the classes at work.
 
 Nothing that was computed is hashed: eigenvectors, kernels and drawn signals differ in their last digits, or wholly, from
 one processor to another, and the same experiment has the same name everywhere. `identity` compares values, to a tolerance.
@@ -167,7 +167,7 @@ def _scalars(thing: Any) -> dict[str, Any]:
 
 
 def _of_call(call: Call) -> Any:
-    """What a function of the catalogue is asked for, with its defaults and its code."""
+    """Returns the call of a function of the catalogue, with its defaults and its code."""
     from invgen import operators
 
     known = {name.lower(): function for name, function in functions(operators).items()}

@@ -1,4 +1,4 @@
-"""What a cell is made of: a name, which is exact, and what it does, in a few numbers that are compared to a tolerance.
+"""Identities of the parts of a cell: a name, which is exact, and a few numbers that are compared to a tolerance.
 
 The name follows from specs, options, files and code (`fingerprint`). What those do not tell (weights that a
 module of the user's loads, another version of a package that decodes pictures) shows in values: those of a signal, of an

@@ -36,7 +36,14 @@ def one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=2)
 def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str) -> tuple[Prior, Identity]:
-    """A prior and its identity: its file or its options, its shape, its units and the code of its classes."""
+    """Returns a prior and its identity: its file or its options, its shape, its units and the code of its classes.
+
+    Args:
+        spec: of the prior.
+        size: shape of the signal; None for the prior's own.
+        rescale: (scale, shift) of the units.
+        device: of torch.
+    """
     prior = prepared(spec, size, rescale, device)
     name = fingerprint.of_spec(spec, prior, _weights(spec))
     name = fingerprint.digest([name, list(prior.shape), list(rescale)])
@@ -55,7 +62,13 @@ def _weights(spec: str) -> Path | None:
 def operator_of(
     spec: str, shape: tuple[int, ...], value_range: tuple[float, float], device: str
 ) -> tuple[Operator, Identity]:
-    """An operator on signals of a shape and a range, and its identity: its options and the code of its classes."""
+    """Returns an operator and its identity: its options and the code of its classes.
+
+    Args:
+        spec: of the operator.
+        shape, value_range: of signals.
+        device: of torch.
+    """
     A = resolve.operator(spec, shape).to(torch.device(device))
     return A, Identity(fingerprint.of_spec(spec, A), identity.of_operator(A, value_range))
 

@@ -24,6 +24,14 @@ def items(suite: Suite, value: Any, place: Place) -> list[tuple[Any, Place]]:
 
 
 def keys(suite: Suite, value: Any, place: Place, allowed: Sequence[str], needed: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Returns a mapping whose keys are `allowed`, the `needed` ones among them.
+
+    Args:
+        suite: fails, with the place, where the value does not fit; so for all readers.
+        value: as the file has it.
+        place: of the value in the file.
+        allowed, needed: the keys.
+    """
     if not isinstance(value, Mapping):
         suite.fail(place, f"expected the keys {', '.join(allowed)}, got {shown(value)}")
     for key in value:
@@ -36,6 +44,7 @@ def keys(suite: Suite, value: Any, place: Place, allowed: Sequence[str], needed:
 
 
 def text(suite: Suite, value: Any, place: Place, what: str) -> str:
+    """Returns a text that is not empty, without blanks around; suite, value, place: as for `keys`; `what` is expected."""
     if not isinstance(value, str) or not value.strip():
         suite.fail(place, f"expected {what}, got {shown(value)}")
     if len(value) > LONGEST or "\0" in value:
@@ -52,6 +61,7 @@ def shown(value: Any) -> str:
 
 
 def whole(suite: Suite, value: Any, place: Place, low: int, high: int = 2**63 - 1) -> int:
+    """Returns a whole number from `low` to `high`; suite, value, place: as for `keys`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         suite.fail(place, f"expected a whole number of {low} or more, got {shown(value)}")
     if value > high:
@@ -68,14 +78,20 @@ def seeds(suite: Suite, value: Any, place: Place) -> Sequence[int]:
 
 
 def few(suite: Suite, count: int, place: Place, what: str) -> int:
-    """The count, unless there would be more cells than a suite may have. Asked before anything is written out."""
+    """Returns the count, unless it is more cells than a suite may have; `what` at `place` of the suite makes so many."""
     if count > MOST_CELLS:
         suite.fail(place, f"{what} are more than the {MOST_CELLS} cells that a suite may have; split it, or ask for fewer")
     return count
 
 
 def specs(suite: Suite, value: Any, place: Place, key: str, what: str) -> list[tuple[str, Place]]:
-    """Specs with grids: "Name(option=1)", {key: "Name", grid: {option: [1, 2]}}, or a list of those."""
+    """Specs with grids: "Name(option=1)", {key: "Name", grid: {option: [1, 2]}}, or a list of those.
+
+    Args:
+        suite, value, place: as for `keys`.
+        key: of the name.
+        what: is expected, for messages.
+    """
     found = []
     for item, where in items(suite, value, place):
         if isinstance(item, Mapping):
@@ -88,7 +104,7 @@ def specs(suite: Suite, value: Any, place: Place, key: str, what: str) -> list[t
 
 
 def grid(suite: Suite, spec: str, grid: Any, place: Place) -> list[str]:
-    """The spec with every combination of the grid's values."""
+    """Returns the spec with every combination of the grid's values; suite, place: as for `keys`."""
     if not isinstance(grid, Mapping):
         suite.fail(place, f"expected options with lists of values, such as steps: [25, 50], got {shown(grid)}")
     if not grid:

@@ -114,7 +114,7 @@ def truth_of(source: str, prior: Prior) -> Tensor:
 
 
 def name_of(source: str) -> str:
-    """What a signal is called, whoever reads it, and however: a draw by its number, a file by its bytes."""
+    """Returns the name of a signal, the same for every reader: a draw by its number, a file by its bytes."""
     return source if source.startswith(f"{DRAWN}:") else signal_of(source)[1]
 
 

@@ -1,1 +1,1 @@
-"""What a card says of the weights that are shipped: evaluation on held-out signals, baselines, the text."""
+"""Cards of the shipped weights: evaluation on held-out signals, baselines, the text."""

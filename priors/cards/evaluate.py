@@ -34,6 +34,13 @@ def psnr(
 
     For a waveform, (1, L), the signal-to-noise ratio instead: the peak of a waveform says little. NaN where the method is
     not for this level.
+
+    Args:
+        denoise: the method, (image, sigma) -> image.
+        images: clean.
+        sigma: the level of noise.
+        seed: of the noise.
+        value_range: (low, high), whose width is the peak.
     """
     low, high = value_range
     total = 0.0
@@ -55,7 +62,15 @@ def evaluate(
     seed: int = 0,
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> dict[str, Any]:
-    """{set: {"count": images, "psnr": {method: [dB at each level]}}}, on the same noise; None: not for this level."""
+    """Returns {set: {"count": images, "psnr": {method: [dB at each level]}}}, on the same noise; None: not for this level.
+
+    Args:
+        methods: denoisers, by name.
+        sets: clean images, by name.
+        levels: of noise.
+        seed: of the noise.
+        value_range: see `psnr`.
+    """
 
     def row(method: Denoise, images: Sequence[Tensor]) -> list[float | None]:
         values = (psnr(method, images, s, seed, value_range) for s in levels)
@@ -76,7 +91,14 @@ def likelihood(
     Signals are rounded to the grid, which leaves 8-bit pictures in [-1, 1] as they are, and get uniform noise over one of
     its cells, which makes the mean an upper bound of the bits of the rounded signals. A VAE gives the bound of its
     evidence; a flow the bits of the noisy pictures that it was trained on, and an autoregressive prior those of its own few
-    levels, neither to be compared with the others. steps: of Runge and Kutta's method along the probability flow.
+    levels, neither to be compared with the others.
+
+    Args:
+        prior: the prior.
+        clean: held-out signals.
+        step: of the grid.
+        seed: of the uniform noise.
+        steps: of Runge and Kutta's method along the probability flow.
     """
     from invgen.numerics.density import bits_per_dim, log_prob
     from invgen.priors.wrappers.generators import VAE
@@ -125,12 +147,18 @@ def _elbo(prior: Any, y: Tensor, seed: int) -> Tensor:
 
 
 def two_sample(generated: Tensor, kept: Tensor, views: Tensor, seed: int = 0) -> dict[str, Any]:
-    """Can generated signals be told from held-out ones? (N, *shape) each; views: more than N views of the training data.
+    """Tests whether generated signals can be told from held-out ones.
 
     Features: for pictures the first 32 principal components of the training views, for waveforms the mean and deviation
     over time of 24 log-band energies. `c2st` is the cross-validated accuracy of a random forest (0.5: it cannot tell),
     `mmd` the squared maximum mean discrepancy of the features; `..._train` are those of training views against the held-out
     signals, the best one can hope for.
+
+    Args:
+        generated: (N, *shape).
+        kept: held-out signals, (N, *shape).
+        views: more than N views of the training data.
+        seed: of the tests.
     """
     from sklearn.ensemble import RandomForestClassifier
 

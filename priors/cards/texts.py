@@ -1,4 +1,4 @@
-"""What the cards of the shipped priors say that no code can find out: their data, its licences, their limits."""
+"""The texts of the cards that no code can find out: data, its licences, their limits."""
 
 DATA = {
     "photo": """\

@@ -84,7 +84,7 @@ def publish(
 
 
 def _test_sets(family: str, folders: Sequence[Path | str]) -> dict[str, list[Tensor]]:
-    """What is denoised: the held-out signals, large sets thinned out, and once more whole for the fast methods."""
+    """Returns the held-out signals to denoise, large sets thinned out, and once more whole for the fast methods."""
     whole = held_out(family, folders)
     thin = THIN | {"test set": THIN_TEST_SET.get(family, 1)}
     sets = {name: values[:: thin.get(name, 1)] for name, values in whole.items()}
@@ -103,7 +103,17 @@ def judge(
     """Denoise held-out signals by a prior and by the baselines at hand; store the figures, write the manifest and the card.
 
     A row that is stored for as many signals stays, unless `again`: those of baselines, and the prior's if its weights are
-    the same. more: figures of other kinds, "likelihood" and "two_sample"; without them those of the same weights stay.
+    the same.
+
+    Args:
+        name: of the prior.
+        sets: the held-out signals, by name.
+        folder: of the weights and the card.
+        more: figures of other kinds, "likelihood" and "two_sample"; without them those of the same weights stay.
+        again: whether to compute stored rows again.
+
+    Returns:
+        The path of the card.
     """
     found, path = _stored(name, folder), folder / f"{name}.safetensors"
     same, prior = _same_weights(name, folder, found), load(path)
@@ -222,7 +232,10 @@ def _training(about: dict[str, Any]) -> str:
 
 
 def _command(name: str, training: dict[str, Any]) -> str:
-    """What trains it again, by the recipe as it is now; a run that its steps ended gives the same weights again."""
+    """Returns the command that trains the prior again, by the recipe as it is now.
+
+    A run that its steps ended gives the same weights again.
+    """
     recipe, now = training["recipe"], {**RECIPES, **TWINS}[name]
     words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
     words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]

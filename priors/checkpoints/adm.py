@@ -43,7 +43,7 @@ ENDS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What the names and shapes in a state dict say of the network."""
+    """Returns the options of the network that the names and shapes in a state dict tell."""
 
     in_channels: int
     out_channels: int
@@ -189,7 +189,19 @@ def recognised(
     num_heads: int | None = None,
     new_attention_order: bool | None = None,
 ) -> tuple[nn.Module, Sequence[int], Published | None]:
-    """The network, its shape and what is known of it: a published model needs no options. Errors as above."""
+    """Returns the network, its shape and what is known of it: a published model needs no options.
+
+    Args:
+        tensors: the state dict.
+        source: the file, for messages.
+        published: the models that are known, by name.
+        model: the name of one of them; None to recognise it by its shapes.
+        shape: (C, H, W), where the model is not known.
+        num_head_channels, num_heads, new_attention_order: see `from_guided_diffusion`.
+
+    Raises:
+        WeightsError, OptionError: see `from_guided_diffusion`.
+    """
     layout = _layout(tensors, source)
     if model is not None and model not in published:
         raise OptionError(f"unknown model {model!r}; known are {', '.join(published)}")
@@ -215,7 +227,7 @@ def recognised(
 
 
 def stride(net: nn.Module) -> int:
-    """What the sizes of images must be multiples of."""
+    """Returns the number that the sizes of images must be multiples of."""
     return 2 ** (len(net.config.block_out_channels) - 1)
 
 
@@ -226,7 +238,16 @@ def unet(
     num_heads: int | None,
     new_attention_order: bool,
 ) -> nn.Module:
-    """diffusers' UNet2DModel with the weights of a guided-diffusion state dict; errors: see `from_guided_diffusion`."""
+    """Returns diffusers' UNet2DModel with the weights of a guided-diffusion state dict.
+
+    Args:
+        tensors: the state dict.
+        source: the file, for messages.
+        num_head_channels, num_heads, new_attention_order: see `from_guided_diffusion`.
+
+    Raises:
+        WeightsError, OptionError: see `from_guided_diffusion`.
+    """
     from diffusers import UNet2DModel
     from diffusers.models.attention_processor import Attention
     from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -273,7 +294,7 @@ def unet(
 
 
 def call_with_label(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
-    """The output of a UNet2DModel; the condition is a class, a number or one per sample."""
+    """Returns the output of a UNet2DModel `net` at x and times t; the condition is a class, a number or one per sample."""
     classes = 0 if net.class_embedding is None else net.class_embedding.num_embeddings
     if classes and condition is None:
         raise UnsupportedError(f"the network is class-conditional: use prior.condition(label) with a label below {classes}")

@@ -90,7 +90,7 @@ class DiffusersDenoiser(NetworkDenoiser):
 
 
 def call_diffusers(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
-    """The raw output of a UNet or a DiT of diffusers."""
+    """Returns the raw output of a UNet or a DiT `net` of diffusers at x and times t; the condition is a class or None."""
     if net.config.get("time_embedding_type") == "learned":  # a table of times knows only whole ones
         t = t.round().long()
     if hasattr(net, "pos_embed") and x.shape[-1] != x.shape[-2]:
@@ -100,7 +100,7 @@ def call_diffusers(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tens
 
 
 def parametrisation(scheduler: Any, call: Call = call_network, mu: float | None = None) -> dict[str, Any]:
-    """What a scheduler says of its network, as arguments of `NetworkDenoiser`: prediction, schedule, call, facts."""
+    """Returns the arguments of `NetworkDenoiser` that a scheduler tells: prediction, schedule, call, facts."""
     config, kind = scheduler.config, type(scheduler).__name__
     given = config.get("prediction_type", "epsilon")
     schedule = Schedule.from_scheduler(scheduler, mu)
@@ -157,7 +157,7 @@ def network_shape(config: Any, shape: int | Sequence[int] | None) -> tuple[int, 
 
 
 def network_stride(config: Any) -> int:
-    """What the sizes of signals must be divisible by: the patch of a transformer, the halvings of a UNet."""
+    """Returns the number that sizes of signals must be divisible by: the patch of a transformer, the halvings of a UNet."""
     if "block_out_channels" not in config:
         return config.get("patch_size") or 1
     blocks = config.get("down_block_types", config.block_out_channels)
@@ -216,7 +216,7 @@ def descriptions(model: str | Path, revision: str | None) -> tuple[Path, str | N
 
 
 def said(model: str | Path, commit: str | None) -> str:
-    """What a prior was read from, for `prior.read_from`."""
+    """Returns the source of a prior in words, for `prior.read_from`."""
     return f"{model}, commit {commit}" if commit and not Path(model).is_dir() else str(model)
 
 

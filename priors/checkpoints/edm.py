@@ -101,13 +101,16 @@ def from_inverse_bench(
 
     Its SongUNet (black hole) is "vp", its DhariwalUNets (waveform inversion, scattering, Navier-Stokes, MRI) are "edm", its
     ADM (FFHQ) is "vp". Signals are in the units of training: (v - 3000 m/s) / 1000 m/s for waveform inversion, 2 x - 1 for
-    scattering, x / 10 for Navier-Stokes; `prior.rescaled(1000, 3000)` gives physical ones. key, ema,
-    facts: see `from_edm`.
+    scattering, x / 10 for Navier-Stokes; `prior.rescaled(1000, 3000)` gives physical ones.
+
+    Args:
+        path: the file.
+        shape: of one signal, where the file does not tell.
+        key, ema, facts: see `from_edm`.
+        data: clean signals, which check it and set what the facts leave open; see `from_network`.
 
     Raises:
         WeightsError: see `from_edm`.
-
-    data: clean signals, which check it and set what the facts leave open; see `from_network`.
     """
     tensors = entries.state_dict(path, [adm.MARKS, MARKS], key, ema)
     if "input_blocks.0.0.weight" not in tensors:
@@ -121,9 +124,16 @@ def from_inverse_bench(
 def preconditioned(
     net: nn.Module, shape: int | Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
 ) -> NetworkDenoiser:
-    """A raw network net(x, t, labels) with one of the preconditionings of Karras et al., Table 1; numbers: see DEFAULTS.
+    """Returns the prior of a raw network net(x, t, labels) under one of the preconditionings of Karras et al., Table 1.
 
     iDDPM's time is interpolated between the levels of training, where the original takes the nearest one.
+
+    Args:
+        net: the network.
+        shape: of one signal.
+        name: of the preconditioning.
+        numbers: its constants, see DEFAULTS.
+        options: of `NetworkDenoiser`.
     """
     if name == "edm":
         return NetworkDenoiser(
@@ -199,7 +209,7 @@ def _from_loaded(
 
 
 def _content(path: str | Path, key: str | None, ema: bool) -> tuple[Mapping[str, Any], entries.Weights]:
-    """What a checkpoint says of the preconditioning, and its tensors."""
+    """Returns what a checkpoint tells of the preconditioning, and its tensors."""
     checkpoint = pickles.read(path, INERT)
     whole = checkpoint if isinstance(checkpoint, dict) else {"": checkpoint}
     nets = {k: v for k, v in whole.items() if isinstance(v, pickles.Inert) and isinstance(k, str)}

@@ -83,7 +83,13 @@ def is_averaged(place: str) -> bool:
 def state_dict(
     path: str | Path, marks: Sequence[Marks], key: str | None = None, ema: bool = True, inert: Iterable[str] | None = None
 ) -> Weights:
-    """The tensors of one network in a checkpoint file: `pickles.read`, then `network`."""
+    """Returns the tensors of one network in a checkpoint file: `pickles.read`, then `network`.
+
+    Args:
+        path: the file.
+        marks, key, ema: see `network`.
+        inert: see `pickles.read`.
+    """
     return network(pickles.read(path, pickles.FRAMEWORKS if inert is None else inert), path, marks, key, ema)
 
 
@@ -140,9 +146,11 @@ def network(
     prefix: str | None = None,
     net: nn.Module | None = None,
 ) -> Weights:
-    """The tensors of one network in what `pickles.read` gave.
+    """Returns the tensors of one network in what `pickles.read` gave.
 
     Args:
+        checkpoint: the content of the file.
+        path: the file, for messages.
         marks: how the names of the network begin; the first of several that are found. None: any names.
         key, ema, prefix: see `read_weights`.
         net: whose parameters a list of averages without names is for, where the file has no trained ones.
@@ -251,7 +259,7 @@ def _copies(path: tuple[str, ...], inside: Mapping[str, Any], marks: Marks, pref
 
 
 def _prefixes(tensors: Mapping[str, Tensor], marks: Marks) -> list[str]:
-    """What stands before the names of the network, each time that all marks are there."""
+    """Returns the prefixes of the names of the network, each time that all marks are there."""
     first = max(marks, key=len)
     tails = {name[: at + len(first)] for name in tensors for at in _places(name, first)}
     places = sorted({tail[: len(tail) - len(first)] for tail in tails})

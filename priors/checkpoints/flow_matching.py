@@ -66,7 +66,8 @@ def from_flow_matching(
         path: the checkpoint (torchcfm's has "ema_model" and "net_model"), or a state dict.
         shape: (C, H, W); known for a published model.
         model: "cifar10", torchcfm's; by default recognised by the shapes of its tensors. The options of attention heads are
-            then known, else they must be given; see `from_guided_diffusion`.
+            then known, else they must be given.
+        num_head_channels, num_heads, new_attention_order: of the attention, see `from_guided_diffusion`.
         interpolation: "straight" (torchcfm's otcfm, icfm and fm), or "trigonometric" (its si): see `Trigonometric`.
         noise_at: the time of pure noise, 0 or 1; data are at the other end, and the velocity is the time derivative.
         time_scale: what the network's time is multiplied by.

@@ -35,7 +35,13 @@ MARKS = (("all_modules.",), ("begin_conv.",))  # how the names of its tensors be
 
 
 class SubVP(Schedule):
-    """The sub-VP SDE (Song et al., Section 3.4): alpha_t as in VP, sigma_t = 1 - alpha_t^2, sigma = 1 / alpha - alpha."""
+    """The sub-VP SDE (Song et al., Section 3.4): alpha_t as in VP, sigma_t = 1 - alpha_t^2, sigma = 1 / alpha - alpha.
+
+    Args:
+        beta_min, beta_max: the rate of noise at time 0 and 1.
+        time_scale: the network's time is t times this.
+        t_min: the least time.
+    """
 
     def __init__(
         self, beta_min: float = 0.1, beta_max: float = 20.0, time_scale: float = 999.0, t_min: float = 1e-5

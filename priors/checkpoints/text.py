@@ -80,7 +80,7 @@ class Prompts:
         return self.known[prompt]
 
     def empty(self) -> TextEmbedding:
-        """What stands for no text: the empty prompt, or zeros if the pipeline says so (SDXL)."""
+        """The condition that stands for no text: the empty prompt, or zeros if the pipeline says so (SDXL)."""
         empty = self("")
         return empty.zeros() if self.source.config.get("force_zeros_for_empty_prompt") else empty
 
@@ -182,7 +182,7 @@ class TextDenoiser(NetworkDenoiser):
         self.empty = None if empty is None else self.embedding(empty)
 
     def embedding(self, text: Any) -> TextEmbedding:
-        """What the network is given for a prompt, an embedding or a tensor."""
+        """Returns the input of the network for a prompt, an embedding or a tensor."""
         if isinstance(text, str):
             if self.prompts is None:
                 raise UnsupportedError(

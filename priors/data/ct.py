@@ -72,7 +72,7 @@ class CTViews:
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         uniform = torch.rand(count, 8, generator=generator)
         normal = torch.randn(count, 4, generator=generator)
-        bend = torch.randn(count, 2, 4, 4, generator=generator) * 0.02
+        displacement = torch.randn(count, 2, 4, 4, generator=generator) * 0.02
         views = []
         for k, index in enumerate(chosen):
             kind, plain, level, a, b, mirror, upside, zoom = uniform[k].tolist()
@@ -85,7 +85,7 @@ class CTViews:
             if plain < 0.4:
                 view = crop(pyramid[depth].float() / 1000, self.size, a, b, wiggle=8)
             else:
-                view = warp(pyramid[depth].float() / 1000, self.size, a, b, zoom, normal[k].tolist(), bend[k])
+                view = warp(pyramid[depth].float() / 1000, self.size, a, b, zoom, normal[k].tolist(), displacement[k])
             view = view.flip(3) if mirror < 0.5 else view
             views.append(view.flip(2) if upside < 0.2 else view)
         return torch.cat(views).clamp(-1, 1)

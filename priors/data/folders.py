@@ -44,7 +44,7 @@ class SkippedFiles(UserWarning):
 
 @dataclass
 class Item:
-    """What is kept together in a split: a picture, a patient, a recording. Values in the units of the prior."""
+    """A unit of a split: a picture, a patient, a recording. Values in the units of the prior."""
 
     name: str
     values: list[Tensor]

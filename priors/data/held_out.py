@@ -66,9 +66,15 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
 
 
 def held_out_views(recipe: str, folders: Sequence[Path | str], shape: int | Sequence[int], count: int) -> Tensor:
-    """(count or fewer, *shape) signals as the prior was trained on, of what was held out: the same kind of random views.
+    """Returns held-out signals, of the kind of random views that the prior was trained on: (count or fewer, *shape).
 
     Pictures of digits and clothing are as they are, none of them twice.
+
+    Args:
+        recipe: its name.
+        folders: of the data.
+        shape: of one signal.
+        count: at most so many.
     """
     views: Views
     if recipe in ("digits", "clothing"):

@@ -39,24 +39,24 @@ def labelled(folder: Path | str, split: str = "train") -> tuple[Tensor, Tensor]:
 
 
 class LabelledViews:
-    """Pictures drawn at random, with their labels; `bend` > 0 turns, scales, shears and shifts them a little.
+    """Pictures drawn at random, with their labels; `warp` > 0 turns, scales, shears and shifts them a little.
 
-    bend: standard deviations of 6 degrees, 5 % and 1 pixel, times this. For few pictures, such as 4500 digits.
+    warp: standard deviations of 6 degrees, 5 % and 1 pixel, times this. For few pictures, such as 4500 digits.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, bend: float = 0.0) -> None:
-        self.images, self.labels, self.bend = images, labels, bend
+    def __init__(self, images: Tensor, labels: Tensor, warp: float = 0.0) -> None:
+        self.images, self.labels, self.warp = images, labels, warp
 
     def batch(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """(count, 1, H, W) float32 in [-1, 1] and the labels, (count,)."""
         chosen = torch.randint(len(self.images), (count,), generator=generator)
         normal = torch.randn(count, 6, generator=generator)
         images, labels = self.images[chosen], self.labels[chosen]
-        if not self.bend:
+        if not self.warp:
             return images, labels
-        turn, shear = normal[:, 0] * math.radians(6) * self.bend, normal[:, 1] * 0.05 * self.bend
-        scale = (normal[:, 2:4] * 0.05 * self.bend).exp()
-        shift = normal[:, 4:6].clamp(-2, 2) * 2 / images.shape[-1] * self.bend
+        turn, shear = normal[:, 0] * math.radians(6) * self.warp, normal[:, 1] * 0.05 * self.warp
+        scale = (normal[:, 2:4] * 0.05 * self.warp).exp()
+        shift = normal[:, 4:6].clamp(-2, 2) * 2 / images.shape[-1] * self.warp
         rows = [
             torch.stack([turn.cos() * scale[:, 0], -turn.sin() + shear, shift[:, 0]], 1),
             torch.stack([turn.sin(), turn.cos() * scale[:, 1], shift[:, 1]], 1),

@@ -76,9 +76,9 @@ class MRViews:
         """(count, 1, size, size) float32 in [0, 1]."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         uniform, normal = torch.rand(count, 9, generator=generator), torch.randn(count, 4, generator=generator)
-        bend = torch.randn(count, 2, 4, 4, generator=generator) * 0.015
+        displacement = torch.randn(count, 2, 4, 4, generator=generator) * 0.015
         tones, shade = torch.rand(count, 5, generator=generator), torch.randn(count, 1, 3, 3, generator=generator)
-        views = torch.cat([self._view(k, uniform[i], normal[i], bend[i]) for i, k in enumerate(chosen)]).clamp(0, 1)
+        views = torch.cat([self._view(k, uniform[i], normal[i], displacement[i]) for i, k in enumerate(chosen)]).clamp(0, 1)
         curved = uniform[:, 6] < 0.5
         for i in curved.nonzero().ravel().tolist():
             views[i] = _curve(views[i], tones[i])
@@ -88,7 +88,7 @@ class MRViews:
         noise = torch.randn(2, *views.shape, generator=generator) * level
         return torch.hypot(views + noise[0], noise[1]).clamp(0, 1)
 
-    def _view(self, index: int, uniform: Tensor, normal: Tensor, bend: Tensor) -> Tensor:
+    def _view(self, index: int, uniform: Tensor, normal: Tensor, displacement: Tensor) -> Tensor:
         plane, row, column = self.planes[index]
         a, b, zoom, mirror, upside, quarter = uniform[:6].tolist()
         height, width = plane.shape[0] * row, plane.shape[1] * column  # mm
@@ -103,7 +103,9 @@ class MRViews:
         # Twice as fine as the view, then averaged, so that a coarser view does not alias.
         shape = [1, 1, 2 * self.size, 2 * self.size]
         grid = F.affine_grid(torch.cat([matrix, shift[:, None]], 1)[None], shape, align_corners=False)
-        grid = grid + F.interpolate(bend[None], size=shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+        grid = grid + F.interpolate(displacement[None], size=shape[2:], mode="bicubic", align_corners=True).permute(
+            0, 2, 3, 1
+        )
         view = F.avg_pool2d(F.grid_sample(plane.float()[None, None], grid, mode="bicubic", align_corners=False), 2)
         view = view.flip(3) if mirror < 0.5 else view
         return view.flip(2) if upside < 0.2 else view

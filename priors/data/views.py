@@ -60,7 +60,7 @@ def _labelled(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None,
     kept = [labelled(folder, "test") for folder in folders]
     watched = LabelledViews(*(torch.cat(part) for part in zip(*kept, strict=True)))
     sources = [_source(folder.name, len(part[0]), [part[0].numpy().tobytes()]) for folder, part in parts.items()]
-    return LabelledViews(images, labels, recipe.bend), watched, sources
+    return LabelledViews(images, labels, recipe.warp), watched, sources
 
 
 def _speech(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:

@@ -279,6 +279,15 @@ def _real(batch: Tensor) -> Tensor:
 
 
 def check_one(prior: GaussianMixture, A: Operator, noise: Noise | float, y: Tensor) -> Posterior:
+    """Returns the posterior of one measurement.
+
+    Args:
+        prior, A, noise: as for `invgen.Posterior`.
+        y: one measurement, without batch axes.
+
+    Raises:
+        ShapeError: y is a batch.
+    """
     post = Posterior(prior, A, noise, y)
     if post.batch:
         raise ShapeError(f"an exact posterior is of one measurement {tuple(A.out_shape)}, got a batch {tuple(y.shape)}")

@@ -36,7 +36,7 @@ class Twin:
     betas: tuple[float, float] = (0.9, 0.99)
     batch: int = 32
     steps: int = 4000
-    bend: float = 0.5
+    warp: float = 0.5
     average: float = 17.0
     units: str = "grey level in [-1, 1], -1 is black"
 
@@ -66,9 +66,14 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train a twin and return the path of its weights; arguments, files and promises as of `train.train`.
+    """Trains a small model of the digits and returns the path of its weights; files as of `train.train`.
 
     On CUDA in float32: these networks are small.
+
+    Args:
+        recipe: one of the family, by name.
+        out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress: as for
+            `train.train`.
     """
     if isinstance(recipe, str) and recipe not in TWINS:
         raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(TWINS)}")
@@ -76,7 +81,7 @@ def train(
     twin = dataclasses.replace(twin, steps=steps or twin.steps, batch=batch or twin.batch)
     folders = [data] if isinstance(data, (str, Path)) else list(data)
     images, labels = (torch.cat(part) for part in zip(*map(labelled, folders), strict=True))
-    views = LabelledViews(images, labels, twin.bend)
+    views = LabelledViews(images, labels, twin.warp)
     kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
     out, device = Path(out), torch.device(device)
     require_writable(out)

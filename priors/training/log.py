@@ -1,4 +1,4 @@
-"""What a training shows while it runs: log.csv, TensorBoard's logs where asked for, and a sheet of samples."""
+"""The log of a training: log.csv, TensorBoard's logs where asked for, and a sheet of samples."""
 
 import csv
 from pathlib import Path
@@ -57,7 +57,14 @@ class Watch:
 
 
 def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tensor:
-    """(count, *shape) samples of a trained prior: Heun's method for a denoiser, of each class in turn where it has some."""
+    """Returns samples of a trained prior, (count, *shape), of each class in turn where it has some.
+
+    Args:
+        prior: the prior.
+        count: of the samples.
+        seed: of the codes.
+        steps: of Heun's method, for a denoiser.
+    """
     z = torch.randn(count, *getattr(prior, "latent_shape", prior.shape), generator=torch.Generator().manual_seed(seed))
     z = z.to(prior.device)
     with torch.no_grad():

@@ -39,14 +39,22 @@ def draw_sigma(recipe: Recipe, count: int, generator: Generator) -> Tensor:
 
 
 def loss(denoiser: EDMDenoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *label: Tensor) -> Tensor:
-    """Mean of |D(x0 + sigma eps, sigma) - x0|^2 / c_out^2: unit targets for the network (EDM, Table 1)."""
+    """Returns the mean of |D(x0 + sigma eps, sigma) - x0|^2 / c_out^2: unit targets (Karras et al., 2022, Table 1).
+
+    Args:
+        denoiser: D.
+        clean: x0, (B, *shape).
+        sigma: (B,).
+        noise: eps, (B, *shape).
+        label: the class of each signal, for a conditional denoiser.
+    """
     s = sigma.view(-1, *[1] * (clean.ndim - 1))
     error = denoiser(clean + s * noise, sigma, *label) - clean
     return (error.square() * (s**2 + denoiser.data_std**2) / (s * denoiser.data_std) ** 2).mean()
 
 
 def draw(recipe: Recipe, views: Views, generator: Generator) -> tuple[Tensor, ...]:
-    """What `loss` needs of one batch: clean, sigma, noise, and labels, now and then left out, where there are classes."""
+    """Returns the inputs of `loss` for one batch: clean, sigma, noise, and labels, some left out."""
     batch = views.batch(recipe.batch, generator)
     clean, *label = batch if isinstance(batch, tuple) else (batch,)
     noise = torch.randn(clean.shape, generator=generator)
@@ -86,19 +94,30 @@ def train(
     progress: bool = True,
     bfloat16: bool | None = None,
 ) -> Path:
-    """Train a prior and return the path of its weights, OUT/NAME.safetensors (also written at every checkpoint).
+    """Trains a prior and returns the path of its weights, OUT/NAME.safetensors (also written at every checkpoint).
 
-    recipe: one of `RECIPES`, by name, or None for the one that fits a folder of your own (`folders.recipe_for`).
-    data: folders; what a recipe reads is in docs/data.md. The learning rate warms up, then falls as a cosine to zero as the
-    larger of step/steps and elapsed/minutes goes from 0 to 1, so either may end the run; the time spent before an
-    interruption counts. With resume, OUT/checkpoint.pt is continued if there; the result of a run limited by steps is then
-    the same, bit for bit on the CPU, as without the interruption. bfloat16: whether the network runs in bfloat16 autocast,
-    weights staying float32; None: on CUDA. A CPU with AVX512-BF16 or AMX trains 1.7 times faster so, others slower.
-    Ctrl-C ends the step, saves, and raises KeyboardInterrupt with a sentence that says so; a second one ends at once.
-    At every checkpoint OUT/log.csv gets a row: the loss, and that of held-out views under the averaged weights. After every
-    epoch (as many views as there are signals) that ends `sheet_minutes` or more after the last sheet, and at the end,
-    OUT/samples.png is drawn; tensorboard: both also as its logs in OUT/tensorboard.
-    Several GPUs: `accelerate launch -m invgen train ...`; `batch` is that of each process.
+    The learning rate warms up, then falls as a cosine to zero as the larger of step/steps and elapsed/minutes goes from 0
+    to 1, so either may end the run; the time spent before an interruption counts. Ctrl-C ends the step, saves, and raises
+    KeyboardInterrupt with a sentence that says so; a second one ends at once. At every checkpoint OUT/log.csv gets a row:
+    the loss, and that of held-out views under the averaged weights. After every epoch (as many views as there are signals)
+    that ends `sheet_minutes` or more after the last sheet, and at the end, OUT/samples.png is drawn.
+    Several GPUs: `accelerate launch -m invgen train ...`.
+
+    Args:
+        recipe: one of `RECIPES`, by name, or None for the one that fits a folder of your own (`folders.recipe_for`).
+        out: the folder for weights, checkpoint, log and samples.
+        data: folders; docs/data.md lists what a recipe reads.
+        steps, minutes: the limits of the run; the recipe's steps by default.
+        batch: views a step of each process; the recipe's by default.
+        seed: of weights, views and noise.
+        resume: whether to continue OUT/checkpoint.pt if there; the result of a run limited by steps is then the same, bit
+            for bit on the CPU, as without the interruption.
+        device: of torch.
+        checkpoint_minutes, sheet_minutes: the least time between checkpoints, and between sheets of samples.
+        tensorboard: whether to write logs to OUT/tensorboard as well.
+        progress: whether to show a bar.
+        bfloat16: whether the network runs in bfloat16 autocast, weights staying float32; by default on CUDA. A CPU with
+            AVX512-BF16 or AMX trains 1.7 times faster so, others slower.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
     if isinstance(recipe, str) and recipe not in RECIPES:

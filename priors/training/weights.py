@@ -19,7 +19,14 @@ from invgen.priors.load import FACTS, FORMAT, load, read
 
 
 def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str, Any], path: Path) -> Path:
-    """Write float16 weights; the metadata hold what rebuilds the denoiser, its units, and how it was trained."""
+    """Writes float16 weights; the metadata hold what rebuilds the denoiser, its units, and how it was trained.
+
+    Args:
+        denoiser: the network, for its options and units.
+        average: the averaged weights.
+        training: the facts of the training.
+        path: of the file.
+    """
     about = {"format": FORMAT, "network": "UNet", "options": denoiser.net.options, "shape": list(denoiser.shape)}
     about |= {key: getattr(denoiser, key) for key in FACTS} | {"units": training["recipe"]["units"], "training": training}
     about |= {} if denoiser.sampling_rate is None else {"sampling_rate": denoiser.sampling_rate}
@@ -54,7 +61,7 @@ def calibrate(path: Path, clean: Tensor) -> None:
 
 @contextmanager
 def restoring(checkpoint: Path) -> Iterator[dict[str, Any]]:
-    """What a checkpoint of a training holds, to be put back in the block.
+    """Returns the content of a checkpoint of a training, to be put back in the block.
 
     Raises:
         WeightsError: the file is damaged, could run code, or what it holds does not fit this training.

@@ -82,6 +82,7 @@ def check_prior(prior: Denoiser, x0: Tensor, *, levels: Sequence[float] | None =
             ten images suffice, and the first 32 are taken. It takes about 20 evaluations of the network a signal, and 160
             in all where a declaration is looked for.
         levels: noise levels, 14 over the range of the schedule by default; without them no range is named.
+        seed: of the noise.
 
     Returns:
         A PriorReport with the table; its `findings` are what was warned of (PriorWarning), empty if the prior fits.
@@ -95,7 +96,7 @@ def check_prior(prior: Denoiser, x0: Tensor, *, levels: Sequence[float] | None =
 
 
 def declare(prior: Denoiser, data: Tensor, given: Collection[str]) -> None:
-    """What a loader does with clean signals: sets what the declaration left open, and warns of what does not fit.
+    """Sets from clean signals what the declaration of a loader left open, and warns of what does not fit.
 
     From the signals come sigma_min and sigma_max, the range in which the network can be trusted; data_mean, data_std and,
     where the signals do not fill it, value_range; and the table `mmse`.

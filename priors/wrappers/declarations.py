@@ -18,9 +18,12 @@ TRAINED = 0.2  # and how far its log error lies below that of a mere gain, which
 
 
 def better(prior: Denoiser, x0: Tensor, measured: list[Level], seed: int, units: bool = True) -> str | None:
-    """What else the network, or the signals, may be, in words: the likeliest by one signal, then by four; None if nothing.
+    """Returns in words what else the network, or the signals, may be: the likeliest by one signal, then by four, or None.
 
     Args:
+        prior: the denoiser as declared.
+        x0: clean signals, (B, *shape).
+        seed: of the noise.
         measured: the levels of the declaration that fails.
         units: whether the signals may be in other units than those of the network.
     """

@@ -230,7 +230,7 @@ def try_out(prior: Denoiser) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line of at most 160 characters."""
+    """Returns the message of another library's error in one line of at most 160 characters."""
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text[:160]}"
 
@@ -242,6 +242,7 @@ class FunctionDenoiser(ConditionalDenoiser):
 
     Args:
         f: a function or nn.Module; gets sigma as it comes, a number or one per sample, (B,).
+        shape: of one signal.
         per_sample: always give f a tensor (B,), which most networks expect.
         level: the one noise level that f(x) was made for, in units of x. Samplers that need many levels refuse it.
         blind: f(x) is not told the level; `sigma_min` and `sigma_max` say between which levels it was trained.

@@ -222,10 +222,14 @@ def from_vae(
     shape: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Decoder:
-    """The prior of a variational autoencoder, x = decoder(z), z ~ N(0, I): see `VAE`, and `Decoder` without an encoder.
+    """Returns the prior of a variational autoencoder, x = decoder(z), z ~ N(0, I): a `VAE`, or without an encoder a `Decoder`.
 
-    options: sphere, condition and the facts of a `Decoder`; facts that are not given are measured on 64 samples, see
-    `measure_facts`.
+    Args:
+        decoder, encoder: the networks, functions or modules.
+        latent_shape: of a code, or the prior over codes.
+        shape: of one signal; by default found by one evaluation.
+        options: sphere, condition and the facts of a `Decoder`; facts that are not given are measured on 64 samples, see
+            `measure_facts`.
     """
     if encoder is None:
         return measure_facts(Decoder(frozen(decoder), latent_shape, shape, **options), options)

@@ -35,7 +35,15 @@ class NormalisingFlow(Generator):
 
 
 class Standardised(NormalisingFlow):
-    """A flow whose base is normal or uniform, its codes made standard normal: u = loc + scale z or loc + scale Phi(z)."""
+    """A flow whose base is normal or uniform, its codes made standard normal: u = loc + scale z or loc + scale Phi(z).
+
+    Args:
+        network: the flow of another library.
+        size: values of a code.
+        shape: of one signal.
+        base: the law of u.
+        facts: of `Prior`.
+    """
 
     def __init__(self, network: nn.Module, size: int, shape: int | Sequence[int], base: "Base", **facts: Any) -> None:
         super().__init__(shape, standard_codes(size, network), **facts)
@@ -150,7 +158,7 @@ class InvertibleNetwork(Standardised):
         self.register_buffer("given", given)
 
     def _context(self, rows: int) -> dict[str, Tensor]:
-        """What the layers of a ConditionalNormalizingFlow get; a class label acts on the base alone."""
+        """Returns the context of the layers of a ConditionalNormalizingFlow; a class label acts on the base alone."""
         if self.given is None or not _takes_context(self.flow):
             return {}
         return {"context": self.given.expand(rows, *self.given.shape)}

@@ -130,7 +130,13 @@ class Schedule(nn.Module):
     def vp(
         beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, time_scale: float = 999.0, t_min: Positive = 1e-3
     ) -> "Schedule":
-        """The continuous VP SDE (Song et al., ICLR 2021, equation 32); the time is t in [t_min, 1] times time_scale."""
+        """Returns the schedule of the continuous VP SDE (Song et al., ICLR 2021, equation 32).
+
+        Args:
+            beta_min, beta_max: the rate of noise at time 0 and 1.
+            time_scale: the network's time is t in [t_min, 1] times this.
+            t_min: the least time.
+        """
         return _VP(beta_min, beta_max, time_scale, t_min)
 
     @staticmethod

@@ -28,7 +28,7 @@ LEVELS = 14
 
 @dataclass(frozen=True)
 class Level:
-    """What was measured at one noise level, means over all values of all signals.
+    """The findings at one noise level, means over all values of all signals.
 
     Attributes:
         error: E (D - x_0)^2.
@@ -49,7 +49,7 @@ class Level:
 
 @torch.no_grad()
 def measure(prior: Denoiser, x0: Tensor, sigma: float, seed: int = 0) -> Level:
-    """One row of the table: x0 with noise of one level, denoised."""
+    """Measures one row of the table: x0, (B, *shape), with noise of level sigma from a seed, denoised by the prior."""
     x = x0 + sigma * Streams(seed, list(range(len(x0))))(x0)
     d = prior(x, sigma)
     variance, mean = x0.var().item(), x0.double().mean()
@@ -124,6 +124,7 @@ def trusted_range(
         prior: any denoiser.
         x0: (B, *shape), clean signals.
         levels: what `survey` has measured.
+        seed: of the noise.
     """
     with running(prior):
         levels = survey(prior, x0, seed) if levels is None else list(levels)
@@ -167,6 +168,8 @@ def fit_facts(prior: Denoiser, x0: Tensor, found: tuple[float, float], given: Co
     """Sets what the declaration left open from clean signals: range, mean, deviation, values, and the table `mmse`.
 
     Args:
+        prior: the denoiser.
+        x0: clean signals, (B, *shape).
         found: what `trusted_range` gave.
         given: the names of the facts that were declared, which stay.
     """

@@ -203,7 +203,13 @@ class FlowNetwork(nn.Module):
 
 
 class MaskedConv(nn.Conv2d):
-    """A convolution that sees the pixels before the centre in raster order, and with `centre` the centre itself."""
+    """A convolution that sees the pixels before the centre in raster order, and with `centre` the centre itself.
+
+    Args:
+        inputs, outputs: the numbers of channels.
+        size, dilation: of the kernel.
+        centre: whether the centre is seen.
+    """
 
     def __init__(self, inputs: int, outputs: int, size: int, centre: bool, dilation: int = 1) -> None:
         super().__init__(inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation)

@@ -216,7 +216,16 @@ class EDMUNet(nn.Module):
 
 
 def rehearse(net: nn.Module, channels: int, size: int, source: str | Path) -> None:
-    """Runs a network once on a small image: WeightsError if its layers do not follow on each other."""
+    """Runs a network once on a small image.
+
+    Args:
+        net: the network.
+        channels, size: of the image.
+        source: the file, for the message.
+
+    Raises:
+        WeightsError: its layers do not fit together.
+    """
     x = torch.zeros(1, channels, size, size)
     try:
         with torch.no_grad():

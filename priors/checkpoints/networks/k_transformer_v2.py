@@ -93,7 +93,7 @@ def module_list(shapes: Shapes, prefix: str, make: Any) -> nn.ModuleList:
 
 
 class Embedding(nn.Module):
-    """What both versions begin with: the noise level, augmentations (zero when one samples) and a class."""
+    """The input layers of both versions: the noise level, augmentations (zero when one samples) and a class."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -206,7 +206,14 @@ class Layer2(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Patches (h, w) of tokens to one token, or one back to a patch; `blend`: between what came back and what was."""
+    """Joins patches (h, w) of tokens to one token, or with `split` splits one to a patch.
+
+    Args:
+        shapes: of the tensors, by name.
+        patch: (h, w).
+        split: the direction.
+        blend: mix the result with the tokens before, by a learned fraction.
+    """
 
     def __init__(self, shapes: Shapes, patch: Sequence[int], split: bool = False, blend: bool = False) -> None:
         super().__init__()

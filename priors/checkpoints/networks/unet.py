@@ -43,12 +43,19 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Signal and noise level in, signal out: (B, C, H, W), (B,) -> (B, C, H, W), for any H and W; (B, C, L) with dims=1.
+    """Maps signal and noise level to a signal: (B, C, H, W), (B,) -> (B, C, H, W), for any H and W; (B, C, L) with dims=1.
 
-    widths: channels of each resolution, each half the one before. blocks: residual blocks per resolution on the way down,
-    and again on the way up. unshuffle: the factor by which pixels are folded into channels. Sides not divisible by
-    unshuffle * 2^(levels - 1) are padded by reflection (replication if too small for that) and cropped at the end.
-    classes: how many labels there are, 0 to classes - 1; the label `classes` stands for none.
+    Sides not divisible by unshuffle * 2^(levels - 1) are padded by reflection (replication if too small for that) and
+    cropped at the end.
+
+    Args:
+        channels: of the signal, C.
+        widths: channels of each resolution, each half the one before.
+        blocks: residual blocks per resolution on the way down, and again on the way up.
+        embedding: values of the embedding of the noise level.
+        unshuffle: the factor by which pixels are folded into channels.
+        dims: spatial axes, 1 or 2.
+        classes: how many labels there are, 0 to classes - 1; the label `classes` stands for none.
     """
 
     def __init__(

@@ -46,23 +46,23 @@ def test_labelled_pictures(digits, tmp_path):
     recipe = recipes.RECIPES["digits"]
     views, watched, (source,) = material.open_views(recipe, [digits])
     assert source["count"] == 30 and len(watched.images) == 10
-    assert views.bend == recipe.bend and watched.bend == 0
+    assert views.warp == recipe.warp and watched.warp == 0
 
 
-@pytest.mark.parametrize("bend", [0.0, 1.0])
-def test_labelled_views_keep_pictures_and_labels_together(bend):
+@pytest.mark.parametrize("warp", [0.0, 1.0])
+def test_labelled_views_keep_pictures_and_labels_together(warp):
     # Class k is a bright block in row k of a grid: what the label says must be seen in the picture.
     images = torch.full((10, 1, 32, 32), -1.0)
     for k in range(10):
         images[k, 0, 3 * k + 1 : 3 * k + 4] = 1.0
-    views = LabelledViews(images, torch.arange(10), bend)
+    views = LabelledViews(images, torch.arange(10), warp)
     first, labels = views.batch(64, seeded(0))
     again = views.batch(64, seeded(0))
     assert torch.equal(first, again[0]) and torch.equal(labels, again[1])
     assert first.min() >= -1 and first.max() <= 1
     rows = ((first + 1).sum((1, 3)) * torch.arange(32)).sum(1) / (first + 1).sum((1, 2, 3))
-    assert ((rows - (3 * labels + 2)).abs() < (0.1 if not bend else 5)).all()
-    if bend:
+    assert ((rows - (3 * labels + 2)).abs() < (0.1 if not warp else 5)).all()
+    if warp:
         assert not torch.equal(first, images[labels])
 
 
