@@ -222,7 +222,7 @@ def from_vae(
     shape: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Decoder:
-    """Returns the prior of a variational autoencoder, x = decoder(z), z ~ N(0, I): a `VAE`, or without an encoder a `Decoder`.
+    """Returns the prior of a variational autoencoder, x = decoder(z): a `VAE`, or without an encoder a `Decoder`.
 
     Args:
         decoder, encoder: the networks, functions or modules.
