@@ -8,7 +8,7 @@ from invgen.names import resolve
 from invgen.sampler import Sampler
 
 # each names its methods in __all__
-MODULES = ("exact", "classical", "ct", "images", "mri", "audio", "peers")
+MODULES = ("exact", "classical", "total_variation", "ct", "images", "mri", "audio", "peers")
 
 
 def method(spec: str) -> Sampler:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.benchmarks import baselines
 from invgen.benchmarks.methods.classical import Classical
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
@@ -30,7 +30,12 @@ class Bicubic(Classical):
         return why
 
     def reconstruct(self, post: Posterior) -> Tensor:
-        return torch.stack([baselines.bicubic(y, tuple(post.prior.shape[-2:])) for y in post.y])
+        """Returns the interpolated images, (B, C, H, W)."""
+        from skimage.transform import resize
+
+        size, images = tuple(post.prior.shape[-2:]), post.y.movedim(1, -1).double().cpu().numpy()
+        large = [resize(image, size, order=3, mode="edge", anti_aliasing=False) for image in images]
+        return torch.from_numpy(np.stack(large)).movedim(-1, 1).to(post.y)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,13 @@ class Biharmonic(Classical):
         return None if bool((post.A.mask == post.A.mask[:1]).all()) else "needs a mask that is alike for all channels"
 
     def reconstruct(self, post: Posterior) -> Tensor:
-        return torch.stack([baselines.biharmonic(post.A, y) for y in post.y])
+        """Returns the images with their holes filled, (B, C, H, W)."""
+        from skimage.restoration import inpaint_biharmonic
+
+        hole = ~post.A.mask[0].cpu().numpy()
+        images = post.A.image(post.y).movedim(1, -1).double().cpu().numpy()
+        filled = [inpaint_biharmonic(image, hole, channel_axis=-1, split_into_regions=True) for image in images]
+        return torch.from_numpy(np.stack(filled)).movedim(-1, 1).to(post.y)
 
 
 @dataclass(frozen=True)

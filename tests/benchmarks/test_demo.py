@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
-from invgen.benchmarks import baselines, demo
-from invgen.operators import Identity, Mask
+from invgen.benchmarks import demo
+from invgen.benchmarks.methods.total_variation import TV
+from invgen.operators import Identity
+from invgen.priors import GaussianPrior
 
 
 @pytest.mark.slow
@@ -26,24 +28,12 @@ def test_demo_leaves_pictures_and_a_table(tmp_path, monkeypatch):
     assert 0.9 < ct["PiGDM, one sample"]["residual"] < 1.1
 
 
-def test_total_variation_of_the_identity_is_scikit_images():
-    from skimage.restoration import denoise_tv_chambolle
-
-    y = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
-    ours = baselines.total_variation(Identity((1, 16, 16)), y, y, 0.3, iterations=5)
-    theirs = torch.tensor(denoise_tv_chambolle(y.double().numpy(), weight=0.3, max_num_iter=30, channel_axis=0))
-    torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=0)
-
-
-def test_biharmonic_keeps_what_was_measured_and_continues_a_plane():
-    # a plane is biharmonic, so that it is continued exactly up to the solver's rounding
-    rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
-    plane = (0.3 + 0.02 * rows - 0.01 * columns)[None]
-    mask = Mask.box((1, 24, 24), 8)
-    filled = baselines.biharmonic(mask, mask(plane))
-    torch.testing.assert_close(filled, plane, atol=1e-4, rtol=0)
-
-
-def test_tuned_takes_the_best_weight():
-    truth = torch.zeros(1, 4, 4)
-    assert baselines.tuned(lambda w: torch.full((1, 4, 4), w), (3.0, -1.0, 2.0), truth)[0, 0, 0] == -1.0
+def test_tuned_tv_takes_the_best_weight():
+    truth = (torch.linspace(-1, 1, 16) > 0).float().expand(1, 16, 16)
+    y = truth + 0.1 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    prior = GaussianPrior((1, 16, 16), var=0.25)
+    problem = demo.Problem("step", "a step", truth, Identity((1, 16, 16)), 0.1, y, prior, 1)
+    # of little smoothing, some, and so much that the edge fades, it takes some
+    low, high = prior.value_range
+    expected = TV(weight=10.0)(problem.posterior)[0]
+    assert torch.equal(demo.tuned_tv(problem, [w * (high - low) for w in (1.0, 10.0, 100.0)]), expected)
