@@ -386,11 +386,11 @@ def main(args: list[str] | None = None) -> None:
 
     from invgen.errors import InvgenError
 
-    said = set()
+    shown = set()
 
     def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if category not in said:  # a solve that stops early does so at every step: once is enough
-            said.add(category)
+        if category not in shown:  # a solve that stops early does so at every step: once is enough
+            shown.add(category)
             typer.echo(f"invgen: warning: {message}", err=True)
 
     with warnings.catch_warnings():

@@ -80,7 +80,7 @@ class Operator(nn.Module):
     def out_shape(self) -> torch.Size:
         """The shape of one measurement, without batch axes."""
         if self._out_shape is None:
-            self._look()
+            self._probe()
         return self._out_shape
 
     @out_shape.setter
@@ -93,14 +93,14 @@ class Operator(nn.Module):
     def out_dtype(self) -> torch.dtype:
         """The dtype of measurements, real or complex: found by one evaluation on zeros, unless it was set."""
         if self._out_dtype is None:
-            self._look()
+            self._probe()
         return self._out_dtype
 
     @out_dtype.setter
     def out_dtype(self, dtype: torch.dtype) -> None:
         self._out_dtype = dtype
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         """Finds shape and dtype of a measurement by one evaluation on zeros."""
         with torch.no_grad():
             y = self(torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device))

@@ -40,10 +40,10 @@ def announced(what: str) -> Iterator[None]:
     Args:
         what: a present participle with its object: "building the matrix of ParallelBeamCT (720 views)".
     """
-    begin, said = time.perf_counter(), threading.Event()
+    begin, done = time.perf_counter(), threading.Event()
 
     def say() -> None:
-        said.set()
+        done.set()
         print(f"invgen: {what}, once ...", file=sys.stderr, flush=True)
 
     timer = threading.Timer(PATIENCE, say)
@@ -53,7 +53,7 @@ def announced(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        if said.is_set():
+        if done.is_set():
             print(f"invgen: {what} took {duration(time.perf_counter() - begin)}", file=sys.stderr, flush=True)
 
 

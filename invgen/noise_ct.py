@@ -132,16 +132,16 @@ class LineIntegrals(Gaussian):
         rate = (signal + b).clamp(min=torch.finfo(p.dtype).tiny)
         log = n * (rate / n.clamp(min=1e-30)).log().where(n > 0, 0) - (rate - n)
         below = (p - low).clamp(max=0)
-        slope, bend = self._slope(low), self.most * (1 - n * b / (self.most + b) ** 2)
+        slope, curvature = self._slope(low), self.most * (1 - n * b / (self.most + b) ** 2)
         top = torch.xlogy(n, n) - n - torch.lgamma(n + 1)
-        return (log + slope * below - 0.5 * bend * below**2 + top).flatten(1).sum(1)
+        return (log + slope * below - 0.5 * curvature * below**2 + top).flatten(1).sum(1)
 
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
         """The derivative of `log_prob` in clean, (B, *out_shape)."""
         p = clean + (self.lines - y)
         low = (self.I0 / self.most).log()
-        bend = self.most * (1 - self.counts * self.background / (self.most + self.background) ** 2)
-        return self._slope(torch.maximum(p, low)) - bend * (p - low).clamp(max=0)
+        curvature = self.most * (1 - self.counts * self.background / (self.most + self.background) ** 2)
+        return self._slope(torch.maximum(p, low)) - curvature * (p - low).clamp(max=0)
 
     def _slope(self, p: Tensor) -> Tensor:
         signal = self.I0 * torch.exp(-p)

@@ -159,6 +159,6 @@ def _ask(prior: Denoiser) -> Asked:
     # far slower than the noise: it ends at a mean, which is another than that declared
     if high[1] <= high[0] * math.sqrt(levels[2] / levels[1]) and high[1] > LARGE * max(map(abs, prior.value_range)):
         return Asked(None, (min(e[0] for e in extents), max(e[1] for e in extents)), high[1])
-    # the error as a share of the noise, from the level where it is plainest
+    # the error as a fraction of the noise, from the level where it is plainest
     slope = max(size / s for s, size in zip(levels[1:], high, strict=True) if size > limit)
     return Asked(max(SHARE * prior.data_std / slope, first / 2), extents[0])

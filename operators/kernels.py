@@ -38,11 +38,11 @@ def gaussian_kernel(
 @checked
 def disk_kernel(radius: Positive) -> Tensor:
     """A uniform disk, the blur of a lens out of focus: the part of each pixel inside it, by 16 x 16 points a pixel."""
-    reach, fine = math.ceil(radius - 0.5), 16
-    check_size(8 * ((2 * reach + 1) * fine) ** 2, f"a disk of radius {radius} pixels")
-    r = (torch.arange((2 * reach + 1) * fine, dtype=torch.float64) + 0.5) / fine - reach - 0.5
+    half, fine = math.ceil(radius - 0.5), 16
+    check_size(8 * ((2 * half + 1) * fine) ** 2, f"a disk of radius {radius} pixels")
+    r = (torch.arange((2 * half + 1) * fine, dtype=torch.float64) + 0.5) / fine - half - 0.5
     inside = (r[:, None] ** 2 + r**2 <= radius**2).double()
-    kernel = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
+    kernel = inside.reshape(2 * half + 1, fine, 2 * half + 1, fine).mean((1, 3))
     return kernel / kernel.sum()
 
 
@@ -76,9 +76,9 @@ def motion_kernel(length: Positive, angle: float | None = None, seed: Seed = 0, 
     step = length / count
     path = torch.stack([-torch.sin(heading), torch.cos(heading)], 1).mul(step).cumsum(0)
     path = path - (path.amax(0) + path.amin(0)) / 2
-    reach = math.ceil(path.abs().max().item() - 1e-9)
-    size = size or 2 * reach + 1
-    _check(size >= 2 * reach + 1, f"a path of {length} pixels needs a size of at least {2 * reach + 1}, got {size}")
+    half = math.ceil(path.abs().max().item() - 1e-9)
+    size = size or 2 * half + 1
+    _check(size >= 2 * half + 1, f"a path of {length} pixels needs a size of at least {2 * half + 1}, got {size}")
     # each point is shared among its four neighbours by bilinear weights; a border of one pixel takes what falls beyond
     point = path + size // 2 + 1
     corner = point.floor()

@@ -188,9 +188,9 @@ class Mask(OrthogonalRows):
                 int(torch.randint(4, 13, (), generator=g)),
             )
             for vertex in range(vertices):
-                turn, reach = torch.rand(2, generator=g).tolist()
+                turn, length = torch.rand(2, generator=g).tolist()
                 angle += (1 if vertex % 2 else -1) * math.pi * (0.2 + 0.4 * turn)
-                stroke = side * (0.05 + 0.15 * reach) * torch.tensor([math.sin(angle), math.cos(angle)]).double()
+                stroke = side * (0.05 + 0.15 * length) * torch.tensor([math.sin(angle), math.cos(angle)]).double()
                 _paint(hole, start, start + stroke, radius)
                 start = (start + stroke).clamp(min=0).minimum(torch.tensor(shape) - 1)
                 if hole.sum() >= coverage * hole.numel():

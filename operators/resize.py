@@ -34,14 +34,14 @@ def resize_matrix(n: int, m: int, method: str) -> Tensor:
     Sample i of the result lies at (i + 1/2) n / m. The filter is stretched by n / m where that exceeds one, which is the
     antialiasing, cut off at the edges of the signal and normalised there.
     """
-    kernel, reach = FILTERS[method]
+    kernel, support = FILTERS[method]
     scale = n / m
     stretch = max(scale, 1.0)
     centre = (torch.arange(m, dtype=torch.float64)[:, None] + 0.5) * scale
     position = torch.arange(n, dtype=torch.float64) + 0.5
     weights = kernel((position - centre) / stretch)
-    # Pillow takes whole samples: from the nearest to centre - reach up to the nearest to centre + reach
-    first, last = (centre - reach * stretch + 0.5).floor(), (centre + reach * stretch + 0.5).floor()
+    # Pillow takes whole samples: from the nearest to centre - support up to the nearest to centre + support
+    first, last = (centre - support * stretch + 0.5).floor(), (centre + support * stretch + 0.5).floor()
     weights = torch.where((position > first) & (position < last), weights, 0)
     return weights / weights.sum(1, keepdim=True)
 

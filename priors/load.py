@@ -50,22 +50,22 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
     if path.parent == WEIGHTS and not isinstance(name_or_path, Path):
         _require_checksum(path)
     tensors, about = read(path)
-    twin = about["network"] != "UNet"
+    small = about["network"] != "UNet"
     try:
         _require_sane(about, len(tensors))
         with torch.device("meta"):  # so that a wrong description cannot ask for memory
-            net = (NETWORKS[about["network"]] if twin else UNet)(**about["options"])
-        facts = {key: about[key] for key in (FACTS[2:] if twin else FACTS)}
+            net = (NETWORKS[about["network"]] if small else UNet)(**about["options"])
+        facts = {key: about[key] for key in (FACTS[2:] if small else FACTS)}
         facts["sampling_rate"] = about.get("sampling_rate", _sampling_rate(about.get("units", "")))
         trained_shape = tuple(int(n) for n in about["shape"])
-        denoiser = None if twin else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
+        denoiser = None if small else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"the description of the network in {path} cannot be used ({type(error).__name__}: {str(error):.300}): "
             "train it again"
         ) from error
     require_fit(net, tensors, path)
-    if twin:
+    if small:
         if shape is not None and tuple(shape) != trained_shape:
             raise OptionError(f"prior '{name_or_path}' has signals of shape {trained_shape} alone, got {tuple(shape)}")
         net = NETWORKS[about["network"]](**about["options"])  # with its tables that are not weights

@@ -42,12 +42,12 @@ def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.n
         return [computed for cell in cells for computed in compute([cell])]
     if first.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(first.device)
-    with _heard() as said:
+    with _heard() as heard:
         problems = [problem_of(cell) for cell in cells]
         results = _solved(cells, [post for post, _ in problems])
     shared, computed = (time.perf_counter() - begin) / len(cells), []
     for cell, result, (_, truth) in zip(cells, results, problems, strict=True):
-        computed.append(_scored(cell, result, truth, said, shared))
+        computed.append(_scored(cell, result, truth, heard, shared))
     return computed
 
 
@@ -72,10 +72,10 @@ def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
 
 
 def _scored(
-    cell: Cell, result: Result, truth: Tensor, said: Sequence[str], seconds: float
+    cell: Cell, result: Result, truth: Tensor, heard: Sequence[str], seconds: float
 ) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":
     begin = time.perf_counter()
-    with _heard() as also_said, torch.no_grad():
+    with _heard() as more, torch.no_grad():
         warn_unexplained(result)
         values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
         calibration = curves.calibration(result, truth)
@@ -90,7 +90,7 @@ def _scored(
         "seconds_of_cell": round(seconds + time.perf_counter() - begin, 4),
         "made_by": {"sampler": repr(result.sampler)},
         "is_of": cell.identities(),
-        "warnings": list(dict.fromkeys([*said, *also_said])),
+        "warnings": list(dict.fromkeys([*heard, *more])),
         "environment": environment(cell.device),
     }
     if calibration is not None:
@@ -102,10 +102,10 @@ def _scored(
 def _heard() -> Iterator[list[str]]:
     """The warnings of the block, once it has ended."""
     sentences: list[str] = []
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
         yield sentences
-    sentences += [str(w.message) for w in said]
+    sentences += [str(w.message) for w in heard]
 
 
 def _cost(result: Result, device: str) -> dict[str, float]:

@@ -68,7 +68,7 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
     # a message that finds its receiver gone, as any may while a cluster ends, is told at this level with a traceback
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     flying: dict[Future, Task] = {}
-    look: Callable[[], None] = _nothing
+    restart: Callable[[], None] = _nothing
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS))
         if executor.kind == "address":
@@ -84,14 +84,14 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
                 chosen = environments(executor.count, device)[: len(tasks)]
                 workers = Workers(cluster.scheduler_address, chosen, device, security)
                 stack.callback(workers.stop)
-                look = workers.restart
+                restart = workers.restart
             else:
                 cluster = slurm(device, store.folder)
                 stack.callback(cluster.keys.cleanup)
                 stack.enter_context(cluster)
                 cluster.scale(jobs=executor.count or 1)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        yield from _through(client, tasks, flying, store, device, executor, look)
+        yield from _through(client, tasks, flying, store, device, executor, restart)
 
 
 def _nothing() -> None:
@@ -123,7 +123,7 @@ def _through(
     store: Store,
     device: str,
     executor: Executor,
-    look: Callable[[], None],
+    restart: Callable[[], None],
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
     from distributed import KilledWorker
@@ -135,7 +135,7 @@ def _through(
     try:
         while waiting or flying:
             if time.monotonic() - looked > LOOK:
-                look()
+                restart()
                 found = client.scheduler_info()["workers"].values()
                 gpus = device == "cuda" and any("GPU" in worker.get("resources", {}) for worker in found)
                 workers, looked = len(found), time.monotonic()

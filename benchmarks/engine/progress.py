@@ -20,8 +20,8 @@ class Progress:
 
     def __init__(self, total: int, states: Sequence[str], show: bool) -> None:
         self.total, self.done, self.failed = total, states.count("done"), states.count("failed")
-        self.first, self.said = self.done + self.failed, time.monotonic()
-        self.begin, self.counted = self.said, 0  # cells since then
+        self.first, self.shown_at = self.done + self.failed, time.monotonic()
+        self.begin, self.counted = self.shown_at, 0  # cells since then
         self.show, self.bar = show, None
         if show and sys.stderr.isatty():
             from tqdm.auto import tqdm
@@ -49,11 +49,11 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self.failed} failed", refresh=False)
             self.bar.update()
-        elif self.show and time.monotonic() - self.said > SAY:
+        elif self.show and time.monotonic() - self.shown_at > SAY:
             self._say()
 
     def _say(self) -> None:
-        self.said = time.monotonic()
+        self.shown_at = time.monotonic()
         left = self.total - self.done - self.failed
-        time_left = f", {duration(left * (self.said - self.begin) / self.counted)} left" if self.counted else ""
+        time_left = f", {duration(left * (self.shown_at - self.begin) / self.counted)} left" if self.counted else ""
         print(f"invgen: {self.done} done, {self.failed} failed, {left} remaining{time_left}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ __all__ = ["Exact"]
 
 @dataclass(frozen=True)
 class Exact(Sampler):
-    """Draws from the exact posterior where the prior knows it (GaussianMixture and its kin): the best that can be done."""
+    """Draws from the exact posterior where the prior knows it (GaussianMixture and subclasses): the best possible."""
 
     steps: ClassVar[int] = 1
     schedule: ClassVar[tuple] = ()

@@ -95,8 +95,8 @@ def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
     prior, of_prior = prior_of(cell.prior, cell.size, cell.rescale, cell.device)
     A, of_operator = operator_of(cell.operator, tuple(prior.shape), tuple(prior.value_range), cell.device)
     of_image = signals.identity_of(cell.source, prior, of_prior.name)
-    said = (f"prior {cell.prior}", f"operator {cell.operator}", f"image {cell.source}")
-    for what, here, expected in zip(said, (of_prior, of_operator, of_image), cell.is_of, strict=True):
+    named = (f"prior {cell.prior}", f"operator {cell.operator}", f"image {cell.source}")
+    for what, here, expected in zip(named, (of_prior, of_operator, of_image), cell.is_of, strict=True):
         if here.name != expected.name:
             raise FileError(f"the {what} has changed since the run began; start it again")
         if not here.is_like(expected.values):

@@ -163,11 +163,11 @@ def images(suite: Suite, value: Any, place: Place) -> list[tuple[str, str, Place
     for item, where in items(suite, value, place):
         given = item if isinstance(item, Mapping) else {"source": item}
         given = keys(suite, given, where, ("source", "limit"), ("source",))
-        said = text(suite, given["source"], where, f"prior, a folder, a file, or one of {', '.join(signals.SHIPPED)}")
+        wanted = text(suite, given["source"], where, f"prior, a folder, a file, or one of {', '.join(signals.SHIPPED)}")
         limit = whole(suite, given["limit"], (*where, "limit"), 1) if "limit" in given else None
-        if limit and said.startswith(signals.DRAWN):
+        if limit and wanted.startswith(signals.DRAWN):
             few(suite, limit, (*where, "limit"), f"{limit} draws of the prior")
-        found += [(n, source, where) for n, source in suite.attempt(where, signals.sources, said, suite.folder, limit)]
+        found += [(n, source, where) for n, source in suite.attempt(where, signals.sources, wanted, suite.folder, limit)]
     seen = [n for n, _, _ in found]
     # one name, one image: where two folders have the same file names, the whole path tells them apart
     return [(n if seen.count(n) == 1 else source, source, where) for n, source, where in found]

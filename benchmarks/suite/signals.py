@@ -32,11 +32,11 @@ SAMPLER = "Heun(steps=32)"  # that draws from a diffusion prior, which has no ex
 _drawn: "WeakKeyDictionary[Prior, dict[int, Tensor]]" = WeakKeyDictionary()
 
 
-def sources(said: str, folder: Path, limit: int | None = None) -> list[tuple[str, str]]:
+def sources(spec: str, folder: Path, limit: int | None = None) -> list[tuple[str, str]]:
     """(name, source) of what a suite calls its data: "prior", a shipped set or one of it, a folder, or a file's address.
 
     Args:
-        said: "prior", "photo", "photo/face", "scans/", "head.nii.gz[20:60:5]".
+        spec: "prior", "photo", "photo/face", "scans/", "head.nii.gz[20:60:5]".
         folder: that paths are relative to.
         limit: the first so many.
 
@@ -44,10 +44,10 @@ def sources(said: str, folder: Path, limit: int | None = None) -> list[tuple[str
         OptionError: a shipped set has no such signal.  FileError: there is no such file, folder or slice, or what
             `invgen data` would fetch is not on this machine.
     """
-    kind, _, name = said.partition("/")
+    kind, _, name = spec.partition("/")
     if kind == DRAWN:
         if name and not name.isdigit():
-            raise OptionError(f"a draw of the prior has a number, such as prior/0, got {said!r}")
+            raise OptionError(f"a draw of the prior has a number, such as prior/0, got {spec!r}")
         chosen = [int(name)] if name else range(limit or DRAWS)
         return [(f"{DRAWN}/{k}", f"{DRAWN}:{k}") for k in chosen]
     if kind in SHIPPED:
@@ -56,7 +56,7 @@ def sources(said: str, folder: Path, limit: int | None = None) -> list[tuple[str
             sentence = str(resolve.unknown(f"image of {kind}", name, known))
             raise OptionError(sentence + (f"; `invgen data {kind}` fetches more" if kind in ("ct", "mr") else ""))
         return [(f"{kind}/{n}", f"shipped:{kind}/{n}") for n in ([name] if name else known)][:limit]
-    path, inside, index = reader.address(folder / Path(said).expanduser())
+    path, inside, index = reader.address(folder / Path(spec).expanduser())
     if path.is_dir():
         found = [(str(p.relative_to(path)), str(p.resolve())) for p in image_files(path)]
         if not found:

@@ -60,8 +60,8 @@ def _load(path: Path) -> np.ndarray:
     except InvgenError:
         raise
     except Exception as error:  # numpy raises ValueError, tokenize.TokenError, struct.error, ...
-        said = " ".join(str(error).split())[:300]
-        raise FileError(f"{path} is damaged or cut off ({said}); save it again with numpy.save") from error
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} is damaged or cut off ({reason}); save it again with numpy.save") from error
 
 
 def _npy_head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -99,8 +99,8 @@ def read_npz(path: Path, name: str | None) -> Signal:
     except InvgenError:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds: encrypted, of an unknown compression, damaged
-        said = " ".join(str(error).split())[:300]
-        raise FileError(f"{path} is damaged or cut off ({said}); save it again with numpy.savez") from error
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} is damaged or cut off ({reason}); save it again with numpy.savez") from error
     return array_signal(array, f"{path}:{chosen}", note_of(name, chosen, list(shapes)))
 
 

@@ -52,20 +52,20 @@ def read_dicom(path: Path, modality: str | None = None) -> Scan:
     except InvgenError as error:
         raise error if str(path) in str(error) else FileError(f"{path} {error}") from None
     except Exception as error:  # pydicom raises many kinds, for missing elements, codecs and short data
-        said = " ".join(str(error).split())[:300]
-        raise FileError(f"{path} has no picture that pydicom can read ({said}); export it whole, uncompressed") from error
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} has no picture that pydicom can read ({reason}); export it whole, uncompressed") from error
     if scan.values.size == 0 or not np.isfinite(scan.values).all():
         raise FileError(f"{path} has no values, or some that are not finite (NaN or infinite); expected slices")
     return scan
 
 
 def _scan(dataset: Any, modality: str | None) -> Scan:
-    said = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     frames = int(dataset.get("NumberOfFrames") or 1)
     named = dataset.get("PatientID") or dataset.get("SeriesInstanceUID")
     facts: dict[str, Any] = {"volume": frames > 1, "patient": str(named) if named else None}
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or said == "PALETTE COLOR":
-        values, note = _coloured(dataset, said)
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric == "PALETTE COLOR":
+        values, note = _coloured(dataset, photometric)
         spacing, notes = _spacing(dataset, frames)
         return _upright(dataset, frames, values, spacing, [*notes, note], "unit", facts)
     kind = modality or str(dataset.get("Modality", ""))
@@ -84,7 +84,7 @@ def _scan(dataset: Any, modality: str | None) -> Scan:
             what = "it is a screenshot" if _is_capture(dataset) else "it has no slope and intercept for them"
             what = f"its values are {rescaled}" if rescaled else what
             notes.append(f"it is a CT, not in Hounsfield units: {what}")
-        if said == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        if photometric == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
             values = _inverted(dataset, values, padding, notes)
     if padding.any():
         rest = values[~padding]
@@ -97,18 +97,18 @@ def _scan(dataset: Any, modality: str | None) -> Scan:
 # -- values --------------------------------------------------------------------------------------------------------------
 
 
-def _coloured(dataset: Any, said: str) -> tuple[np.ndarray, str]:
+def _coloured(dataset: Any, photometric: str) -> tuple[np.ndarray, str]:
     """(frames, 3, rows, columns) of 0 to 1, and what was done."""
     pixels = dataset.pixel_array  # pydicom turns YBR into RGB
-    if said == "PALETTE COLOR":
+    if photometric == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
 
         pixels = apply_color_lut(pixels, dataset)
         full, note = float(np.iinfo(pixels.dtype).max), "its palette was applied"
-    elif said in COLOURS and pixels.shape[-1] == 3:
-        full, note = 2.0 ** int(dataset.BitsStored) - 1, f"its colours ({said}) were read as red, green and blue"
+    elif photometric in COLOURS and pixels.shape[-1] == 3:
+        full, note = 2.0 ** int(dataset.BitsStored) - 1, f"its colours ({photometric}) were read as red, green and blue"
     else:
-        raise FileError(f"is a colour DICOM file in {said}, expected {', '.join(COLOURS)} or PALETTE COLOR")
+        raise FileError(f"is a colour DICOM file in {photometric}, expected {', '.join(COLOURS)} or PALETTE COLOR")
     pixels = pixels.reshape(-1, *pixels.shape[-3:])[..., :3]
     return np.moveaxis(pixels.astype(np.float32) / np.float32(full), -1, 1), note
 
@@ -136,8 +136,8 @@ def _rescaled(dataset: Any, stored: np.ndarray, notes: list[str]) -> tuple[np.nd
     kinds = {kind for *_, kind in found}
     hounsfield = kinds == {"HU"} and not _is_capture(dataset)
     slopes, intercepts = ({one[i] for one in found} for i in (0, 1))
-    said = f"slope {_range(slopes)} and intercept {_range(intercepts)}"
-    notes.append(f"its {said} were applied" + (", which gives Hounsfield units" if hounsfield else ""))
+    rescale = f"slope {_range(slopes)} and intercept {_range(intercepts)}"
+    notes.append(f"its {rescale} were applied" + (", which gives Hounsfield units" if hounsfield else ""))
     return values, "" if kinds == {"HU"} else "/".join(sorted(kinds)), hounsfield
 
 
@@ -206,12 +206,12 @@ def _spacing(dataset: Any, frames: int) -> tuple[tuple[float, float] | None, lis
     found = [(_group(dataset, k, "PixelMeasuresSequence") or dataset).get("PixelSpacing") for k in _each(dataset, frames)]
     if len({str(one) for one in found}) > 1:
         return None, ["its frames have pixels of several sizes"]
-    said, notes = found[0], []
-    if not said and (said := dataset.get("ImagerPixelSpacing")):
+    spacing, notes = found[0], []
+    if not spacing and (spacing := dataset.get("ImagerPixelSpacing")):
         notes.append("the size of its pixels is that at the detector")
-    if not said:
+    if not spacing:
         return None, []
-    row, column = (float(v) for v in said)
+    row, column = (float(v) for v in spacing)
     return ((row, column), notes) if 0 < row < math.inf and 0 < column < math.inf else (None, [])
 
 

@@ -30,13 +30,13 @@ def read_hdf5(path: Path, name: str | None) -> Signal:
 
     datasets: dict[str, Any] = {}
 
-    def look(key: str, thing: object) -> None:
+    def visit(key: str, thing: object) -> None:
         if isinstance(thing, h5py.Dataset):
             datasets[f"/{key}"] = thing
 
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(look)  # which follows no link to another place or file
+            file.visititems(visit)  # which follows no link to another place or file
             shapes = {key: found for key, thing in datasets.items() if (found := _shape(thing)) is not None}
             fastmri = name is None and "/kspace" in datasets
             if name is None:
@@ -49,8 +49,8 @@ def read_hdf5(path: Path, name: str | None) -> Signal:
     except InvgenError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, ...
-        said = " ".join(str(error).split())[:300]
-        raise FileError(f"{path} is damaged or cut off ({said}); write it again with h5py") from error
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} is damaged or cut off ({reason}); write it again with h5py") from error
     if fastmri and chosen in FASTMRI:
         note = f"it is a fastMRI file, of which the reconstruction {chosen} was read, not /kspace"
         values = single(array, f"{path}:{chosen}")

@@ -69,8 +69,8 @@ def scan_signal(scan: Scan) -> Signal:
     values, notes = mapped(scan.values, scan.scale, low, high), list(scan.notes)
     if scan.scale == "magnitude":
         notes.append(f"its values of 0 to {high:g} (the 99.5th percentile) became grey levels of 0 to 1, others clipped")
-        if share := float((scan.values < 0).mean()):
-            notes.append(f"{max(share, 1e-3):.1%} of its values lie below 0 and became 0")
+        if fraction := float((scan.values < 0).mean()):
+            notes.append(f"{max(fraction, 1e-3):.1%} of its values lie below 0 and became 0")
     elif scan.scale == "grey":
         notes.append(
             f"its values of {low:g} to {high:g} (0.5th to 99.5th percentile) became grey levels of 0 to 1, others clipped"

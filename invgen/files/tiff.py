@@ -38,8 +38,8 @@ def read_tiff(path: Path) -> Signal:
     except InvgenError:
         raise
     except Exception as error:  # tifffile raises many kinds
-        said = " ".join(str(error).split())[:300]
-        raise FileError(f"{path} is damaged or cut off ({said}); fetch or export it again") from error
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} is damaged or cut off ({reason}); fetch or export it again") from error
 
 
 def _signal(path: Path, every: list[Any]) -> Signal:
@@ -71,8 +71,8 @@ def _require_known(path: Path, page: Any) -> None:
             f"{path} has values of a kind that cannot be read ({page.bitspersample} bits); export it as 16 bits"
         )
     if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR):
-        said = getattr(page.photometric, "name", page.photometric)
-        raise FileError(f"{path} has colours of kind {said}, expected grey, RGB or a palette; convert it first")
+        colours = getattr(page.photometric, "name", page.photometric)
+        raise FileError(f"{path} has colours of kind {colours}, expected grey, RGB or a palette; convert it first")
 
 
 # -- pixels --------------------------------------------------------------------------------------------------------------
@@ -109,8 +109,10 @@ def _by_pillow(path: Path, page: Any) -> np.ndarray:
                 return np.asarray(file.convert("RGB") if file.mode == "YCbCr" else file)
     except (Image.DecompressionBombError, Image.UnidentifiedImageError):
         pass
-    said = getattr(page.compression, "name", page.compression)
-    raise MissingExtraError(f"reading {path}, whose compression is {said}, needs imagecodecs: pip install imagecodecs")
+    compression = getattr(page.compression, "name", page.compression)
+    raise MissingExtraError(
+        f"reading {path}, whose compression is {compression}, needs imagecodecs: pip install imagecodecs"
+    )
 
 
 def _check_segments(path: Path, page: Any) -> None:
@@ -166,11 +168,11 @@ def _scaled(path: Path, page: Any, array: np.ndarray, notes: list[str]) -> tuple
 def _turned(page: Any, array: np.ndarray, notes: list[str]) -> np.ndarray:
     """The first pixel at the upper left, as the orientation of the file says."""
     tag = page.tags.get(ORIENTATION)
-    said = int(tag.value) if tag is not None else 1
-    exchange, rows, columns = TURNS.get(said, TURNS[1])
+    orientation = int(tag.value) if tag is not None else 1
+    exchange, rows, columns = TURNS.get(orientation, TURNS[1])
     array = array.swapaxes(-1, -2) if exchange else array
     array = array[..., ::-1, :] if rows else array
     array = array[..., ::-1] if columns else array
-    if said in TURNS and said != 1:
-        notes.append(f"it was turned as it says (orientation {said})")
+    if orientation in TURNS and orientation != 1:
+        notes.append(f"it was turned as it says (orientation {orientation})")
     return array

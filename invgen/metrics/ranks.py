@@ -49,7 +49,7 @@ def region_ranks(
 
     The centre is the mean of samples and truth together, and so is the standard deviation of each value in which
     distances are measured (scale=True): truth and samples are treated alike, which keeps the rank exactly uniform for a
-    calibrated posterior. The ellipsoid around the centre that holds a share of the samples is a joint credible region.
+    calibrated posterior. The ellipsoid around the centre that holds a fraction of the samples is a joint credible region.
 
     Args:
         samples: (num_samples, *batch, *shape).
@@ -145,7 +145,7 @@ def rank_histogram(
 
 @dataclass(frozen=True)
 class CoverageCurve:
-    """The share of truths within the credible region of each level, with the simultaneous band of calibrated samples.
+    """The fraction of truths within the credible region of each level, with the simultaneous band of calibrated samples.
 
     Attributes:
         level, coverage, low, high: (K,), levels from 1 / (num_samples + 1) to 1.
@@ -177,7 +177,7 @@ class CoverageCurve:
 def coverage_curve(
     ranks: Tensor, num_samples: Count, *, confidence: Level = 0.95, bootstrap: Index = 0, seed: Seed = 0
 ) -> CoverageCurve:
-    """The distribution function of ranks, (N,): at level k / (num_samples + 1), the share of ranks below k.
+    """The distribution function of ranks, (N,): at level k / (num_samples + 1), the fraction of ranks below k.
 
     For ranks of `region_ranks` that is the coverage of credible regions; for those of `sbc_ranks` of lower intervals, and
     the test is that of discrete uniformity of Saeilynoja et al. (2022).
@@ -217,7 +217,7 @@ def tarp(
     """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
 
     Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
-    inference" (ICML 2023): the share of simulations in which fewer than a fraction `level` of the samples lie
+    inference" (ICML 2023): the fraction of simulations in which fewer than a fraction `level` of the samples lie
     nearer to the reference than the truth. The diagonal if calibrated; an S around it if too narrow or too wide, or
     biased by about their spread. References that do not look at the measurement cannot tell the prior from the posterior:
     `invgen.calibrate` has a quantity that does.

@@ -191,15 +191,15 @@ def check_maker(found: Any, base: type, kind: str, spec: str) -> Callable[..., A
     of = getattr(found, "__self__", None)
     if inspect.isclass(of) and issubclass(of, base):  # an alternative constructor, such as Mask.random
         return found
-    said, own = returned(function), origin(found) == "own"
-    if not said and not own:
+    annotated, own = returned(function), origin(found) == "own"
+    if not annotated and not own:
         raise OptionError(
             f"{spec} is a function of an installed package that does not say what it makes; {expected}, "
             f"annotated with -> {base.__name__}"
         )
-    if said and not any(issubclass(c, base) or (own and issubclass(base, c)) for c in said):
+    if annotated and not any(issubclass(c, base) or (own and issubclass(base, c)) for c in annotated):
         raise OptionError(
-            f"{spec} makes {' or '.join(c.__name__ for c in said)}, as its annotation says, expected {wanted}"
+            f"{spec} makes {' or '.join(c.__name__ for c in annotated)}, as its annotation says, expected {wanted}"
         )
     return found
 

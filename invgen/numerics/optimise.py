@@ -58,7 +58,7 @@ def minimise(
         lr: of Adam; None for L-BFGS, which needs no length of step.
         floor: (B,); a row whose value has come down to it stays where it is.
         size: typical size of the entries of z, which sets the first step of L-BFGS.
-        factor: of Adam's lr, at a share of the steps from 0 to 1.
+        factor: of Adam's lr, at a fraction of the steps from 0 to 1.
         project: applied to z after each step of Adam.
     """
     if lr is None:

@@ -209,13 +209,13 @@ class FanBeamCT(Tomography):
                 sampler.
         """
         weight = _fbp.angle_weights(self.angles, 2 * math.pi)
-        share = torch.full((len(self.angles), 1), 0.5, dtype=torch.float64)  # a full turn sees each ray twice
+        fraction = torch.full((len(self.angles), 1), 0.5, dtype=torch.float64)  # a full turn sees each ray twice
         if abs(weight.sum() - 2 * math.pi) > 1e-6:
-            share = torch.from_numpy(_fbp.parker_weights(self.angles, *self._fan_angles(), float(np.median(weight))))
+            fraction = torch.from_numpy(_fbp.parker_weights(self.angles, *self._fan_angles(), float(np.median(weight))))
         distance = self.source_origin + self.origin_det
         virtual = torch.from_numpy(self._along() * self.source_origin / distance)
         cosine = self.source_origin / torch.hypot(virtual, torch.tensor(self.source_origin, dtype=virtual.dtype))
-        rays = y.reshape(-1, len(self.angles), self.det_count) * (share * cosine).to(y)
+        rays = y.reshape(-1, len(self.angles), self.det_count) * (fraction * cosine).to(y)
         q = _fbp.ramp_filter(rays, self.spacing, filter_name)
         x, up = _pixel_centres(self.size, self.pixel_size)
         t = torch.from_numpy(self.angles)[:, None]

@@ -51,8 +51,8 @@ class AzulaDenoiser(ConditionalDenoiser):
         table, t, log_alpha = (values.to(sigma.device) for values in self._tables)
         log = sigma.double().log()
         k = torch.searchsorted(table, log).clamp(1, len(table) - 1)
-        share = ((log - table[k - 1]) / (table[k] - table[k - 1])).clamp(0, 1)
-        return torch.lerp(t[k - 1], t[k], share), torch.lerp(log_alpha[k - 1], log_alpha[k], share).exp()
+        weight = ((log - table[k - 1]) / (table[k] - table[k - 1])).clamp(0, 1)
+        return torch.lerp(t[k - 1], t[k], weight), torch.lerp(log_alpha[k - 1], log_alpha[k], weight).exp()
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))

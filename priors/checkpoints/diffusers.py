@@ -215,7 +215,7 @@ def descriptions(model: str | Path, revision: str | None) -> tuple[Path, str | N
     return folder, commit
 
 
-def said(model: str | Path, commit: str | None) -> str:
+def described(model: str | Path, commit: str | None) -> str:
     """Returns the source of a prior in words, for `prior.read_from`."""
     return f"{model}, commit {commit}" if commit and not Path(model).is_dir() else str(model)
 

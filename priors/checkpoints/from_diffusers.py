@@ -11,12 +11,12 @@ from invgen.priors.checkpoints.diffusers import (
     AUTOENCODERS,
     NETWORKS,
     DiffusersDenoiser,
+    described,
     descriptions,
     first,
     read_json,
     read_network,
     reading,
-    said,
 )
 from invgen.priors.wrappers.from_network import takes_data
 from invgen.validation.arguments import checked
@@ -100,5 +100,5 @@ def from_diffusers(
                 raise UnsupportedError(f"diffusers {diffusers.__version__} has no scheduler {config.get('_class_name')!r}")
             scheduler = maker.from_config(config)
     prior = DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)
-    prior.read_from = said(model, revision)
+    prior.read_from = described(model, revision)
     return prior

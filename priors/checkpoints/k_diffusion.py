@@ -99,15 +99,15 @@ def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn
     sides = [int(side) for side in patch] if isinstance(patch, Sequence) else [int(patch)] * 2
     if kind == "image_transformer_v1":
         net: TransformerV1 | TransformerV2 = TransformerV1(shapes, sides)
-        found, said = [len(net.blocks)], [options["depth"]]
+        found, stated = [len(net.blocks)], [options["depth"]]
     else:
         depths = list(options["depths"])
         # k-diffusion's default, all but the last level over neighbourhoods
         attention = options.get("self_attns") or [{"type": "neighborhood"}] * (len(depths) - 1) + [{"type": "global"}]
         net = TransformerV2(shapes, sides, attention)
         levels = (*net.down_levels, net.mid_level, *net.up_levels)
-        found, said = [len(level) for level in levels], [*depths, *depths[:-1]]
-    if (found, len(net.mapping.blocks)) != (said, options.get("mapping_depth", 2)):
+        found, stated = [len(level) for level in levels], [*depths, *depths[:-1]]
+    if (found, len(net.mapping.blocks)) != (stated, options.get("mapping_depth", 2)):
         raise ValueError(f"there are {found} layers, and {len(net.mapping.blocks)} that map the noise level")
     return net
 

@@ -18,13 +18,13 @@ from invgen.errors import OptionError, ShapeError, UnsupportedError, WeightsErro
 from invgen.priors.checkpoints.diffusers import (
     AUTOENCODERS,
     DiffusersDenoiser,
+    described,
     descriptions,
     network_stride,
     parametrisation,
     read_json,
     read_network,
     reading,
-    said,
 )
 from invgen.priors.checkpoints.text import ENCODE, TEXT_ENCODERS, LatentConsistency, Prompts, TextDenoiser, TextEmbedding
 from invgen.priors.wrappers.from_network import Call, NetworkDenoiser, takes_data
@@ -84,7 +84,7 @@ def from_pipeline(
     if isinstance(model, str | Path):
         title, source = str(model), str(model)
         parts = _read(model, scheduler is None, files)
-        read_from = said(model, files["revision"])
+        read_from = described(model, files["revision"])
     else:
         if any(v is not None for v in files.values()):
             raise OptionError("dtype, variant and revision are for files; this pipeline has been built")

@@ -172,7 +172,7 @@ def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence
     return Material(views(train), views(kept) if kept else None, sources)
 
 
-def split(items: Sequence[Item], share: float = 0.1) -> tuple[list[Item], list[Item]]:
+def split(items: Sequence[Item], fraction: float = 0.1) -> tuple[list[Item], list[Item]]:
     """Those to train on and those held out: what lies in a folder val or test, else a tenth drawn once, at least one."""
     kept = [item for item in items if item.kept_out]
     if kept and len(kept) < len(items):
@@ -180,7 +180,7 @@ def split(items: Sequence[Item], share: float = 0.1) -> tuple[list[Item], list[I
     if len(items) < 2:
         return list(items), []
     order = torch.randperm(len(items), generator=Generator().manual_seed(0)).tolist()
-    chosen = set(order[: max(1, round(share * len(items)))])
+    chosen = set(order[: max(1, round(fraction * len(items)))])
     return [i for k, i in enumerate(items) if k not in chosen], [i for k, i in enumerate(items) if k in chosen]
 
 

@@ -96,8 +96,8 @@ class MRViews:
         turn, shear, stretch = normal[0] * math.radians(8), normal[1] * 0.03, normal[2] * 0.05
         turn = turn + (math.pi / 2 if quarter < 0.2 else 0.0)
         matrix = torch.stack([torch.stack([turn.cos(), -turn.sin() + shear]), torch.stack([turn.sin(), turn.cos()])])
-        reach = torch.tensor([[field / width], [field / height]], dtype=matrix.dtype)
-        matrix = matrix * torch.stack([stretch.exp(), (-stretch).exp()]) * reach
+        extent = torch.tensor([[field / width], [field / height]], dtype=matrix.dtype)
+        matrix = matrix * torch.stack([stretch.exp(), (-stretch).exp()]) * extent
         free = [max(side - field, 0.0) / side + 0.08 for side in (width, height)]
         shift = torch.tensor([(2 * u - 1) * f for u, f in zip((a, b), free, strict=True)])
         # Twice as fine as the view, then averaged, so that a coarser view does not alias.

@@ -21,7 +21,7 @@ MARGIN = 1.5  # how far the error of a trained network may lie above that of the
 RELATIVE = 0.05  # how precisely, relative to the noise, a network knows it at least
 SLOPE = 0.1  # how far from 1 the regression of the noise on the predicted noise may lie; the shipped priors: 0.02
 LEAST = 0.1  # from this noise on, relative to the signals: below, trained networks do not reach that
-EXCESS = 0.15  # share of the signals' variance that D may add of its own; the shipped priors: 0.05 at most
+EXCESS = 0.15  # fraction of the signals' variance that D may add of its own; the shipped priors: 0.05 at most
 MIDDLE = (0.3, 1.0)  # levels that a trusted range contains, in standard deviations of the signals
 LEVELS = 14
 
@@ -35,7 +35,7 @@ class Level:
         linear: sigma^2 v / (sigma^2 + v), the error of one gain for all values, v their variance: the best D errs no more.
         residual: the standard deviation of (x - D) / sigma, the predicted noise: at most 1, and about 1 for large sigma.
         slope: the regression of the noise on the predicted noise: 1 for E[x_0 | x], below 1 if too much is taken away.
-        excess: E (D - m)(D - x_0) / v, 0 for E[x_0 | x]: what D makes up, as a share of v; chance is the standard error.
+        excess: E (D - m)(D - x_0) / v, 0 for E[x_0 | x]: what D makes up, as a fraction of v; chance is the standard error.
     """
 
     sigma: float
