@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.messages import warn
 from invgen.validation.arguments import checked_class
 from invgen.validation.hints import Positive, check, shown
 
@@ -154,6 +155,12 @@ class Poisson(Noise):
         return f"Poisson(gain={self.gain:g})"
 
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        dark = (clean < -self.gain).double().mean().item()
+        if dark:
+            warn(
+                f"{dark:.0%} of the clean values are below zero, down to {clean.min():g}, and Poisson counts them as zero: put "
+                "the prior in units that start at zero, prior.rescaled(scale, shift) or --rescale SCALE SHIFT"
+            )
         return self.gain * torch.poisson(clean.clamp(min=0) / self.gain, generator=generator)
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from invgen.errors import OptionError, ShapeError
 from invgen.noise import Gaussian, Noise
 
+MOST = 1e15  # photons of a pixel that can be drawn one by one: beyond, torch.poisson gives no counts
 RARE = 18.0  # nats below the top of a ray's likelihood from which on it falls as a square: six standard deviations
 
 
@@ -48,7 +49,14 @@ class TransmissionPoisson(Noise):
         return self.I0 * torch.exp(-clean) + self.background
 
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        counts = torch.poisson(self.mean(clean), generator=generator)
+        mean = self.mean(clean)
+        if not bool((mean <= MOST).all()):
+            raise OptionError(
+                f"line integrals down to {clean.min():.3g} let more photons out than came in, {mean.max():.3g} in a pixel: "
+                "attenuation is not below zero; put the prior in units of attenuation, prior.rescaled(scale, shift) or "
+                "--rescale SCALE SHIFT"
+            )
+        counts = torch.poisson(mean, generator=generator)
         if self.electronic:
             normal = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device, generator=generator)
             counts = counts + self.electronic * normal

@@ -138,6 +138,7 @@ def natural_size(signal: reader.Signal, prior: Prior, resize: bool = True) -> tu
 def classical(post: Posterior) -> tuple[str, Tensor] | None:
     """A reconstruction without a learned prior: filtered backprojection for CT, for other linear operators the posterior
     mean under a Gaussian prior of the same mean and variance (Tikhonov), none otherwise. (its name, (*batch, *shape))."""
+    post = post.reduced()  # of photon counts, their line integrals
     A, prior = post.A, post.prior
     with torch.no_grad():
         if hasattr(A, "fbp"):

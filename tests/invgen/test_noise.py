@@ -91,7 +91,8 @@ def test_poisson(gain):
 def test_poisson_at_zero_light():
     clean = torch.tensor([[0.0, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     noise = Poisson(0.5)
-    assert (noise.sample(clean.detach())[0, :2] == 0).all()
+    with pytest.warns(UserWarning, match="below zero"):
+        assert (noise.sample(clean.detach())[0, :2] == 0).all()
     assert (noise.std(clean) >= 0.5).all()
     log = noise.log_prob(torch.tensor([[0.0, 0.0, 2.0]], dtype=torch.float64), clean)
     (grad,) = torch.autograd.grad(log.sum(), clean)
@@ -214,3 +215,10 @@ def test_samplers_of_gaussian_noise_refuse_a_loss():
     post = Posterior(GaussianPrior(3), Matrix(torch.eye(2, 3), (3,)), Energy(half_square), torch.zeros(2))
     with pytest.raises(UnsupportedError, match="PiGDM needs Gaussian noise, got Energy; samplers that fit: .*DPS"):
         samplers.PiGDM()(post)
+
+
+def test_poisson_tells_of_signals_below_zero():
+    clean = torch.linspace(-1, 1, 100)[None]
+    with pytest.warns(UserWarning, match=r"50% of the clean values are below zero, down to -1, .* --rescale"):
+        y = Poisson(0.01).sample(clean, torch.Generator().manual_seed(0))
+    assert (y[:, :49] == 0).all() and y[:, -1] > 0.5

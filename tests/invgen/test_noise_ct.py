@@ -139,3 +139,13 @@ def test_many_photons_read_alike_from_everywhere():
         z, near = law.near(lines, torch.full((1, 2), at, dtype=torch.float64), torch.full((1, 1), 1.0, dtype=torch.float64))
         # the shift is of the order of var(p) times the pull, 6 / 1e5
         assert torch.allclose(z, lines, atol=1e-4) and torch.allclose(near.sigma, law.sigma, rtol=1e-3)
+
+
+def test_signals_below_zero_are_no_attenuation():
+    """Signals of [-1, 1] along 128 pixels gave -9e18 counts, and the error blamed the file."""
+    with pytest.raises(OptionError, match=r"line integrals down to -90 let more photons out than came in, .* --rescale"):
+        TransmissionPoisson(1e4).sample(torch.tensor([[0.5, -90.0]]))
+    with pytest.raises(OptionError, match="line integrals"):
+        TransmissionPoisson(1e4).sample(torch.tensor([[0.5, float("nan")]]))
+    counts = TransmissionPoisson(1e4).sample(torch.tensor([[0.5, -0.01]]), torch.Generator().manual_seed(0))
+    assert (counts > 0).all()  # noise and overshoot may make a ray brighter than the beam
