@@ -4,6 +4,7 @@ Names load on first use, so that `import invgen` costs nothing and the command l
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -61,12 +62,70 @@ _MODULES = ("operators", "priors", "samplers", "metrics", "benchmarks", "linalg"
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"invgen.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"invgen.{name}")
-    raise AttributeError(f"module 'invgen' has no attribute {name!r}")
+# For editors and type checkers, the same names as in the list above: tests/test_typing.py compares the two.
+if TYPE_CHECKING:
+    from invgen import benchmarks as benchmarks
+    from invgen import linalg as linalg
+    from invgen import metrics as metrics
+    from invgen import operators as operators
+    from invgen import plots as plots
+    from invgen import priors as priors
+    from invgen import samplers as samplers
+    from invgen.conditional import ClassifierFree as ClassifierFree
+    from invgen.conditional import Conditional as Conditional
+    from invgen.conditional import ConditionalDenoiser as ConditionalDenoiser
+    from invgen.cost import Cost as Cost
+    from invgen.diffusion import Denoiser as Denoiser
+    from invgen.diffusion import Prior as Prior
+    from invgen.diffusion import noise_levels as noise_levels
+    from invgen.diffusion import step as step
+    from invgen.errors import CallError as CallError
+    from invgen.errors import CheckError as CheckError
+    from invgen.errors import DivergedError as DivergedError
+    from invgen.errors import FileError as FileError
+    from invgen.errors import InvgenError as InvgenError
+    from invgen.errors import MissingExtraError as MissingExtraError
+    from invgen.errors import MissingWeightsError as MissingWeightsError
+    from invgen.errors import OperatorError as OperatorError
+    from invgen.errors import OptionError as OptionError
+    from invgen.errors import ShapeError as ShapeError
+    from invgen.errors import UnsupportedError as UnsupportedError
+    from invgen.errors import WeightsError as WeightsError
+    from invgen.forward import LinearOperator as LinearOperator
+    from invgen.forward import Operator as Operator
+    from invgen.forward import SVDOperator as SVDOperator
+    from invgen.inference.calibration import Calibration as Calibration
+    from invgen.inference.calibration import calibrate as calibrate
+    from invgen.inference.checks import check_operator as check_operator
+    from invgen.inference.forecasting import Forecast as Forecast
+    from invgen.inference.forecasting import forecast as forecast
+    from invgen.inference.simulation import sample as sample
+    from invgen.inference.simulation import simulate as simulate
+    from invgen.inference.solve import Result as Result
+    from invgen.inference.solve import solve as solve
+    from invgen.inference.tuning import Tuning as Tuning
+    from invgen.inference.tuning import tune as tune
+    from invgen.noise import Energy as Energy
+    from invgen.noise import Gaussian as Gaussian
+    from invgen.noise import Noise as Noise
+    from invgen.noise import Noiseless as Noiseless
+    from invgen.noise import Poisson as Poisson
+    from invgen.noise_ct import TransmissionPoisson as TransmissionPoisson
+    from invgen.noise_ct import log_transform as log_transform
+    from invgen.numerics.density import bits_per_dim as bits_per_dim
+    from invgen.numerics.density import log_prob as log_prob
+    from invgen.posterior import Posterior as Posterior
+    from invgen.pushforward import Flow as Flow
+    from invgen.pushforward import Generator as Generator
+    from invgen.sampler import Sampler as Sampler
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in _HOME:
+            return getattr(importlib.import_module(f"invgen.{_HOME[name]}"), name)
+        if name in _MODULES:
+            return importlib.import_module(f"invgen.{name}")
+        raise AttributeError(f"module 'invgen' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from invgen.errors import CallError, OptionError
 from invgen.names.spelling import hint as spelled
 from invgen.validation.hints import check, fits, hints_of, shown
 
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
 
-def checked(function: Callable) -> Callable:
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Wraps a function, or the `__init__` of a class, so that its arguments are checked before it runs.
 
     Raises:
@@ -23,7 +27,7 @@ def checked(function: Callable) -> Callable:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = bind(owner_of(function, args), signature, args, kwargs)
         hints = hints_of(function)
         for name, value in bound.arguments.items():
@@ -60,7 +64,7 @@ def checked_class(cls: type) -> None:
             setattr(cls, name, classmethod(checked(method.__func__)))
 
 
-def named(cls: type) -> type:
+def named(cls: C) -> C:
     """Checks the names of the arguments of a dataclass; its `__post_init__` looks at the values."""
     cls.__init__ = _named(cls.__init__)
     return cls
