@@ -33,6 +33,7 @@ test: .venv/installed-test lint
 lint: .venv/installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright --warnings
 
 format: .venv/installed-test
 	$(PY) -m ruff check --fix .
@@ -46,6 +47,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: setup.cfg pyproject.toml $(LOCK) | .venv/bin/python
+	@for wing in operators priors benchmarks; do [ -e invgen/$$wing ] || ln -s ../$$wing invgen/$$wing; done  # an sdist has no links
 	@echo "Installing invgen and its libraries into .venv (about 2 GB, once) ..."
 	@$(call install,.)
 	@touch $@

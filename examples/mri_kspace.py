@@ -40,6 +40,9 @@ class NearlyReal(Denoiser):
     The image is zero outside of `support`, (H, W).
     """
 
+    offset: Tensor
+    support: Tensor
+
     def __init__(self, magnitudes: Denoiser, support: Tensor, grey: float = 0.4) -> None:
         facts = {n: getattr(magnitudes, n) for n in ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")}
         super().__init__((2, *magnitudes.shape[1:]), **facts)

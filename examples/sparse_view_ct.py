@@ -16,6 +16,7 @@ result = invgen.solve(y, A, prior, noise=0.5, sampler=samplers.PiGDM(steps=25), 
 
 fbp = A.fbp(y)
 error, std = (result.mean - x).abs(), result.std
+assert slice_.spacing is not None, "a DICOM slice says how large its pixels are"
 print(f"pixels of {slice_.spacing[0]:.2f} mm; PSNR in dB, data range {prior.value_range}:")
 print(f"  filtered backprojection {metrics.psnr(fbp, x, data_range=2.0):.2f}")
 print(f"  posterior mean          {metrics.psnr(result.mean, x, data_range=2.0):.2f}")

@@ -59,9 +59,6 @@ _HOME = {
 }
 _MODULES = ("operators", "priors", "samplers", "metrics", "benchmarks", "linalg", "plots")
 
-__all__ = ["__version__", *_HOME, *_MODULES]
-
-
 # For editors and type checkers, the same names as in the list above: tests/test_typing.py compares the two.
 if TYPE_CHECKING:
     from invgen import benchmarks as benchmarks
@@ -119,6 +116,7 @@ if TYPE_CHECKING:
     from invgen.pushforward import Generator as Generator
     from invgen.sampler import Sampler as Sampler
 else:
+    __all__ = ["__version__", *_HOME, *_MODULES]
 
     def __getattr__(name: str) -> object:
         if name in _HOME:
@@ -127,6 +125,5 @@ else:
             return importlib.import_module(f"invgen.{name}")
         raise AttributeError(f"module 'invgen' has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -346,20 +346,23 @@ def train(
     from invgen.priors.training.digits_family import train as twin
     from invgen.priors.training.train import train as denoiser
 
-    if recipe is None and not data:
+    folders = list(data or [])
+    if recipe is not None:
+        if recipe not in (known := [*RECIPES, *TWINS]):
+            raise unknown("recipe", recipe, known)
+        folders = folders or [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
+    elif not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
-    if recipe is not None and recipe not in (known := [*RECIPES, *TWINS]):
-        raise unknown("recipe", recipe, known)
-    folders = list(data) if data else [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
-    if recipe not in TWINS:  # these are too small to gain from it
-        options |= {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
-    elif bfloat16:
-        raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
-    job = twin if recipe in TWINS else denoiser
     try:
-        path = job(recipe, out, folders, tensorboard=tensorboard, **options)
+        if recipe is None or recipe not in TWINS:
+            larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
+            path = denoiser(recipe, out, folders, tensorboard=tensorboard, **options, **larger)
+        elif bfloat16:  # these are too small to gain from it
+            raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
+        else:
+            path = twin(recipe, out, folders, tensorboard=tensorboard, **options)
     except KeyboardInterrupt as error:
         typer.echo(f"invgen: {error or 'interrupted'}", err=True)
         raise typer.Exit(130) from None

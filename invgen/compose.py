@@ -1,7 +1,9 @@
 """Operators made of operators: chains, sums, multiples, stacks, transposes. Structure is kept where mathematics allows."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,17 @@ from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
 from invgen.validation.arguments import checked
 from invgen.validation.hints import check, shown
+
+if TYPE_CHECKING:
+
+    class Operators(nn.ModuleList):
+        """A list of operators; torch types the entries of a ModuleList as modules."""
+
+        def __init__(self, operators: "Iterable[Operator] | Operators") -> None: ...
+        def __iter__(self) -> Iterator[Operator]: ...
+        def __getitem__(self, index: int) -> Operator: ...
+else:
+    Operators = nn.ModuleList
 
 
 def compose(outer: Operator, inner: Operator) -> Operator:
@@ -46,8 +59,9 @@ def add(a: Operator, b: Operator) -> Operator:
     if a.in_shape != b.in_shape or a.out_shape != b.out_shape:
         raise ShapeError(f"A + B needs equal shapes, got {a.extra_repr()} and {b.extra_repr()}")
     _one_field("A + B", [a, b])
-    both_linear = isinstance(a, LinearOperator) and isinstance(b, LinearOperator)
-    return (LinearSum if both_linear else Sum)(a, b)
+    if isinstance(a, LinearOperator) and isinstance(b, LinearOperator):
+        return LinearSum(a, b)
+    return Sum(a, b)
 
 
 def scale(a: Operator, factor: float) -> Operator:
@@ -57,12 +71,13 @@ def scale(a: Operator, factor: float) -> Operator:
     factor = check("c of c * A", factor, float)
     if factor == 0 and isinstance(a, LinearOperator):
         return Zero(a)
-    kind = ScaledSVD if isinstance(a, SVDOperator) else LinearScaled if isinstance(a, LinearOperator) else Scaled
-    return kind(a, factor)
+    if isinstance(a, SVDOperator):
+        return ScaledSVD(a, factor)
+    return LinearScaled(a, factor) if isinstance(a, LinearOperator) else Scaled(a, factor)
 
 
 @checked
-def stack(operators: Sequence[Operator] | nn.ModuleList) -> Operator:
+def stack(operators: Sequence[Operator] | Operators) -> Operator:
     """All the measurements of one signal, each flattened, in one vector of shape (sum of sizes,)."""
     if not len(operators):
         raise OptionError("stack needs at least one operator, got an empty list")
@@ -77,7 +92,7 @@ def _field(dtype: torch.dtype) -> str:
     return "complex" if dtype.is_complex else "real"
 
 
-def _one_field(what: str, operators: Sequence[Operator]) -> None:
+def _one_field(what: str, operators: Iterable[Operator] | Operators) -> None:
     """All operators between real, or all between complex signals and measurements: an adjoint of both is no sum."""
     kinds = list(dict.fromkeys(f"{_field(a.in_dtype)} to {_field(a.out_dtype)}" for a in operators))
     if len(kinds) > 1:
@@ -325,9 +340,9 @@ class LinearSum(LinearOperator):
 class Stack(Operator):
     """Several measurements of one signal, flattened into one vector; `split(y)` gives them back in their shapes."""
 
-    def __init__(self, operators: Sequence[Operator]) -> None:
+    def __init__(self, operators: Sequence[Operator] | Operators) -> None:
         super().__init__(operators[0].in_shape, dtype=operators[0].in_dtype)
-        self.operators = nn.ModuleList(operators)
+        self.operators = Operators(operators)
         self.out_shape, self.out_dtype = (sum(math.prod(a.out_shape) for a in operators),), operators[0].out_dtype
 
     def forward(self, x: Tensor) -> Tensor:
@@ -346,7 +361,8 @@ class LinearStack(Stack, LinearOperator):
         return Stack.forward(self, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return sum(a.adjoint(part) for a, part in zip(self.operators, self.split(y), strict=True))
+        linear = cast("Iterable[LinearOperator]", self.operators)  # `stack` looks
+        return functools.reduce(torch.add, (a.adjoint(part) for a, part in zip(linear, self.split(y), strict=True)))
 
 
 class Transpose(LinearOperator):

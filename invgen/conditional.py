@@ -5,7 +5,7 @@ A conditional prior is a Denoiser like any other, so that every sampler runs on 
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class DenoiserOf(Denoiser):
 class Conditioned(DenoiserOf):
     """p(x | c) of a `ConditionalDenoiser`, with one condition for all samples."""
 
+    given: Tensor | None
+    prior: ConditionalDenoiser
+
     def __init__(self, prior: ConditionalDenoiser, condition: Any) -> None:
         super().__init__(prior)
         self.register_buffer("given", condition if isinstance(condition, Tensor) else None)
@@ -124,7 +127,7 @@ class ClassifierFree(DenoiserOf):
             raise UnsupportedError(
                 f"classifier-free guidance needs a prior with a method condition(c), and {type(prior).__name__} has none"
             )
-        return cls(prior.condition(*condition), prior, scale, **options)
+        return cls(prior.condition(*condition), cast(Denoiser, prior), scale, **options)  # the constructor looks
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         if isinstance(sigma, Tensor) and sigma.ndim:  # a level per sample: each with its own scale

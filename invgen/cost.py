@@ -121,6 +121,7 @@ class Counter:
         self.operator_rows += output.numel() // max(math.prod(self.A.out_shape), 1)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        assert isinstance(self.A, LinearOperator)  # only then is this put in place
         self._applied(y)
         return type(self.A).adjoint(self.A, y)
 

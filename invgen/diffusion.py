@@ -8,7 +8,7 @@ Cov[x_0 | x_sigma] = sigma^2 dD/dx.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from invgen.validation.arguments import checked, checked_class
 from invgen.validation.hints import Count, Positive, check, shown
 
 Sigma = float | Tensor
+if TYPE_CHECKING:
+    Shape = int | Sequence[int]
+else:
+    Shape = tuple[Count, ...]  # a number or a list becomes a tuple
 
 
 class Prior(nn.Module):
@@ -47,7 +51,7 @@ class Prior(nn.Module):
     @checked
     def __init__(
         self,
-        shape: tuple[Count, ...],
+        shape: Shape,
         *,
         value_range: tuple[float, float] = (-1.0, 1.0),
         data_mean: float = 0.0,
@@ -55,7 +59,7 @@ class Prior(nn.Module):
         sampling_rate: float | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size(shape)
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.data_mean, self.data_std = float(data_mean), float(data_std)
         self.sampling_rate = None if sampling_rate is None else float(sampling_rate)
@@ -66,6 +70,14 @@ class Prior(nn.Module):
                 f"a prior needs data_std > 0 and value_range = (low, high) with low < high, got data_std={data_std!r} and "
                 f"value_range={value_range!r}"
             )
+
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor: ...
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            """log p(x), (B,), of a prior whose density is known."""
+            ...
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +175,12 @@ class Denoiser(Prior):
             check(f"sigma of {type(self).__name__}", sigma, Tensor | float)
             raise
 
+    if TYPE_CHECKING:
+
+        def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
+            """log p_sigma(x), (B,), where the denoiser `has_density`."""
+            ...
+
     def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""
         with differentiating():
@@ -230,6 +248,10 @@ def needs_levels(prior: Denoiser) -> str:
     return f"needs a denoiser of many noise levels, and this one knows {prior.sigma_min:.4g} alone"
 
 
+@overload
+def per_sample_sigma(sigma: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma: ...
 def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma:
     """A sigma given per sample, (B,), in the rank of x; a number unchanged."""
     if isinstance(sigma, Tensor) and sigma.ndim:

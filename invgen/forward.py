@@ -9,7 +9,7 @@ import functools
 import inspect
 import itertools
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,10 @@ class Operator(nn.Module):
         """The measurement of x without noise: (*batch, *in_shape) -> (*batch, *out_shape)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, x)")
 
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
     @property
     def device(self) -> torch.device:
         """Where the tables of the operator lie, the CPU for one without tables."""
@@ -79,9 +83,7 @@ class Operator(nn.Module):
     @property
     def out_shape(self) -> torch.Size:
         """The shape of one measurement, without batch axes."""
-        if self._out_shape is None:
-            self._probe()
-        return self._out_shape
+        return self._probe()[0] if self._out_shape is None else self._out_shape
 
     @out_shape.setter
     def out_shape(self, shape: tuple[int, ...]) -> None:
@@ -92,19 +94,18 @@ class Operator(nn.Module):
     @property
     def out_dtype(self) -> torch.dtype:
         """The dtype of measurements, real or complex: found by one evaluation on zeros, unless it was set."""
-        if self._out_dtype is None:
-            self._probe()
-        return self._out_dtype
+        return self._probe()[1] if self._out_dtype is None else self._out_dtype
 
     @out_dtype.setter
     def out_dtype(self, dtype: torch.dtype) -> None:
         self._out_dtype = dtype
 
-    def _probe(self) -> None:
+    def _probe(self) -> tuple[torch.Size, torch.dtype]:
         """Finds shape and dtype of a measurement by one evaluation on zeros."""
         with torch.no_grad():
             y = self(torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device))
         self._out_shape, self._out_dtype = y.shape[1:], y.dtype
+        return self._out_shape, self._out_dtype
 
     def extra_repr(self) -> str:
         return f"{tuple(self.in_shape)} -> {tuple(self.out_shape)}"

@@ -165,12 +165,12 @@ def gmres(
     # the pseudo-inverse, not a QR solve: H loses rank where a Krylov space is exhausted. It refuses NaN; the caller sees it
     finite = H.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     coefficients = torch.where(finite, torch.linalg.pinv(H.where(finite, 0)) @ e, torch.nan)
-    x, image = (
-        sum(coefficients[:, j, 0].reshape(-1, *[1] * (v.ndim - 1)) * v for j, v in enumerate(vectors[:k]))
-        if vectors
-        else None
-        for vectors in (basis, images)
-    )
+
+    def combined(vectors: list[Tensor]) -> Tensor:
+        terms = (coefficients[:, j, 0].reshape(-1, *[1] * (v.ndim - 1)) * v for j, v in enumerate(vectors[:k]))
+        return sum(terms, torch.zeros_like(vectors[0]))
+
+    x, image = combined(basis), combined(images) if images else None
     if warn:
         _warn("GMRES", norm(b - (M(x) if image is None else M(x, image))), beta, tol, max_iter)
     return x if image is None else image

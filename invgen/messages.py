@@ -21,8 +21,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         message: one sentence.
         category: of the warning.
     """
-    torch = sys.modules.get("torch")
-    between = (f"{Path(torch.__file__).parent}/",) if torch is not None else ()  # an operator is called through its module
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    between = (f"{Path(torch).parent}/",) if torch is not None else ()  # an operator is called through its module
     inside = (*_FOLDERS, *between, contextlib.__file__)
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):

@@ -41,8 +41,8 @@ class TransmissionPoisson(Noise):
         return f"TransmissionPoisson({values})"
 
     def to(self, *args: Any, **kwargs: Any) -> "TransmissionPoisson":
-        moved = (v.to(*args, **kwargs) if isinstance(v, Tensor) else v for v in (self.I0, self.background))
-        return TransmissionPoisson(*moved, self.electronic)
+        I0, background = (v.to(*args, **kwargs) if isinstance(v, Tensor) else v for v in (self.I0, self.background))
+        return TransmissionPoisson(I0, background, self.electronic)
 
     def mean(self, clean: Tensor) -> Tensor:
         """Expected counts for line integrals `clean`."""

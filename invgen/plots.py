@@ -147,8 +147,8 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
         axes.set_title(f"{label}\n{verdict}", fontsize=8)
     for axes in figure.axes:
         axes.tick_params(labelsize=6)
-        axes.xaxis.label.set_size(7)
-        axes.yaxis.label.set_size(7)
+        axes.xaxis.label.set_fontsize(7)
+        axes.yaxis.label.set_fontsize(7)
     for axes in panels[len(curves) + len(histograms) :]:
         axes.set_axis_off()
     word = "calibrated" if c.calibrated else "not calibrated"

@@ -1,7 +1,7 @@
 """The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,22 @@ from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.html import card
 from invgen.linalg import dot
-from invgen.noise import Gaussian, NoiseLike, RandnLike, as_noise
+from invgen.noise import Gaussian, Noise, NoiseLike, RandnLike, as_noise
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.pushforward import Decoded, Generator
 from invgen.validation.arguments import named
-from invgen.validation.hints import check, hints_of
+from invgen.validation.hints import check
 
 PriorLike = Annotated[Prior, "see invgen.priors"]
 OperatorLike = Annotated[Operator, "wrap a function with operators.from_function(f, in_shape)"]
-TensorLike = Annotated[Tensor, "use torch.as_tensor"]  # an array of NumPy, too, keeps its precision
+if TYPE_CHECKING:
+    import numpy as np
+
+    TensorLike = Tensor | np.ndarray
+else:
+    TensorLike = Annotated[Tensor, "use torch.as_tensor"]  # an array of NumPy, too, keeps its precision
+GIVEN = {"prior": PriorLike, "A": OperatorLike, "noise": NoiseLike, "y": TensorLike}  # what may be given for each field
 
 
 @named
@@ -35,14 +41,18 @@ class Posterior:
         y: the measurement, (*batch, *A.out_shape), finite: a tensor, or an array of NumPy.
     """
 
-    prior: PriorLike
-    A: OperatorLike
-    noise: NoiseLike
-    y: TensorLike
+    prior: Prior
+    A: Operator
+    noise: Noise
+    y: Tensor
+
+    if TYPE_CHECKING:
+
+        def __init__(self, prior: PriorLike, A: OperatorLike, noise: NoiseLike, y: TensorLike) -> None: ...
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            object.__setattr__(self, name, check(name, value, hints_of(Posterior)[name]))
+            object.__setattr__(self, name, check(name, value, GIVEN[name]))
         object.__setattr__(self, "noise", as_noise(self.noise))
         prior, A, y = self.prior, self.A, self.y
         if A.in_shape != prior.shape:
@@ -117,13 +127,14 @@ class Posterior:
         Itself, unless the law of the data is curved in A(x) (`LineIntegrals.near`). The variance of A(x) is the mean over
         the measured values of what one white perturbation of x, the same for all, changes.
         """
-        if not hasattr(self.noise, "near"):
+        law_near = getattr(self.noise, "near", None)
+        if law_near is None:
             return self
         std = torch.as_tensor(var_x, dtype=x.dtype, device=x.device).sqrt()
         clean = self.A(x)
         change = self.A(x + std * Streams(0, [0])(x[:1])) - clean
         var = (dot(change, change) / change[0].numel()).reshape(-1, *[1] * (clean.ndim - 1))
-        y, noise = self.noise.near(self.y, clean, var.clamp(min=1e-12))
+        y, noise = law_near(self.y, clean, var.clamp(min=1e-12))
         return replace(self, y=y, noise=noise)
 
     def residual(self, x: Tensor) -> Tensor:
@@ -160,10 +171,12 @@ class Posterior:
         std = var_x.sqrt() if isinstance(var_x, Tensor) else var_x**0.5
         u = x + std * randn(x)
         post = self.near(x, var_x)
-        var_y = post.noise.var
+        noise = post.noise
+        assert isinstance(noise, Gaussian)  # `near` gives Gaussian noise
+        var_y = noise.var
         if isinstance(var_y, Tensor):
             var_y = var_y[(None,) * (self.y.ndim - var_y.ndim)]  # per detector, not per sample
-        return self.A.prox(u, post.y + post.noise.sigma * randn(self.y), var_x, var_y)
+        return self.A.prox(u, post.y + noise.sigma * randn(self.y), var_x, var_y)
 
     def residual_over_noise(self, x: Tensor) -> Tensor:
         """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less.

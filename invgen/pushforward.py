@@ -23,6 +23,8 @@ from invgen.validation.hints import check
 class StandardNormal(Denoiser):
     """N(0, I) over z of one shape, with its exact denoiser."""
 
+    zero: Tensor
+
     def __init__(self, shape: int | Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(shape, sigma_min=1e-3, sigma_max=100.0, value_range=(-3.0, 3.0), data_std=1.0)
         self.register_buffer("zero", torch.zeros((), dtype=dtype))  # carries device and precision
@@ -95,13 +97,14 @@ class Generator(Prior):
         Raises:
             UnsupportedError: the latent prior has no method `sample`.
         """
-        if not hasattr(self.latent, "sample"):
+        draw = getattr(self.latent, "sample", None)
+        if draw is None:
             raise UnsupportedError(
                 f"the latent prior {type(self.latent).__name__} has no method sample; draw codes with a sampler such as "
                 "samplers.Heun and decode them"
             )
         with running(self):
-            codes = self.latent.sample(num_samples, seed)
+            codes = draw(num_samples, seed)
             return torch.cat([self(z) for z in codes.split(max_batch or max(num_samples, 1))])
 
     def rescaled(self, scale: float, shift: float = 0.0) -> "RescaledGenerator":

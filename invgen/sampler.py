@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from invgen.trust import bounds, ceiling, remedy, warn_saturated, warn_untrusted
 from invgen.validation.arguments import bind, checked, checked_class
 from invgen.validation.hints import Count, Seed, check, hints_of
 from invgen.validation.limits import check_size
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,9 @@ class Sampler:
         cost: Cost | None,
     ) -> Tensor:
         """Returns the samples of `__call__`, for arguments that are right."""
-        seed, post = _seeds(seed, math.prod(post.batch)), post.reduced()
+        seeds, post = _seeds(seed, math.prod(post.batch)), post.reduced()
         problem = post.latent() if self._through_latent(post) else post
-        decode = isinstance(post.prior, Generator)
+        decoder = post.prior if isinstance(post.prior, Generator) else None
         total = num_samples * math.prod(post.batch)
         check_size(8 * total, f"numbering {num_samples} samples")
         chunks = self._chunks(problem, num_samples, max_batch) if total else []
@@ -190,10 +193,10 @@ class Sampler:
         try:
             with counted(post.prior, post.A) as counter:
                 for chunk in chunks:
-                    rows, x = self._draw(problem, chunk, seed, max_batch, bar, callback)
+                    rows, x = self._draw(problem, chunk, seeds, max_batch, bar, callback)
                     if isinstance(problem.prior, Denoiser):
                         self._check_samples(problem.prior, x)
-                    out[rows] = (self._decode(post.prior, x, max_batch) if decode else x).to(out.dtype)
+                    out[rows] = (x if decoder is None else self._decode(decoder, x, max_batch)).to(out.dtype)
         finally:
             if bar is not None:
                 bar.close()
@@ -220,7 +223,7 @@ class Sampler:
         rows: Tensor,
         seed: int | Tensor,
         max_batch: int | None,
-        bar: object,
+        bar: "tqdm | None",
         callback: Callable | None,
     ) -> tuple[Tensor, Tensor]:
         """The flat numbers of the samples of one chunk, and the samples."""
@@ -231,7 +234,9 @@ class Sampler:
             start = self.start(post, randn, len(rows))
             return rows, self._last(post.prior, self.run(post, start, randn), start, bar, callback)
 
-    def _last(self, prior: Prior, states: Iterator[Tensor], x: Tensor, bar: object, callback: Callable | None) -> Tensor:
+    def _last(
+        self, prior: Prior, states: Iterator[Tensor], x: Tensor, bar: "tqdm | None", callback: Callable | None
+    ) -> Tensor:
         """Runs through the states, watching them, and returns the last."""
         first_bad, limit = torch.full((), -1, device=x.device), _limit(prior)
         for k, x in enumerate(states):
@@ -289,7 +294,7 @@ class Sampler:
 
 def _seeds(seed: int | Sequence[int], measurements: int) -> int | Tensor:
     """One seed for all measurements, or a tensor of one for each."""
-    if not isinstance(seed, list | tuple):
+    if isinstance(seed, int):
         return seed
     if len(seed) != measurements:
         raise OptionError(
@@ -305,7 +310,7 @@ def _limit(prior: Prior) -> float:
     return 1e4 * (noise + prior.data_std + abs(prior.data_mean) + max(abs(low), abs(high)))
 
 
-def _progress_bar(total: int, name: str, progress: bool | None) -> object:
+def _progress_bar(total: int, name: str, progress: bool | None) -> "tqdm":
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=name, leave=False, disable=progress and False)  # None: not in a log or a pipe

@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -17,6 +17,13 @@ from invgen.priors.checkpoints.networks.digits import NETWORKS, SIDE
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
 from invgen.validation.arguments import checked
 from invgen.validation.limits import check_size
+
+if TYPE_CHECKING:
+    from invgen.priors.wrappers.autoregressive import CausalNetwork
+    from invgen.priors.wrappers.generators import VAE, Decoder
+    from invgen.priors.wrappers.normalising_flows import NormalisingFlow
+
+    Size = int | Sequence[int] | None
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
@@ -35,6 +42,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
+@overload
+def load(name_or_path: Literal["ct", "mr", "photo", "speech"], shape: "Size" = None) -> EDMDenoiser: ...
+@overload
+def load(name_or_path: Literal["clothing", "digits"], shape: "Size" = None) -> LabelDenoiser: ...
+@overload
+def load(name_or_path: Literal["digits-ar"], shape: "Size" = None) -> "CausalNetwork": ...
+@overload
+def load(name_or_path: Literal["digits-flow"], shape: "Size" = None) -> "NormalisingFlow": ...
+@overload
+def load(name_or_path: Literal["digits-gan"], shape: "Size" = None) -> "Decoder": ...
+@overload
+def load(name_or_path: Literal["digits-vae"], shape: "Size" = None) -> "VAE": ...
+@overload
+def load(name_or_path: str | Path, shape: "Size" = None) -> Any: ...  # a kind of Prior, which the file says
 @checked
 def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> Any:
     """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.

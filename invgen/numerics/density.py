@@ -14,7 +14,7 @@ density, so that few steps do.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -146,7 +146,8 @@ def _along_the_flow(
                 total += pullback(unit.reshape(noisy.shape)).flatten(1)[:, k]
         else:
             # of dD/dx - ratio I, which is small: for v from a Gaussian that takes most of the variance away
-            total = sum((v * (pullback(v) - ratio * v)).flatten(1).double().sum(1) for v in vectors) / probes
+            terms = ((v * (pullback(v) - ratio * v)).flatten(1).double().sum(1) for v in vectors)
+            total = sum(terms, x.new_zeros(rows, dtype=torch.float64)) / probes
         return torch.cat([slope, total[:, None]], 1)
 
     first = torch.cat([(x.flatten(1).double() - m) / size, x.new_zeros(rows, 1, dtype=torch.float64)], 1)
@@ -196,6 +197,7 @@ def _adaptive(method: str, rtol: float, atol: float) -> Solver:
         times = torch.tensor([first, last], dtype=torch.float64, device=y.device)
         # a first step of its own choice may be huge, the field vanishing there; and none may go beyond sigma_max
         options = {"norm": worst_row, "first_step": (last - first) / 64, "step_t": times[1:]}
-        return odeint(lambda u, y: field(u.item(), y), y, times, rtol=rtol, atol=atol, method=method, options=options)[1]
+        path = odeint(lambda u, y: field(u.item(), y), y, times, rtol=rtol, atol=atol, method=method, options=options)
+        return cast(Tensor, path)[1]  # torchdiffeq declares no types: a tensor for a tensor
 
     return solve

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def normal(x: Thing) -> Thing:
     """A tensor, or an object with tensors as attributes: copied where `torch.inference_mode()` made them, which gradients
     may not pass. To be called outside that mode."""
     if isinstance(x, Tensor):
-        return x.clone() if x.is_inference() else x
+        return cast("Thing", x.clone()) if x.is_inference() else x
     made = {k: normal(v) for k, v in vars(x).items() if isinstance(v, Tensor) and v.is_inference()}
     if not made:
         return x
@@ -45,7 +45,7 @@ def running(*modules: object) -> Iterator[None]:
     """
     parts = {id(part): part for module in modules if isinstance(module, nn.Module) for part in module.modules()}
     training = [part for part in parts.values() if part.training]
-    replaced: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     with torch.inference_mode(False), torch.no_grad():
         try:
             for part in training:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -77,10 +77,14 @@ def any_batch(method: Callable, name: str) -> Callable:
         out = _called(self, name, method, flat, rest, kwargs)
         return out.reshape(*batch, *out.shape[1:])
 
-    wrapped._any_batch = True
+    wrapped.__dict__["_any_batch"] = True
     return wrapped
 
 
+@overload
+def per_sample(variance: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def per_sample(variance: Variance, like: Tensor) -> Variance: ...
 def per_sample(variance: Variance, like: Tensor) -> Variance:
     """A variance given per sample, (B,) or (B, 1, ..., 1), in the rank of `like`; anything else unchanged."""
     if isinstance(variance, Tensor) and variance.ndim and variance.numel() == len(like) == variance.shape[0]:

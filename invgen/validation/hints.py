@@ -267,7 +267,7 @@ def _words(hint: Any) -> str:
         words = list(dict.fromkeys(_words(a) for a in args))
         return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
     if origin is Literal:
-        return f"one of {', '.join(map(repr, args))}" if len(args) > 1 else repr(args[0])
+        return f"one of {', '.join(map(repr, args))}" if args[1:] else repr(args[0])
     if origin in (list, Sequence, tuple):
         kinds = {int: "whole numbers", float: "numbers", str: "strings"}
         if origin is tuple and args and args[-1] is not Ellipsis:
