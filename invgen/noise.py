@@ -158,8 +158,8 @@ class Poisson(Noise):
         dark = (clean < -self.gain).double().mean().item()
         if dark:
             warn(
-                f"{dark:.0%} of the clean values are below zero, down to {clean.min():g}, and Poisson counts them as zero: put "
-                "the prior in units that start at zero, prior.rescaled(scale, shift) or --rescale SCALE SHIFT"
+                f"{dark:.0%} of the clean values are below zero, down to {clean.min():g}, and Poisson counts them as zero: "
+                "put the prior in units that start at zero, prior.rescaled(scale, shift) or --rescale SCALE SHIFT"
             )
         return self.gain * torch.poisson(clean.clamp(min=0) / self.gain, generator=generator)
 
