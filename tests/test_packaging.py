@@ -115,7 +115,10 @@ def test_heavy_packages_are_imported_where_they_are_used():
 
 # folder: what nothing in it imports, not even inside a function, and the files that are exempt
 RULES = {
-    "invgen": ("operators priors benchmarks samplers", ("__init__.py", "cli.py", "commands", "names", "samplers", "inference")),
+    "invgen": (
+        "operators priors benchmarks samplers",
+        ("__init__.py", "cli.py", "commands", "names", "samplers", "inference"),
+    ),
     "invgen/inference": ("operators priors benchmarks", ()),
     "invgen/samplers": ("operators priors benchmarks inference", ()),
     "operators": ("priors benchmarks samplers inference", ()),
