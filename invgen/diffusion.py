@@ -81,7 +81,7 @@ class Prior(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie, the CPU for a prior without any."""
+        """The device of the parameters, the CPU for a prior without any."""
         table = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if table is None else table.device
 

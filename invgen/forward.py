@@ -71,7 +71,7 @@ class Operator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tables of the operator lie, the CPU for one without tables."""
+        """The device of the tables of the operator, the CPU for one without tables."""
         table = next(itertools.chain(self.buffers(), self.parameters()), None)
         return torch.device("cpu") if table is None else table.device
 

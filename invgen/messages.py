@@ -35,7 +35,7 @@ PATIENCE = 3.0  # seconds before the line
 
 @contextmanager
 def announced(what: str) -> Iterator[None]:
-    """Says on stderr that `what` is under way if the block takes longer than three seconds, and how long it took.
+    """Prints to stderr that `what` is under way if the block takes longer than three seconds, and its time at the end.
 
     Args:
         what: a present participle with its object: "building the matrix of ParallelBeamCT (720 views)".

@@ -141,7 +141,7 @@ def commit(folder: str) -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Where and with what a cell was computed."""
+    """Returns the machine and the versions that a cell was computed with."""
     found = {"invgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
     found |= {"commit": commit(os.getcwd()), "commit_of_invgen": commit(os.path.dirname(os.path.abspath(resolve.__file__)))}
     found |= {"host": socket.gethostname(), "threads": torch.get_num_threads(), "device": device}

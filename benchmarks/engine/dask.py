@@ -125,7 +125,7 @@ def _through(
     executor: Executor,
     restart: Callable[[], None],
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Keeps one task in flight for each worker, none in a queue: a death tells whose fault it was."""
+    """Keeps one task in flight for each worker, none in a queue: a death then identifies the cell."""
     from distributed import KilledWorker
 
     arrived: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -161,7 +161,7 @@ def _through(
             task = flying.pop(future)
             error = future.exception() if future.status == "error" else None
             if isinstance(error, KilledWorker):
-                if len(task) > 1:  # whose fault it is shows when each is alone
+                if len(task) > 1:  # one by one, to find the cell that fails
                     waiting.extend((cell,) for cell in task)
                 else:
                     yield task[0], died(task[0], store)

@@ -91,7 +91,7 @@ class _Worker:
 def pool(tasks: Sequence[Task], store: Store, environments: Sequence[Environment]) -> Iterator[tuple[Cell, Outcome]]:
     """Over worker processes, one for each environment.
 
-    Each has one task, and none waits at it: an interrupt or a death loses little, and a death tells whose fault it was. The
+    Each has one task, and none waits at it: an interrupt or a death loses little, and a death identifies the cell. The
     cells of a task whose worker dies are tried once more, each alone; one that loses a second worker has failed.
 
     Raises:

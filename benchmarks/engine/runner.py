@@ -34,7 +34,7 @@ PROBING = 60.0  # seconds of trying cells, after which one cell stands for other
 
 @dataclass(frozen=True)
 class Report:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
         total, done, failed: cells of the suite (or shard), and of them with a result and with a failure.

@@ -6,7 +6,7 @@
     OUT/cells/ab/ab12...lock         somebody computes the cell (the lock ends with its process, the file may stay)
 
 A file is written under a temporary name and renamed, so that at any time, after a `kill -9` or on a full disk, a result is
-there whole or not at all. Nobody waits for the disk: what a power cut takes of the last half minute is missing or not what
+there whole or not at all. Nothing waits for the disk: what a power cut takes of the last half minute is missing or not what
 its checksum says, and is computed again; so is what somebody has changed. Nothing is shared between cells: any number of
 runners may use one folder.
 """
@@ -184,7 +184,7 @@ class Store:
         return found
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """How a cell failed, if it did and has no result."""
+        """Returns the failure of a cell that has no result."""
         return self._read(key, ".error.json", FAILURE)
 
     def arrays(self, key: str) -> "dict[str, np.ndarray]":

@@ -54,7 +54,7 @@ def _computed(cells: list[Cell], store: Store) -> dict[str, Outcome]:
     try:
         results = work.compute(cells)
     except Exception as error:  # a failure is a result: stored, shown, and tried again on request
-        if len(cells) > 1:  # whose fault it is shows when each is alone
+        if len(cells) > 1:  # one by one, to find the cell that fails
             return {key: outcome for cell in cells for key, outcome in _computed([cell], store).items()}
         store.save_failure(cells[0].key, failure(cells[0], error))
         return {cells[0].key: "failed"}

@@ -29,7 +29,7 @@ PEER_COSTS = ("network evaluations", "seconds a sample")
 
 
 def path_of(name: str) -> Path:
-    """Where the reference of a suite lies."""
+    """Returns the path of the reference of a suite."""
     return FOLDER / f"{name}.csv"
 
 

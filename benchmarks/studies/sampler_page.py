@@ -92,7 +92,7 @@ def number(value: float) -> str:
 
 
 def overview(ratios: dict[str, dict[str, float]]) -> list[str]:
-    """How far each sampler is from the floor, group by group; the best of each group in bold."""
+    """Returns the distance of each sampler from the floor, by group; the best of each group in bold."""
     best = {g: min((r[g] for r in ratios.values() if g in r), default=math.nan) for g in GROUPS}
     lines = ["| sampler | " + " | ".join(GROUPS) + " |", "|" + " --- |" * (len(GROUPS) + 1)]
     for name in sorted(ratios, key=str.lower):

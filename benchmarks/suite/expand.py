@@ -213,7 +213,7 @@ def _number(value: Any) -> int:
 
 
 def shard_of(suite_cells: Sequence[Cell], shard: tuple[int, int] | None) -> list[Cell]:
-    """The cells of shard i of n, counted from 1, by their keys: n machines share a suite unknown to each other."""
+    """Returns the cells of shard i of n, counted from 1, by their keys: n machines divide a suite without contact."""
     if shard is None:
         return list(suite_cells)
     i, n = shard

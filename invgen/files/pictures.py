@@ -75,7 +75,7 @@ def _signal(file: Any, path: Path, head: bytes) -> Signal:
 
 
 def colour_notes(info: dict[str, Any]) -> list[str]:
-    """Says which tone curve of a picture was not applied: its gamma, or a colour profile other than sRGB."""
+    """Notes the tone curve of a picture that was not applied: its gamma, or a colour profile other than sRGB."""
     notes, gamma = [], info.get("gamma")
     if isinstance(gamma, float) and "srgb" not in info and abs(2.2 * gamma - 1) > 0.05:
         notes.append(f"its gamma of {gamma:g} was not applied: its values were taken as they are")

@@ -36,7 +36,7 @@ class Signal:
 
 
 def depth_note(values: np.ndarray) -> tuple[str, ...]:
-    """Says so where values of 16 bits use 14 or fewer, as those of many cameras and scanners do: they look dark."""
+    """Notes where values of 16 bits use 14 or fewer, as those of many cameras and scanners do: they look dark."""
     bits = int(values.max()).bit_length()
     return (f"its values use {bits} of their 16 bits: they were read on the scale of 0 to 65535",) if 0 < bits <= 14 else ()
 

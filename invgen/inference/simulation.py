@@ -138,7 +138,7 @@ def sample(
 
 
 def rows_at_once(prior: Prior) -> int:
-    """How many signals hold about a million values."""
+    """Returns the number of signals that hold about a million values."""
     return max(1, ROWS // max(math.prod(prior.shape), 1))
 
 

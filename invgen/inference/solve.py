@@ -182,7 +182,7 @@ def warn_unexplained(result: Result) -> bool:
 
 
 def warn_misfit(result: Result) -> None:
-    """Warns of a decoder that cannot make what was measured: its samples are then far surer than they are right.
+    """Warns of a decoder that cannot make what was measured: its samples are then overconfident.
 
     Residuals of samples of a true posterior are drawn from the noise's law. So they are held, the best sample of each
     measurement, against the chi-square law of their size and the normal law of their correlation between neighbours in y.

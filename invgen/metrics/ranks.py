@@ -45,7 +45,7 @@ def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: Seed = 0, atol: NonNegati
 def region_ranks(
     samples: Tensor, truth: Tensor, *, scale: bool = True, atol: NonNegative = 0.0, seed: Seed = 0, dims: Index = 3
 ) -> Tensor:
-    """How many samples lie nearer to the centre than the truth, as whole signals: integers, (*batch).
+    """Counts the samples that lie nearer to the centre than the truth, as whole signals: integers, (*batch).
 
     The centre is the mean of samples and truth together, and so is the standard deviation of each value in which
     distances are measured (scale=True): truth and samples are treated alike, which keeps the rank exactly uniform for a

@@ -11,7 +11,7 @@ MANY = 20  # names that a sentence may list
 
 
 def distance(a: str, b: str) -> int:
-    """How many letters to insert, to leave out, to change or to exchange with the next one turn a into b.
+    """Returns the number of letters to insert, omit, change or exchange with the next one that turn a into b.
 
     The restricted distance of Damerau and Levenshtein: no letter is moved twice.
     """

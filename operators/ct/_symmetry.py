@@ -139,7 +139,7 @@ def eigensystems(matrix: Csr, pixels: int, parts: Sequence[Block]) -> list[tuple
 
 
 def cache_file(key: Sequence[object]) -> Path:
-    """Where the eigensystems of a geometry are kept: in $INVGEN_CACHE, by default ~/.cache/invgen."""
+    """Returns the folder for eigensystems of geometries: $INVGEN_CACHE, by default ~/.cache/invgen."""
     folder = Path(os.environ.get("INVGEN_CACHE") or Path.home() / ".cache" / "invgen")
     text = repr((VERSION, *(part.tobytes() if isinstance(part, np.ndarray) else part for part in key)))
     return folder / f"ct-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"

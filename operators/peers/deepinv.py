@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # relative, of what a physics says of itself: most compute in 
 
 
 class _Physics:
-    """How a deepinv physics is called: in a precision that it has, and with lists of measurements in one vector.
+    """Calls a deepinv physics in a precision that it has, with lists of measurements in one vector.
 
     One that fails on a batch, or whose rows are not those of its single signals, is called row by row (SinglePhotonLidar).
 

@@ -149,7 +149,7 @@ def _same_weights(name: str, folder: Path, found: Mapping[str, Any]) -> bool:
 
 
 def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
-    """Where a prior comes from: packages with versions and licences, checksums, split, seed, steps."""
+    """Returns the origin of a prior: packages with versions and licences, checksums, split, seed, steps."""
     training, family = metadata(folder / f"{name}.safetensors")["training"], name.split("-")[0]
     facts = {key: training[key] for key in ("seed", "steps", "minutes", "device", "torch") if key in training}
     return facts | {

@@ -268,7 +268,7 @@ def _prefixes(tensors: Mapping[str, Tensor], marks: Marks) -> list[str]:
 
 
 def _places(name: str, mark: str) -> Iterator[int]:
-    """Where a mark begins in a name: at its start or behind a dot; one that is a whole name also ends it."""
+    """Returns the place of a mark in a name: at its start or behind a dot; one that is a whole name also ends it."""
     at = name.find(mark)
     while at >= 0:
         if (at == 0 or name[at - 1] == ".") and (mark.endswith(".") or at + len(mark) == len(name)):
@@ -277,7 +277,7 @@ def _places(name: str, mark: str) -> Iterator[int]:
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Where nothing is known of the network: the prefixes that set an average apart from what was trained."""
+    """Returns the prefixes of averages, for a network of which nothing is known."""
     heads = {name.split(".")[0] + "." for name in tensors if "." in name}
     apart = sorted(h for h in heads if is_averaged(h) or h.startswith("online"))
     rest = [n for n in tensors if not any(n.startswith(h) for h in apart) and n not in COUNTERS]

@@ -222,7 +222,7 @@ def _shift(scheduler: Any, size: tuple[int, int], network: nn.Module) -> float |
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a network over codes is called under a text.
+    """Calls a network over codes under a text.
 
     Attributes:
         call: call(net, x, t, TextEmbedding), for a `NetworkDenoiser`.
@@ -241,7 +241,7 @@ class Architecture:
 
 
 def _architecture(network: nn.Module, image: tuple[int, int], guidance: float | None) -> Architecture:
-    """How to call a network over the codes of images of a size."""
+    """Returns the call of a network over the codes of images of a size."""
     name, config = type(network).__name__, network.config
     if guidance is not None and not (config.get("guidance_embeds") or config.get("time_cond_proj_dim")):
         raise OptionError(f"this {name} takes no guidance scale as an input; use prior.guided(prompt, scale=...)")

@@ -121,7 +121,7 @@ def from_score_sde(
 
 
 class _Call:
-    """How the network is called: on [-1, 1], with ln sigma for Fourier features; the VE score is net / sigma, not -net."""
+    """Calls the network: on [-1, 1], with ln sigma for Fourier features; the VE score is net / sigma, not -net."""
 
     def __init__(self, exploding: bool, fourier: bool, centered: bool) -> None:
         self.exploding, self.fourier, self.centered = exploding, fourier, centered

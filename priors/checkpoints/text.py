@@ -108,7 +108,7 @@ class Prompts:
 
 
 def _device(pipeline: Any) -> torch.device:
-    """Where the text encoders of a pipeline lie, which need not be where its other networks do."""
+    """Returns the folder of the text encoders of a pipeline, which may differ from that of its other networks."""
     for name in TEXT_ENCODERS:
         encoder = getattr(pipeline, name, None)
         if encoder is not None:

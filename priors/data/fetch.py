@@ -315,5 +315,5 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def data_folder() -> Path:
-    """Where `invgen data` puts what it fetches: INVGEN_DATA, or ~/.cache/invgen/data."""
+    """Returns the folder for data of `invgen data`: INVGEN_DATA, or ~/.cache/invgen/data."""
     return Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data")

@@ -90,7 +90,7 @@ def _channels(values: tuple[float, ...], like: Tensor) -> float | Tensor:
 
 
 def _stride(network: nn.Module) -> int:
-    """How many pixels each way a code stands for."""
+    """The number of pixels along an axis for one code."""
     ratio = getattr(network, "spatial_compression_ratio", None)  # AutoencoderDC, whose blocks are of several kinds
     if ratio is not None:
         return int(ratio)

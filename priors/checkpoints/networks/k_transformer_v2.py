@@ -122,7 +122,7 @@ class Embedding(nn.Module):
 
 
 def centres(height: int, width: int, aspect: float = 1.0) -> Tensor:
-    """Where the tokens are, (height, width, 2), in the largest box of their shape within [-1, 1]^2."""
+    """Returns the places of the tokens, (height, width, 2), in the largest box of their shape within [-1, 1]^2."""
     ratio = width / (height * aspect)
     y, x = min(1.0, 1 / ratio), min(1.0, ratio)
     edges = [torch.linspace(-side, side, count + 1) for side, count in ((y, height), (x, width))]
