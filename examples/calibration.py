@@ -1,4 +1,8 @@
-"""Does a sampler draw from the posterior? One that does and one that does not, by simulation-based calibration."""
+"""Does a sampler draw from the posterior?
+=======================================
+
+One that does and one that does not, by simulation-based calibration.
+"""
 
 import torch
 

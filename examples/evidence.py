@@ -1,4 +1,8 @@
-"""Which blur made this measurement? Model comparison by the evidence p(y) that sequential Monte Carlo estimates."""
+"""Which blur made this measurement?
+=================================
+
+Models are compared by the evidence p(y) that sequential Monte Carlo estimates.
+"""
 
 import math
 

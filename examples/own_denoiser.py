@@ -1,4 +1,8 @@
-"""Any denoiser as a prior: here total variation, which knows nothing of diffusion, inpaints a photograph."""
+"""Any denoiser as a prior
+=======================
+
+Total variation, which knows nothing of diffusion, inpaints a photograph.
+"""
 
 import torch
 from skimage import data

@@ -1,4 +1,8 @@
-"""An operator of your own in under ten lines, checked, and a posterior that is known in closed form to compare with."""
+"""An operator of your own
+=======================
+
+In under ten lines, checked, and a posterior that is known in closed form to compare with.
+"""
 
 import torch
 

@@ -1,4 +1,8 @@
-"""A real CT slice from 23 views: filtered backprojection next to posterior samples, their mean and their uncertainty."""
+"""A real CT slice from 23 views
+=============================
+
+Filtered backprojection next to posterior samples, their mean and their uncertainty.
+"""
 
 import torch
 from pydicom.examples import get_path
