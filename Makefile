@@ -22,13 +22,18 @@ first  = sed -n '/^uv==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' $(LOCK) > .venv
 rest   = sed '/^torch==/d; /^uv==/,/[^\\]$$/d' $(LOCK) > .venv/rest.txt && $(hashed) .venv/rest.txt \
 	&& sed -n 's/^\([^ \#]*==[^ ]*\).*/\1/p' $(LOCK) > .venv/versions.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test docs lint format clean
 
 demo: .venv/installed
 	.venv/bin/invgen demo --out out
 
 test: .venv/installed-test lint
 	$(PY) -m pytest -n auto --dist worksteal $(INVGEN_TEST_ARGS)
+
+# The site, with the pictures of the gallery: its scripts run where they have changed. It opens from the file system.
+docs: .venv/installed-test
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 lint: .venv/installed-test
 	$(PY) -m ruff check .
@@ -40,7 +45,7 @@ format: .venv/installed-test
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info docs/_build docs/generated
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "invgen needs Python 3.11 or later, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 demo")'

@@ -41,7 +41,6 @@ autosummary_imported_members = True
 autosummary_filename_map = {"invgen.Forecast": "invgen.Forecast-class"}  # beside invgen.forecast, on any file system
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "params_style")]
 python_maximum_signature_line_length = 90

@@ -36,3 +36,7 @@ axes.set(xlabel="width of the blur in pixels (the truth is 1)", ylabel="log p(y)
 axes.legend()
 plots.save(figure, "evidence.png")
 print("the picture is evidence.png")
+
+# six chains of 64 particles find the exact log-evidence to within 1 for each model
+worst = max(abs(f.logsumexp(0).item() - math.log(chains) - e) for f, e in zip(found, exact, strict=True))
+assert worst < 1, worst

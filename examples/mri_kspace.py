@@ -132,6 +132,7 @@ def main(path: Path, prior: str, num_samples: int, picture: str) -> dict[str, fl
     return {name: error.mean().sqrt().item() for name, error in missed.items()}
 
 
+# sphinx_gallery_thumbnail_path = "images/prior_mr.png"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kspace", nargs="?", type=Path, default=data_folder() / "mr" / FILE)

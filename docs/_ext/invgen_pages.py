@@ -113,6 +113,7 @@ def table_page(kind: str) -> str:
     return f"# {kind.capitalize()}\n\n{TABLES[kind]}\n\n{table}\n"
 
 
+PROJECT = ("CONTRIBUTING", "CHANGELOG", "SECURITY")  # pages beside docs/ that the site has too
 CARDS = DOCS.parent / "priors" / "weights"
 
 
@@ -131,27 +132,107 @@ def write_pages(app: Any, config: Any) -> None:
     for kind in TABLES:
         write(made / "tables" / f"{kind}.md", table_page(kind))
     for card in sorted(CARDS.glob("*.md")):
-        text = card.read_text(encoding="utf-8")
-        write(made / "cards" / card.name, re.sub(r"\]\((?:\.\./)*docs/", "](../../", text))
+        write(made / "cards" / card.name, relinked(card.read_text(encoding="utf-8")))
+    for name in PROJECT:
+        write(made / "project" / f"{name.lower()}.md", relinked((DOCS.parent / f"{name}.md").read_text(encoding="utf-8")))
+
+
+def relinked(page: str) -> str:
+    """Returns a page from outside of docs/ with its links as they are inside; what is no page loses its link."""
+
+    def link(match: re.Match) -> str:
+        text, target = match.groups()
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        if found := re.search(r"(?:^|/)docs/(.+)", target):
+            return f"{text}(/{found[1]})"
+        name = target.rpartition("/")[2].removesuffix(".md")
+        return f"{text}(/generated/project/{name.lower()}.md)" if name in PROJECT else text[1:-1]
+
+    return re.sub(r"(?<!!)(\[[^]]+\])\(([^)]+)\)", link, re.sub(r"(!\[[^]]*\]\()(?:\.\./)*docs/", r"\1/", page))
+
+
+def source(app: Any, name: str, text: list[str]) -> None:
+    """Leads the links from docs/ to pages beside it to their copies on the site."""
+    text[0] = re.sub(r"\]\(\.\./(\w+)\.md", lambda m: f"](/generated/project/{m[1].lower()}.md" if m[1] in PROJECT else m[0], text[0])
 
 
 def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Marks up a docstring, which is plain text: stars, bars and underscores are themselves, backticks are code or a name."""
+    """Marks up a docstring, which is plain text: stars and bars are themselves, what is indented is a list or code."""
+    marked: list[str] = []
+    for section, part in _sections(lines):
+        marked += [_escaped(line) for line in part] if section else _lists(part)
+    lines[:] = marked
+
+
+SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Yields|Raises|Warns|Examples?|Source|Sources|Notes?):$")
+
+
+def _sections(lines: list[str]) -> list[tuple[bool, list[str]]]:
+    """Splits a docstring into free text and the sections of Google's style, which napoleon reads: (is one, its lines)."""
+    parts: list[tuple[bool, list[str]]] = [(False, [])]
+    for line in lines:
+        if SECTION.match(line):
+            parts.append((True, []))
+        elif parts[-1][0] and line and line[0] != " ":
+            parts.append((False, []))
+        parts[-1][1].append(line)
+    return parts
+
+
+def _lists(lines: list[str]) -> list[str]:
+    """Marks up free text, in which an indented run is a list of terms, or else code or formulas to be shown as they are."""
+    marked: list[str] = []
+    while lines:
+        width = next((k for k, line in enumerate(lines) if line and line[0] != " "), len(lines))
+        run = lines[:width]  # indented lines, with the empty ones between
+        lines = lines[width:]
+        if any(run):
+            marked += ["", *_run(run), ""]
+        elif run:
+            marked.append("")
+        if lines:
+            head, lines = lines[0], lines[1:]
+            hanging = bool(lines) and lines[0][:1] == " " and not head.endswith(":")
+            if hanging:  # a term at the margin, its text indented below
+                text = next((k for k, line in enumerate(lines) if line[:1] != " "), len(lines))
+                marked += ["", "- " + _escaped(head), *("  " + _escaped(line.strip()) for line in lines[:text])]
+                lines = ["", *lines[text:]]
+            else:
+                marked.append(_escaped(head))
+    return marked
+
+
+def _run(lines: list[str]) -> list[str]:
+    """Returns a bullet list where each item is `term: text` or `"term"  text`, a literal block otherwise."""
+    margin = min(len(line) - len(line.lstrip()) for line in lines if line)
+    lines = [line[margin:] for line in lines]
+    items = [line for line in lines if line and line[0] != " "]
+    term = re.compile(r'[\w"(][^:=]*: \S|"\w+" +\S(?:(?! {2}).)*$')
+    if not all(term.match(item) for item in items):
+        return ["::", "", *("    " + line if line else "" for line in lines)]
+    marked: list[str] = []
+    for line in lines:
+        item = bool(line) and line[0] != " "
+        text = re.sub(r'^("\w+") +', r"\1: ", line) if item else line.strip()
+        marked.append(("- " if item else "  ") + _escaped(text) if text else "")
+    return marked
+
+
+def _escaped(line: str) -> str:
+    """Returns a line with backticks as code, or as a link where they hold a name, and nothing else marked up."""
 
     def code(match: re.Match) -> str:
         text = match[1]
         return f"`{text}`" if re.fullmatch(r"[A-Za-z][\w.]*\w", text) else f"``{text}``"
 
-    def escaped(line: str) -> str:
-        parts = re.split(r"(``?[^`]+``?)", line)
-        for k, part in enumerate(parts):
-            if k % 2:
-                parts[k] = part if part.startswith("``") else re.sub(r"`([^`]+)`", code, part)
-            else:
-                parts[k] = re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part)
-        return "".join(parts)
-
-    lines[:] = [escaped(line) for line in lines]
+    parts = re.split(r"(:\w+:`[^`]+`|``[^`]+``|`[^`]+`)", line)
+    for k, part in enumerate(parts):
+        if k % 2 == 0:
+            parts[k] = re.sub(r"([*|`]|(?<=\w)_(?!\w))", r"\\\1", part)
+        elif part[0] == "`" and part[1] != "`":
+            parts[k] = re.sub(r"`([^`]+)`", code, part)
+    return "".join(parts)
 
 
 def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -169,5 +250,6 @@ def setup(app: Any) -> dict[str, Any]:
     """Connects the hooks, before those of autosummary, autodoc and napoleon."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("config-inited", write_pages)  # before the files of the site are listed
+    app.connect("source-read", source)
     app.connect("autodoc-process-docstring", plain, priority=100)
     return {"parallel_read_safe": True}
