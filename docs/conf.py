@@ -13,6 +13,7 @@ version = release = invgen.__version__
 
 extensions = [
     "invgen_pages",  # first: it writes the pages that the others read
+    "invgen_docstrings",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -41,6 +42,7 @@ autosummary_imported_members = True
 autosummary_filename_map = {"invgen.Forecast": "invgen.Forecast-class"}  # beside invgen.forecast, on any file system
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # a method is described once, by the class that promises it
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "params_style")]
 python_maximum_signature_line_length = 90

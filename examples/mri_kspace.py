@@ -1,8 +1,8 @@
 """Measured multi-coil k-space, an eighth of it sampled
 ====================================================
 
-Each reconstruction predicts samples that it was not given. This script needs data that is not in the repository; the gallery
-does not run it::
+Each reconstruction predicts samples that it was not given. This script needs data that is not in the repository, so that
+the gallery does not run it::
 
     python examples/mri_kspace.py brain_kspace_8coils.npy
 

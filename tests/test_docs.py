@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+import invgen
 from invgen.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +43,7 @@ FIGURES = {
 
 
 def run_blocks(page: Path) -> dict:
-    """Runs the blocks of a page in the current folder: files are written, commands run, Python executed in one namespace."""
+    """Runs the blocks of a page in the current folder: writes files, runs commands, and Python in one namespace."""
     made: dict = {"__name__": "__main__"}
     for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         named = re.match(r"# (\w+\.(?:py|yaml))\n", text)
@@ -92,5 +94,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     page = (out / "generated" / "api" / "invgen.solve.html").read_text(encoding="utf-8")
     assert "Draws samples from p(x | y)" in page
-    outside = [p.name for p in out.rglob("*.html") if re.search(r'<(script|link|img)[^>]*(src|href)="https?://', p.read_text())]
+    loads = re.compile(r'<(script|link|img)[^>]*(src|href)="https?://')
+    outside = [p.name for p in out.rglob("*.html") if loads.search(p.read_text(encoding="utf-8"))]
     assert not outside, f"pages that load something from the net: {outside[:5]}"
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == invgen.__version__
+    assert cited["license"] == "Apache-2.0"

@@ -10,8 +10,8 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1]
 
-# The modules of the API pages, each with the sentence that heads its page. Their names are those of `__all__`, else the public
-# functions and classes that the module itself defines, or, where it defines too many that only the command line uses, these.
+# The modules of the API pages, each with the sentence that heads its page. Their names are those of `__all__`, else the
+# public functions and classes that the module itself defines; CHOSEN has the few of a package that commands use.
 MODULES: dict[str, str] = {
     "invgen": "The contracts (operators, noise, priors, samplers), what is done with them, and every error.",
     "invgen.operators": "The operators of the catalogue and the functions that make their masks, kernels, angles and maps.",
@@ -154,85 +154,11 @@ def relinked(page: str) -> str:
 
 def source(app: Any, name: str, text: list[str]) -> None:
     """Leads the links from docs/ to pages beside it to their copies on the site."""
-    text[0] = re.sub(r"\]\(\.\./(\w+)\.md", lambda m: f"](/generated/project/{m[1].lower()}.md" if m[1] in PROJECT else m[0], text[0])
 
+    def link(match: re.Match) -> str:
+        return f"](/generated/project/{match[1].lower()}.md" if match[1] in PROJECT else match[0]
 
-def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Marks up a docstring, which is plain text: stars and bars are themselves, what is indented is a list or code."""
-    marked: list[str] = []
-    for section, part in _sections(lines):
-        marked += [_escaped(line) for line in part] if section else _lists(part)
-    lines[:] = marked
-
-
-SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Yields|Raises|Warns|Examples?|Source|Sources|Notes?):$")
-
-
-def _sections(lines: list[str]) -> list[tuple[bool, list[str]]]:
-    """Splits a docstring into free text and the sections of Google's style, which napoleon reads: (is one, its lines)."""
-    parts: list[tuple[bool, list[str]]] = [(False, [])]
-    for line in lines:
-        if SECTION.match(line):
-            parts.append((True, []))
-        elif parts[-1][0] and line and line[0] != " ":
-            parts.append((False, []))
-        parts[-1][1].append(line)
-    return parts
-
-
-def _lists(lines: list[str]) -> list[str]:
-    """Marks up free text, in which an indented run is a list of terms, or else code or formulas to be shown as they are."""
-    marked: list[str] = []
-    while lines:
-        width = next((k for k, line in enumerate(lines) if line and line[0] != " "), len(lines))
-        run = lines[:width]  # indented lines, with the empty ones between
-        lines = lines[width:]
-        if any(run):
-            marked += ["", *_run(run), ""]
-        elif run:
-            marked.append("")
-        if lines:
-            head, lines = lines[0], lines[1:]
-            hanging = bool(lines) and lines[0][:1] == " " and not head.endswith(":")
-            if hanging:  # a term at the margin, its text indented below
-                text = next((k for k, line in enumerate(lines) if line[:1] != " "), len(lines))
-                marked += ["", "- " + _escaped(head), *("  " + _escaped(line.strip()) for line in lines[:text])]
-                lines = ["", *lines[text:]]
-            else:
-                marked.append(_escaped(head))
-    return marked
-
-
-def _run(lines: list[str]) -> list[str]:
-    """Returns a bullet list where each item is `term: text` or `"term"  text`, a literal block otherwise."""
-    margin = min(len(line) - len(line.lstrip()) for line in lines if line)
-    lines = [line[margin:] for line in lines]
-    items = [line for line in lines if line and line[0] != " "]
-    term = re.compile(r'[\w"(][^:=]*: \S|"\w+" +\S(?:(?! {2}).)*$')
-    if not all(term.match(item) for item in items):
-        return ["::", "", *("    " + line if line else "" for line in lines)]
-    marked: list[str] = []
-    for line in lines:
-        item = bool(line) and line[0] != " "
-        text = re.sub(r'^("\w+") +', r"\1: ", line) if item else line.strip()
-        marked.append(("- " if item else "  ") + _escaped(text) if text else "")
-    return marked
-
-
-def _escaped(line: str) -> str:
-    """Returns a line with backticks as code, or as a link where they hold a name, and nothing else marked up."""
-
-    def code(match: re.Match) -> str:
-        text = match[1]
-        return f"`{text}`" if re.fullmatch(r"[A-Za-z][\w.]*\w", text) else f"``{text}``"
-
-    parts = re.split(r"(:\w+:`[^`]+`|``[^`]+``|`[^`]+`)", line)
-    for k, part in enumerate(parts):
-        if k % 2 == 0:
-            parts[k] = re.sub(r"([*|`]|(?<=\w)_(?!\w))", r"\\\1", part)
-        elif part[0] == "`" and part[1] != "`":
-            parts[k] = re.sub(r"`([^`]+)`", code, part)
-    return "".join(parts)
+    text[0] = re.sub(r"\]\(\.\./(\w+)\.md", link, text[0])
 
 
 def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -247,9 +173,7 @@ def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Connects the hooks, before those of autosummary, autodoc and napoleon."""
-    app.setup_extension("sphinx.ext.autodoc")
+    """Connects the hooks."""
     app.connect("config-inited", write_pages)  # before the files of the site are listed
     app.connect("source-read", source)
-    app.connect("autodoc-process-docstring", plain, priority=100)
     return {"parallel_read_safe": True}
