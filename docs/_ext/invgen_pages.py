@@ -153,12 +153,14 @@ def relinked(page: str) -> str:
 
 
 def source(app: Any, name: str, text: list[str]) -> None:
-    """Leads the links from docs/ to pages beside it to their copies on the site."""
+    """Leads the links from docs/ to pages beside it to their copies on the site; what is no page loses its link."""
 
     def link(match: re.Match) -> str:
-        return f"](/generated/project/{match[1].lower()}.md" if match[1] in PROJECT else match[0]
+        page = match[2].removesuffix(".md")
+        return f"{match[1]}(/generated/project/{page.lower()}.md)" if page in PROJECT else match[1][1:-1]
 
-    text[0] = re.sub(r"\]\(\.\./(\w+)\.md", link, text[0])
+    if "/" not in name:
+        text[0] = re.sub(r"(?<!!)(\[[^]]+\])\(\.\./([^)]+)\)", link, text[0])
 
 
 def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
