@@ -11,6 +11,9 @@ comma  := ,
 # pip separates its wheel folders by spaces, uv by commas
 export UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
 
+# what Python compiles is kept: torch and diffusers take seconds to compile, and each command would do so again
+unexport PYTHONDONTWRITEBYTECODE
+
 # Every file is held against its hash in the lock, but those of torch and of the platform's own wheels. uv takes seconds where pip
 # takes minutes; where uv cannot be had, pip does the same in two steps, since its constraints take no hashes: first all that is
 # locked, then torch, by its version. The lock's setuptools builds the editable package.

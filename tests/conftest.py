@@ -1,6 +1,7 @@
 """Fixtures of all tests, and how they share the processors: `pytest -n auto` runs a worker for each core."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ GIGABYTES = 2  # what a worker and the processes it starts may hold at their pea
 # NumPy and torch read these when they are loaded, which is after this file.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+# Dozens of tests start a process that imports torch: 2 s of computing, and 4 s where Python may not keep what it compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(optionalhook=True)

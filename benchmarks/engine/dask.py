@@ -39,6 +39,7 @@ SETTINGS = {
     "distributed.scheduler.http.routes": [],
 }
 RETRIES = 2  # of a task that ends with an exception: a result that could not be stored
+ANSWER = 20.0  # seconds that a scheduler that runs already has to answer
 LOOK = 2.0  # seconds between two looks at how many workers there are
 PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stored cell through a network file system
 
@@ -73,7 +74,7 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         stack.enter_context(dask.config.set(SETTINGS))
         if executor.kind == "address":
             try:
-                client = stack.enter_context(Client(executor.address, timeout=20, set_as_default=False))
+                client = stack.enter_context(Client(executor.address, timeout=ANSWER, set_as_default=False))
             except (OSError, ValueError) as error:
                 raise InvgenError(f"no Dask scheduler answers at {executor.address}: {error}") from error
         else:

@@ -1,4 +1,7 @@
-"""A small suite in a folder of its own: an exact prior, two images, operators and metrics of the user's."""
+"""A small suite in a folder of its own: an exact prior, two images, operators and metrics of the user's.
+
+A file beside it says when a metric does more than compute: `napping` (nap takes its time), `broken` and `deadly`.
+"""
 
 import sys
 
@@ -23,7 +26,8 @@ class Half(LinearOperator):
 
 
 def nap(samples, truth, posterior, seconds=0.1):
-    time.sleep(seconds)
+    if Path("napping").exists():
+        time.sleep(seconds)
     return float(samples.mean())
 
 

@@ -80,7 +80,8 @@ class UNet(nn.Module):
 
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         if classes:
-            self.label = nn.Embedding(classes + 1, embedding)
+            # drawn as nn.Embedding draws it, whose way on the meta device loads torch's compiler: four seconds
+            self.label = nn.Embedding(classes + 1, embedding, _weight=torch.randn(classes + 1, embedding))
         self.stem = CONV[dims](folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(w) for w in widths)
         self.up = nn.ModuleList(stage(w) for w in widths)

@@ -27,9 +27,10 @@ from invgen.benchmarks.engine import dask_clusters
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_cell(here):
     """Every cell is there once, and equal to that of the serial run bit for bit."""
-    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.2)"]}
     run(naps, "serial", progress=False)
     (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    (here / "napping").touch()
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 3 or driver.poll() is not None)
@@ -46,6 +47,7 @@ def test_a_worker_that_is_killed_costs_no_cell(here):
 def test_an_interrupt_ends_the_workers_and_keeps_what_was_stored(here):
     naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.5)"]}
     (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    (here / "napping").touch()  # until the interrupt
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "dask:2"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     # what is started in the background of a shell without job control inherits that interrupts are ignored
@@ -57,6 +59,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_was_stored(here):
     assert driver.returncode == 130, err
     assert "Traceback" not in err, err
     wait_for(lambda: not any(alive(pid) for pid in workers))
+    (here / "napping").unlink()
     before = len(results("out"))
     assert 2 <= before < 24
     assert not list((here / "out").rglob("*unfinished*"))
@@ -64,7 +67,8 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_was_stored(here):
 
 
 @pytest.mark.slow
-def test_a_cell_that_kills_its_workers_fails_alone(here):
+def test_a_cell_that_kills_its_workers_fails_alone(here, monkeypatch):
+    monkeypatch.setattr(dask_executor, "LOOK", 0.2)
     suite = SMALL | {"metrics": ["psnr", "my_suite:die"], "seeds": 3}
     deadly = {"operator": "Identity", "noise": 0.1, "name": "deadly", "seeds": 1}
     suite["problems"] = [SMALL["problems"], deadly]
@@ -81,8 +85,9 @@ def test_a_cell_that_kills_its_workers_fails_alone(here):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_runs_already(here):
+def test_a_scheduler_that_runs_already(here, monkeypatch):
     """Its worker has two threads, was started elsewhere, and stays when the run has ended."""
+    monkeypatch.setattr(dask_executor, "LOOK", 0.2)
     with scheduler(here) as address:
         report = run("suite.yaml", "out", executor=address, batch=2, progress=False)
         assert (report.done, report.computed) == (24, 24)
@@ -95,8 +100,8 @@ def test_a_scheduler_that_runs_already(here):
     assert results("out") == results("serial")
 
 
-@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer(here, monkeypatch):
+    monkeypatch.setattr(dask_executor, "ANSWER", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -216,6 +216,7 @@ def test_after_kill_9_a_rerun_completes_the_same_results(here):
     naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
     run(naps, "quiet", progress=False)
     (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    (here / "napping").touch()  # for the run that is killed alone: it lasts four seconds
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out", "--executor", "local:2"]
     driver = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(list((here / "out").glob("cells/??/*[0-9a-f].json"))) >= 2 or driver.poll() is not None)
@@ -223,6 +224,7 @@ def test_after_kill_9_a_rerun_completes_the_same_results(here):
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))  # none outlives its parent
+    (here / "napping").unlink()
     before = {p: p.stat().st_mtime_ns for p in (here / "out").glob("cells/??/*.json")}
     assert 2 <= len(before) < 24
     report = run(naps, "out", progress=False)
@@ -233,8 +235,9 @@ def test_after_kill_9_a_rerun_completes_the_same_results(here):
 
 @pytest.mark.slow
 def test_two_runners_share_a_folder_and_compute_nothing_twice(here):
-    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.3)"]}
+    naps = load("suite.yaml").content | {"metrics": ["psnr", "my_suite:nap(seconds=0.1)"]}
     (here / "naps.py").write_text(f"suite = {naps!r}\n")
+    (here / "napping").touch()  # so that both are at work at one time
     command = [sys.executable, "-m", "invgen", "bench", "run", "naps.py", "--out", "out"]
     options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
     two = [subprocess.Popen(command, **options) for _ in range(2)]
