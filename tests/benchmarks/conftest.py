@@ -1,6 +1,7 @@
 """A small suite in a folder of its own: an exact prior, two images, operators and metrics of the user's.
 
-A file beside it says when a metric does more than compute: `napping` (nap takes its time), `broken` and `deadly`.
+A file beside it says when a metric does more than compute: `napping` (nap takes its time), `meeting` (meet waits
+until two processes compute), `broken` and `deadly`.
 """
 
 import sys
@@ -29,6 +30,15 @@ def nap(samples, truth, posterior, seconds=0.1):
     if Path("napping").exists():
         time.sleep(seconds)
     return float(samples.mean())
+
+
+def meet(samples, truth, posterior):
+    if Path("meeting").exists():
+        Path(f"here-{os.getpid()}").touch()
+        end = time.monotonic() + 120
+        while len(list(Path().glob("here-*"))) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+    return float(len(list(Path().glob("here-*"))))
 
 
 def grumble(samples, truth, posterior):

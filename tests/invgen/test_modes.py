@@ -37,6 +37,8 @@ Y = torch.linspace(-0.5, 0.5, A.out_shape.numel())
 
 
 @pytest.mark.slow
+# in five steps
+@pytest.mark.filterwarnings("ignore:the .* cannot make what was measured")
 def test_a_run_is_in_eval_mode_and_training_goes_on():
     prior = network(Dropout())
     runs = {
@@ -95,6 +97,9 @@ def test_modes_are_restored_after_an_error():
     assert prior.net.drop.training and not prior.net.norm.training
 
 
+# an untrained network, in three steps
+@pytest.mark.filterwarnings("ignore:.* samples of .* are saturated")
+@pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 def test_a_network_made_in_inference_mode_is_differentiated():
     torch.manual_seed(0)
     state = nn.Conv2d(1, 1, 3, padding=1).state_dict()
@@ -143,6 +148,8 @@ class Half(nn.Module):
 
 
 @pytest.mark.parametrize("sampler", ["PiGDM(steps=6)", "DPS(steps=6)", "MMPS(steps=6)", "DPS(steps=6, form='paper')"])
+# noise of 1e-4, in six steps
+@pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 def test_half_precision_does_not_overflow_backwards(sampler):
     options = {"prediction": "epsilon", "schedule": Schedule.linear(), "data_std": 0.5}
     runs = [from_network(Half(dtype), SHAPE, **options) for dtype in (torch.float32, torch.float16)]

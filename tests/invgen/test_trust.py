@@ -188,6 +188,8 @@ def test_the_probe_is_asked_once_and_is_not_counted():
     assert within_trust(invgen.Posterior(prior, A, 0.1, torch.zeros(4)))[1] == ""
 
 
+# noise has tails beyond the range of pictures
+@pytest.mark.filterwarnings("ignore:the signals have values")
 def test_an_untrained_network_gets_no_false_trail():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1))

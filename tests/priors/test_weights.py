@@ -218,12 +218,15 @@ def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
 def test_the_shipped_priors_are_stable_where_a_state_has_less_noise_than_its_level(name):
     """Samplers come by such states. |D(x) - x| is at most the largest of the noise, 5 levels, and what is smoothed.
 
+    The middle of a picture and its mirror image: the largest of a quarter of as many values of noise is 0.3 levels less.
     Measured: 4.6 (mr), 9.1 (photo), 4.3 (ct), 4.0 to 4.7 (the others); a training that ended unstable had 58, another 9600.
     """
     prior = load(name)
     if name in MARGINS:
         ((_, images),) = held_out.held_out(name).items()
-        x = torch.stack([image[..., 60:188, 60:188] if image.shape[-1] > 128 else image for image in images])
+        x = torch.stack(
+            [image[..., 60:124, 60:124] if image.shape[-1] > 128 else image[..., 32:96, 32:96] for image in images]
+        )
         x = torch.cat([x, x.flip(-1), x.transpose(-1, -2)])
     else:  # whose held-out signals no package here carries
         x = sample(prior, 4, seed=0)

@@ -124,6 +124,7 @@ def test_the_job_that_slurm_gets(tmp_path, monkeypatch):
     config = {"jobqueue.slurm.queue": "gpu", "jobqueue.slurm.walltime": "04:00:00", "jobqueue.slurm.cores": 2}
     with dask.config.set(config), dask_clusters.slurm("cpu", tmp_path) as cluster:
         script = cluster.job_script()
+    cluster.keys.cleanup()
     assert "#SBATCH -p gpu\n" in script and "#SBATCH -t 04:00:00\n" in script and "--cpus-per-task=2" in script
     assert "export OMP_NUM_THREADS=1\n" in script and "export DASK_DISTRIBUTED__WORKER__DAEMON=False\n" in script
     assert (
@@ -131,6 +132,7 @@ def test_the_job_that_slurm_gets(tmp_path, monkeypatch):
     )
     with dask_clusters.slurm("cuda", tmp_path) as cluster:
         script = cluster.job_script()
+    cluster.keys.cleanup()
     assert "#SBATCH --gres=gpu:1\n" in script and "--resources GPU=1" in script and "--mem=4G" in script
 
 

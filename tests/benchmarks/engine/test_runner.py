@@ -43,7 +43,8 @@ def test_a_run_stores_every_cell_and_a_second_computes_nothing(here, capsys):
     first, key = results("out"), expand("suite.yaml")[5].key
     path = Store("out").path(key, ".json")
     path.write_text(path.read_text()[:200])
-    assert run("suite.yaml", "out").computed == 1
+    with pytest.warns(UserWarning, match="are damaged, and their cells are to be computed again"):
+        assert run("suite.yaml", "out").computed == 1
     assert results("out") == first
 
     # two shards make a whole
@@ -248,17 +249,19 @@ def test_two_runners_share_a_folder_and_compute_nothing_twice(here):
 
 
 @pytest.mark.slow
-def test_a_cell_that_kills_its_worker_fails_alone(here):
-    suite = SMALL | {"metrics": ["psnr", "my_suite:die"], "seeds": 3}
+def test_two_workers_compute_at_one_time_and_a_cell_that_kills_its_worker_fails_alone(here):
+    suite = SMALL | {"metrics": ["my_suite:meet", "my_suite:die"], "seeds": 3}
     deadly = {"operator": "Identity", "noise": 0.1, "name": "deadly", "seeds": 1}
     suite["problems"] = [SMALL["problems"], deadly]
     cells = expand(suite)
-    (here / "deadly").touch()  # only now: the rehearsal computes the metrics too, in this process
+    for name in ("deadly", "meeting"):  # only now: the rehearsal computes the metrics too, in this process
+        (here / name).touch()
     store = Store("out")
     store.prepare()
     outcomes = {cell.key: outcome for cell, outcome in pool([(c,) for c in cells], store, environments(2, "cpu"))}
     assert [outcomes[c.key] for c in cells if c.problem == "deadly"] == ["failed"]
     assert [outcomes[c.key] for c in cells if c.problem != "deadly"] == ["done"] * 3
+    assert all(store.record(c.key)["metrics"]["my_suite:meet"] >= 2 for c in cells if c.problem != "deadly")
     (failure,) = (store.failure(c.key) for c in cells if c.problem == "deadly")
     assert "its worker process died" in failure["error"]
 

@@ -54,6 +54,8 @@ def test_sizes_of_signals_of_every_layout():
 
 
 @pytest.mark.slow
+# a picture of noise, in two steps
+@pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 def test_the_command_takes_the_size_of_the_picture_and_picks_the_sampler(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     options = {"operator": "Mask.random(keep=0.5)", "prior": "photo", "noise": "0.1", "num_samples": 1}

@@ -79,6 +79,8 @@ def test_solve_says_it_on_stderr_and_the_result_what_ran_inside(capsys):
     assert mmps.inner == "10 solves by GMRES in 5 iterations"
 
 
+# weights of 0.1 ask for signals of 10
+@pytest.mark.filterwarnings("ignore:.* samples of .* are saturated")
 def test_iterative_solves_are_counted():
     weights = torch.linspace(0.1, 2, 144).reshape(SHAPE)
     A = operators.from_function(lambda x: weights * x, SHAPE, linear=True)

@@ -54,7 +54,8 @@ def test_the_command_writes_samples_pictures_and_a_sheet(tmp_path):
     assert "2 samples of 1 x 32 x 32" in done.output
     x = np.load(tmp_path / "out" / "samples.npy")
     assert x.shape == (2, 1, 32, 32) and np.isfinite(x).all()
-    assert Image.open(tmp_path / "out" / "sample_001.png").size == (32, 32)
+    with Image.open(tmp_path / "out" / "sample_001.png") as picture:
+        assert picture.size == (32, 32)
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 1000
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["shape"] == [1, 32, 32] and summary["sampler"] == "DPMSolver(steps=2)"

@@ -59,6 +59,8 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
         tune(5, samplers.DPS(steps=16), study=study)
 
 
+# four trials find no good setting
+@pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 def test_a_tuned_sampler_is_a_small_file_that_solve_accepts(tmp_path):
     found, path = tune(4), tmp_path / "tuned.json"
     found.save(path)

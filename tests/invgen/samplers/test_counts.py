@@ -98,6 +98,8 @@ def short(name: str) -> invgen.Sampler:
 
 
 @pytest.mark.slow
+# point estimates are among them
+@pytest.mark.filterwarnings("ignore:.* finds one point")
 def test_every_sampler_that_takes_counts_finds_the_posterior_mean():
     post, found = problem(*LOW), {}
     for name in samplers.catalogue():
@@ -145,6 +147,8 @@ def test_what_is_refused_names_the_other_way():
         samplers.DPS()(Posterior(post.prior, post.A, post.noise, post.y - 50))
 
 
+# matter thicker than any of the prior
+@pytest.mark.filterwarnings("ignore:.* samples of .* are saturated")
 def test_no_photon_at_all_says_only_that_the_ray_was_thick():
     post = problem(*LOW)
     dark = Posterior(post.prior, post.A, post.noise, torch.zeros_like(post.y))

@@ -317,6 +317,9 @@ def test_check_through_from_network_and_conditions():
         check_prior(declared.condition("gaussian"), signals())
 
 
+# several findings at once
+@pytest.mark.filterwarnings("ignore:the network does not fit its declaration")
+@pytest.mark.filterwarnings("ignore:the signals have values")
 def test_check_names_wrong_units():
     unit = from_denoiser(lambda x, sigma: 0.5 + denoised(x - 0.5, sigma), (1, SIZE, SIZE), value_range=(-1.5, 2.5))
     assert not check_prior(unit, signals() + 0.5).findings
@@ -328,6 +331,9 @@ def test_check_names_wrong_units():
         check_prior(ranged, signals().sigmoid())
 
 
+# several findings at once
+@pytest.mark.filterwarnings("ignore:the network does not fit its declaration")
+@pytest.mark.filterwarnings("ignore:the signals have values")
 def test_check_finds_what_breaks_the_contract():
     class Batch(nn.Module):
         def forward(self, x, sigma):
