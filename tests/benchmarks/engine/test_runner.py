@@ -161,7 +161,7 @@ def test_what_executors_are_called():
 def test_an_extra_that_is_missing_is_named(here, monkeypatch, executor, package, extra):
     pytest.importorskip("distributed")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"invgen\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"invgen-solvers\[{extra}\]"):
         run(SMALL, "out", executor=executor, progress=False)
 
 
