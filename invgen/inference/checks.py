@@ -39,7 +39,7 @@ class Report:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def _repr_html_(self) -> str:
-        rows = {name: f"{error:.1e}" for name, error in self.passed.items()}
+        rows = {name: f"relative error {error:.1e}" if error else "ok" for name, error in self.passed.items()}
         rows |= {f"note {k}": note for k, note in enumerate(self.notes, 1)}
         return card(f"{self.operator}: {len(self.passed)} checks passed in {self.seconds:.1f} s", rows)
 

@@ -87,7 +87,7 @@ class Result:
             units = " (no noise)" if isinstance(post.noise, Noiseless) else " times the noise"
             residual = f"{r.mean():.3g} on average, {r.min():.3g} to {r.max():.3g}{units}"
         rows = {
-            "samples": f"{len(self.samples)}, in all of shape {tuple(self.samples.shape)}",
+            "samples": f"{len(self.samples)}, shape {tuple(self.samples.shape)}",
             "sampler": self.sampler,
             "picked because": self.reason or None,
             "seed": self.seed,
