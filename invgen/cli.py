@@ -324,7 +324,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
     sheet_minutes: Annotated[
-        float, typer.Option(min=0, help="Least time between sheets of samples; 0: one each epoch. Twins: at the end.")
+        float,
+        typer.Option(min=0, help="Least time between sheets of samples; 0: one each epoch. Digits family: at the end."),
     ] = 15.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs in OUT/tensorboard as well.")] = False,
     bfloat16: Annotated[
@@ -342,27 +343,27 @@ def train(
     from invgen.names.resolve import unknown
     from invgen.priors.data.fetch import data_folder, fetch
     from invgen.priors.recipes import RECIPES
-    from invgen.priors.training.digits_family import TWINS
-    from invgen.priors.training.digits_family import train as twin
+    from invgen.priors.training.digits_family import FAMILY
+    from invgen.priors.training.digits_family import train as train_digits
     from invgen.priors.training.train import train as denoiser
 
     folders = list(data or [])
     if recipe is not None:
-        if recipe not in (known := [*RECIPES, *TWINS]):
+        if recipe not in (known := [*RECIPES, *FAMILY]):
             raise unknown("recipe", recipe, known)
-        folders = folders or [fetch(TWINS[recipe].data if recipe in TWINS else recipe, data_folder())]
+        folders = folders or [fetch(FAMILY[recipe].data if recipe in FAMILY else recipe, data_folder())]
     elif not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     try:
-        if recipe is None or recipe not in TWINS:
+        if recipe is None or recipe not in FAMILY:
             larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
             path = denoiser(recipe, out, folders, tensorboard=tensorboard, **options, **larger)
         elif bfloat16:  # these are too small to gain from it
             raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")
         else:
-            path = twin(recipe, out, folders, tensorboard=tensorboard, **options)
+            path = train_digits(recipe, out, folders, tensorboard=tensorboard, **options)
     except KeyboardInterrupt as error:
         typer.echo(f"invgen: {error or 'interrupted'}", err=True)
         raise typer.Exit(130) from None

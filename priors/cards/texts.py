@@ -84,7 +84,7 @@ LIMITS = {
     "digits-gan": """\
 - No encoder and no density. Trained for minutes: some codes give no digit.""",
     "digits-flow": """\
-- Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the weakest of the twins: a small RealNVP
+- Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the family's weakest: a small RealNVP
   trained for minutes.""",
     "digits-ar": """\
 - Four grey levels; each value from those before it in raster order, so drawing one picture takes 1024 evaluations.""",

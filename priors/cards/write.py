@@ -28,7 +28,7 @@ from invgen.priors.data.held_out import held_out, held_out_views
 from invgen.priors.data.views import open_views, signals
 from invgen.priors.load import WEIGHTS, load, metadata
 from invgen.priors.recipes import RECIPES
-from invgen.priors.training.digits_family import TWINS
+from invgen.priors.training.digits_family import FAMILY
 from invgen.priors.training.log import draw_samples, save_sheet, sheet
 
 ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
@@ -236,7 +236,7 @@ def _command(name: str, training: dict[str, Any]) -> str:
 
     A run that its steps ended gives the same weights again.
     """
-    recipe, now = training["recipe"], {**RECIPES, **TWINS}[name]
+    recipe, now = training["recipe"], {**RECIPES, **FAMILY}[name]
     words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
     words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]
     words += [f"--minutes {training['minutes']:.0f}"] if training["steps"] < recipe["steps"] else []

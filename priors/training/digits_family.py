@@ -1,4 +1,4 @@
-"""Training of the twins of `digits`: the same pictures under a VAE, a GAN, a normalising flow, an autoregressive network.
+"""Training of the family of `digits`: the same pictures under a VAE, a GAN, a normalising flow, an autoregressive network.
 
 train("digits-vae", "runs/digits-vae", data="data/digits", minutes=5)
 """
@@ -26,7 +26,7 @@ from invgen.priors.training.weights import Interruptible, restore, restore_optim
 
 
 @dataclass(frozen=True)
-class Twin:
+class DigitsRecipe:
     """One training of a small network on pictures of 32 x 32. The other fields are as in `recipes.Recipe`."""
 
     name: str
@@ -41,19 +41,19 @@ class Twin:
     units: str = "grey level in [-1, 1], -1 is black"
 
 
-TWINS = {
-    twin.name: twin
-    for twin in (
-        Twin("digits-vae", "VAE"),
-        Twin("digits-gan", "GAN", learning_rate=4e-4, betas=(0.0, 0.9)),
-        Twin("digits-flow", "Flow", learning_rate=1e-3),
-        Twin("digits-ar", "PixelCNN", batch=16),
+FAMILY = {
+    recipe.name: recipe
+    for recipe in (
+        DigitsRecipe("digits-vae", "VAE"),
+        DigitsRecipe("digits-gan", "GAN", learning_rate=4e-4, betas=(0.0, 0.9)),
+        DigitsRecipe("digits-flow", "Flow", learning_rate=1e-3),
+        DigitsRecipe("digits-ar", "PixelCNN", batch=16),
     )
 }
 
 
 def train(
-    recipe: str | Twin,
+    recipe: str | DigitsRecipe,
     out: Path | str,
     data: Sequence[Path | str] | Path | str,
     steps: int | None = None,
@@ -75,27 +75,27 @@ def train(
         out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress: as for
             `train.train`.
     """
-    if isinstance(recipe, str) and recipe not in TWINS:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(TWINS)}")
-    twin = TWINS[recipe] if isinstance(recipe, str) else recipe
-    twin = dataclasses.replace(twin, steps=steps or twin.steps, batch=batch or twin.batch)
+    if isinstance(recipe, str) and recipe not in FAMILY:
+        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(FAMILY)}")
+    recipe = FAMILY[recipe] if isinstance(recipe, str) else recipe
+    recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     folders = [data] if isinstance(data, (str, Path)) else list(data)
     images, labels = (torch.cat(part) for part in zip(*map(labelled, folders), strict=True))
-    views = LabelledViews(images, labels, twin.warp)
+    views = LabelledViews(images, labels, recipe.warp)
     kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
     out, device = Path(out), torch.device(device)
     require_writable(out)
-    checkpoint, weights = out / "checkpoint.pt", out / f"{twin.name}.safetensors"
+    checkpoint, weights = out / "checkpoint.pt", out / f"{recipe.name}.safetensors"
     watch = Watch(out, tensorboard)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        options = {"critic": True} if twin.network == "GAN" else {}
-        model = NETWORKS[twin.network](**options).to(device)
-    shipped = NETWORKS[twin.network](**model.options).to(device).requires_grad_(False)
+        options = {"critic": True} if recipe.network == "GAN" else {}
+        model = NETWORKS[recipe.network](**options).to(device)
+    shipped = NETWORKS[recipe.network](**model.options).to(device).requires_grad_(False)
     shipped.load_state_dict(model.state_dict(), strict=False)
     averaged = dict(shipped.named_parameters())
-    optimizers = [torch.optim.Adam(group, lr=twin.learning_rate, betas=twin.betas) for group in model.groups()]
+    optimizers = [torch.optim.Adam(group, lr=recipe.learning_rate, betas=recipe.betas) for group in model.groups()]
     generator, step, elapsed = Generator().manual_seed(seed), 0, 0.0
     if resume and checkpoint.exists():
         with restoring(checkpoint) as state:
@@ -110,14 +110,14 @@ def train(
         state = {"model": model.state_dict(), "shipped": shipped.state_dict(), "step": step, "elapsed": elapsed}
         state |= {"optimizers": [o.state_dict() for o in optimizers], "generator": generator.get_state()}
         replace(checkpoint, lambda path: torch.save(state, path))
-        training = {"recipe": dataclasses.asdict(twin), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
+        training = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
         training |= {"device": device.type, "torch": torch.__version__}
         training["sources"] = [
             {"name": Path(folders[0]).name, "count": len(images), "sha256": digest([images.numpy().tobytes()])}
         ]
-        about = {"format": FORMAT, "network": twin.network, "options": shipped.options, "shape": list(images.shape[1:])}
+        about = {"format": FORMAT, "network": recipe.network, "options": shipped.options, "shape": list(images.shape[1:])}
         about |= {"value_range": [-1.0, 1.0], "data_mean": images.mean().item(), "data_std": images.std().item()}
-        write(weights, averaged, about | {"units": twin.units, "training": training})
+        write(weights, averaged, about | {"units": recipe.units, "training": training})
 
     def record() -> None:
         with torch.no_grad():
@@ -127,14 +127,14 @@ def train(
         watch.numbers(step, minutes=elapsed / 60, loss=last, held_out_loss=value)
 
     def done() -> float:
-        return max(step / twin.steps, elapsed / 60 / minutes if minutes else 0.0)
+        return max(step / recipe.steps, elapsed / 60 / minutes if minutes else 0.0)
 
-    bar = tqdm(total=twin.steps, initial=step, disable=not progress, mininterval=5, desc=twin.name)
+    bar = tqdm(total=recipe.steps, initial=step, disable=not progress, mininterval=5, desc=recipe.name)
     saved, clock, last = elapsed, time.monotonic(), math.nan
     with Interruptible() as stop, bar:
         while done() < 1:
-            rate = twin.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done()))
-            x = views.batch(twin.batch, generator)[0].to(device)
+            rate = recipe.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done()))
+            x = views.batch(recipe.batch, generator)[0].to(device)
             for optimizer, objective in zip(optimizers, model.objectives(x, generator), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -143,11 +143,11 @@ def train(
                 torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 10.0)
                 optimizer.step()
             step += 1
-            keep, now = (1 - 1 / step) ** twin.average, dict(model.named_parameters())
+            keep, now = (1 - 1 / step) ** recipe.average, dict(model.named_parameters())
             torch._foreach_lerp_(list(averaged.values()), [now[name].detach() for name in averaged], 1 - keep)
-            if step % 20 == 0 or step == twin.steps:
+            if step % 20 == 0 or step == recipe.steps:
                 if not math.isfinite(last := objective.item()):
-                    raise DivergedError(f"training of '{twin.name}' diverged at step {step}: lower the learning rate")
+                    raise DivergedError(f"training of '{recipe.name}' diverged at step {step}: lower the learning rate")
                 bar.set_postfix(loss=f"{last:.4f}", refresh=False)
             bar.update()
             elapsed, clock = elapsed + time.monotonic() - clock, time.monotonic()

@@ -1,4 +1,4 @@
-"""The small networks of the twins of `digits`: a VAE, a GAN's generator, a normalising flow and a PixelCNN, (1, 32, 32).
+"""The small networks of the digits family: a VAE, a GAN's generator, a normalising flow and a PixelCNN, (1, 32, 32).
 
 Each one's `objectives(x, generator)` is what its training minimises, for x (B, 1, 32, 32) in [-1, 1]; one in turn for each
 of the groups of parameters `groups()`.

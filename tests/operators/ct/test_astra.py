@@ -52,9 +52,9 @@ def test_copies_and_pickles_make_their_own_projector():
     A = ParallelBeamCT((8, 8), 5, backend="astra")
     x = torch.rand(8, 8)
     y = A(x)
-    twin = pickle.loads(pickle.dumps(A))
-    assert twin.matrix._ids == {}
-    assert torch.equal(twin(x), y)
+    copied = pickle.loads(pickle.dumps(A))
+    assert copied.matrix._ids == {}
+    assert torch.equal(copied(x), y)
     assert torch.equal(copy.deepcopy(A)(x), y)
 
 

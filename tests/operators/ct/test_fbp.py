@@ -146,10 +146,10 @@ def test_weights_of_a_short_scan_count_every_line_once():
         for d in range(0, len(gamma), 7):
             other = angles[view] + np.pi - 2 * gamma[d]  # the same line from the other side
             k = int(np.round(np.rad2deg(other) * 2))
-            twin = weight[k, len(gamma) - 1 - d] if 0 <= k < len(angles) else 0.0
+            mirrored = weight[k, len(gamma) - 1 - d] if 0 <= k < len(angles) else 0.0
             before = int(np.round(np.rad2deg(other - 2 * np.pi) * 2))
-            twin += weight[before, len(gamma) - 1 - d] if before >= 0 else 0.0
-            assert weight[view, d] + twin == pytest.approx(1, abs=1e-9)
+            mirrored += weight[before, len(gamma) - 1 - d] if before >= 0 else 0.0
+            assert weight[view, d] + mirrored == pytest.approx(1, abs=1e-9)
     assert np.abs(np.diff(weight, axis=0)).max() < 0.12  # smooth: no step from view to view, even where the fan is narrow
 
 

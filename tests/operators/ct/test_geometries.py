@@ -215,8 +215,8 @@ def test_batches_precisions_and_layouts(small):
 def test_copies_pickles_and_precision(small):
     x = torch.randn(2, *small.in_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = small(x)
-    for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), copy.deepcopy(small).double()):
-        assert torch.equal(twin(x), y)
+    for copied in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), copy.deepcopy(small).double()):
+        assert torch.equal(copied(x), y)
 
 
 def test_no_warning_of_beta_state():

@@ -12,7 +12,7 @@ from invgen.priors.cards import baselines, evaluate, write
 from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import RECIPES
-from invgen.priors.training.digits_family import TWINS
+from invgen.priors.training.digits_family import FAMILY
 from invgen.priors.training.train import train
 
 PRIOR = "prior `digits`"
@@ -141,6 +141,6 @@ def test_the_command_on_a_card_is_the_one_that_was_run():
         "invgen train photo --data BSDS500 --data data/photo --steps 1000000 --batch 4 --minutes 60 --seed 3 "
         "--out runs/photo"
     )
-    recipe = dataclasses.asdict(TWINS["digits-ar"])
+    recipe = dataclasses.asdict(FAMILY["digits-ar"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 2.0, "seed": 0, "device": "cpu"}
     assert write._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"

@@ -124,10 +124,10 @@ def test_what_cannot_be_decided_is_an_error(tmp_path):
     with pytest.raises(invgen.WeightsError, match=r"'ema.shadow_params', 1 tensors that fit no network .* ema=False"):
         priors.read_weights(path, Net())
     assert same(priors.read_weights(path, Net(), ema=False), TRAINED)
-    twins = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])  # one average for two layers of one shape
-    torch.save({"model": twins.state_dict(), "ema": {"shadow_params": [torch.zeros(2, 2), torch.zeros(2)]}}, path)
+    pair = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])  # one average for two layers of one shape
+    torch.save({"model": pair.state_dict(), "ema": {"shadow_params": [torch.zeros(2, 2), torch.zeros(2)]}}, path)
     with pytest.raises(invgen.WeightsError, match="fit no network"):
-        priors.read_weights(path, twins)
+        priors.read_weights(path, pair)
     torch.save({"model_ema": AVERAGE}, path)
     with pytest.raises(invgen.WeightsError, match=r"averaged weights alone \('model_ema'\): leave out ema=False"):
         priors.read_weights(path, Net(), ema=False)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from invgen.errors import OptionError
-from invgen.priors.checkpoints.networks import digits as twin_networks
+from invgen.priors.checkpoints.networks import digits as networks
 from invgen.priors.load import load, metadata
 from invgen.priors.training import digits_family, log
 from invgen.priors.wrappers.generators import VAE, Decoder
@@ -29,8 +29,8 @@ def run(name, out, digits, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(digits_family.TWINS))
-def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch):
+@pytest.mark.parametrize("name", list(digits_family.FAMILY))
+def test_a_small_model_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch):
     if name == "digits-ar":  # 1024 evaluations a sample
         monkeypatch.setattr(log, "draw_samples", lambda prior, count, seed: torch.zeros(count, *prior.shape))
     path = run(name, tmp_path / "run", digits, steps=3)
@@ -55,7 +55,7 @@ def test_a_twin_is_trained_stored_and_loaded(name, tmp_path, digits, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_resumed_twin_ends_with_the_same_weights(tmp_path, digits, monkeypatch):
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path, digits, monkeypatch):
     whole = load(run("digits-gan", tmp_path / "whole", digits, steps=4))
     batch, calls = digits_family.LabelledViews.batch, []
 
@@ -83,7 +83,7 @@ def test_bad_input(tmp_path, digits):
 
 
 def random_flow():
-    net = twin_networks.FlowNetwork().double()
+    net = networks.FlowNetwork().double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
@@ -106,7 +106,7 @@ def test_the_flow_is_invertible_with_the_right_volume():
 
 
 def test_the_pixelcnn_sees_only_what_came_before():
-    net = twin_networks.PixelCNN(8, (1, 2)).eval()
+    net = networks.PixelCNN(8, (1, 2)).eval()
     x = torch.zeros(1, 1, 12, 12, requires_grad=True)
     net(x)[0, :, 0, 5, 6].sum().backward()
     seen = x.grad[0, 0].abs() > 0
@@ -116,7 +116,7 @@ def test_the_pixelcnn_sees_only_what_came_before():
 
 def test_the_vae_bound_is_below_the_likelihood_of_a_linear_one():
     # With a decoder that ignores its code the bound is exact: log N(x; constant, variance).
-    net = twin_networks.VAENetworks(2)
+    net = networks.VAENetworks(2)
     with torch.no_grad():
         for p in net.parameters():
             p.zero_()
