@@ -19,7 +19,7 @@ widths, chains = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0], 6
 models = [operators.Blur(prior.shape, gaussian_kernel(width, dim=1)) for width in widths]
 y = invgen.Gaussian(0.2).sample(models[2](prior.sample(1, seed=1)), g)[0]
 
-sampler = samplers.TDS(steps=50, particles=64)
+sampler = samplers.LinearisedTDS(steps=50, particles=64)
 found, exact = [], []
 for width, A in zip(widths, models, strict=True):
     post = invgen.Posterior(prior, A, 0.2, y)

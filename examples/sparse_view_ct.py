@@ -16,7 +16,9 @@ x, slice_ = reader.fit(reader.read(get_path("ct")), prior)
 A = operators.ParallelBeamCT(prior.shape, num_angles=23)
 y = invgen.Gaussian(0.5).sample(A(x), torch.Generator().manual_seed(0))  # line integrals over 128 pixels of that size
 
-result = invgen.solve(y, A, prior, noise=0.5, sampler=samplers.PiGDM(steps=25), num_samples=4, seed=0, progress=True)
+result = invgen.solve(
+    y, A, prior, noise=0.5, sampler=samplers.AdaptivePiGDM(steps=25), num_samples=4, seed=0, progress=True
+)
 
 fbp = A.fbp(y)
 error, std = (result.mean - x).abs(), result.std

@@ -32,7 +32,7 @@ Noise = Annotated[
     str, typer.Option("-n", "--noise", help='Standard deviation in units of y, or a law such as "Poisson(gain=0.1)".')
 ]
 Sampler = Annotated[
-    str, typer.Option("-s", "--sampler", help='For example PiGDM, "DPS(steps=1000)", a file of invgen.tune, or auto.')
+    str, typer.Option("-s", "--sampler", help='For example AdaptivePiGDM, "DPS(zeta=0.5)", a file of invgen.tune, or auto.')
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Size = Annotated[

@@ -81,7 +81,9 @@ class Generator(Prior):
         Raises:
             UnsupportedError: this prior has no encoder.
         """
-        raise UnsupportedError(f"{type(self).__name__} has no encoder; a sampler that needs none is DPS or DAPS")
+        raise UnsupportedError(
+            f"{type(self).__name__} has no encoder; a sampler that needs none is DampedDPS or AdaptiveDAPS"
+        )
 
     @property
     def has_encoder(self) -> bool:

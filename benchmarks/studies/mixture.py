@@ -44,17 +44,15 @@ SIGMA_MIN, SIGMA_MAX = (
 # rows beside the defaults: the settings of the re-runs (zeta = 0.1 there multiplies the gradient of the squared norm over
 # the norm, which is twice the gradient of the norm)
 PUBLISHED = (
-    "DPS.paper(zeta=0.2)",
-    "DDRM.paper()",
+    "DPS(zeta=0.2)",
     "MMPS(schedule='amplitude')",  # the levels of the re-run but for its stops at the singular values
-    "TDS(steps=100, particles=2000, draws=1000)",  # as many paths as MCGDiff's published two runs of 1000 particles
+    "LinearisedTDS(steps=100, particles=2000, draws=1000)",  # as many paths as two runs of MCGDiff as published
 )
 # the column of the re-runs that a sampler is compared with
 RERUNS = {
     "MCGDiff": "mcg_k1e-2",
     "DDRM": "ddrm",
     "DPS": "dps.1",
-    "DPS.paper": "dps.1",
     "MMPS": "mmps",
     "PiGDM": "pigdm",
     "TMPD": "tmpd",

@@ -391,8 +391,8 @@ def peak_memory() -> None:
         "\n## peak memory with `photo` (a process each)\n\n"
         "| sampler | size | samples | max_batch | MB |\n|---|---|---:|---:|---:|"
     )
-    runs = [(128, "PiGDM(steps=2)", n, k) for n, k in ((2, 2), (8, 2), (32, 2), (8, 0), (32, 0))]
-    runs += [(64, "TDS(steps=2, particles=64)", n, k) for n, k in ((1, 4), (1, 16), (4, 16), (1, 0), (4, 0))]
+    runs = [(128, "AdaptivePiGDM(steps=2)", n, k) for n, k in ((2, 2), (8, 2), (32, 2), (8, 0), (32, 0))]
+    runs += [(64, "LinearisedTDS(steps=2, particles=64)", n, k) for n, k in ((1, 4), (1, 16), (4, 16), (1, 0), (4, 0))]
     for size, sampler, num_samples, max_batch in runs:
         command = [sys.executable, "-c", _MEMORY, str(size), sampler, str(num_samples), str(max_batch)]
         megabytes = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

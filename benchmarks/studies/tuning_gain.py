@@ -26,17 +26,16 @@ from invgen.samplers import DAPS, DPS
 
 SHAPE, NOISE, STEPS = (3, 32, 32), 0.05, 50
 PUBLISHED: dict[str, Sampler] = {
-    "DPS": DPS.paper(zeta=0.3, steps=STEPS),
-    "DAPS": DAPS(steps=STEPS // 5, ode_steps=5, inner="langevin", width="paper", langevin_steps=20),
+    "DPS": DPS(zeta=0.3, steps=STEPS),
+    "DAPS": DAPS(steps=STEPS // 5, ode_steps=5, langevin_steps=20),
 }
 SPACE = {
-    "DPS": {"zeta": (0.03, 3.0), "eta": (0.0, 1.0), "form": ["score", "paper"]},
+    "DPS": {"zeta": (0.03, 3.0), "eta": (0.0, 1.0)},
     # no more evaluations than the published 10 levels of 5
     "DAPS": {
         "steps": [10, 25],
         "ode_steps": [1, 2],
         "inner": ["exact", "langevin"],
-        "width": ["prior", "paper"],
         "schedule": ["edm", "log", "vp"],
     },
 }

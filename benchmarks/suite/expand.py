@@ -4,7 +4,7 @@
     priors: photo
     problems:
       - {name: sr, operator: Downsample(factor=4), noise: 0.05}
-    samplers: [PiGDM(steps=25), {sampler: DAPS, grid: {steps: [25, 50]}}]
+    samplers: [AdaptivePiGDM(steps=25), {sampler: AdaptiveDAPS, grid: {steps: [25, 50]}}]
     baselines: [Bicubic, TV]                     # classical methods, each on the problems that it fits
     seeds: 2
     num_samples: 4
@@ -87,7 +87,7 @@ def _problem(
     """The cells of one problem, over its grid and its noises."""
     shared = _shared(suite, parts)
     priors, images = reading.priors(suite, *parts["priors"]), reading.images(suite, *parts["data"])
-    samplers = _methods(suite, *parts["samplers"], "a sampler, such as PiGDM(steps=25)")
+    samplers = _methods(suite, *parts["samplers"], "a sampler, such as AdaptivePiGDM(steps=25)")
     baselines = (
         _methods(suite, *parts["baselines"], "a classical method, such as TV")
         if parts["baselines"][0] not in (None, [])

@@ -12,7 +12,7 @@ from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 from invgen.trust import ceiling, narrowed, warn_untrusted
 
-FEW = 16  # measured values up to which a chain of particles keeps even weights, see TDS
+FEW = 16  # measured values up to which a chain of particles keeps even weights, see LinearisedTDS
 
 
 def recommend(post: Posterior) -> tuple[Sampler, str]:
@@ -52,7 +52,9 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
                 f"no sampler takes exact measurements of {_name(A)}, which has no gradient; state a small noise level"
             )
         if gaussian:
-            return samplers.EnKG(particles=64), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
+            return samplers.RegressionEnKG(
+                particles=64
+            ), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
         return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
     if exact and linear and has_svd(A) and not through:
         if values <= FEW:
@@ -63,20 +65,25 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
             "an exact measurement by a linear operator with an SVD: the null space from the prior, with time travel"
         )
     if values <= FEW and not exact:
-        return samplers.TDS(particles=64), (f"{count}: a chain of particles{through} is nearest to the exact posterior")
+        return samplers.LinearisedTDS(particles=64), (
+            f"{count}: a chain of particles{through} is nearest to the exact posterior"
+        )
     if linear and counts and not through:
-        return samplers.PiGDM(), (
+        return samplers.AdaptivePiGDM(), (
             f"{count} that are photon counts behind a linear operator: guidance that solves the linear system, with the "
             "Gaussian law that stands for the counts found anew at each step"
         )
     if linear and gaussian and not through:
-        return samplers.PiGDM(), (
+        return samplers.AdaptivePiGDM(), (
             f"{count} of a linear operator with Gaussian noise: guidance that solves the linear system"
         )
     if isinstance(noise, Energy) or exact or through:
         what = "a loss in place of a noise law" if isinstance(noise, Energy) else f"{_name(A)}{through}"
-        return samplers.DPS(), f"{what}: the gradient of the likelihood guides, which asks for nothing more"
-    return samplers.DAPS(), f"{_name(A)} with {type(noise).__name__} noise: Langevin steps inside follow its curvature"
+        return samplers.DampedDPS(), f"{what}: the gradient of the likelihood guides, which asks for nothing more"
+    return (
+        samplers.AdaptiveDAPS(),
+        f"{_name(A)} with {type(noise).__name__} noise: Langevin steps inside follow its curvature",
+    )
 
 
 def within_trust(post: Posterior) -> tuple[Posterior, str]:

@@ -112,7 +112,7 @@ def solve(
     A: OperatorLike,
     prior: PriorLike,
     noise: NoiseLike,
-    sampler: Sampler | str = "dps",
+    sampler: Sampler | str = "auto",
     *,
     num_samples: Count = 1,
     seed: Seed | Sequence[Seed] = 0,
@@ -127,9 +127,9 @@ def solve(
         A: the forward operator.
         prior: what signals look like.
         noise: a Noise, or the standard deviation of Gaussian noise in units of y.
-        sampler: a Sampler, its name ("dps", "PiGDM(steps=50)"), a file that `invgen.tune(...).save` has written, or "auto":
-            what docs/samplers.md recommends for such a problem, at noise levels that the prior's network can be trusted at;
-            `Result.sampler` and `Result.reason` say what and why.
+        sampler: "auto", what docs/samplers.md recommends for such a problem, at noise levels at which the prior's network
+            can be trusted; `Result.sampler` and `Result.reason` say what and why. Or a Sampler, its name ("MMPS",
+            "AdaptivePiGDM(steps=50)"), or a file that `invgen.tune(...).save` has written.
         num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
         progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
             None shows the bar on a terminal and in a notebook only.

@@ -112,7 +112,7 @@ def tune(
     prior: PriorLike,
     A: OperatorLike,
     noise: NoiseLike,
-    sampler: Sampler | str = "dps",
+    sampler: Sampler | str = "DampedDPS",
     budget: Count = 50,
     *,
     space: Mapping[str, Range] | None = None,

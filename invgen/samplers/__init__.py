@@ -2,16 +2,25 @@
 
 from invgen.errors import OptionError
 from invgen.sampler import Sampler, catalogues
+from invgen.samplers.derivative_free.dampeddpg import DampedDPG
 from invgen.samplers.derivative_free.dpg import DPG
 from invgen.samplers.derivative_free.eki import EKI
 from invgen.samplers.derivative_free.enkg import EnKG
+from invgen.samplers.derivative_free.regressionenkg import RegressionEnKG
 from invgen.samplers.derivative_free.scg import SCG
 from invgen.samplers.editing.blended import BlendedDiffusion
 from invgen.samplers.editing.sdedit import SDEdit
+from invgen.samplers.flow.adaptiveotode import AdaptiveOTODE
+from invgen.samplers.flow.damped import DampedFlowChef, DampedFlowDPS, DampedPnPFlow
 from invgen.samplers.flow.flowchef import FlowChef
 from invgen.samplers.flow.flowdps import FlowDPS
 from invgen.samplers.flow.otode import OTODE
 from invgen.samplers.flow.pnpflow import PnPFlow
+from invgen.samplers.guided.adaptivepigdm import AdaptivePiGDM
+from invgen.samplers.guided.conjugate import ConjugateDCPS, ConjugateMGPS
+from invgen.samplers.guided.damped import DampedDPS, DampedFreeDoM, DampedUniversalGuidance
+from invgen.samplers.guided.dampedlgd import DampedLGD
+from invgen.samplers.guided.dampedmpgd import DampedMPGD
 from invgen.samplers.guided.dcps import DCPS
 from invgen.samplers.guided.dds import DDS
 from invgen.samplers.guided.diffpir import DiffPIR
@@ -26,9 +35,11 @@ from invgen.samplers.guided.sitcom import SITCOM
 from invgen.samplers.guided.tmpd import TMPD
 from invgen.samplers.guided.universal import UniversalGuidance
 from invgen.samplers.latent.csgm import CSGM
+from invgen.samplers.latent.invariantresample import InvariantReSample
 from invgen.samplers.latent.psld import PSLD
 from invgen.samplers.latent.pulse import PULSE
 from invgen.samplers.latent.resample import ReSample
+from invgen.samplers.mcmc.adaptivedaps import AdaptiveDAPS
 from invgen.samplers.mcmc.ald import ALD
 from invgen.samplers.mcmc.daps import DAPS
 from invgen.samplers.mcmc.hmc import HMC
@@ -38,10 +49,13 @@ from invgen.samplers.mcmc.pnpdm import PnPDM
 from invgen.samplers.mcmc.skrock import SKROCK
 from invgen.samplers.mcmc.snips import SNIPS
 from invgen.samplers.mcmc.ula import ULA
+from invgen.samplers.mcmc.widenedald import WidenedALD
 from invgen.samplers.plug_and_play.dpir import DPIR
 from invgen.samplers.plug_and_play.pnpadmm import PnPADMM
 from invgen.samplers.plug_and_play.red import RED
+from invgen.samplers.projection.adaptiveddrm import AdaptiveDDRM
 from invgen.samplers.projection.ccdf import CCDF
+from invgen.samplers.projection.dampedmcg import DampedMCG
 from invgen.samplers.projection.ddnm import DDNM
 from invgen.samplers.projection.ddrm import DDRM
 from invgen.samplers.projection.ilvr import ILVR
@@ -50,13 +64,16 @@ from invgen.samplers.projection.medicalprojection import MedicalProjection
 from invgen.samplers.projection.repaint import RePaint
 from invgen.samplers.projection.scoresde import ScoreSDE
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
+from invgen.samplers.smc.correctedfps import CorrectedFPS
 from invgen.samplers.smc.ddsmc import DDSMC
 from invgen.samplers.smc.fps import FPS
+from invgen.samplers.smc.linearisedtds import LinearisedTDS
 from invgen.samplers.smc.mcgdiff import MCGDiff
 from invgen.samplers.smc.smcdiff import SMCDiff
 from invgen.samplers.smc.tds import TDS
 from invgen.samplers.unconditional.ancestral import DDIM, Ancestral, Heun
 from invgen.samplers.unconditional.dpmsolver import DPMSolver
+from invgen.samplers.variational.dampedflowpriors import DampedFlowPriors
 from invgen.samplers.variational.dflow import DFlow
 from invgen.samplers.variational.dmplug import DMPlug
 from invgen.samplers.variational.flowpriors import FlowPriors
@@ -104,9 +121,31 @@ __all__ = [
     "AutoregressiveSMC",
     "BlendedDiffusion",
     "DFlow",
+    "AdaptiveDAPS",
+    "AdaptiveDDRM",
+    "AdaptiveOTODE",
+    "AdaptivePiGDM",
+    "ConjugateDCPS",
+    "ConjugateMGPS",
+    "CorrectedFPS",
+    "DampedDPG",
+    "DampedDPS",
+    "DampedFlowChef",
+    "DampedFlowDPS",
+    "DampedFlowPriors",
+    "DampedFreeDoM",
+    "DampedLGD",
+    "DampedMCG",
+    "DampedMPGD",
+    "DampedPnPFlow",
+    "DampedUniversalGuidance",
     "DMPlug",
     "DiffPIR",
     "EnKG",
+    "InvariantReSample",
+    "LinearisedTDS",
+    "RegressionEnKG",
+    "WidenedALD",
     "FlowChef",
     "FlowDPS",
     "FlowPriors",

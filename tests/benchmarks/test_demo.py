@@ -19,13 +19,13 @@ def test_demo_leaves_pictures_and_a_table(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "results.md").read_text().count("\n") == len(rows) + 2
     assert {p.stem for p in (tmp_path / "out").glob("*.png")} == {"ct-23-CT_small", "super-resolution-x4", "overview"}
     ct = {r["method"]: r for r in rows if r["problem"] == "ct-23-CT_small"}
-    mean = ct["PiGDM, mean of 2"]
+    mean = ct["AdaptivePiGDM, mean of 2"]
     # streaks cost filtered backprojection 7 dB on this slice; less than 4 dB would mean that prior or guidance is broken
     assert mean["psnr"] > ct["FBP"]["psnr"] + 4
     # two samples that differ: their mean beats one by 10 log10(4/3) = 1.25 dB if both are independent draws
-    assert 0.5 < mean["psnr"] - ct["PiGDM, one sample"]["psnr"] < 3.0
+    assert 0.5 < mean["psnr"] - ct["AdaptivePiGDM, one sample"]["psnr"] < 3.0
     # a posterior sample explains the data up to the noise: a chi-square over 4186 rays has a spread of 0.011
-    assert 0.9 < ct["PiGDM, one sample"]["residual"] < 1.1
+    assert 0.9 < ct["AdaptivePiGDM, one sample"]["residual"] < 1.1
 
 
 def test_tuned_tv_takes_the_best_weight():

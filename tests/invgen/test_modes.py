@@ -147,7 +147,7 @@ class Half(nn.Module):
         return self.back(self.conv(x))
 
 
-@pytest.mark.parametrize("sampler", ["PiGDM(steps=6)", "DPS(steps=6)", "MMPS(steps=6)", "DPS(steps=6, form='paper')"])
+@pytest.mark.parametrize("sampler", ["AdaptivePiGDM(steps=6)", "DampedDPS(steps=6)", "MMPS(steps=6)", "DPS(steps=6)"])
 # noise of 1e-4, in six steps
 @pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 def test_half_precision_does_not_overflow_backwards(sampler):

@@ -124,7 +124,8 @@ def test_auto_leaves_out_what_the_network_breaks(bias):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["PiGDM(steps=20)", "PiGDM(steps=60)", "MMPS(steps=10)", "DPS(steps=20)", "DDNM(steps=20)"]
+    "name",
+    ["AdaptivePiGDM(steps=20)", "AdaptivePiGDM(steps=60)", "MMPS(steps=10)", "DampedDPS(steps=20)", "DDNM(steps=20)"],
 )
 def test_no_named_sampler_is_silent_about_it(name):
     A, _, y = problem()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from invgen.posterior import Posterior
+from invgen.samplers.smc.base import Cloud, by_rows
 
 
 def whitened(post: Posterior, clean: Tensor, particles: int) -> Tensor:
@@ -24,3 +25,13 @@ def centred(x: Tensor, particles: int) -> Tensor:
 def combined(coefficients: Tensor, deviations: Tensor, like: Tensor) -> Tensor:
     """sum_k coefficients_jk deviations_k, in the shape and dtype of `like`, (C * particles, *shape)."""
     return (coefficients @ deviations).reshape(like.shape).to(like.dtype)
+
+
+def denoised(post: Posterior, x: Tensor, s: float, cloud: Cloud) -> Tensor:
+    """Returns D(x, s), (C * particles, *shape), with no more rows at once than the chain allows."""
+    return by_rows(lambda p, u: (p.prior(u, s),), cloud.split, x, post=post)[0]
+
+
+def measured(post: Posterior, x: Tensor, cloud: Cloud) -> Tensor:
+    """Returns A(x), (C * particles, *out_shape), with no more rows at once than the chain allows."""
+    return by_rows(lambda p, u: (p.A(u),), cloud.split, x, post=post)[0]

@@ -13,7 +13,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.samplers.guided.dps import DPS
+from invgen.samplers.guided.damped import DampedDPS
 from invgen.samplers.projection.base import Levels, levels_from
 from invgen.validation.hints import NonNegative, Positive, Share
 
@@ -23,27 +23,27 @@ class BlendedDiffusion(Editor, GuidedSampler):
     """Edits a part of an image: guided steps inside a mask, the image with noise of the current level outside it.
 
     The edit is what the measurement asks for: any differentiable operator and any noise with a density, an embedding and a
-    distance too, through the guidance of DPS. Operator and measurement should see the edited part; the rest is the image.
-    Biased inside as replacement is, see ScoreSDE; outside the mask the result is the image, exactly. (The released code
-    evaluates its loss between D and x, sums it over augmentations, and blends one noise level too high.)
+    distance too, through the guidance of DampedDPS. Operator and measurement should see the edited part; the rest is the
+    image. Biased inside as replacement is, see ScoreSDE; outside the mask the result is the image, exactly. (The released
+    code evaluates its loss between D and x, sums it over augmentations, and blends one noise level too high.)
 
     Args:
-        zeta, share: of the guidance, see DPS.
+        zeta, share: of the guidance, see DampedDPS.
         image: (*shape), the image to edit.
-        keep: (*shape) or broadcastable, true, 1 or 255 where the image stays. Without image and keep this is DPS.
+        keep: (*shape) or broadcastable, true, 1 or 255 where the image stays. Without image and keep this is DampedDPS.
         sigma0: the first noise level, in units of the prior's data_std: how much of the image still shows through in the
             edited part. For images in [-1, 1] of data_std 0.5, 34 is the paper's start after 25 of 100 steps: nothing does.
     """
 
-    zeta: NonNegative = DPS.zeta
-    share: Share = DPS.share
+    zeta: NonNegative = DampedDPS.zeta
+    share: Share = DampedDPS.share
     image: Tensor | None = None
     keep: Tensor | None = None
     sigma0: Positive = 34.0
 
     noiseless: ClassVar[bool] = True
     backprop: ClassVar[bool] = True
-    guide = DPS.guide
+    guide = DampedDPS.guide
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,50 +8,51 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, flow_time, noise_levels
+from invgen.forward import LinearOperator
+from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.sampler import published
+from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.pigdm import PiGDM
 from invgen.validation.hints import Range, Share
 
-_TASKS = {  # begin, weight
-    "denoising": (0.3, "sqrt"),
-    "deblurring": (0.4, "sqrt"),
-    "super-resolution": (0.1, "constant"),
-    "box inpainting": (0.1, "sqrt"),
-    "random inpainting": (0.1, "constant"),
-}
-
 
 @dataclass(frozen=True)
-class OTODE(PiGDM):
+class OTODE(GuidedSampler):
     """The flow's ODE with pseudoinverse guidance, started part of the way, from a draw that knows the measurement.
 
-    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I), and the guidance is PiGDM's: with
-    t = 1 at data, Euler's step on the paper's velocity v + (1 - t) / t grad log p(y | x_t) is the shared step with eta = 0.
-    The paper's r^2 = (1 - t)^2 / (t^2 + (1 - t)^2) is PiGDM's width="paper"; width="local" is the default here too.
+    Linear operators, Gaussian or no noise. p(x_0 | x_sigma) is taken as N(D, r^2 I), and the guidance is PiGDM's: with t =
+    1 at data, Euler's step on the paper's velocity v + (1 - t) / t grad log p(y | x_t) is the shared step with eta = 0, and
+    its r^2 = (1 - t)^2 / (t^2 + (1 - t)^2) is sigma^2 d^2 / (sigma^2 + d^2) with d the prior's data_std, the unit of the
+    flow. The settings are those that Martin et al. (ICLR 2025) found by task; the defaults are those of super-resolution.
 
     Args:
-        begin: the paper's time t, 0 at noise, at which the ODE starts (0.1 to 0.4); 0 is from noise.
-        weight: of the guidance, "constant" 1 or "sqrt", sqrt(t^2 / (t^2 + (1 - t)^2)).
-        carry: the x_0 to which noise is added at the start: "draw", from the posterior under a white prior N(m, d^2 I), or
-            "adjoint", A^T y, as in public code, which has no meaning where A^T A is far from the identity.
+        begin: the paper's time t, 0 at noise, at which the ODE starts: 0.1 for super-resolution and inpainting, 0.3 for
+            denoising, 0.4 for deblurring; 0 is from noise.
+        weight: of the guidance, "constant" 1 (super-resolution, random inpainting), or "sqrt", sqrt(t^2 / (t^2 + (1 -
+            t)^2)) (denoising, deblurring, box inpainting).
+        carry: the x_0 to which noise is added at the start: "adjoint", A^T y, as in public code, which has no meaning where
+            A^T A is far from the identity, or "draw", from the posterior under a white prior N(m, d^2 I).
     """
 
     eta: Share = 0.0
     schedule: str | Sequence[float] = "flow"
-    begin: Annotated[float, Range(0, 1, below=True)] = 0.2
+    begin: Annotated[float, Range(0, 1, below=True)] = 0.1
     weight: Literal["constant", "sqrt"] = "constant"
-    carry: Literal["draw", "adjoint"] = "draw"
+    carry: Literal["adjoint", "draw"] = "adjoint"
 
+    A: ClassVar[type] = LinearOperator
+    noise: ClassVar[type] = Gaussian
+    noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
-    exact: ClassVar[str] = "for white Gaussian priors, as steps grow"
+    exact: ClassVar[str] = "for white Gaussian priors started from a draw, as steps grow"
 
-    @classmethod
-    def paper(cls, task: str = "super-resolution") -> "OTODE":
-        """The settings that Martin et al. (ICLR 2025) found for a task, with public code's start."""
-        begin, weight = published("OTODE", _TASKS, task)
-        return cls(begin=begin, weight=weight, carry="adjoint", width="paper")
+    guide = PiGDM.guide
+
+    def width(self, post: Posterior, s: float) -> float:
+        """Returns r^2, the variance of x_0 given x_sigma that the guidance assumes."""
+        d = post.prior.data_std
+        return s**2 * d**2 / (s**2 + d**2)
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         top, d = prior.sigma_max, prior.data_std
@@ -68,5 +69,6 @@ class OTODE(PiGDM):
         yield from super().run(post, x, randn)
 
     def gain(self, post: Posterior, s: float) -> float:
+        """Returns the weight of the guidance at a noise level."""
         t = 1 - flow_time(s, post.prior.data_std)
         return 1.0 if self.weight == "constant" else t / math.sqrt(t**2 + (1 - t) ** 2)

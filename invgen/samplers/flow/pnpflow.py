@@ -3,7 +3,7 @@ Algorithm 3."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,39 +31,31 @@ class PnPFlow(Sampler):
     Any differentiable operator, any noise; no gradient of the network. A point estimate: it averages over the noise that it
     adds, so that its samples differ little.
 
-    weight="map" (default): the step is gamma = 1 / (L + 1 / sigma^2) with L the curvature of the data term. On a Gaussian
-    prior its fixed point at level sigma is the posterior mean for the noise variance sigma_y^2 + sigma^2 |A|^2, and so it
-    ends at the mode of the posterior as steps grow.
-
-    weight="paper": gamma = t^alpha / L with t = 1 at noise, in the paper's normalisation (|A| = 1) sigma_y^2 t^alpha. The
-    noise level cancels, and alpha takes its place: on a Gaussian prior the fixed point at level sigma belongs to the noise
-    variance sigma^2 |A|^2 / t^alpha, whatever the true one.
+    The step is gamma = t^alpha / L with t = 1 at noise and L the curvature of the data term, in the paper's normalisation
+    (|A| = 1) sigma_y^2 t^alpha. The noise level cancels, and alpha takes its place: on a Gaussian prior the fixed point at
+    level sigma belongs to the noise variance sigma^2 |A|^2 / t^alpha, whatever the true one. `DampedPnPFlow` knows it.
 
     Args:
         average: denoisings averaged at each step, a network evaluation each.
-        alpha: exponent of weight="paper".
+        alpha: exponent of the step, by task; see `paper`.
     """
 
     schedule: str | Sequence[float] = "flow"
     average: Count = 5
-    weight: Literal["map", "paper"] = "map"
-    alpha: NonNegative = 1.0
+    alpha: NonNegative = 0.3
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "PnPFlow":
-        """The published settings of a task: 100 steps of 5 denoisings, alpha by task (the released test script's)."""
-        return cls(weight="paper", alpha=published("PnPFlow", _ALPHAS, task))
+        """Returns the published settings of a task (the released test script's)."""
+        return cls(alpha=published("PnPFlow", _ALPHAS, task))
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, data_step(post)
         x = torch.full_like(x, prior.data_mean)
         for s, _ in self.levels(prior):
-            if self.weight == "map":
-                z = x + data(x, s**2)
-            else:
-                z = x + flow_time(s, prior.data_std) ** self.alpha * data(x, prior.data_std**2, 0.0)
+            z = x + flow_time(s, prior.data_std) ** self.alpha * data(x, prior.data_std**2, 0.0)
             x = sum(prior(z + s * randn(z), s) for _ in range(self.average)) / self.average
             yield x

@@ -2,14 +2,13 @@
 (NeurIPS 2024), Algorithm 1."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.data_term import Bend, Pullback, local_fit
 from invgen.diffusion import step_kernel
 from invgen.forward import LinearOperator
 from invgen.linalg import norm
@@ -17,7 +16,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import draw_near, fit_gaussian, perturbed, step_reach
+from invgen.samplers.guided._fits import fit_gaussian, step_reach
 from invgen.validation.hints import Count, Index, Positive
 
 
@@ -33,33 +32,28 @@ class DCPS(Sampler):
     posterior that it starts from, then takes guided steps, each a draw of the step of the prior times what one further step
     says about y at k. More blocks are shorter, and the bias falls.
 
-    fit="line" (default): perturb and optimise by conjugate gradients, in any units (`draw_near`). fit="adam": a Gaussian
-    with independent values fitted by Adam on random draws, as in the paper, whose default takes normalised gradients of
-    length 1.5 over the whole image in place of Adam. The released code takes one norm over the batch in its potentials.
+    Each step of a block fits a Gaussian with independent values by Adam on random draws. (The released code has normalised
+    gradients of length 1.5 over the whole image in place of Adam, and one norm over the batch in its potentials.)
+    `ConjugateDCPS` draws by perturbing and conjugate gradients instead, in any units.
 
     Args:
-        blocks: the paper's L - 1 (3).
-        iterations: gradient steps of a fit (2), one network evaluation each.
-        langevin_steps: at the start of a block (5).
-        gamma: size of those steps, in units of data_std^2 + sigma^2 (1e-3, for data in [-1, 1]).
+        blocks: the paper's L - 1.
+        iterations: gradient steps of a fit, one network evaluation each.
+        langevin_steps: at the start of a block.
+        gamma: size of those steps, in units of data_std^2 + sigma^2 (the paper's, for signals in [-1, 1]).
         lr: of Adam, in units of the standard deviation of the step.
     """
 
-    steps: Count = 100
+    steps: Count = 300
+    schedule: str | Sequence[float] = "vp"
     blocks: Count = 3
     iterations: Count = 2
     langevin_steps: Index = 5
     gamma: Positive = 1e-3
-    fit: Literal["line", "adam"] = "line"
     lr: Positive = 0.1
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
-
-    @classmethod
-    def paper(cls, steps: int = 300) -> "DCPS":
-        """The published numbers of steps, blocks and iterations on DDPM's schedule."""
-        return cls(steps=steps, schedule="vp", fit="adam")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
@@ -74,37 +68,28 @@ class DCPS(Sampler):
                 yield x
 
     def draw(self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, low: float, randn: Streams) -> Tensor:
-        """A draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
+        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
         prior, weight = post.prior, self.weight(post, low)
-        if self.fit == "adam":
 
-            def log_g(u: Tensor) -> Tensor:
-                if not isinstance(post.A, LinearOperator):
-                    return weight * post.log_likelihood(prior(u, s))
-                there, spread = step_kernel(u, prior(u, s), s, low) if s > low else (u, 0.0)
-                return weight * post.log_likelihood(there + spread * randn(mean))
+        def log_g(u: Tensor) -> Tensor:
+            if not isinstance(post.A, LinearOperator):
+                return weight * post.log_likelihood(prior(u, s))
+            there, spread = step_kernel(u, prior(u, s), s, low) if s > low else (u, 0.0)
+            return weight * post.log_likelihood(there + spread * randn(mean))
 
-            mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
-            return mean + spread * randn(mean)
-        kept, data = self.kept(post, s, low), perturbed(post, randn, weight)
-
-        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
-            x0, vjp = (u, lambda v: v) if kept == 1 else prior.vjp(u, s)
-            pull, bend = local_fit(data, x0 + kept * (u - x0), math.sqrt(prior.variance(s)), whole=True)
-            return weight * pull, lambda d: weight * bend(d), lambda v: kept * v + (1 - kept) * vjp(v)
-
-        return draw_near(mean, std, look, self.iterations, randn, reach)
+        mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
+        return mean + spread * randn(mean)
 
     def weight(self, post: Posterior, low: float) -> float:
-        """The temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
+        """Returns the temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
         return 1 / (1 + (low / post.prior.data_std) ** 2)
 
     def kept(self, post: Posterior, s: float, low: float) -> float:
-        """The likelihood of a block is seen from (u, s) at D + kept (u - D): its step to low, or D alone."""
+        """Returns the weight k of u in D + k (u - D), the point at which the likelihood of a block is taken."""
         return (low / s) ** 2 if isinstance(post.A, LinearOperator) else 0.0
 
     def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
-        """Tamed Langevin steps (Brosse, Durmus, Moulines & Sabanis, 2019) on p_s(x) g(x), g as in `draw`."""
+        """Returns x after tamed Langevin steps (Brosse et al., 2019) on p_s(x) g(x), g as in `draw`."""
         unit = math.sqrt(post.prior.data_std**2 + s**2)
         for _ in range(self.langevin_steps):
             with differentiating():

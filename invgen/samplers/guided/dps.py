@@ -2,9 +2,9 @@
 Algorithm 1."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import published
-from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
-from invgen.validation.hints import NonNegative, Share
+from invgen.samplers.guided.base import GuidedSampler
+from invgen.validation.hints import Count, NonNegative
 
 _ZETA = {
     "super-resolution": 0.3,
@@ -30,52 +30,36 @@ _ZETA = {
 
 @dataclass(frozen=True)
 class DPS(GuidedSampler):
-    """Diffusion posterior sampling, for any differentiable operator.
+    """Diffusion posterior sampling: after each ancestral step, a step against the gradient of the residual's norm.
 
-    form="score" (default): D_y = D + zeta sigma^2 grad_x log N(y; A(D), v), where v is the noise variance plus `share` of
-    what the uncertainty of D adds along the residual r: r^T J C J^T r / |r|^2 with J the Jacobian of A and
-    C = sigma^2 dD/dx. The guidance is then in the units of the score and depends on neither the number of steps, nor the
-    size of the image, nor the units; no product is needed that the gradient has not computed. For a loss
-    (`invgen.Energy`) its curvature along the gradient takes the place of 1 / noise variance.
-
-    form="paper": after each ancestral step x' - zeta grad_x |y - A(D)|, one norm per sample, in the paper's
-    variance-preserving coordinates, for 1000 steps of DDPM's schedule and data in [-1, 1]: use DPS.paper(). The released
-    code and this class take zeta times the gradient of the norm; the paper's text writes a factor of 2 more.
+    Any differentiable operator, any noise or a loss. x' - zeta grad_x |y - A(D(x))|, one norm a sample, in the paper's
+    variance-preserving coordinates x / sqrt(1 + sigma^2). The strength of the guidance is a sum over the steps: zeta
+    belongs to 1000 steps of DDPM's schedule and to signals in [-1, 1]. The released code and this class take zeta times the
+    gradient of the norm; the paper's text writes a factor of 2 more. `DampedDPS` has guidance that depends on neither the
+    number of steps nor the units.
 
     Args:
-        zeta: strength of the guidance; the code's values for form="paper" are 0.3 (super-resolution, deblurring), 0.5
-            (random inpainting) and 1 (phase retrieval); see `paper`.
-        share: of the uncertainty of D in the likelihood, for form="score". 0 is the paper's point estimate, which
-            overshoots without bound where the noise is weak; 1 takes p(x_0 | x_sigma) for a Gaussian, as PiGDM and MMPS do,
-            which waits too long to choose between modes. In between, a residual that the noise does not explain is left
-            with -(1 - share) / share of itself: it dies out for more than 1/2. All agree once sigma is small.
+        zeta: length of the guidance step, in units of the signal; the released code has 0.3 for super-resolution and
+            deblurring, 0.5 for random inpainting, 1 for phase retrieval; see `paper`.
     """
 
-    zeta: NonNegative = 1.0
-    form: Literal["score", "paper"] = "score"
-    share: Share = 2 / 3
+    steps: Count = 1000
+    schedule: str | Sequence[float] = "vp"
+    zeta: NonNegative = 0.3
 
     noiseless: ClassVar[bool] = True
 
     @classmethod
-    def paper(cls, task: str = "super-resolution", zeta: float | None = None, steps: int = 1000) -> "DPS":
-        """The published algorithm with its schedule, and the released zeta of a task unless one is given."""
-        zeta = published("DPS", _ZETA, task) if zeta is None else zeta
-        return cls(steps=steps, schedule="vp", zeta=zeta, form="paper")
-
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        x0, ascent = likelihood_guidance(post, x, s, self.share)
-        return x0 + self.zeta * ascent
+    def paper(cls, task: str = "super-resolution") -> "DPS":
+        """Returns the released settings of a task."""
+        return cls(zeta=published("DPS", _ZETA, task))
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        if self.form == "score":
-            yield from super().run(post, x, randn)
-            return
         for s, s_next in self.levels(post.prior):
             with differentiating():
                 x = leaf(x)
                 x0 = post.prior(x, s)
-                misfit = paper_misfit(post, x0).sum()  # one norm per sample: their gradients do not mix
+                misfit = paper_misfit(post, x0).sum()  # one norm a sample: their gradients do not mix
             (grad,) = torch.autograd.grad(misfit, x)
             # a step in x / sqrt(1 + sigma^2) before and after, written in x
             scale = math.sqrt((1 + s**2) * (1 + s_next**2))

@@ -2,9 +2,9 @@
 (ICLR 2024), Algorithm 1: ReSample."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,29 +27,29 @@ class ReSample(Sampler):
     starts from the estimate and stops at the noise level, so that samples spread too little where the data say much.
 
     The released code also makes a gradient step of latent DPS at each level, looks five steps ahead before it corrects,
-    and stops the optimisation at a squared residual of 1e-6 whatever the noise.
+    and stops the optimisation at a squared residual of 1e-6 whatever the noise. The width falls as steps are added;
+    `InvariantReSample` has one that does not.
 
     Args:
-        corrections: how many levels correct, evenly spread over the last two thirds (33 of 500).
+        corrections: how many levels correct, evenly spread over the last two thirds.
         inner_steps: evaluations of the decoder in each (up to 2000 on the signal and 500 on the code, of AdamW).
-        gamma: width = gamma s'^2 at the next level s'. With form="paper", gamma s'^2 (1 - (s' / s)^2): the paper's 40 times
-            the variance of an ancestral step, which falls as steps are added.
+        gamma: width = gamma times the variance of an ancestral step, s'^2 (1 - (s' / s)^2) at the next level s'.
         stop: the residual at which the optimisation stops, in units of the noise; 0 for never.
     """
 
+    steps: Count = 500
+    schedule: str | Sequence[float] = "vp"
     corrections: Count = 33
-    inner_steps: Count = 20
-    gamma: Positive = 1.0
-    form: Literal["invariant", "paper"] = "invariant"
+    inner_steps: Count = 500
+    gamma: Positive = 40.0
     stop: NonNegative = 1.0
 
     prior: ClassVar[type] = Generator
     family: ClassVar[str] = "latent"
 
-    @classmethod
-    def paper(cls) -> "ReSample":
-        """500 DDIM steps of DDPM's schedule, every tenth of the last two thirds corrected, gamma = 40."""
-        return cls(steps=500, schedule="vp", corrections=33, inner_steps=500, gamma=40.0, form="paper")
+    def width(self, s: float, s_next: float) -> float:
+        """Returns the variance about the unconditional step's end that noising back allows."""
+        return self.gamma * s_next**2 * (1 - (s_next / s) ** 2)
 
     def levels(self, prior: object) -> list[tuple[float, float]]:
         return super().levels(prior.latent if isinstance(prior, Generator) else prior)
@@ -68,13 +68,12 @@ class ReSample(Sampler):
                 onward = step(z, z0, s, s_next, 0.0, randn)
                 z = self._consistent(post, z0, signal=post.prior.has_encoder and chosen.index(k) < count // 3)
                 if s_next > 0:
-                    share = 1.0 if self.form == "invariant" else 1 - (s_next / s) ** 2
-                    width, var = self.gamma * share * s_next**2, s_next**2
+                    width, var = self.width(s, s_next), s_next**2
                     z = (width * z + var * onward) / (width + var) + math.sqrt(width * var / (width + var)) * randn(z)
             yield z
 
     def _consistent(self, post: Posterior, z: Tensor, signal: bool) -> Tensor:
-        """A code near z that explains y, found through the signal or directly."""
+        """Returns a code near z that explains y, found through the signal or directly."""
         decode, latent = post.prior, post.prior.latent
 
         def loss(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,32 +21,29 @@ from invgen.validation.hints import Count
 class DAPS(Sampler):
     """Decoupled annealing: at each level estimate x_0 by the ODE, sample N(x_0; estimate, r^2 I) p(y | x_0), renoise.
 
-    Any operator, any noise with a density. On linear-Gaussian problems the inner sample is exact (`Posterior.draw`); else
-    Langevin steps, whose size follows the local curvature. The likelihood is the true one (the released code sharpens it
-    fifty times).
+    Any operator, any noise with a density; r = sigma, as in the paper, and the "1k" budget of its images. The likelihood is
+    the true one (the released code sharpens it fifty times). r = sigma over-disperses where the denoiser knows better, as
+    at every level of an image: `AdaptiveDAPS` has its error instead.
 
     Args:
-        steps: annealing levels (the paper's 200 for its "1k").
-        ode_steps: Euler steps of the probability-flow ODE at each level (5).
-        inner: "exact", "langevin", or "auto", exact where possible.
-        langevin_steps: inner steps where Langevin is used (100).
-        width: "prior", r^2 = `prior.variance(sigma)`, the mean squared error of the denoiser at this level, or "paper",
-            r = sigma, which over-disperses where the denoiser knows better, at every level of an image.
+        steps: annealing levels.
+        ode_steps: Euler steps of the probability-flow ODE at each level.
+        inner: "langevin", whose step follows the local curvature; "exact", a draw in closed form (`Posterior.draw`), for
+            linear operators and Gaussian noise; or "auto", exact where possible.
+        langevin_steps: inner steps where Langevin is used.
     """
 
-    steps: Count = 50
-    ode_steps: Count = 2
-    inner: Literal["auto", "exact", "langevin"] = "auto"
+    steps: Count = 200
+    ode_steps: Count = 5
+    inner: Literal["auto", "exact", "langevin"] = "langevin"
     langevin_steps: Count = 100
-    width: Literal["prior", "paper"] = "prior"
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "mcmc"
 
-    @classmethod
-    def paper(cls) -> "DAPS":
-        """The published "1k" budget: 200 levels of 5 network evaluations, Langevin inside."""
-        return cls(steps=200, ode_steps=5, inner="langevin", width="paper")
+    def width(self, post: Posterior, s: float) -> float:
+        """Returns r^2, the variance of x_0 about the end of the ODE."""
+        return s**2
 
     def _exact(self, post: Posterior) -> bool:
         gaussian = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
@@ -65,7 +62,7 @@ class DAPS(Sampler):
             x0 = x
             for a, b in noise_levels(self.ode_steps, min(prior.sigma_min, s / 2), s):
                 x0 = step(x0, prior(x0, a), a, b, 0.0, randn)
-            r2 = prior.variance(s) if self.width == "prior" else s**2
+            r2 = self.width(post, s)
             if exact:
                 x0 = post.draw(x0, r2, randn)
             else:

@@ -4,7 +4,7 @@ Algorithm 2: FPS-SMC."""
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from invgen.diffusion import step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._measured import SpectralParticles
-from invgen.samplers.smc.base import Cloud, by_rows
-from invgen.validation.hints import Range, Share
+from invgen.samplers.smc._measured import Measured, SpectralParticles
+from invgen.samplers.smc.base import Cloud, Resampling, by_rows
+from invgen.validation.hints import Count, Range, Share
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,33 @@ class FPS(SpectralParticles):
     Operators with an SVD, Gaussian noise of one level. A chain draws y_s down to y at level 0 once; its particles follow by
     the optimal kernel for N(y_s; A x_s, sigma_y^2).
 
-    The paper multiplies these potentials over all levels, as if each y_s were another measurement, although y_s - A x_s is
-    the same noise at every level: its target is too narrow along what was measured, more so with more steps, whatever the
-    particles. Here (target="posterior") the potential of a level is divided out at the next one, so that only the last,
-    p(y | x_0), remains; at level s it has variance sigma_y^2 I + (2 s)^2 A A^T, so that these ratios keep a variance.
-    Exact as particles and steps grow, for any path; exp(log_evidence) is unbiased for the law of the discretised prior. It
-    takes many particles: potentials about one noisy path may lose modes that y leaves open.
+    The potentials are multiplied over all levels, as if each y_s were another measurement, although y_s - A x_s is the same
+    noise at every level: the target is too narrow along what was measured, more so with more steps, whatever the particles,
+    and log_evidence has no meaning. `CorrectedFPS` has the posterior as its target. Public code compares the particles at
+    the next level with y_s of the current one.
 
     Args:
-        fresh: share c of fresh noise in a step of variance c s_next^2 (the paper's 0.95, InverseBench 0.72). A prior
-            simulated with more fresh noise than an ancestral step has loses variance, with any number of steps; None is the
-            ancestral step.
-        target: "posterior" or "paper"; the latter has no log_evidence of meaning.
-
-    Public code compares the particles at the next level with y_s of the current one.
+        fresh: share c of fresh noise in a step of variance c s_next^2 (InverseBench has 0.72). A prior simulated with more
+            fresh noise than an ancestral step has loses variance, with any number of steps; None is the ancestral step.
     """
 
-    fresh: Annotated[float, Range(0, 1, above=True)] | None = None
-    target: Literal["posterior", "paper"] = "posterior"
+    steps: Count = 1000
+    particles: Count = 5
+    resampling: Resampling = "multinomial"
     threshold: Share = 1.0
+    fresh: Annotated[float, Range(0, 1, above=True)] | None = 0.95
 
-    @classmethod
-    def paper(cls, steps: int = 1000) -> "FPS":
-        """The released settings: 5 particles, c = 0.95, multinomial resampling at each of 1000 steps."""
-        return cls(steps=steps, particles=5, fresh=0.95, target="paper", resampling="multinomial")
+    exact: ClassVar[str] = ""
+
+    def spread(self, s_next: float) -> float:
+        """Returns the variance that a potential at level s_next has beyond the noise's, in units of the signal."""
+        return 0.0
+
+    def divide_out(self, cloud: Cloud, m: Measured, path: Tensor, v: Tensor, var: Tensor) -> None:
+        """Takes the potential of a level back at the next: not in the paper."""
 
     def kernel(self, v: Tensor, v0: Tensor, s: float, s_next: float) -> tuple[Tensor, float]:
-        """Mean and standard deviation of a step of the prior, and of the path with the measurement as v0."""
+        """Returns mean and standard deviation of a step of the prior, and of the path with the measurement as v0."""
         eta = 1.0 if self.fresh is None else math.sqrt(self.fresh / (1 - (s_next / s) ** 2))
         return step_kernel(v, v0, s, s_next, eta)
 
@@ -67,14 +67,14 @@ class FPS(SpectralParticles):
             centre, std = self.kernel(path, m.y, s, s_next)
             path = centre + std * shared()
             mean, _ = self.kernel(m.A.Vt(x), m.A.Vt(x0), s, s_next)
-            var = m.s_y**2 + ((2 * s_next) ** 2 if self.target == "posterior" else 0.0)
+            var = m.s_y**2 + self.spread(s_next)
             self._weigh(cloud, m.log_normal(path - mean, var + std**2, m.seen))
             (mean,) = self._resample(cloud, of_chain, mean)
             gain = torch.where(m.seen, std**2 / (var + std**2).where(m.seen, 1), 0)
             z = m.A.Vt(randn(x))
             v = mean + gain * (path - mean) + std * (1 - gain).sqrt() * z
-            if self.target == "posterior" and s_next > 0:
-                cloud.log_w = cloud.log_w - self.per_chain(m.log_normal(path - v, var, m.seen))
+            if s_next > 0:
+                self.divide_out(cloud, m, path, v, var)
             x = m.A.V(v)
             yield x
         self._weigh(cloud, m.log_scale())

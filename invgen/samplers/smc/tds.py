@@ -3,112 +3,46 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.data_term import local_fit
 from invgen.diffusion import step_kernel
-from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
 from invgen.linalg import dot
-from invgen.noise import Energy, Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._linearised import Linearised, centred, reach
-from invgen.samplers.smc.base import ParticleSampler, extrapolate
-from invgen.validation.hints import Count
+from invgen.samplers.smc.base import ParticleSampler
+from invgen.validation.hints import Count, Share
 
 
 @dataclass(frozen=True)
 class TDS(ParticleSampler):
-    """Twisted diffusion: steps guided by an estimate of p(y | x_sigma), the twist, and corrected by weights.
+    """Twisted diffusion: steps guided by an estimate of p(y | x_sigma), the twisting function, and corrected by weights.
 
-    Any differentiable operator, any noise with a density. Whatever the twist, samples are exact for the prior that the
-    unguided steps have (start at the highest level, ancestral steps), as particles grow. exp(log_evidence) is an unbiased
-    estimate of p(y) under that prior, for every number of particles, every resampling scheme and every threshold. A sample
-    costs particles / draws times steps network evaluations.
-
-    A nonlinear operator is looked at beyond its Jacobian, over the reach of x_0 given x_sigma: where it is flat at D and
-    steep nearby, as a square is at zero, the twist has the mean and the width that it has there. This costs two evaluations
-    of the operator and one product with dD/dx for each of a few directions (4, or 2 for "local").
-
-    Few measured values make the weights even, many make them collapse: with thousands, a chain is one guided path, the best
-    of its particles.
-
-    Args:
-        twist: "covariance", N(y; A D, noise + J C J^T) with the true covariance C = sigma^2 dD/dx and the Jacobian J of the
-            operator: one product with dD/dx for each measured value. "local", for a linear operator and Gaussian noise
-            N(y; A D, noise + r^2 A A^T) with r^2 = prior.variance(sigma), elsewhere the likelihood of D tempered by
-            what the uncertainty of D adds. "likelihood", p(y | D), the paper's. "auto" is "covariance"
-            up to 16 measured values, else "local". The gradient of a twist takes its width for constant: its own gradient
-            takes second derivatives of the network, and was no gain on the mixtures (one seed, d = 8: 1.55 and 1.70 times
-            the floor instead of 1.23 and 1.05 for one and two measured values, 1.13 instead of 1.23 for four).
-        order: 2 extrapolates the denoiser as SDE-DPM-Solver++(2M) does (Lu et al., 2022), so that 100 steps keep a
-            component's variance to a per cent instead of eleven, at no cost; 1 is the paper's ancestral step.
-        steps, particles: at high noise the modes are chosen, so more particles help more than more steps.
+    Any differentiable operator, any noise with a density. The twisting function is the likelihood of the denoised signal,
+    p(y | D), and particles are resampled at every step. Samples are exact for the prior that the unguided steps have (start
+    at the highest level, ancestral steps), as particles grow. exp(log_evidence) is an unbiased estimate of p(y) under that
+    prior, for every number of particles, every resampling scheme and every threshold. A sample costs particles / draws
+    times steps network evaluations. Weak noise makes p(y | D) far too narrow at high levels, and few particles then carry
+    all the weight: `LinearisedTDS` widens it by the uncertainty of D.
     """
 
-    particles: Count = 16
-    twist: Literal["auto", "covariance", "local", "likelihood"] = "auto"
-    order: Literal[1, 2] = 2
+    particles: Count = 4
+    threshold: Share = 1.0
 
     backprop: ClassVar[bool] = True
 
-    @classmethod
-    def paper(cls, particles: int = 4, steps: int = 100) -> "TDS":
-        """The published algorithm with the released code's settings: plain likelihood, resampling at every step."""
-        return cls(steps=steps, particles=particles, twist="likelihood", order=1, threshold=1.0)
-
-    def refuses(self, post: Posterior) -> str | None:
-        if self.twist == "covariance" and isinstance(post.noise, Energy):
-            return 'needs noise with a standard deviation for twist="covariance", got a loss'
-        return super().refuses(post)
-
     def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
-        given, post = post, post.near(x0, post.prior.variance(s))
-        if self._dense(post):
-            at = Linearised(post, x0)
-            moved = torch.stack([vjp(row) for row in at.rows.unbind(1)], 1)
-            spread, residual = s**2 * torch.einsum("bin,bjn->bij", moved.flatten(2), at.rows.flatten(2)), at.residual
-            if not isinstance(post.A, LinearOperator):
-                moves, weight = reach(x0, vjp, s)
-                shift, beyond = at.beyond(moves, weight)
-                spread, residual = spread + beyond, residual - shift
-            twist, u = at.gaussian(spread, residual)
-            guidance = s**2 * torch.einsum("bi,bi...->b...", u, moved)
-        elif self.twist != "likelihood" and isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian):
-            r = post.residual(x0)
-            u = post.A.solve(r, post.prior.variance(s), post.noise.var)
-            pull = post.A.adjoint(u)
-            guidance = s**2 * vjp(pull)
-            # C is far larger than r^2 in some directions, such as the mean of an image: as far as the data allow along it
-            seen = post.A(guidance)
-            rise, bend = (per_sample(dot(a / post.noise.var, seen), x0) for a in (r, seen))
-            share = rise.clamp(min=0) / (bend + dot(pull, guidance).clamp(min=0)).clamp(min=1e-30)
-            twist, guidance = -0.5 * dot(r, u).flatten(), share * guidance
-        elif self.twist == "likelihood":
-            twist, guidance = given.log_likelihood(x0), s**2 * vjp(given.likelihood_score(x0))
-        else:
-            near, spread, even = post, 0.0, 0.0
-            if not (isinstance(post.A, LinearOperator) or isinstance(post.noise, Energy)):
-                near, spread, even = centred(post, x0, *reach(x0, vjp, s, 2))
-            pull, bend = local_fit(near, x0, math.sqrt(post.prior.variance(s)))
-            guidance = s**2 * vjp(pull)
-            slope = dot(pull, guidance)
-            linear = bend(guidance).clamp(min=0) / slope.clamp(min=1e-30)
-            share = 1 / (1 + torch.maximum(linear, torch.as_tensor(spread).to(linear)) + even)
-            twist, guidance = share.flatten() * self._misfit(near, x0), share * guidance
-        ahead = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
-        return twist, x0, ahead, guidance
+        return post.log_likelihood(x0), x0, x0, s**2 * vjp(post.likelihood_score(x0))
 
     def move(
         self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
     ) -> tuple[Tensor, ...]:
         x0, ahead, guidance = seen
         if s_next == 0:
-            x, log_w = self._finish(post, x0, post.prior.variance(s), randn)
+            x, log_w = self.finish(post, x0, post.prior.variance(s), randn)
             return x, log_w - potential
         mean, std = step_kernel(x, ahead, s, s_next)
         shift = (1 - (s_next / s) ** 2) / std * guidance
@@ -116,34 +50,6 @@ class TDS(ParticleSampler):
         log_w = -dot(shift, z + shift / 2).flatten() - potential
         return mean + std * (z + shift), log_w, x0, torch.full_like(log_w, math.log(s / s_next))
 
-    def _dense(self, post: Posterior) -> bool:
-        if self.twist != "auto":
-            return self.twist == "covariance"
-        return not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
-
-    @staticmethod
-    def _misfit(post: Posterior, x0: Tensor) -> Tensor:
-        """log p(y | x0) without its normalisation, (B,), which tempered would be a weight of its own."""
-        if isinstance(post.noise, Energy):
-            return post.log_likelihood(x0)
-        clean = post.A(x0)
-        r = (post.y - clean) / post.noise.std(clean)
-        return -0.5 * dot(r, r).flatten()
-
-    def _finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
-        """x ~ N(x; x0, var I) p(y | x) where that can be drawn, and its log-weight but for the likelihood, (B,).
-
-        The prior's last step is to N(x; x0, var I) then: noise far below the lowest level needs no luck to be met. It is
-        to x0 itself where there are many measured values and no SVD.
-        """
-        if self._dense(post):
-            return Linearised(post.near(x0, var), x0).draw(var, randn)
-        A, noise = post.A, post.noise
-        one_level = isinstance(noise, Gaussian) and not isinstance(noise.sigma, Tensor)
-        if self.twist == "likelihood" or not (one_level and has_svd(A)) or post.y.is_complex():
-            return x0, x0.new_zeros(len(x0), dtype=torch.float64)
-        spectrum = (A if isinstance(A, SVDOperator) else A.svd()).s.double()
-        r, x = post.residual(x0), post.draw(x0, var, randn)
-        left = post.residual(x)
-        log_w = 0.5 * (dot(left, left) / noise.var - dot(r, A.solve(r, var, noise.var))).flatten().double()
-        return x, log_w - 0.5 * (1 + var * spectrum**2 / noise.var).log().sum()
+    def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
+        """Returns the last state of the particles, D, and its log-weight but for the likelihood, (B,)."""
+        return x0, x0.new_zeros(len(x0), dtype=torch.float64)

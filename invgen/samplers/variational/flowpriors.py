@@ -1,8 +1,7 @@
 """Zhang, Yu, Zhu, Chang, Gao, Wu & Leong, "Flow priors for linear inverse problems via iterative corrupted trajectory
 matching" (NeurIPS 2024), Algorithm 1."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +16,9 @@ from invgen.numerics.optimise import Adam
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.validation.hints import Count, NonNegative, Positive
+from invgen.validation.hints import Count, Positive
+
+Descent = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,23 @@ class FlowPriors(Sampler):
     y_t = (t + dt) y + (1 - t - dt) A u_0, its trace by Hutchinson's probe. Linear operators, Gaussian noise. A point
     estimate for each random start, pulled towards the mode.
 
-    lr=None scales the gradient by the inverse of the data's curvature plus 1 / (1 - t)^2, which bounds the prior's, so that
-    the data are matched at any noise level and in any units; the data's gradient is taken with respect to u_(t + dt), and
-    the prior's part is followed `rate` times per unit of t. The paper's form takes Adam, made anew at each time, so that
-    with one iteration it moves each value by lr against the sign of its gradient; its weight of the data is 100 to 10000,
-    which stands here for 1 / (2 (t + dt)^2 sigma_y^2), the value that its code takes for lambda = 0, at sigma_y = 0.01.
+    Adam is made anew at each time, so that with one iteration it moves each value by lr against the sign of its gradient.
+    The paper's weight of the data is 100 to 10000, which stands here for 1 / (2 (t + dt)^2 sigma_y^2), the value that its
+    code takes for lambda = 0, at sigma_y = 0.01. `DampedFlowPriors` matches the data at any noise level, in any units.
 
     Args:
-        steps: times, uniform from that of the prior's sigma_max to 1 (100).
-        iterations: at each time (1).
-        rate: of the prior's gradient; does not depend on the steps.
-        lr: of Adam (0.01), in units of data_std; None for the scaled gradient.
+        steps: times, uniform from that of the prior's sigma_max to 1.
+        iterations: at each time.
+        lr: of Adam, in units of data_std.
     """
 
     iterations: Count = 1
-    rate: NonNegative = 10.0
-    lr: Positive | None = None
+    lr: Positive = 0.01
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True
-
-    @classmethod
-    def paper(cls) -> "FlowPriors":
-        """Adam's steps of 0.01, one at each of 100 times."""
-        return cls(lr=0.01)
 
     def levels(self, prior: object) -> list[tuple[float, float]]:
         """The noise level data_std (1 - t) / t of each time and of the next."""
@@ -80,7 +72,8 @@ class FlowPriors(Sampler):
             def velocity(u: Tensor, s: float = s, t: float = t) -> Tensor:
                 return ((prior(mean + std * u / t, s) - mean) / std - u) / (1 - t)
 
-            adam = None if self.lr is None else Adam(self.lr)
+            var = t_next**2 * var_y
+            descend = self.descent(post.A, t, dt, var)
             for _ in range(self.iterations):
                 with differentiating():
                     u = leaf(u)
@@ -89,21 +82,20 @@ class FlowPriors(Sampler):
                     probe = randn(u).sign()
                     (turned,) = torch.autograd.grad(dot(v, probe).sum(), u, create_graph=True)
                     trace = torch.zeros_like(v)
-                    if adam is not None:
-                        misfit = 0.5 * dot(r, r / (t_next**2 * var_y)).sum()
-                        (data,) = torch.autograd.grad(misfit, u, retain_graph=True)
+                    data = self.slope(post.A, u, r, var, t / t_next)
                     if turned.requires_grad:  # not where the velocity is linear
                         (trace,) = torch.autograd.grad(dt * dot(turned, probe).sum(), u)
                 density = (u.detach() - t * v.detach()) / (1 - t) + trace  # the first is -grad log p(u_t)
-                if adam is not None:
-                    u = adam.step(u.detach(), data + density)
-                    continue
-                # without the Jacobian of u_(t + dt), which is at most (t + dt) / t: what it turns out of the range of A^T
-                # is not in the curvature that scales the step
-                data = t / t_next * A.adjoint(-r.detach() / (t_next**2 * var_y))
-                grad = data + -math.expm1(-self.rate * dt / self.iterations) * density
-                # (A^T A / var + I / width)^-1 grad, by the identity of Woodbury
-                width = (1 - t) ** 2
-                u = u.detach() - width * (grad - width * A.pull(A(grad), width, t_next**2 * var_y))
+                u = descend(u.detach(), data, density)
             u = u + dt * velocity(u)
             yield mean + std * u / t_next
+
+    def slope(self, A: LinearOperator, u: Tensor, r: Tensor, var: Tensor | float, ratio: float) -> Tensor:
+        """Returns the gradient of the data term |r|^2 / (2 var) at u, (B, *shape); ratio is t / (t + dt)."""
+        (data,) = torch.autograd.grad(0.5 * dot(r, r / var).sum(), u, retain_graph=True)
+        return data
+
+    def descent(self, A: LinearOperator, t: float, dt: float, var: Tensor | float) -> Descent:
+        """Returns the step at time t, (u, gradient of the data, gradient of the prior) -> the next u."""
+        adam = Adam(self.lr)
+        return lambda u, data, density: adam.step(u, data + density)

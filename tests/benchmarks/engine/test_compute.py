@@ -26,7 +26,7 @@ SUITE = {
     "data": "images",
     "priors": "my_suite:smooth",
     "problems": {"operator": "my_suite:Half", "noise": 0.1},
-    "samplers": ["PiGDM(steps=3)", "DAPS(steps=2)"],
+    "samplers": ["AdaptivePiGDM(steps=3)", "AdaptiveDAPS(steps=2)"],
     "num_samples": 5,
     "metrics": ["psnr", "residual"],
 }
@@ -54,8 +54,8 @@ def test_a_record_tells_what_it_took(here):
     record = Store("out").record(expand(SUITE)[0].key)
     assert record["kind"] == "sampler"
     assert record["calibration"]["levels"] == pytest.approx([1 / 3, 2 / 3])
-    # PiGDM(steps=3): at each step one evaluation of the network, and two products with its Jacobian (the second tells how
-    # well the measurement is known)
+    # AdaptivePiGDM(steps=3): at each step one evaluation of the network, and two products with its Jacobian (the second is
+    # the width)
     assert record["cost"]["nfe"] == record["nfe"] == 3 and record["cost"]["vjps"] == 6
     assert {"commit", "commit_of_invgen"} <= record["environment"].keys()
 
@@ -75,7 +75,7 @@ class Counted(Mask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ["DPS", "MPGD", "RedDiff", "DAPS"])
+@pytest.mark.parametrize("spec", ["DampedDPS", "DampedMPGD", "RedDiff", "AdaptiveDAPS"])
 def test_applications_of_the_operator_are_counted(spec):
     prior, cost = GaussianPrior(shape=(1, 4, 4)), Cost()
     A = Counted(prior.shape, (torch.arange(16) % 3 > 0).reshape(1, 4, 4))
@@ -89,12 +89,12 @@ def test_applications_of_the_operator_are_counted(spec):
 
 
 BATCHED = [
-    "PiGDM(steps=4)",
+    "AdaptivePiGDM(steps=4)",
     "DPS(steps=4)",
-    "DAPS(steps=3)",
+    "AdaptiveDAPS(steps=3)",
     "DDRM(steps=4)",
-    "TDS(steps=4, particles=6)",
-    "EnKG(steps=4)",
+    "LinearisedTDS(steps=4, particles=6)",
+    "RegressionEnKG(steps=4)",
     "SCG(steps=4)",
 ]
 

@@ -56,7 +56,7 @@ def test_the_error_of_exact_samples_in_sixteen_dimensions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ["DPS", "DAPS", "PnPDM", "TDS", "EKI", "RePaint"])
+@pytest.mark.parametrize("spec", ["DampedDPS", "AdaptiveDAPS", "PnPDM", "LinearisedTDS", "EKI", "RePaint"])
 def test_every_sampler_gets_the_same_budget(spec):
     post = FAMILIES["mixture-8-1"].make(0).posterior
     sampler = exact_full.at_budget(samplers.get(spec)(), post, 60, 16)

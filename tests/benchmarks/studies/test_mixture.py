@@ -9,7 +9,7 @@ import torch
 from invgen.benchmarks.studies import exact as exact_full
 from invgen.benchmarks.studies import mixture
 from invgen.errors import OptionError
-from invgen.samplers import DPS, MMPS, PiGDM
+from invgen.samplers import MMPS, AdaptivePiGDM, DampedDPS
 
 
 def test_the_mixture_is_the_one_of_the_paper():
@@ -52,10 +52,10 @@ def test_the_floor_is_the_one_of_the_reruns():
 
 @pytest.mark.slow
 def test_mmps_and_pigdm_are_no_worse_than_public_code_and_no_better_than_exact():
-    for sampler, slack in ((MMPS(steps=100, iterations=4), 1.25), (PiGDM(steps=100), 0.6)):
+    for sampler, slack in ((MMPS(steps=100, iterations=4), 1.25), (AdaptivePiGDM(steps=100), 0.6)):
         row = mixture.evaluate(sampler, type(sampler).__name__, 8, 4, instances=4, num_samples=500)
         other = [mixture.reruns()[8, 4, i][mixture.RERUNS[row.sampler]] for i in range(4)]
-        # four instances and half of the samples: a quarter of noise for MMPS; PiGDM's variance along the residual
+        # four instances and half of the samples: a quarter of noise for MMPS; AdaptivePiGDM's variance along the residual
         # brings it well below the paper's
         assert row.against(other) < slack
         assert row.finite.mean() > mixture.floor(8, 4, 4, 500).finite.mean()
@@ -63,7 +63,7 @@ def test_mmps_and_pigdm_are_no_worse_than_public_code_and_no_better_than_exact()
 
 
 def test_divergence_is_counted_and_kept_out_of_the_mean():
-    row = mixture.Row("DPS", 8, 4, [1.0, math.nan, 3.0])
+    row = mixture.Row("DampedDPS", 8, 4, [1.0, math.nan, 3.0])
     assert row.finite.tolist() == [1.0, 3.0] and row.against([1.0, 1.0, 1.0]) == pytest.approx(3**0.5)
     assert mixture.cell(row.distances) == "2.00 +- 1.96 (2/3)" and mixture.cell([math.nan]) == "diverged (0/1)"
 
@@ -71,20 +71,20 @@ def test_divergence_is_counted_and_kept_out_of_the_mean():
 def test_a_sampler_that_diverges_is_a_row_of_its_own(monkeypatch):
     mixture.mixture.cache_clear()  # a broken prior must not be left behind, nor its table of errors
     monkeypatch.setattr(mixture.GaussianMixture, "forward", lambda self, x, sigma: x * torch.nan)
-    row = mixture.evaluate(DPS(steps=5), "DPS", 8, 4, instances=2, num_samples=10)
+    row = mixture.evaluate(DampedDPS(steps=5), "DampedDPS", 8, 4, instances=2, num_samples=10)
     mixture.mixture.cache_clear()
     assert all(math.isnan(v) for v in row.distances)
 
 
 @pytest.mark.slow
 def test_the_command_prints_the_table_and_writes_it(tmp_path, capsys):
-    base = ["--dims", "8,4", "--instances", "2", "--steps", "10", "--samplers", "DDRM", "MMPS", "--workers", "1"]
+    base = ["--dims", "8,4", "--instances", "2", "--steps", "10", "--samplers", "AdaptiveDDRM", "MMPS", "--workers", "1"]
     exact_full.main([*base, "--out", str(tmp_path / "table.md"), "--store", str(tmp_path / "runs.csv")])
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert lines[0] == "### Mixture of MCGDiff, d = 8, d_y = 4"
     assert lines[4].startswith("| sampler | distance | / floor |")
-    assert sorted(line.split(" | ")[0] for line in lines[6:9]) == ["| DDRM", "| MMPS", "| floor"]
+    assert sorted(line.split(" | ")[0] for line in lines[6:9]) == ["| AdaptiveDDRM", "| MMPS", "| floor"]
     assert (tmp_path / "table.md").read_text() == printed.rstrip("\n") + "\n"
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 7
 

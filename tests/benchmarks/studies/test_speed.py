@@ -36,7 +36,7 @@ def test_overhead_counts_the_way_back_through_an_operator_and_products_of_produc
     tape = speed.Tape()
     recorded = speed.Recorded(GaussianMixture(torch.eye(4)[:2]), tape)
     post = Posterior(recorded, tape.time(Half((4,))), 0.1, torch.zeros(2))
-    DPS.paper(steps=2)(post, 1)
+    DPS(steps=2)(post, 1)
     assert tape.operator > 0
     assert [(c.products, c.second) for c in tape.calls] == [(1, 0)] * 2
     tape.clear()

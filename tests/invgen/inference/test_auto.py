@@ -32,17 +32,17 @@ def wide(n: int, m: int) -> Matrix:
 
 
 PROBLEMS = {
-    "few values": (prior(6), wide(6, 3), Gaussian(0.1), "TDS"),
-    "few values, any noise": (prior(6), from_function(torch.exp, (6,)), Poisson(), "TDS"),
-    "many values": (prior(40), wide(40, 20), Gaussian(0.1), "PiGDM"),
-    "many values, nonlinear": (prior(40), HighDynamicRange((40,)), Gaussian(0.1), "DAPS"),
+    "few values": (prior(6), wide(6, 3), Gaussian(0.1), "LinearisedTDS"),
+    "few values, any noise": (prior(6), from_function(torch.exp, (6,)), Poisson(), "LinearisedTDS"),
+    "many values": (prior(40), wide(40, 20), Gaussian(0.1), "AdaptivePiGDM"),
+    "many values, nonlinear": (prior(40), HighDynamicRange((40,)), Gaussian(0.1), "AdaptiveDAPS"),
     "few exact values": (prior(6), Mask((6,), torch.arange(6) < 3), Noiseless(), "MCGDiff"),
     "many exact values": (prior(40), Mask((40,), torch.arange(40) < 20), Noiseless(), "DDNM"),
-    "black box": (prior(6), from_function(torch.exp, (6,), differentiable=False), Gaussian(0.1), "EnKG"),
+    "black box": (prior(6), from_function(torch.exp, (6,), differentiable=False), Gaussian(0.1), "RegressionEnKG"),
     "black box, any noise": (prior(6), from_function(torch.exp, (6,), differentiable=False), Poisson(), "SCG"),
-    "a loss": (prior(40), wide(40, 20), Energy(lambda clean, y: (clean - y).abs().flatten(1).sum(1)), "DPS"),
-    "a generator, few values": (Decoder(6), wide(6, 3), Gaussian(0.1), "TDS"),
-    "a generator, many values": (Decoder(40), wide(40, 20), Gaussian(0.1), "DPS"),
+    "a loss": (prior(40), wide(40, 20), Energy(lambda clean, y: (clean - y).abs().flatten(1).sum(1)), "DampedDPS"),
+    "a generator, few values": (Decoder(6), wide(6, 3), Gaussian(0.1), "LinearisedTDS"),
+    "a generator, many values": (Decoder(40), wide(40, 20), Gaussian(0.1), "DampedDPS"),
 }
 
 
@@ -65,23 +65,23 @@ def test_what_no_sampler_takes_is_said_at_once():
 def test_solve_says_what_it_picked_and_why():
     p, A, noise, _ = PROBLEMS["few values"]
     result = invgen.solve(torch.zeros(3), A, p, noise, "auto", num_samples=2)
-    assert isinstance(result.sampler, samplers.TDS) and "3 measured values" in result.reason
+    assert isinstance(result.sampler, samplers.LinearisedTDS) and "3 measured values" in result.reason
     assert "picked because 3 measured values" in repr(result)
-    assert invgen.solve(torch.zeros(3), A, p, noise, "DPS(steps=50)").reason == ""
+    assert invgen.solve(torch.zeros(3), A, p, noise, "DampedDPS(steps=50)").reason == ""
 
 
 def test_samples_that_miss_the_measurement_are_warned_about():
     p, A, noise, _ = PROBLEMS["many values"]
     y = A(p.sample(1, seed=3))[0]
     # a guidance of nothing returns the prior, whose residual is the data's size over the noise
-    with pytest.warns(UserWarning, match=r"\d of \d samples of DPS do not explain .* up to \d+\.\d times"):
-        invgen.solve(y, A, p, noise, samplers.DPS(steps=10, zeta=0.0))
+    with pytest.warns(UserWarning, match=r"\d of \d samples of DampedDPS do not explain .* up to \d+\.\d times"):
+        invgen.solve(y, A, p, noise, samplers.DampedDPS(steps=10, zeta=0.0))
 
 
 def test_a_few_samples_that_went_astray_are_warned_about():
-    """Values of the wrong sign on a saturated detector have no gradient: some of FreeDoM's samples stay there."""
+    """Values of the wrong sign on a saturated detector have no gradient: some of DampedFreeDoM's samples stay there."""
     prior = GaussianPrior((1,), torch.zeros(1, dtype=F64), covariance=torch.ones(1, 1, dtype=F64))
     y = torch.tensor([1.0], dtype=F64)
-    with pytest.warns(UserWarning, match=r"\d+ of 200 samples of FreeDoM do not explain the measurement"):
-        result = invgen.solve(y, HighDynamicRange((1,)), prior, 0.05, samplers.FreeDoM(steps=5), num_samples=200)
+    with pytest.warns(UserWarning, match=r"\d+ of 200 samples of DampedFreeDoM do not explain the measurement"):
+        result = invgen.solve(y, HighDynamicRange((1,)), prior, 0.05, samplers.DampedFreeDoM(steps=5), num_samples=200)
     assert 0.01 < (result.residual > 5).double().mean() < 0.5 and result.residual.median() < 2

@@ -148,7 +148,9 @@ def test_mmps_passes_on_gaussians_with_enough_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [samplers.DPS(steps=50, zeta=0.1), samplers.PnPDM(steps=20), samplers.DDNM(steps=50)])
+@pytest.mark.parametrize(
+    "sampler", [samplers.DampedDPS(steps=50, zeta=0.1), samplers.PnPDM(steps=20), samplers.DDNM(steps=50)]
+)
 def test_biased_samplers_fail_on_a_mixture(sampler):
     """The 25 components of MCGDiff's problem, one measurement: weak guidance, splitting stopped early, noise ignored."""
     row = torch.tensor([[1.0, -1.0, 0.5, 0.5, -0.5, 1.0, 0.0, -1.0]], dtype=torch.float64) / D**0.5

@@ -23,7 +23,7 @@ def problem() -> tuple[GaussianPrior, Matrix, float]:
 
 
 def tune(budget: int = 6, sampler: invgen.Sampler | None = None, **options: object) -> invgen.Tuning:
-    sampler = samplers.DPS(steps=15, zeta=0.02) if sampler is None else sampler
+    sampler = samplers.DampedDPS(steps=15, zeta=0.02) if sampler is None else sampler
     return invgen.tune(*problem(), sampler, budget, num_simulations=24, num_samples=6, progress=False, **options)
 
 
@@ -42,7 +42,7 @@ def test_a_guidance_that_is_far_too_weak_is_found_out_and_mended():
 @pytest.mark.slow
 def test_where_nothing_is_better_the_start_is_kept():
     # MMPS is exact on a Gaussian but for its steps: 2 % of guidance removed cannot help by luck in the final
-    found = tune(3, samplers.DPS(steps=15), space={"zeta": [0.01, 0.02]})
+    found = tune(3, samplers.DampedDPS(steps=15), space={"zeta": [0.01, 0.02]})
     assert found.sampler == found.start and found.gain == 0
 
 
@@ -56,7 +56,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert more.trials[:3] == first.trials and len(more.trials) == 5
     assert tune(5, study=study).sampler == more.sampler
     with pytest.raises(OptionError, match=r"belongs to another problem \(start differs\)"):
-        tune(5, samplers.DPS(steps=16), study=study)
+        tune(5, samplers.DampedDPS(steps=16), study=study)
 
 
 # four trials find no good setting
@@ -82,11 +82,11 @@ def test_a_tuned_sampler_is_a_small_file_that_solve_accepts(tmp_path):
 
 
 def test_what_is_searched_by_default():
-    space = search_space(samplers.DDNM(eta=0.5)) | search_space(samplers.PnPDM()) | search_space(samplers.DAPS())
-    assert space["eta"] == (0.0, 1.0) and space["width"] == ["prior", "paper"] and "langevin_steps" not in space
+    space = search_space(samplers.DDNM(eta=0.5)) | search_space(samplers.PnPDM()) | search_space(samplers.AdaptiveDAPS())
+    assert space["eta"] == (0.0, 1.0) and space["inner"] == ["auto", "exact", "langevin"] and "langevin_steps" not in space
     # ten times the decay would be a growth, which the class refuses
     assert space["rho_min"] == pytest.approx((0.01, 1.0)) and space["rho_decay"] == (pytest.approx(0.085), 1.0)
-    assert search_space(samplers.DPS(), {"zeta": (1, 2)}) == {"zeta": (1, 2)}
+    assert search_space(samplers.DampedDPS(), {"zeta": (1, 2)}) == {"zeta": (1, 2)}
     for wrong, words in (
         ({"zetta": (1, 2)}, "no option 'zetta' to tune; it has"),
         ({"zeta": (2, 1)}, "must be a pair"),
@@ -94,7 +94,7 @@ def test_what_is_searched_by_default():
         ({}, "nothing to tune"),
     ):
         with pytest.raises(OptionError, match=words):
-            search_space(samplers.DPS(), wrong)
+            search_space(samplers.DampedDPS(), wrong)
 
 
 def test_bad_input_is_one_sentence(monkeypatch):
@@ -110,6 +110,6 @@ def test_bad_input_is_one_sentence(monkeypatch):
 
 
 def test_a_setting_that_diverges_is_a_trial_that_lost():
-    found = tune(4, samplers.DPS(steps=8), space={"zeta": [1.0, 1e200]})
+    found = tune(4, samplers.DampedDPS(steps=8), space={"zeta": [1.0, 1e200]})
     assert found.sampler.zeta == 1.0
     assert any(score == float("inf") for _, score in found.trials) or all(o["zeta"] == 1.0 for o, _ in found.trials)

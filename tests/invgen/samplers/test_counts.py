@@ -60,7 +60,7 @@ def exact(*options: float) -> tuple[torch.Tensor, torch.Tensor]:
     return m, (w @ (X - m) ** 2).sqrt()
 
 
-def distance(sampler: samplers.DPS, number: int, *options: float) -> tuple[float, float]:
+def distance(sampler: samplers.DampedDPS, number: int, *options: float) -> tuple[float, float]:
     """Root mean square error of the mean in posterior standard deviations, and mean ratio of the standard deviations."""
     mean, std = exact(*options)
     x = sampler(problem(*options), number, seed=1).flatten(1)
@@ -74,11 +74,11 @@ DARK = (30.0, 2.0, 1.0)  # 5 to 13 counts a ray, of which 2 are background, and 
 # of its square root of 2). The logarithm alone has .13 and .26 at 100 and 20 photons.
 ACCURATE = {
     "MMPS": (samplers.MMPS(steps=60, iterations=8), 200, 0.25, (0.8, 1.05)),
-    "PiGDM": (samplers.PiGDM(steps=60), 200, 0.3, (0.8, 1.05)),
-    "DAPS": (samplers.DAPS(steps=40, ode_steps=4), 200, 0.35, (0.95, 1.2)),
+    "PiGDM": (samplers.AdaptivePiGDM(steps=60), 200, 0.3, (0.8, 1.05)),
+    "DAPS": (samplers.AdaptiveDAPS(steps=40, ode_steps=4), 200, 0.35, (0.95, 1.2)),
     "PnPDM": (samplers.PnPDM(steps=60, denoise_steps=10), 200, 0.25, (0.75, 1.0)),
     "MALA": (samplers.MALA(), 200, 0.25, (0.9, 1.12)),
-    "TDS": (samplers.TDS(steps=60), 60, 0.4, (0.8, 1.2)),
+    "TDS": (samplers.LinearisedTDS(steps=60), 60, 0.4, (0.8, 1.2)),
 }
 
 
@@ -114,7 +114,12 @@ def test_many_photons_are_the_logarithm_with_gaussian_noise():
     counts = problem(1e6)
     lines, variance = log_transform(counts.y, 1e6)
     gaussian = Posterior(counts.prior, counts.A, Gaussian(variance.sqrt()), lines)
-    for sampler in (samplers.PiGDM(steps=20), samplers.DPS(steps=20), samplers.DAPS(steps=10), samplers.MPGD(steps=20)):
+    for sampler in (
+        samplers.AdaptivePiGDM(steps=20),
+        samplers.DampedDPS(steps=20),
+        samplers.AdaptiveDAPS(steps=10),
+        samplers.DampedMPGD(steps=20),
+    ):
         gap = (sampler(counts, 4, seed=3) - sampler(gaussian, 4, seed=3)) / 0.15
         # in standard deviations of the prior; the posterior's are .02. A state k standard deviations from the data feels a
         # third derivative of k / sqrt(N) = k / 300 of the pull, and DPS of 20 steps ends some ten of them away
@@ -124,7 +129,7 @@ def test_many_photons_are_the_logarithm_with_gaussian_noise():
 def test_auto_takes_counts_and_says_why():
     post = problem(*LOW)
     result = invgen.solve(post.y, post.A, post.prior, post.noise, "auto", num_samples=4)
-    assert isinstance(result.sampler, samplers.PiGDM) and "counts" in result.reason
+    assert isinstance(result.sampler, samplers.AdaptivePiGDM) and "counts" in result.reason
     assert (result.residual < 1.5).all()  # of counts, over their own noise
 
 
@@ -132,19 +137,19 @@ def test_batches_of_counts_are_solved_row_by_row():
     post = problem(*DARK)
     y = torch.stack([post.y, post.y + 3])
     batch, flat = Posterior(post.prior, post.A, TransmissionPoisson(post.A(post.prior.mean)[0] * 0 + 30.0, 2.0, 1.0), y), []
-    x = samplers.PiGDM(steps=5)(batch, 2, seed=5)
-    flat = samplers.PiGDM(steps=5)(batch, 2, seed=5, max_batch=1)
+    x = samplers.AdaptivePiGDM(steps=5)(batch, 2, seed=5)
+    flat = samplers.AdaptivePiGDM(steps=5)(batch, 2, seed=5, max_batch=1)
     assert torch.allclose(x, flat, atol=1e-12)
-    weighted = samplers.TDS(steps=5, particles=4).weighted(post, seed=1)
+    weighted = samplers.LinearisedTDS(steps=5, particles=4).weighted(post, seed=1)
     assert weighted.samples.isfinite().all() and weighted.log_evidence.isfinite().all()
 
 
 def test_what_is_refused_names_the_other_way():
     with pytest.raises(UnsupportedError, match="rays of TransmissionPoisson differ; see invgen.log_transform"):
-        samplers.DDRM()(problem(*LOW))
+        samplers.AdaptiveDDRM()(problem(*LOW))
     post = problem(*LOW)
     with pytest.raises(OptionError, match="cannot be negative.*electronic"):
-        samplers.DPS()(Posterior(post.prior, post.A, post.noise, post.y - 50))
+        samplers.DampedDPS()(Posterior(post.prior, post.A, post.noise, post.y - 50))
 
 
 # matter thicker than any of the prior
@@ -152,7 +157,7 @@ def test_what_is_refused_names_the_other_way():
 def test_no_photon_at_all_says_only_that_the_ray_was_thick():
     post = problem(*LOW)
     dark = Posterior(post.prior, post.A, post.noise, torch.zeros_like(post.y))
-    x = samplers.PiGDM(steps=50)(dark, 20, seed=1)
+    x = samplers.AdaptivePiGDM(steps=50)(dark, 20, seed=1)
     clean = dark.A(x.flatten(0, 0))
     # 24 dark rays of 100 photons: the prior's thickest mean path leaves 100 exp(-1.8) = 16; the posterior at most some 2
     assert x.isfinite().all() and (100 * torch.exp(-clean)).mean() < 2.5

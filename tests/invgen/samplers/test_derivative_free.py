@@ -37,7 +37,7 @@ from tests.invgen.samplers.gaussian_problems import (
     white,
 )
 
-ALL = [samplers.EnKG, samplers.EKI, samplers.SCG, samplers.DPG]
+ALL = [samplers.RegressionEnKG, samplers.EKI, samplers.SCG, samplers.DampedDPG]
 each = pytest.mark.parametrize("cls", ALL, ids=lambda c: c.__name__)
 
 
@@ -68,7 +68,7 @@ def black_box() -> tuple[Posterior, Simulator]:
 def test_a_simulator_in_numpy_is_enough(cls):
     post, f = black_box()
     with pytest.raises(UnsupportedError, match="gradient of the operator.*" + cls.__name__):
-        samplers.DPS()(post)
+        samplers.DampedDPS()(post)
     f.seen = 0
     x = cls(steps=60)(post, 12)
     assert f.seen > 0
@@ -77,7 +77,7 @@ def test_a_simulator_in_numpy_is_enough(cls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [samplers.SCG, samplers.DPG], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", [samplers.SCG, samplers.DampedDPG], ids=lambda c: c.__name__)
 def test_any_likelihood(cls):
     prior = GaussianPrior(SHAPE, torch.zeros(SHAPE, dtype=F64), 1.0)
     A = from_function(lambda x: torch.from_numpy(np.exp(x.numpy().reshape(len(x), -1))), SHAPE, differentiable=False)
@@ -87,7 +87,7 @@ def test_any_likelihood(cls):
     x = cls(steps=60)(post, 20)
     before, after = (post.residual_over_noise(u).median().item() for u in (prior.sample(500, seed=4), x))
     assert after < 0.25 * before, (before, after)
-    for other in (samplers.EnKG(), samplers.EKI(), samplers.DPG.paper()):
+    for other in (samplers.RegressionEnKG(), samplers.EKI(), samplers.DPG()):
         assert "Gaussian noise" in other.refuses(post)
 
 
@@ -95,7 +95,7 @@ def test_a_loss_is_a_likelihood():
     # half the squared error over the variance is Gaussian noise, up to a constant
     gaussian, _ = black_box()
     loss = Posterior(gaussian.prior, gaussian.A, Energy(lambda a, y: (a - y).square() / (2 * 0.1**2), std=0.1), gaussian.y)
-    for sampler in (samplers.SCG(steps=10), samplers.DPG(steps=10)):
+    for sampler in (samplers.SCG(steps=10), samplers.DampedDPG(steps=10)):
         torch.testing.assert_close(sampler(loss, 3), sampler(gaussian, 3))
 
 
@@ -103,10 +103,10 @@ def test_operator_evaluations_are_as_documented():
     post, f = black_box()
     for sampler, wanted in (
         (samplers.EKI(steps=4, particles=8), 4 * 8),
-        (samplers.EnKG(steps=6, particles=8), 6 * 8 * 2),
-        (samplers.EnKG(steps=6, particles=8, form="paper"), 4 * 8 * 2),
+        (samplers.RegressionEnKG(steps=6, particles=8), 6 * 8 * 2),
+        (samplers.EnKG(steps=6, particles=8, draws=1), 4 * 8 * 2),
         (samplers.SCG(steps=8, candidates=5, skip=0.25), 5 * 5),
-        (samplers.DPG(steps=6, draws=10), 6 * 11),
+        (samplers.DampedDPG(steps=6, draws=10), 6 * 11),
     ):
         f.seen = 0
         sampler(post)
@@ -181,10 +181,10 @@ def test_enkg_follows_its_recursion_and_improves_with_the_ensemble():
         S = A.T @ torch.linalg.inv(prior.variance(s) * A @ A.T + SIGMA**2 * torch.eye(ROWS, dtype=F64))
         return ddim(E - s**2 * E @ S @ A @ E, c + s**2 * E @ S @ (post.y - A @ c), s, s_next, 1.0)
 
-    wanted = propagate(samplers.EnKG(steps=steps), post, recursion)
+    wanted = propagate(samplers.RegressionEnKG(steps=steps), post, recursion)
     errors = []
     for J, chains in ((4, 512), (8, 256), (64, 32)):
-        x = samplers.EnKG(steps=steps, particles=J, draws=J)(post, J * chains)
+        x = samplers.RegressionEnKG(steps=steps, particles=J, draws=J)(post, J * chains)
         errors.append(distance(x, wanted))
     # 2048 samples each: two exact sets differ by 0.04
     assert errors[2] < errors[1] < errors[0] and errors[2] < 0.08, errors
@@ -192,20 +192,22 @@ def test_enkg_follows_its_recursion_and_improves_with_the_ensemble():
 
 def test_enkg_is_exact_on_white_gaussians_as_particles_and_steps_grow():
     post = problem(white())
-    errors = [distance(samplers.EnKG(steps=n, particles=64, draws=64)(post, 1024), post) for n in (20, 80)]
+    errors = [distance(samplers.RegressionEnKG(steps=n, particles=64, draws=64)(post, 1024), post) for n in (20, 80)]
     assert errors[1] < 0.6 * errors[0] and errors[1] < 0.12, errors
 
 
 def test_enkg_of_the_paper_shrinks_its_ensemble():
     post = problem(correlated())
-    sampler = samplers.EnKG(steps=40, particles=64, draws=64, eta=0.0, form="paper", scale=1.0)
+    sampler = samplers.EnKG(steps=40, particles=64, draws=64, scale=1.0)
     x = sampler(post, 64)
     spread = moments(x)[1].trace().sqrt() / exact(post)[1].trace().sqrt()
     before, after = (post.residual_over_noise(u).median().item() for u in (post.prior.sample(500, seed=1), x))
     # it fits the data, closer than the noise allows, with too small a spread
     assert after < 0.3 * before and spread < 0.9, (before, after, spread)
-    paper = samplers.EnKG.paper()
+    paper = samplers.EnKG()
     assert (paper.steps, paper.particles, paper.draws, paper.updates, paper.scale) == (80, 2048, 2048, 2, 2.0)
+    with pytest.raises(UnsupportedError, match="EnKG gives at most one sample for each of its 8 particles: pass draws=8"):
+        samplers.EnKG(particles=8)(post)
 
 
 # -- stochastic control guidance ------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ def test_scg_follows_the_data_closer_with_more_candidates():
     assert residuals[1] < 0.5 * residuals[0] and residuals[2] < 0.5 * residuals[1], residuals
 
 
-@pytest.mark.parametrize("make", [samplers.SCG, samplers.DPG], ids=["SCG", "DPG"])
+@pytest.mark.parametrize("make", [samplers.SCG, samplers.DampedDPG], ids=["SCG", "DPG"])
 def test_chunks_do_not_change_samples(make):
     post = problem(correlated())
     options = {"steps": 5}
@@ -261,7 +263,7 @@ def test_policy_gradient_tends_to_the_smoothed_gradient_at_the_rate_of_monte_car
 @pytest.mark.slow
 def test_dpg_is_as_biased_as_dps_and_not_more():
     post = problem(correlated())
-    x = samplers.DPG(steps=50)(post, 400)
+    x = samplers.DampedDPG(steps=50)(post, 400)
     error, prior = distance(x, post), distance(post.prior.sample(400, seed=1), post)
     # two exact sets of 400 differ by 0.08, ancestral steps at this number by 0.15
     assert 0.08 < error < 0.3 and prior > 0.6, (error, prior)
@@ -271,7 +273,7 @@ def test_dpg_is_as_biased_as_dps_and_not_more():
 
 def test_dpg_of_the_paper_in_its_own_coordinates():
     post = problem(correlated())
-    sampler = samplers.DPG(steps=40, schedule="vp", draws=40, form="paper", scale=3.0, momentum=0.2)
+    sampler = samplers.DPG(steps=40, draws=40, scale=3.0, momentum=0.2)
     rows, z = many(post, 2), Streams(1, [0, 1])
     x = sampler.start(rows, Streams(0, [0, 1]), 2)
     *_, got = sampler.run(rows, x, Streams(1, [0, 1]))
@@ -318,7 +320,7 @@ def test_on_a_mixture_they_are_nearer_to_the_posterior_than_the_prior_is():
     a, b = law_.sample(300, seed=1), law_.sample(300, seed=2)
     floor = sliced_wasserstein(a.flatten(1), b.flatten(1), p=1, slices=200).item()
     far = sliced_wasserstein(prior.sample(300, seed=3).flatten(1), b.flatten(1), p=1, slices=200).item()
-    for sampler in (samplers.EnKG(steps=50, draws=32), samplers.SCG(steps=50), samplers.DPG(steps=50)):
+    for sampler in (samplers.RegressionEnKG(steps=50, draws=32), samplers.SCG(steps=50), samplers.DampedDPG(steps=50)):
         x = sampler(post, 300)
         error = sliced_wasserstein(x.flatten(1), b.flatten(1), p=1, slices=200).item()
         assert error < 0.35 * far, (sampler, error, floor, far)
@@ -328,13 +330,13 @@ def test_bad_options_get_a_sentence():
     for make in (
         lambda: samplers.EKI(time=0.0),
         lambda: samplers.EKI(prior_steps=0),
-        lambda: samplers.EnKG(form="kalman"),
+        lambda: samplers.EnKG(scale=0.0),
         lambda: samplers.EnKG(updates=0),
         lambda: samplers.SCG(candidates=0),
         lambda: samplers.SCG(skip=1.5),
         lambda: samplers.SCG(choice="worst"),
-        lambda: samplers.DPG(draws=3),
-        lambda: samplers.DPG(chunk=0),
+        lambda: samplers.DampedDPG(draws=3),
+        lambda: samplers.DampedDPG(chunk=0),
     ):
         with pytest.raises(OptionError, match="got|unknown"):
             make()

@@ -135,7 +135,7 @@ def test_blending_takes_any_operator_and_noise():
 
 def test_blending_without_an_image_is_dps():
     post = Posterior(independent(), Mask(SHAPE, KEEP), Gaussian(0.3), normal(3))
-    torch.testing.assert_close(samplers.BlendedDiffusion(steps=10)(post, 3), samplers.DPS(steps=10)(post, 3))
+    torch.testing.assert_close(samplers.BlendedDiffusion(steps=10)(post, 3), samplers.DampedDPS(steps=10)(post, 3))
 
 
 def test_images_among_the_options_compare_by_content():

@@ -46,10 +46,10 @@ from tests.invgen.samplers.gaussian_problems import (
     [
         (lambda n: samplers.MMPS(steps=n, iterations=ROWS), correlated()),
         (lambda n: samplers.MMPS(steps=n, iterations=ROWS, eta=0.0), correlated()),
-        (lambda n: samplers.PiGDM(steps=n), white()),
-        (lambda n: samplers.PiGDM(steps=n, width="paper"), white()),
+        (lambda n: samplers.AdaptivePiGDM(steps=n), white()),
+        (lambda n: samplers.PiGDM(steps=n, data_std=None), white()),
     ],
-    ids=["MMPS", "MMPS, ODE", "PiGDM", "PiGDM, paper"],
+    ids=["MMPS", "MMPS, ODE", "AdaptivePiGDM", "PiGDM"],
 )
 def test_guided_samplers_that_are_exact_converge_to_the_posterior(make, prior):
     post = problem(prior)
@@ -74,7 +74,7 @@ def test_guidance_by_one_measurement_is_the_same_for_four_methods():
         post = many(problem(prior, A=Matrix(normal(1, N, seed=7), SHAPE)), 8)
         x, s = 2 * normal(8, *SHAPE, seed=8), 0.9
         wanted = samplers.MMPS(iterations=1).guide(post, x, s)
-        for sampler in (samplers.TMPD(), samplers.DPS(share=1.0), samplers.PiGDM()):
+        for sampler in (samplers.TMPD(), samplers.DampedDPS(share=1.0), samplers.AdaptivePiGDM()):
             torch.testing.assert_close(sampler.guide(post, x, s), wanted, rtol=1e-7, atol=1e-7)
 
 
@@ -87,7 +87,7 @@ def test_tmpd_is_exact_where_the_measured_covariance_is_diagonal():
 def test_dps_is_pigdm_where_the_operator_has_orthonormal_rows_and_the_prior_is_white():
     A = Matrix(torch.linalg.qr(normal(N, ROWS, seed=3)).Q.T.contiguous(), SHAPE)
     post = problem(white(), A=A)
-    assert_same_law(law(samplers.DPS(steps=20, share=1.0), post), law(samplers.PiGDM(steps=20), post))
+    assert_same_law(law(samplers.DampedDPS(steps=20, share=1.0), post), law(samplers.AdaptivePiGDM(steps=20), post))
 
 
 def test_pnpdm_at_fixed_rho_has_the_law_with_inflated_noise():
@@ -114,7 +114,7 @@ def test_pnpdm_at_fixed_rho_has_the_law_with_inflated_noise():
     assert errors[1] < 0.03 and 0.4 < errors[1] / errors[0] < 0.6
 
 
-@pytest.mark.parametrize("name", ["DDRM", "DDNM", "PiGDM", "DDS", "DiffPIR", "DAPS"])
+@pytest.mark.parametrize("name", ["DDRM", "DDNM", "PiGDM", "AdaptivePiGDM", "DDS", "DiffPIR", "AdaptiveDAPS"])
 def test_noiseless_masks_keep_the_observed_values(name):
     mask = torch.tensor([[1.0, 0, 1], [0, 1, 0]], dtype=F64)
     prior = GaussianMixture(normal(3, *SHAPE), var=0.3)
@@ -184,8 +184,7 @@ def recursion(name: str, sampler, post: Posterior) -> Law:
 
     def pigdm(s, s_next):
         E, c = denoiser(prior, s)
-        d = prior.data_std
-        r2 = s**2 * d**2 / (s**2 + d**2)
+        r2 = s**2 / (s**2 + 1)  # on the class's own unit
         G = s**2 * E.T @ M.T @ torch.linalg.inv(r2 * M @ M.T + SIGMA**2 * torch.eye(ROWS, dtype=F64))
         return ddim(E - G @ M @ E, c + G @ (y - M @ c), s, s_next, sampler.eta)
 
@@ -219,7 +218,9 @@ def recursion(name: str, sampler, post: Posterior) -> Law:
         V = torch.linalg.inv(EYE / r2 + A2)
         return V @ F / r2, V @ (f / r2 + back), V + s_next**2 * EYE
 
-    return propagate(sampler, post, {"PiGDM": pigdm, "TMPD": tmpd, "DiffPIR": diffpir, "DDS": dds, "DAPS": daps}[name])
+    return propagate(
+        sampler, post, {"PiGDM": pigdm, "TMPD": tmpd, "DiffPIR": diffpir, "DDS": dds, "AdaptiveDAPS": daps}[name]
+    )
 
 
 def inner_levels(steps: int, low: float, high: float) -> list[tuple[float, float]]:
@@ -232,11 +233,11 @@ def inner_levels(steps: int, low: float, high: float) -> list[tuple[float, float
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
-        ("PiGDM", samplers.PiGDM(steps=25, width="paper", eta=0.5)),
+        ("PiGDM", samplers.PiGDM(steps=25, eta=0.5)),
         ("TMPD", samplers.TMPD(steps=25)),
         ("DiffPIR", samplers.DiffPIR(steps=25)),
         ("DDS", samplers.DDS(steps=25)),
-        ("DAPS", samplers.DAPS(steps=10, ode_steps=4)),
+        ("AdaptiveDAPS", samplers.AdaptiveDAPS(steps=10, ode_steps=4)),
     ],
 )
 def test_samplers_follow_the_recursion_of_their_paper(name, sampler):
@@ -245,11 +246,14 @@ def test_samplers_follow_the_recursion_of_their_paper(name, sampler):
     assert_same_law(law(sampler, post), recursion(name, sampler, post), tol=1e-6)
 
 
-@pytest.mark.parametrize(("eta_b", "eta_c"), [(1.0, None), (0.6, None), (1.0, 1.0)])
+@pytest.mark.parametrize(("eta_b", "eta_c"), [(1.0, None), (0.6, None), (1.0, 0.85), (1.0, 1.0)])
 def test_ddrm_follows_equations_7_and_8_coordinate_by_coordinate(eta_b, eta_c):
     d, eta = 0.7, 0.85
     post = problem(white(d))
-    sampler = samplers.DDRM(steps=20, eta=eta, eta_b=eta_b, eta_c=eta_c)
+    if eta_c is None:
+        sampler = samplers.AdaptiveDDRM(steps=20, eta=eta, eta_b=eta_b)
+    else:
+        sampler = samplers.DDRM(steps=20, eta=eta, eta_b=eta_b, eta_c=eta_c)
     U, s, Vt = torch.linalg.svd(post.A.matrix, full_matrices=True)
     y = (U.T @ post.y) / s
     means, variances = [], []
@@ -286,12 +290,12 @@ def test_biases_stand_in_numbers():
     post = problem(correlated())
     make = {
         "MMPS": samplers.MMPS(steps=100, iterations=ROWS),
-        "PiGDM": samplers.PiGDM(steps=100, width="paper"),
+        "PiGDM": samplers.PiGDM(steps=100),
         "TMPD": samplers.TMPD(steps=100),
         "DiffPIR": samplers.DiffPIR(steps=100),
         "DDS": samplers.DDS(steps=100),
-        "DDRM": samplers.DDRM(steps=100),
-        "DAPS": samplers.DAPS(steps=30, ode_steps=4),
+        "AdaptiveDDRM": samplers.AdaptiveDDRM(steps=100),
+        "AdaptiveDAPS": samplers.AdaptiveDAPS(steps=30, ode_steps=4),
     }
     bias = {name: distance(law(sampler, post), post) for name, sampler in make.items()}
     wanted = {
@@ -300,8 +304,8 @@ def test_biases_stand_in_numbers():
         "TMPD": 0.166,
         "DiffPIR": 0.097,
         "DDS": 0.442,
-        "DDRM": 0.262,
-        "DAPS": 0.124,
+        "AdaptiveDDRM": 0.262,
+        "AdaptiveDAPS": 0.124,
     }
     assert bias == pytest.approx(wanted, abs=0.002), bias
 
@@ -337,7 +341,7 @@ def test_reddiff_is_a_point_estimate_near_the_posterior():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MMPS", "DiffPIR", "DAPS", "DDRM"])
+@pytest.mark.parametrize("name", ["MMPS", "DiffPIR", "AdaptiveDAPS", "AdaptiveDDRM"])
 def test_samples_have_the_law_that_the_probe_reads_off(name):
     post, count = problem(correlated()), 4000
     sampler = samplers.get(name)(steps=10)

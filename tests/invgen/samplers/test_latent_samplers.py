@@ -76,8 +76,8 @@ def test_latent_dps_and_daps_on_a_linear_decoder_of_a_mixture():
 
     floor, without_data = distance(other), distance(prior)
     got = {
-        "dps": distance(samplers.DPS(steps=50)(post, 500)),
-        "daps": distance(samplers.DAPS(steps=25, langevin_steps=50)(post, 500)),
+        "dps": distance(samplers.DampedDPS(steps=50)(post, 500)),
+        "daps": distance(samplers.AdaptiveDAPS(steps=25, langevin_steps=50)(post, 500)),
     }
     # biased: both take p(z_0 | z_sigma) for one Gaussian, so that modes get wrong weights
     assert floor < 0.06 and without_data > 0.7 and got["dps"] < 0.25 and got["daps"] < 0.15, (floor, without_data, got)
@@ -112,7 +112,7 @@ def moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 def test_latent_dps_and_daps_on_a_curved_decoder():
     post, grid, w = banana()
     mean, covariance = moments(post.prior(grid), w)
-    for sampler in (samplers.DPS(steps=50), samplers.DAPS(steps=25, langevin_steps=50)):
+    for sampler in (samplers.DampedDPS(steps=50), samplers.AdaptiveDAPS(steps=25, langevin_steps=50)):
         x = sampler(post, 1000)
         m, S = moments(x, torch.full((1000,), 1e-3, dtype=F64))
         # a tenth of a width and of the variance; the error of 1000 samples is 0.03 of each
@@ -284,7 +284,7 @@ def test_psld_without_gluing_is_exact_here_and_gluing_counts_the_data_again():
 # -- ReSample -------------------------------------------------------------------------------------------------------
 
 
-def resample_law(post: Posterior, sampler: samplers.ReSample) -> Law:
+def resample_law(post: Posterior, sampler: samplers.InvariantReSample) -> Law:
     """Algorithm 1 in dense matrices, on standard normal codes, without a stop: optimisation is projection."""
     M, v = over_codes(post)
     A, W = matrix(post.A), post.prior.W
@@ -311,16 +311,16 @@ def resample_law(post: Posterior, sampler: samplers.ReSample) -> Law:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"form": "paper", "gamma": 40.0}])
-def test_resample_is_its_recursion(options):
-    post, sampler = problem(), samplers.ReSample(steps=9, inner_steps=40, stop=0.0, **options)
+@pytest.mark.parametrize("cls", [samplers.ReSample, samplers.InvariantReSample])
+def test_resample_is_its_recursion(cls):
+    post, sampler = problem(), cls(steps=9, schedule="edm", inner_steps=40, stop=0.0)
     assert_same_law(law(sampler, post), resample_law(post, sampler), tol=1e-5)
 
 
 @pytest.mark.slow
 def test_resample_stops_at_the_noise_level_and_spreads_too_little():
     post = problem()
-    x = samplers.ReSample()(post, 300)
+    x = samplers.InvariantReSample()(post, 300)
     level = post.residual_over_noise(x)
     _, covariance = exact_gaussian(post)
     assert (level <= 1.0001).all() and level.mean() > 0.5
@@ -330,9 +330,9 @@ def test_resample_stops_at_the_noise_level_and_spreads_too_little():
 @pytest.mark.slow
 def test_resample_works_without_an_encoder_and_says_what_options_it_takes():
     post, _, _ = banana()
-    level = post.residual_over_noise(samplers.ReSample(steps=30)(post, 100))
+    level = post.residual_over_noise(samplers.InvariantReSample(steps=30)(post, 100))
     assert (level < 1.01).double().mean() > 0.9
-    with pytest.raises(OptionError, match="gamma of ReSample must be a positive number, got 0.0"):
-        samplers.ReSample(gamma=0.0)
-    paper = samplers.ReSample.paper()
-    assert (paper.steps, paper.gamma, paper.form) == (500, 40.0, "paper")
+    with pytest.raises(OptionError, match="gamma of InvariantReSample must be a positive number, got 0.0"):
+        samplers.InvariantReSample(gamma=0.0)
+    paper = samplers.ReSample()
+    assert (paper.steps, paper.corrections, paper.gamma) == (500, 33, 40.0)

@@ -268,7 +268,7 @@ def annealed(sampler: samplers.Sampler, post: Posterior, step: Callable[[float],
 
 
 def test_ald_follows_its_recursion():
-    post, sampler = problem(), samplers.ALD(steps=20, step=0.15, iterations=2)
+    post, sampler = problem(), samplers.WidenedALD(steps=20, step=0.15, iterations=2)
     H, mean = matrix(post.A), post.prior.mean.flatten()
 
     def step(s: float) -> Map:
@@ -308,7 +308,7 @@ def test_snips_follows_the_papers_recursion():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", [samplers.WidenedALD, samplers.SNIPS], ids=lambda c: c.__name__)
 def test_annealed_chains_converge_to_the_posterior(cls):
     post = problem()
     gaps = [gap(law(cls(steps=n), post), exact(post)) for n in (20, 60, 180)]
@@ -317,7 +317,7 @@ def test_annealed_chains_converge_to_the_posterior(cls):
 
 
 @pytest.mark.slow  # chains of 200 levels
-@pytest.mark.parametrize("cls", [samplers.ALD, samplers.SNIPS], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", [samplers.WidenedALD, samplers.SNIPS], ids=lambda c: c.__name__)
 def test_annealed_chains_on_a_mixture(cls):
     p = mixture(0.5)
     post = problem(p)
@@ -331,7 +331,7 @@ def test_annealed_chains_on_a_mixture(cls):
     wanted = p.posterior(post.A, post.noise, post.y)
     shares = [p.responsibilities(cls(steps=n)(post, 300))[:, 0].mean().item() for n in (30, 200)]
     assert wanted.weights[0] > 0.9999
-    assert shares == pytest.approx({"ALD": [0.47, 0.76], "SNIPS": [0.77, 0.99]}[cls.__name__], abs=0.09)
+    assert shares == pytest.approx({"WidenedALD": [0.47, 0.76], "SNIPS": [0.77, 0.99]}[cls.__name__], abs=0.09)
 
 
 def test_ald_of_the_released_code():
@@ -434,7 +434,7 @@ def test_options_that_make_no_chain_are_refused():
         (samplers.PCN, {"beta": 1.5}),
         (samplers.HMC, {"leapfrogs": 0}),
         (samplers.HMC, {"ode_steps": 0}),
-        (samplers.ALD, {"likelihood": "dps"}),
+        (samplers.ALD, {"weight": 0.0}),
         (samplers.SNIPS, {"iterations": 0}),
     ):
         with pytest.raises(OptionError, match=cls.__name__):

@@ -25,7 +25,7 @@ REPLACING = [
     samplers.ILVR(steps=20),
     samplers.RePaint(steps=20),
     samplers.CCDF(steps=20),
-    samplers.MCG(steps=20),
+    samplers.DampedMCG(steps=20),
     samplers.DDNM(steps=20, travel_length=4, travel_repeat=2),
 ]
 each = pytest.mark.parametrize("sampler", REPLACING, ids=lambda s: type(s).__name__)
@@ -187,7 +187,7 @@ def test_published_budgets():
     assert cost.nfe == 25 + 24 * 2
     assert samplers.ScoreSDE.paper().steps == samplers.MedicalProjection.paper("brats").steps == 1000
     assert (samplers.MedicalProjection.paper("ldct").lam, samplers.MedicalProjection.paper("lidc").snr) == (0.72, 0.246)
-    assert samplers.MCG.paper().form == "paper" and samplers.ILVR.paper().steps == 250
+    assert (samplers.MCG().steps, samplers.MCG().schedule) == (1000, "vp") and samplers.ILVR.paper().steps == 250
     with pytest.raises(OptionError, match="lidc, ldct, brats"):
         samplers.MedicalProjection.paper("knee")
 
@@ -196,7 +196,7 @@ def test_mcg_as_published_runs_on_data_in_its_range():
     prior = GaussianPrior((16,), torch.zeros(16, dtype=F64), 0.25)
     A = Mask((16,), torch.arange(16) % 2 == 0)
     y = A(prior.sample(1, seed=1))[0]
-    x = samplers.MCG.paper(steps=100)(Posterior(prior, A, Noiseless(), y), 20)
+    x = samplers.MCG(steps=100)(Posterior(prior, A, Noiseless(), y), 20)
     torch.testing.assert_close(A(x), y.expand(20, -1))
     # eight independent values of standard deviation 0.5 are left to the prior
     assert 0.35 < x[:, 1::2].std() < 0.6

@@ -204,7 +204,7 @@ def test_samplers_follow_the_recursion_of_their_paper(sampler, maps, sigma):
 def test_mcg_is_pigdm_with_replacement_where_guidance_is_linear():
     # orthonormal rows, white prior, no noise: DPS's guide goes straight to the measurement, as PiGDM's does
     A = Matrix(torch.linalg.qr(normal(N, 3, seed=3)).Q.T.contiguous(), SHAPE)
-    post, sampler = problem(white(), 0.0, A), samplers.MCG(steps=20)
+    post, sampler = problem(white(), 0.0, A), samplers.DampedMCG(steps=20)
     null = EYE - A.matrix.T @ A.matrix
 
     def maps(q, post) -> Iterator[Map]:

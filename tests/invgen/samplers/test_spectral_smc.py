@@ -16,7 +16,7 @@ from invgen.forward import Operator
 from invgen.metrics import sliced_wasserstein
 from invgen.operators import MRI, Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.samplers import DDSMC, FPS, MCGDiff, SMCDiff
+from invgen.samplers import DDSMC, FPS, CorrectedFPS, MCGDiff, SMCDiff
 from invgen.samplers.smc._measured import Measured, PassingParticles
 from tests.invgen.samplers import gaussian_problems
 from tests.invgen.samplers.gaussian_problems import F64, SIGMA, correlated, denoiser, normal
@@ -102,8 +102,8 @@ LAWS = {
     "MCGDiff, exact data": (MCGDiff(schedule=COARSE, particles=16), 0.0),
     "SMCDiff": (SMCDiff(steps=12, particles=16), 0.4),
     "SMCDiff, exact data": (SMCDiff(schedule=COARSE, particles=16), 0.0),
-    "FPS": (FPS(steps=12, particles=16), 0.4),
-    "FPS, fresh noise": (FPS(steps=12, particles=16, fresh=0.8), 0.4),
+    "FPS": (CorrectedFPS(steps=12, particles=16), 0.4),
+    "FPS, fresh noise": (CorrectedFPS(steps=12, particles=16, fresh=0.8), 0.4),
     "DDSMC": (DDSMC(steps=12, particles=8), 0.4),
     "DDSMC, half decoupled": (DDSMC(steps=12, particles=8, eta=0.5, rho=0.8), 0.4),
 }
@@ -155,7 +155,7 @@ def test_the_discretised_posterior_tends_to_the_exact_one():
     # in closed form: no particles. First order in the steps, or close to it
     post = problem()
     law = post.prior.posterior(post.A, post.noise, post.y)
-    for cls in (MCGDiff, DDSMC, FPS):
+    for cls in (MCGDiff, DDSMC, CorrectedFPS):
         gaps = []
         for steps in (20, 80, 320):
             log_evidence, mean, cov = target(cls(steps=steps), post)
@@ -236,7 +236,7 @@ def test_fps_of_the_paper_counts_the_measurement_once_a_level():
     true = 1 / (1 / d**2 + 1 / sigma**2)
     widths = {}
     for steps in (10, 40):
-        sampler = FPS(steps=steps, particles=4000, target="paper")
+        sampler = FPS(steps=steps, particles=4000, fresh=None, resampling="systematic")
         P = d**2 + sampler.levels(prior)[0][0] ** 2
         for s, t in sampler.levels(prior):
             k, std = kernel(sampler, s, t)
@@ -249,7 +249,7 @@ def test_fps_of_the_paper_counts_the_measurement_once_a_level():
         widths[steps] = P
     # 0.2 is right; four times the steps, less again
     assert true == pytest.approx(0.2) and widths[10] < 0.4 * true and widths[40] < 0.5 * widths[10]
-    many = FPS(steps=40, particles=4000).weighted(post, chains=4)
+    many = CorrectedFPS(steps=40, particles=4000).weighted(post, chains=4)
     var = (many.log_weights.exp()[..., None] * (many.samples - many.mean[:, None]) ** 2).sum(1).mean().item()
     assert var == pytest.approx(true, rel=0.15)
 
@@ -268,31 +268,31 @@ def test_ddsmc_with_the_renoised_ode_has_the_law_of_the_prior():
 @pytest.mark.slow
 def test_published_settings_run():
     post = problem()
-    for sampler in (MCGDiff.paper(), FPS.paper(steps=20), DDSMC.paper()):
+    for sampler in (MCGDiff.paper(), FPS(steps=20), DDSMC.paper()):
         assert torch.isfinite(sampler(post, 2)).all()
-    assert FPS.paper().steps == 1000 and DDSMC.paper().particles == 16 and MCGDiff.paper().threshold == 1
+    assert FPS().steps == 1000 and DDSMC.paper().particles == 16 and MCGDiff.paper().threshold == 1
 
 
 def test_unfit_problems_and_options():
     post = problem()
     several = Posterior(post.prior, post.A, Gaussian(torch.tensor([0.1, 0.2], dtype=F64)), post.y)
-    for cls in (MCGDiff, SMCDiff, FPS, DDSMC):
+    for cls in (MCGDiff, SMCDiff, CorrectedFPS, DDSMC):
         with pytest.raises(UnsupportedError, match="needs one noise level"):
             cls()(several)
-    for cls in (FPS, DDSMC):
+    for cls in (CorrectedFPS, DDSMC):
         with pytest.raises(UnsupportedError, match="noiseless"):
             cls()(problem(0.0))
     with pytest.raises(OptionError, match="eta of DDSMC must be a number from 0 to 1"):
         DDSMC(eta=2.0)
-    with pytest.raises(OptionError, match="target"):
-        FPS(target="prior")
+    with pytest.raises(OptionError, match="fresh of FPS must be"):
+        FPS(fresh=0.0)
 
 
 @pytest.mark.slow
 def test_many_measurements_at_once_and_few_rows_at_a_time():
     post = problem()
     both = Posterior(post.prior, post.A, post.noise, torch.stack([post.y, post.y + 1]))
-    for cls in (MCGDiff, SMCDiff, FPS, DDSMC):
+    for cls in (MCGDiff, SMCDiff, CorrectedFPS, DDSMC):
         sampler = cls(steps=6, particles=8)
         x = sampler(both, 3)
         torch.testing.assert_close(sampler(both, 3, max_batch=5), x, rtol=1e-8, atol=1e-8)
@@ -332,7 +332,7 @@ def test_modes_have_the_weights_of_the_posterior_as_particles_grow():
     prior = GaussianMixture(means, [0.5, 0.2, 0.3], var=0.3)
     post = Posterior(prior, Mask((2,), torch.tensor([1, 0])), Gaussian(0.5), torch.tensor([0.6], dtype=F64))
     reference = prior.posterior(post.A, post.noise, post.y).sample(2000, seed=1)
-    for sampler in (MCGDiff(steps=50), SMCDiff(steps=50), FPS(steps=50), DDSMC(steps=50)):
+    for sampler in (MCGDiff(steps=50), SMCDiff(steps=50), CorrectedFPS(steps=50), DDSMC(steps=50)):
         few, many = (
             sliced_wasserstein(
                 type(sampler)(**vars(sampler) | {"particles": n, "draws": n})(post, 2000), reference, p=1, slices=200

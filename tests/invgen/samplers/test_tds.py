@@ -14,7 +14,7 @@ from invgen.noise import Energy, Poisson
 from invgen.numerics.random import Streams
 from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.samplers import TDS
+from invgen.samplers import TDS, LinearisedTDS
 from invgen.samplers.smc._linearised import Linearised
 from tests.invgen.samplers.gaussian_problems import F64, many
 
@@ -32,7 +32,7 @@ def test_a_mixture_has_its_modes_in_proportion(sigma):
     # noise far below the lowest level, among the modes, far above them
     post = mixture(sigma, 4.0)
     exact = post.prior.posterior(post.A, post.noise, post.y)
-    x = TDS(steps=100, particles=1000, draws=1000)(post, 2000)
+    x = LinearisedTDS(steps=100, particles=1000, draws=1000)(post, 2000)
     where = torch.cdist(x, post.prior.means).argmin(1)
     share = torch.bincount(where, minlength=3) / len(x)
     truth = torch.bincount(torch.cdist(exact.sample(20000), post.prior.means).argmin(1), minlength=3) / 20000
@@ -56,7 +56,7 @@ def test_gaussian_posterior(twist):
     prior = GaussianPrior((5,), covariance=root @ root.T / 5 + 0.1 * torch.eye(5), sigma_min=0.01, sigma_max=50.0)
     post = Posterior(prior, Matrix(root[:3].clone()), Gaussian(0.3), torch.tensor([1.0, -1.0, 0.5], dtype=F64))
     exact = prior.posterior(post.A, post.noise, post.y)
-    x = TDS(steps=100, particles=1000, draws=1000, twist=twist)(post, 4000)
+    x = LinearisedTDS(steps=100, particles=1000, draws=1000, twist=twist)(post, 4000)
     gap = (x.mean(0) - exact.mean) / exact.var.sqrt()
     assert gap.abs().max() < 0.1
     assert (torch.cov(x.T) - exact.covariance).norm() / exact.covariance.norm() < 0.1
@@ -98,7 +98,7 @@ def test_nonlinear_operators_and_any_noise_by_quadrature(name, twist):
     joint = (prior.log_prob(grid) + many(post, len(grid)).log_likelihood(grid)).exp()
     evidence = joint.sum() * 14 / 20000
     mean = (joint @ grid) / joint.sum()
-    out = TDS(steps=100, particles=500, twist=twist).weighted(post, 8)
+    out = LinearisedTDS(steps=100, particles=500, twist=twist).weighted(post, 8)
     ratio = out.log_evidence.exp() / evidence
     error = (ratio.std() / math.sqrt(8)).item()
     # the tempered likelihood of a steep function is the one that takes more particles
@@ -118,7 +118,7 @@ def test_four_modes_of_two_squares(twist):
     line = torch.linspace(-5, 6, 801, dtype=F64)
     grid = torch.cartesian_prod(line, line)
     evidence = (prior.log_prob(grid) + many(post, len(grid)).log_likelihood(grid)).exp().sum() * (11 / 800) ** 2
-    ratio = TDS(steps=60, particles=500, twist=twist).weighted(post, 6).log_evidence.exp() / evidence
+    ratio = LinearisedTDS(steps=60, particles=500, twist=twist).weighted(post, 6).log_evidence.exp() / evidence
     # a linear twist gives 0.05 with as many particles
     assert 0.92 < ratio.mean() < 1.08 and 0.7 < ratio.min() < ratio.max() < 1.3, ratio
 
@@ -129,7 +129,7 @@ def test_the_twist_is_exact_for_a_gaussian_prior():
     post = many(Posterior(prior, Matrix(A), Gaussian(0.2), torch.tensor([0.5, -1.0], dtype=F64)), 6)
     s = 0.8
     x = 2 * torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
-    twist, x0, _, guidance = TDS().look(post, x, s, 0.7)
+    twist, x0, _, guidance = LinearisedTDS().look(post, x, s, 0.7)
     C = torch.diag(prior.spectrum[0] * s**2 / (prior.spectrum[0] + s**2))
     S = A @ C @ A.T + 0.04 * torch.eye(2)
     law = torch.distributions.MultivariateNormal(x0 @ A.T, S)
@@ -142,7 +142,7 @@ def test_last_draw_of_many_values_through_the_svd_equals_dense_algebra():
     A = Mask((30,), torch.arange(30) % 3 > 0)
     post = many(Posterior(prior, A, Gaussian(1e-3), torch.zeros(20, dtype=F64)), 5)
     x0 = prior.sample(5)
-    x, log_w = TDS(twist="local")._finish(post, x0, 0.05, Streams(0, torch.arange(5)))
+    x, log_w = LinearisedTDS(twist="local").finish(post, x0, 0.05, Streams(0, torch.arange(5)))
     # weight times likelihood is p(y) of the last step whatever was drawn
     dense = Linearised(post, x0).gaussian(0.05 * torch.eye(20, dtype=F64).expand(5, -1, -1))[0]
     torch.testing.assert_close(log_w + post.log_likelihood(x), dense)
@@ -159,7 +159,7 @@ def test_guidance_stops_where_the_data_are_met_along_the_mean_of_a_signal():
     A = Mask((150,), torch.arange(150) % 5 > 0)
     post = Posterior(prior, A, Gaussian(0.05), A(prior.sample(1, seed=3))[0])
     exact = prior.posterior(A, post.noise, post.y)
-    x = TDS(steps=30, particles=4, twist="local")(post, 8)
+    x = LinearisedTDS(steps=30, particles=4, twist="local")(post, 8)
     # the standard deviation of the posterior's mean value is 0.005; one path in four is chosen by its weight
     assert (x.mean(1) - exact.mean.mean()).abs().max() < 0.03
     assert (post.residual_over_noise(x) < 1.2).all()
@@ -173,18 +173,18 @@ def test_complex_measurements():
     prior = GaussianPrior((2,), torch.zeros(2, dtype=F64), 0.3, sigma_min=0.01, sigma_max=20.0)
     truth = torch.tensor([0.4, -0.3], dtype=F64)
     post = Posterior(prior, Phase((2,)), Gaussian(0.05), Phase((2,))(truth))
-    x = TDS(steps=40, particles=200, draws=200)(post, 200)
+    x = LinearisedTDS(steps=40, particles=200, draws=200)(post, 200)
     assert (x.mean(0) - truth).abs().max() < 0.03 and 0.03 < x.std(0).mean() < 0.07  # the noise, 0.05
 
 
-def test_paper_form_and_what_it_refuses():
-    paper = TDS.paper()
-    assert (paper.twist, paper.order, paper.threshold, paper.particles) == ("likelihood", 1, 1.0, 4)
+def test_the_papers_settings_and_what_the_covariance_refuses():
+    paper = TDS()
+    assert (paper.steps, paper.threshold, paper.particles) == (100, 1.0, 4)
     post = mixture(2.0, 4.0)
     assert torch.isfinite(paper(post, 3)).all()
     loss = Posterior(post.prior, post.A, Energy(lambda clean, y: (clean - y) ** 2), post.y)
     with pytest.raises(UnsupportedError, match="standard deviation"):
-        TDS(twist="covariance")(loss)
+        LinearisedTDS(twist="covariance")(loss)
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
     # z has the exact posterior as its law, through an operator that is linear without saying so; measured 1.6 and 1.4,
     # since resampling repeats particles: 1.2 to 1.9 in one instance
     family = families()[key]
-    sampler, ratios = TDS(steps=100, particles=1000, draws=1000), []
+    sampler, ratios = LinearisedTDS(steps=100, particles=1000, draws=1000), []
     for i in range(4):
         x = sampler(family.make(i).posterior, 1000)
         ratios.append(family.evaluate(x, i)["distance"] / family.floor(i)["distance"])
@@ -209,5 +209,6 @@ def test_the_mixtures_of_mcgdiff_are_met_to_the_floor(dy):
 
     # 2000 particles for 1000 draws are MCGDiff's 200 evaluations a sample; on all twenty instances 1.03, 1.05, 1.07 times
     # the floor. A ratio varies by a third from one instance to the next, the mean of six by 0.14: three of that below 1.5
-    row, floor = exact.evaluate(TDS(steps=100, particles=2000, draws=1000), "TDS", 8, dy, 6), exact.floor(8, dy, 6)
+    sampler = LinearisedTDS(steps=100, particles=2000, draws=1000)
+    row, floor = exact.evaluate(sampler, "TDS", 8, dy, 6), exact.floor(8, dy, 6)
     assert row.finite.mean() < 1.5 * floor.finite.mean(), (row.distances, floor.distances)

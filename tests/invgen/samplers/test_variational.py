@@ -162,7 +162,7 @@ def test_dflow_options_and_cost():
 # -- Flow Priors ----------------------------------------------------------------------------------------------------
 
 
-def flow_priors_law(post: Posterior, sampler: samplers.FlowPriors) -> Law:
+def flow_priors_law(post: Posterior, sampler: samplers.DampedFlowPriors) -> Law:
     """The recursion of Algorithm 1 in dense matrices: u = P u_0 + q with u_0 standard normal."""
     prior, A, std = post.prior, matrix(post.A), post.prior.data_std
     m = torch.full((N,), prior.data_mean, dtype=F64)
@@ -194,7 +194,7 @@ def flow_priors_law(post: Posterior, sampler: samplers.FlowPriors) -> Law:
 
 @pytest.mark.parametrize("options", [{}, {"iterations": 3}, {"rate": 2.0}])
 def test_flow_priors_is_its_recursion(options):
-    post, sampler = problem(correlated()), samplers.FlowPriors(steps=15, **options)
+    post, sampler = problem(correlated()), samplers.DampedFlowPriors(steps=15, **options)
     assert_same_law(law(sampler, post), flow_priors_law(post, sampler), tol=1e-6)
 
 
@@ -204,7 +204,7 @@ def test_flow_priors_finds_the_map_of_a_gaussian_and_spreads_too_little():
     width = covariance.trace().sqrt()
     gaps, ratios = [], []
     for rate in (1.0, 10.0, 100.0):
-        m, S = flow_priors_law(post, samplers.FlowPriors(rate=rate))
+        m, S = flow_priors_law(post, samplers.DampedFlowPriors(rate=rate))
         gaps.append(((m - mean).norm() / width).item())
         ratios.append((S.trace() / covariance.trace()).item())
     # the default's distance from the mode, in widths of the posterior, and its share of the variance
@@ -213,14 +213,14 @@ def test_flow_priors_finds_the_map_of_a_gaussian_and_spreads_too_little():
 
 def test_flow_priors_does_not_depend_on_the_number_of_steps():
     post = problem(correlated())
-    a, b = (flow_priors_law(post, samplers.FlowPriors(steps=n)) for n in (100, 400))
+    a, b = (flow_priors_law(post, samplers.DampedFlowPriors(steps=n)) for n in (100, 400))
     width = exact(post)[1].trace().sqrt()
     assert (a[0] - b[0]).norm() < 0.1 * width and (a[1].trace().sqrt() - b[1].trace().sqrt()).abs() < 0.1 * width
 
 
 @pytest.mark.slow
 def test_flow_priors_paper_form_moves_by_its_rate_against_the_sign():
-    assert samplers.FlowPriors.paper() == samplers.FlowPriors(steps=100, lr=0.01)
+    assert samplers.FlowPriors() == samplers.FlowPriors(steps=100, lr=0.01)
     ratios = []
     for post in (problem(correlated(), signal=s) for s in range(4, 10)):
         slow, fast = (samplers.FlowPriors(steps=100, lr=lr)(post, 20) for lr in (0.01, 0.1))
@@ -229,14 +229,14 @@ def test_flow_priors_paper_form_moves_by_its_rate_against_the_sign():
     assert sum(ratios) / 6 > 1.2 and min(ratios) > 1, ratios
     with pytest.raises(UnsupportedError, match="FlowPriors needs a LinearOperator"):
         A = from_function(lambda x: x.flatten(1) ** 2, SHAPE)
-        samplers.FlowPriors()(Posterior(post.prior, A, Gaussian(0.1), torch.ones(N, dtype=F64)))
+        samplers.DampedFlowPriors()(Posterior(post.prior, A, Gaussian(0.1), torch.ones(N, dtype=F64)))
 
 
 def test_flow_priors_follows_the_trace_of_a_prior_that_is_not_gaussian():
     """The first move of 4000 rows from one start, without data and with a whole step of the prior, against its average."""
     prior = GaussianMixture(normal(3, 2, seed=11), [0.2, 0.3, 0.5], var=0.3, sigma_max=0.8)
     post = Posterior(prior, Matrix(torch.eye(2, dtype=F64)), Gaussian(1e9), torch.zeros(2, dtype=F64))
-    sampler = samplers.FlowPriors(steps=20, rate=1e9)
+    sampler = samplers.DampedFlowPriors(steps=20, rate=1e9)
     std, mean = prior.data_std, prior.data_mean
     t = std / (std + 0.8)
     dt = (1 - t) / 20
@@ -270,7 +270,7 @@ def test_searches_on_a_mixture_reach_its_modes_and_not_its_law():
     law = prior.posterior(post.A, post.noise, post.y)
     wanted, other = law.sample(1000, seed=1), law.sample(1000, seed=2)
     floor = sliced_wasserstein(wanted, other, p=1, slices=200).item()
-    for sampler in (samplers.DMPlug(), samplers.DFlow(), samplers.FlowPriors()):
+    for sampler in (samplers.DMPlug(), samplers.DFlow(), samplers.DampedFlowPriors()):
         x = sampler(post, 1000)
         right = (x[:, 0] > 0).double().mean().item()
         distance = sliced_wasserstein(x, wanted, p=1, slices=200).item()

@@ -57,13 +57,14 @@ def test_auto_on_the_mnist_network(declared, field_data):
     assert "noise levels above" in plain.reason and psnr(plain.samples[0], x, data_range=1.0).mean() > 18
 
 
-@pytest.mark.parametrize("sampler", ["PiGDM(steps=20)", "PiGDM.paper(steps=30)", "PiGDM(steps=60)"])
+@pytest.mark.parametrize(
+    "sampler", ["PiGDM(steps=20)", "AdaptivePiGDM(steps=30, schedule='vp')", "AdaptivePiGDM(steps=60)"]
+)
 def test_a_named_sampler_over_the_whole_range_is_an_error_that_says_which_to_pass(declared, field_data, sampler):
     network, _ = declared
     A, _, y = inpainting(field_data("digits/digits.npz"), 2)
-    method = invgen.samplers.PiGDM.paper(30) if "paper" in sampler else sampler
     with pytest.warns(PriorWarning), pytest.raises(DivergedError, match=r"pass sigma_max=[345][\d.]*"):
-        invgen.solve(y, A, network(value_range=(-0.5, 0.5)), 0.05, method)
+        invgen.solve(y, A, network(value_range=(-0.5, 0.5)), 0.05, sampler)
 
 
 def test_samples_of_the_mnist_network(declared):
