@@ -82,7 +82,8 @@ FEWER = {
 TUNED = {
     "UniversalGuidance": {"forward": 0.02},
     "LGD": {"zeta": 0.02},
-    "ALD": {"step": 0.02},
+    "ALD": {"weight": 0.5},
+    "EnKG": {"draws": 1},
     "DPG": {"scale": 1.0},
     "FlowChef": {"scale": 0.1},
     "FlowDPS": {"step_size": 0.5},
@@ -95,7 +96,7 @@ LOUD = {"TDS": 3.0, "UniversalGuidance": 3.0}
 def short(cls: type[Sampler]) -> Sampler:
     """Six steps of little work each; what does not change the work keeps its default."""
     fewer = {k: v for k, v in FEWER.items() if isinstance(d := cls.options().get(k), int) and d > v}
-    return cls(steps=6, **fewer, **TUNED.get(cls.__name__, {}))
+    return cls(steps=6, **fewer | TUNED.get(cls.__name__, {}))
 
 
 def each_but(promise: str) -> pytest.MarkDecorator:
