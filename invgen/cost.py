@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,22 @@ def counted(prior: Prior, A: Operator) -> "Iterator[Counter]":
             yield counter
         finally:
             counter.remove()
+
+
+@contextmanager
+def charged(cost: Cost | None, prior: Prior, A: Operator, samples: int) -> Iterator[None]:
+    """Adds what the block uses, and the time it takes, to a cost.
+
+    Args:
+        cost: None counts nothing.
+        prior, A: whose evaluations are counted.
+        samples: how many samples the block draws.
+    """
+    begin = time.perf_counter()
+    with counted(prior, A) as counter:
+        yield
+    if cost is not None:
+        cost.add(counter, samples, time.perf_counter() - begin)
 
 
 class Counter:

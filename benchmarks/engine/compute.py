@@ -19,10 +19,10 @@ from invgen import __version__
 from invgen.benchmarks.suite import curves, scores
 from invgen.benchmarks.suite.cell import KEPT_SAMPLES, Cell
 from invgen.benchmarks.suite.parts import problem_of, sampler_of
+from invgen.cost import Cost
 from invgen.inference.solve import Result, warn_unexplained
 from invgen.names import resolve
 from invgen.posterior import Posterior
-from invgen.sampler import Cost, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.n
     shared out, and the samples are those of a cell alone up to the round-off of other sizes of batches.
     """
     first, begin = cells[0], time.perf_counter()
-    if len(cells) > 1 and not _takes_seeds(sampler_of(first.sampler)):
+    if len(cells) > 1 and not sampler_of(first.sampler).takes_seeds:
         return [computed for cell in cells for computed in compute([cell])]
     if first.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(first.device)
@@ -49,11 +49,6 @@ def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.n
     for cell, result, (_, truth) in zip(cells, results, problems, strict=True):
         computed.append(_scored(cell, result, truth, heard, shared))
     return computed
-
-
-def _takes_seeds(sampler: Sampler) -> bool:
-    """Whether a sampler leaves seeds and batches to the base class; one that has its own `__call__` may do anything."""
-    return type(sampler).__call__ is Sampler.__call__
 
 
 def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
@@ -82,7 +77,7 @@ def _scored(
     arrays = _arrays(cell, result, truth)
     record = {
         "cell": cell.facts(),
-        "kind": getattr(result.sampler, "kind", "sampler"),
+        "kind": result.sampler.kind,
         "metrics": values,
         "nfe": result.nfe,
         "seconds": round(result.seconds, 4),

@@ -4,14 +4,14 @@ import importlib
 import inspect
 from typing import Any
 
+from invgen.method import Method
 from invgen.names import resolve
-from invgen.sampler import Sampler
 
 # each names its methods in __all__
 MODULES = ("exact", "classical", "total_variation", "ct", "images", "mri", "audio", "peers")
 
 
-def method(spec: str) -> Sampler:
+def method(spec: str) -> Method:
     """The sampler of a spec, among those of invgen first, then among the methods that stand beside them in a suite.
 
     Raises:
@@ -20,11 +20,11 @@ def method(spec: str) -> Sampler:
     return resolve.sampler(spec, others())
 
 
-def others() -> dict[str, type[Sampler]]:
+def others() -> dict[str, type[Method]]:
     """The methods of suites that are not samplers of invgen, by name."""
     modules = [importlib.import_module(f"invgen.benchmarks.methods.{name}") for name in MODULES]
     return {name: getattr(module, name) for module in modules for name in module.__all__ if _usable(getattr(module, name))}
 
 
 def _usable(value: Any) -> bool:
-    return inspect.isclass(value) and issubclass(value, Sampler)
+    return inspect.isclass(value) and issubclass(value, Method)

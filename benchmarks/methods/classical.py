@@ -4,64 +4,48 @@ They stand in a suite beside the samplers, get what a sampler gets (measurement,
 and cost no network evaluations. Here: the base, and what fits every linear operator; each field has a file of its own.
 """
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Prior
-from invgen.errors import OptionError
+from invgen.cost import charged
+from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.linalg import norm
-from invgen.numerics.random import Streams
+from invgen.method import Method, Run
 from invgen.posterior import Posterior
-from invgen.sampler import Sampler
 
 __all__ = ["Adjoint", "Classical", "Measurement", "PseudoInverse"]
 
 
 @dataclass(frozen=True)
-class Classical(Sampler):
-    """A deterministic estimate in the place of a sampler: every "sample" is the same.
+class Classical(Method):
+    """A deterministic estimate: every "sample" is the same, and the seed changes nothing.
 
-    A subclass writes `reconstruct`; what it asks of a problem are the class attributes of a Sampler, and `refuses`.
+    A subclass writes `reconstruct`; what it asks of a problem are the class attributes of a Method, and `refuses`.
     """
 
-    steps: ClassVar[int] = 1
-    schedule: ClassVar[tuple] = ()
     kind: ClassVar[str] = "classical"
-    prior: ClassVar[type] = Prior
     A: ClassVar[type] = LinearOperator
     noiseless: ClassVar[bool] = True
     gradient: ClassVar[bool] = False
 
     def reconstruct(self, post: Posterior) -> Tensor:
-        """The estimate, (B, *shape), of each measurement post.y, (B, *out_shape)."""
-        raise TypeError(f"{type(self).__name__} must define reconstruct(self, post)")
+        """Returns the estimate, (B, *shape), of each measurement post.y, (B, *out_shape)."""
+        raise UnsupportedError(f"{type(self).__name__} must define reconstruct(self, post)")
 
-    def __call__(self, post: Posterior, num_samples: int = 1, seed: int = 0, **options: Any) -> Tensor:
-        """The estimate, num_samples times: (num_samples, *batch, *shape). The seed changes nothing.
-
-        Raises: as `Sampler.__call__` does.
-        """
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise OptionError(f"num_samples must be a positive whole number, got {num_samples!r}")
-        x = super().__call__(post, 1, seed, **options)
-        return x.expand(num_samples, *x.shape[1:])
-
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        yield self.reconstruct(post)
-
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        return torch.zeros(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
-
-    def _decode(self, prior: Prior, x: Tensor, max_batch: int | None) -> Tensor:
-        return x  # a signal, whatever the prior: never a code
-
-    def levels(self, prior: Prior) -> list[tuple[float, float]]:
-        return []
+    def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
+        """Returns the estimate of each measurement, num_samples times."""
+        rows = torch.arange(math.prod(post.batch))
+        x = torch.zeros(len(rows), *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
+        with torch.no_grad(), charged(run.cost, post.prior, post.A, len(rows)):
+            for part in rows.split(run.max_batch or max(len(rows), 1)):
+                x[part] = self.reconstruct(post.rows(part)).to(x.dtype)
+        self.check_samples(post.prior, x)
+        return x.reshape(1, *post.batch, *post.prior.shape).expand(num_samples, *post.batch, *post.prior.shape)
 
 
 @dataclass(frozen=True)

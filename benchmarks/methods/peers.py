@@ -8,7 +8,7 @@ part of `all`.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from invgen.compose import compose
+from invgen.cost import charged
 from invgen.diffusion import Denoiser
 from invgen.errors import MissingExtraError
 from invgen.forward import LinearOperator, Operator
+from invgen.method import Method, Run
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.operators import from_function, to_deepinv
@@ -27,7 +29,7 @@ from invgen.operators.peers.deepinv import require_deepinv
 from invgen.posterior import Posterior
 from invgen.priors import to_azula
 from invgen.priors import to_deepinv as denoiser_for_deepinv
-from invgen.sampler import Sampler
+from invgen.trust import warn_untrusted
 
 __all__ = [
     "AzulaDPS",
@@ -43,37 +45,36 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Peer(Sampler):
+class Peer(Method):
     """A sampler of another package. A subclass writes `draw`."""
 
-    schedule: ClassVar[tuple] = ()  # theirs
     kind: ClassVar[str] = "peer"
+    family: ClassVar[str] = "guided"
+    prior: ClassVar[type] = Denoiser
     noise: ClassVar[type] = Gaussian
     one_level: ClassVar[bool] = True
+    many_levels: ClassVar[bool] = True
     alone: ClassVar[bool] = False  # whether their formula holds for one signal at a time only
 
     @abstractmethod
     def draw(self, post: Posterior) -> Tensor:
-        """A sample, (B, *shape), for each measurement post.y, (B, *out_shape), from the global random state of torch."""
+        """Returns a sample, (B, *shape), for each measurement post.y, (B, *out_shape), by torch's global random state."""
 
-    def __call__(self, post: Posterior, num_samples: int = 1, seed: int = 0, **options: Any) -> Tensor:
-        """As `Sampler.__call__`, with one seed for all: what a sample draws depends on its batch."""
-        if self.alone:
-            options["max_batch"] = 1
-        return super().__call__(post, num_samples, seed, **options)
-
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        seed = int(randn.uniform(torch.empty(len(x), 1, dtype=torch.float64))[0].item() * 2**31)
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            yield self.draw(post).to(x.dtype)
-
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        return torch.zeros(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
-
-    def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
-        return []
+    def solve(self, post: Posterior, num_samples: int, seed: int, run: Run) -> Tensor:
+        """Returns samples, (num_samples, *batch, *shape), with one seed for all: what each draws depends on its batch."""
+        batch, device = math.prod(post.batch), post.prior.device
+        rows = torch.arange(num_samples * batch)
+        x = torch.empty(len(rows), *post.prior.shape, dtype=post.prior.dtype, device=device)
+        warn_untrusted(post.prior)
+        with torch.no_grad(), charged(run.cost, post.prior, post.A, len(rows)):
+            for part in rows.split(1 if self.alone else run.max_batch or max(len(rows), 1)):
+                index = torch.stack([part // batch, part % batch], 1)
+                uniform = Streams(seed, index).uniform(torch.empty(len(part), 1, dtype=torch.float64, device=device))
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    torch.manual_seed(int(uniform[0].item() * 2**31))
+                    x[part] = self.draw(post.rows(index[:, 1])).to(x.dtype)
+                self.check_samples(post.prior, x[part])
+        return x.reshape(num_samples, *post.batch, *post.prior.shape)
 
 
 # -- deepinv -------------------------------------------------------------------------------------------------------------

@@ -32,11 +32,11 @@ from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.forward import Operator
 from invgen.inference.solve import Result
+from invgen.method import Method
 from invgen.names import resolve
 from invgen.names.spec import parse
 from invgen.noise import Noise
 from invgen.posterior import Posterior
-from invgen.sampler import Sampler
 from invgen.validation.limits import check_size
 
 __all__ = ["Suite", "expand", "load", "shard_of"]
@@ -129,7 +129,7 @@ def _problem(
             )  # fmt: skip
 
 
-def _methods(suite: Suite, value: Any, place: Place, what: str) -> dict[str, Sampler]:
+def _methods(suite: Suite, value: Any, place: Place, what: str) -> dict[str, Method]:
     """Samplers by their specs."""
     listed = reading.specs(suite, value, place, "sampler", what)
     return {spec: suite.attempt(where, catalogue.method, spec) for spec, where in listed}

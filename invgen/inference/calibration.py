@@ -20,10 +20,11 @@ from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.html import card
 from invgen.inference.simulation import problem, rows_at_once, simulate
+from invgen.method import fitting
 from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram, region_ranks, sbc_ranks
 from invgen.noise import Noiseless, NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike
-from invgen.sampler import Cost, Sampler, fitting
+from invgen.sampler import Cost, Sampler
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Range, Seed
 

@@ -161,8 +161,14 @@ def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
 
 @checked
 def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
-    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved. `others` are further classes, by name."""
+    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved.
+
+    Args:
+        spec: a name with options, module:Name, or a file.
+        others: methods that are no samplers of invgen, by name; where there are, the spec may make any Method.
+    """
     from invgen import samplers
+    from invgen.method import Method
     from invgen.sampler import Sampler
 
     if spec.endswith(".json"):
@@ -171,7 +177,7 @@ def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
     def known() -> dict[str, type]:
         return {**(others or {}), **{cls.__name__: cls for cls in samplers.catalogue().values()}}
 
-    return _resolve("sampler", spec, Sampler, known)
+    return _resolve("sampler", spec, Sampler if others is None else Method, known)
 
 
 @checked

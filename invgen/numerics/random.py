@@ -44,6 +44,11 @@ def streams(seed: int | Tensor, index: Tensor) -> "Streams":
     return Streams(seed[index[:, 1]], alone)
 
 
+def second(seed: int | Tensor) -> int | Tensor:
+    """Returns a seed whose streams are independent of those of `seed`, for draws beside the steps of an algorithm."""
+    return ~seed
+
+
 class Streams:
     """One stream of random numbers per row of a batch.
 

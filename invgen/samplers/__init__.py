@@ -1,7 +1,8 @@
 """The posterior samplers, one file per paper. `catalogue()` maps lower-case names to classes, `get` looks one up."""
 
 from invgen.errors import OptionError
-from invgen.sampler import Sampler, catalogues
+from invgen.method import catalogues
+from invgen.sampler import Sampler
 from invgen.samplers.derivative_free.dampeddpg import DampedDPG
 from invgen.samplers.derivative_free.dpg import DPG
 from invgen.samplers.derivative_free.eki import EKI

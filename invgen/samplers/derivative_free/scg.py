@@ -3,12 +3,13 @@ guided diffusion" (ICML 2024), Algorithm 1: stochastic control guidance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from invgen.diffusion import step_kernel
+from invgen.method import Run
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -47,12 +48,10 @@ class SCG(Sampler):
         """The released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
         return cls(steps=1000, schedule="vp", candidates=candidates, choice="best")
 
-    def _draw(
-        self, post: Posterior, rows: Tensor, seed: int | Tensor, max_batch: int | None, *watch: Any
-    ) -> tuple[Tensor, Tensor]:
-        # the network meets `chunk` candidates of every sample at once: no more than max_batch in all
-        chunk = self.chunk if max_batch is None else max(min(self.chunk, max_batch // max(len(rows), 1)), 1)
-        return Sampler._draw(replace(self, chunk=chunk), post, rows, seed, max_batch, *watch)
+    def draw_chunk(self, post: Posterior, index: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Tensor]:
+        """Runs some draws with so many candidates at once that no more than `max_batch` rows meet the network."""
+        chunk = self.chunk if run.max_batch is None else max(min(self.chunk, run.max_batch // max(len(index), 1)), 1)
+        return super(SCG, replace(self, chunk=chunk)).draw_chunk(post, index, seed, run)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         x0 = post.prior(x, self.levels(post.prior)[0][0])

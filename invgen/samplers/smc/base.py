@@ -6,7 +6,7 @@ network at once, within a chain too.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from invgen.errors import DivergedError, OptionError, UnsupportedError
-from invgen.numerics.random import Streams, streams
+from invgen.method import Run
+from invgen.numerics.random import Streams, second, streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Share
@@ -124,52 +125,47 @@ class EnsembleSampler(Sampler):
         """(C * particles, ...) as (C, particles, ...)."""
         return x.reshape(-1, self.particles, *x.shape[1:])
 
-    def _chunks(self, post: Posterior, num_samples: int, max_batch: int | None) -> Sequence[Tensor]:
-        chains = math.ceil(num_samples / self.draws) * math.prod(post.batch)
-        together = chains if max_batch is None else max(max_batch // self.particles, 1)
-        # the chains of a chunk, and how many samples are wanted in all
-        return [torch.cat([torch.tensor([num_samples]), part]) for part in torch.arange(chains).split(max(together, 1))]
+    @property
+    def rows_a_draw(self) -> int:
+        """The particles of a chain."""
+        return self.particles
 
-    def _draw(
-        self,
-        post: Posterior,
-        chunk: Tensor,
-        seed: int | Tensor,
-        max_batch: int | None,
-        bar: object,
-        callback: Callable | None,
-    ) -> tuple[Tensor, Tensor]:
-        num_samples, batch = int(chunk[0]), max(math.prod(post.batch), 1)
-        chains = torch.stack([chunk[1:] // batch, chunk[1:] % batch], 1)
-        x, cloud = self._chains(post, chains, seed, max_batch, bar, callback)
-        pick = streams(~seed, chains)
+    @property
+    def samples_a_draw(self) -> int:
+        """The samples that a chain gives."""
+        return self.draws
+
+    def draw_chunk(self, post: Posterior, index: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Tensor]:
+        """Runs chains, and draws samples of each in proportion to the weights of its particles."""
+        x, cloud = self.run_chains(post, index, seed, run)
+        pick = streams(second(seed), index)
         chosen = resample(cloud.log_w, self.draws, pick)
         # in random order, so that every place has the law of the weights
         chosen = chosen.gather(1, pick.uniform(chosen.double()).argsort(1))
         samples = x[torch.arange(len(x), device=x.device)[:, None], chosen]  # (C, draws, *shape)
-        number = chains[:, :1] * self.draws + torch.arange(self.draws)
-        rows = number * batch + chains[:, 1:]
-        keep = number < num_samples
-        return rows[keep], samples[keep.to(samples.device)]
+        number = index[:, :1] * self.draws + torch.arange(self.draws)
+        return torch.stack([number, index[:, 1:].expand_as(number)], 2).flatten(0, 1), samples.flatten(0, 1)
 
-    def _chains(
-        self,
-        post: Posterior,
-        chains: Tensor,
-        seed: int | Tensor,
-        split: int | None,
-        bar: object = None,
-        callback: Callable | None = None,
-    ) -> tuple[Tensor, Cloud]:
-        """Last states, (C, particles, *shape), of the chains (number, measurement), and what they carry."""
+    def run_chains(self, post: Posterior, chains: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Cloud]:
+        """Returns the last states of some chains, (C, particles, *shape), and what they carry.
+
+        Args:
+            post: the problem, with all its measurements.
+            chains: (number, measurement) of each chain, (C, 2).
+            seed: one for all measurements, or a tensor of one for each.
+            run: the wishes of the caller; at most `max_batch` rows meet the network at once.
+
+        Raises:
+            DivergedError: a state is not finite, or all particles of a chain have lost their weight.
+        """
         numbers = torch.arange(self.particles).repeat(len(chains))
         index = torch.cat([chains.repeat_interleave(self.particles, 0), numbers[:, None]], 1)
         post, randn = post.rows(index[:, 1]), streams(seed, index)
         log_w = torch.zeros(len(chains), self.particles, dtype=torch.float64, device=post.prior.device)
-        cloud = Cloud(split, log_w, log_w[:, 0].clone(), [])
+        cloud = Cloud(run.max_batch, log_w, log_w[:, 0].clone(), [])
         with torch.no_grad():
             start = self.start(post, randn, len(index))
-            x = self._last(post.prior, self.run(post, start, randn, cloud), start, bar, callback)
+            x = self.last_state(post.prior, self.run(post, start, randn, cloud), start, run)
         if not torch.isfinite(cloud.log_z).all():
             raise DivergedError(
                 f"{type(self).__name__} lost all particles of a chain: none of them explains the measurement; use more "
@@ -308,7 +304,7 @@ class ParticleSampler(EnsembleSampler):
         every = torch.arange(chains * batch)
         together = every.numel() if max_batch is None else max(max_batch // self.particles, 1)
         index = torch.stack([every // batch, every % batch], 1)
-        parts = [self._chains(post, part, seed, max_batch) for part in index.split(together)]
+        parts = [self.run_chains(post, part, seed, Run(max_batch)) for part in index.split(together)]
         x, log_w, log_z, sizes = (
             torch.cat(columns, -1 if k == 3 else 0)
             for k, columns in enumerate(
