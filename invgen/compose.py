@@ -137,10 +137,10 @@ class LinearChain(LinearOperator):
             return self.outer.solve(b, var_x, var_y)  # B B^T = I, so that A B B^T A^T = A A^T
         return super().solve(b, var_x, var_y)
 
-    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         if isinstance(self.inner, SVDOperator) and self.inner.orthogonal:
-            return self.inner.adjoint(self.outer.pull(r, var_x, var_y))
-        return super().pull(r, var_x, var_y)
+            return self.inner.adjoint(self.outer.weighted_adjoint(r, var_x, var_y))
+        return super().weighted_adjoint(r, var_x, var_y)
 
 
 class RotatedInput(SVDOperator):
@@ -228,8 +228,8 @@ class LinearScaled(LinearOperator):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         return self.A.solve(b, self.factor**2 * var_x, var_y)
 
-    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        return self.factor * self.A.pull(r, self.factor**2 * var_x, var_y)
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        return self.factor * self.A.weighted_adjoint(r, self.factor**2 * var_x, var_y)
 
     def norm(self, iterations: int = 100) -> float:
         return abs(self.factor) * self.A.norm(iterations)

@@ -14,7 +14,7 @@ from invgen.forward import LinearOperator, Operator
 from invgen.linalg import recorded
 from invgen.pushforward import Generator, StandardNormal
 
-SOLVERS = ("solve", "pull", "prox", "pinv")  # methods of a linear operator that solve a linear system
+SOLVERS = ("solve", "weighted_adjoint", "prox", "pinv")  # methods of a linear operator that solve a linear system
 
 
 @dataclass

@@ -144,7 +144,7 @@ class Operator(nn.Module):
 class LinearOperator(Operator):
     """A linear map. A subclass writes only `forward`; the rest is derived, and overridden where something is faster.
 
-    The one linear system of posterior sampling is `solve`; `pull`, `prox` and exact Gaussian posteriors follow from it.
+    The one linear system of posterior sampling is `solve`; `weighted_adjoint`, `prox` and exact Gaussian draws use it.
     """
 
     tolerance: ClassVar[float | None] = None  # relative residual of iterative solves; None: what the precision allows
@@ -178,7 +178,7 @@ class LinearOperator(Operator):
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         return cg(lambda v: var_x * self(self.adjoint(v)) + var_y * v, b, tol=self.tolerance, max_iter=self.max_iter)
 
-    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """A^T (var_x A A^T + var_y I)^-1 r: the score of N(r; 0, var_x A A^T + var_y I) with respect to the signal.
 
         Times var_x it is the Kalman gain applied to a residual. `prox` and the guidance of samplers need no more of
@@ -198,7 +198,7 @@ class LinearOperator(Operator):
 
         With var_y = 0 it projects x on the solutions of A u = y. Shapes: x (*batch, *in_shape), y (*batch, *out_shape).
         """
-        return x + per_sample(var_x, x) * self.pull(y - self(x), var_x, var_y)
+        return x + per_sample(var_x, x) * self.weighted_adjoint(y - self(x), var_x, var_y)
 
     def pinv(self, y: Tensor) -> Tensor:
         """A^+ y, the least-squares solution of least norm, here by conjugate gradients on A^T A from zero."""

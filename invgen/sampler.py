@@ -35,7 +35,7 @@ class Sampler(Method):
         steps: number of steps, in the sense of the algorithm.
         schedule: the noise levels, see `invgen.diffusion.noise_levels`.
 
-    What it asks of a problem is said by the class attributes of a Method.
+    The class attributes of a Method state its requirements on a problem.
 
     A sampler that wants a Denoiser runs on a pushforward prior x = g(z) too: on the posterior over z. One that wants a
     Generator sees it whole in `run`. The states of both are codes z, and the last is decoded.

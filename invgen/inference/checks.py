@@ -264,8 +264,14 @@ class _Checks:
         column = vx.reshape(-1, *[1] * len(A.out_shape))
         back = column * A(A.adjoint(u)) + vy * u
         self.close("solve, one variance a sample", back, y, "solve fails with var_x of shape (B,)", tol)
-        pull = A.adjoint(u)
-        self.close("pull", A.pull(y, vx, vy), pull, "pull(r) is not A^T (var_x A A^T + var_y I)^-1 r", 10 * tol)
+        gradient = A.adjoint(u)
+        self.close(
+            "weighted_adjoint",
+            A.weighted_adjoint(y, vx, vy),
+            gradient,
+            "weighted_adjoint(r) is not A^T (var_x A A^T + var_y I)^-1 r",
+            10 * tol,
+        )
         vx = 1.0 / size
         p = A.prox(x, y, vx, vy)
         gradient = A.adjoint(A(p) - y) / vy + (p - x) / vx

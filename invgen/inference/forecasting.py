@@ -202,7 +202,7 @@ def _priced(counts: dict[str, float], post: Posterior, samples: int, max_batch: 
         solve = 0.0
         if counts["solves"] and isinstance(post.A, LinearOperator):
             var_x, var_y = prior.variance(sigma), torch.as_tensor(post.noise.std(y)).square().clamp(min=1e-6)
-            solve = _seconds(lambda k: post.A.pull(_many(y, k), var_x, var_y), rows)
+            solve = _seconds(lambda k: post.A.weighted_adjoint(_many(y, k), var_x, var_y), rows)
     each = counts["nfe"] * evaluation + counts["vjps"] * max(pullback, 0.0)
     each += counts["operator_calls"] * application + counts["solves"] * solve
     return Forecast(

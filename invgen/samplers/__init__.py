@@ -1,4 +1,8 @@
-"""The posterior samplers, one file per paper. `catalogue()` maps lower-case names to classes, `get` looks one up."""
+"""The posterior samplers, one file per paper. `catalogue()` maps lower-case names to classes, `get` looks one up.
+
+In every file `post` is the problem (`invgen.Posterior`, rows of measurements), `s` and `s_next` are the noise levels before
+and after a step, `randn(x)` draws standard normal noise in the shape of x, and `cloud` holds the weights of particles.
+"""
 
 from invgen.errors import OptionError
 from invgen.method import catalogues

@@ -28,7 +28,7 @@ BATCHED = {
     "adjoint": ("out_shape",),
     "pinv": ("out_shape",),
     "solve": ("out_shape",),
-    "pull": ("out_shape",),
+    "weighted_adjoint": ("out_shape",),
     "prox": ("in_shape", "out_shape"),
     "fbp": ("out_shape",),
     "U": ("spectral_shape",),
@@ -36,7 +36,9 @@ BATCHED = {
     "Ut": ("out_shape",),
     "Vt": ("in_shape",),
 }
-GIVES = {"forward": "_out_shape", "solve": "out_shape"} | dict.fromkeys(("adjoint", "pinv", "pull", "prox"), "in_shape")
+GIVES = {"forward": "_out_shape", "solve": "out_shape"} | dict.fromkeys(
+    ("adjoint", "pinv", "weighted_adjoint", "prox"), "in_shape"
+)
 
 
 def any_batch(method: Callable, name: str) -> Callable:
@@ -60,7 +62,7 @@ def any_batch(method: Callable, name: str) -> Callable:
         tensors, rest = args[:count], args[count:]
         wanted = [getattr(self, shape) for shape in shapes]
         batches = [_batch_of(self, name, t, w) for t, w in zip(tensors, wanted, strict=True)]
-        if name in ("solve", "pull", "prox"):
+        if name in ("solve", "weighted_adjoint", "prox"):
             kwargs = _variances(self, name, tensors, dict(zip(names[count:], rest, strict=False)) | kwargs)
             rest = ()
         batch = batches[0]
@@ -115,7 +117,7 @@ def _batch_of(operator: "Operator", method: str, t: Tensor, shape: tuple[int, ..
 
 
 def _variances(operator: "Operator", method: str, tensors: Sequence[Tensor], options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `solve`, `pull` and `prox` with their variances checked: finite, not negative, not both zero.
+    """The options of `solve`, `weighted_adjoint` and `prox` with variances that are finite, not negative and not both zero.
 
     A variance computed from a state that has diverged passes with that state: the sampler says at which step it was.
     """

@@ -176,8 +176,8 @@ class SpectralCT(SVDOperator):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         return self.base.solve(b, var_x, var_y)
 
-    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        return self.base.pull(r, var_x, var_y)
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        return self.base.weighted_adjoint(r, var_x, var_y)
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
         return self.base.prox(x, y, var_x, var_y)

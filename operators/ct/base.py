@@ -181,7 +181,7 @@ class Tomography(LinearOperator):
         """
         return self.adjoint(self.solve(y)) if self._exact() else super().pinv(y)
 
-    def pull(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """A^T (var_x A A^T + var_y I)^-1 r, by `solve` where blocks are diagonalised; `prox` is made of it.
 
         Elsewhere conjugate gradients on (var_x A^T A / var_y + I) p = A^T r / var_y, from zero to a relative residual of
@@ -191,9 +191,9 @@ class Tomography(LinearOperator):
         var_x, var_y = per_sample(var_x, r), per_sample(var_y, r)
         uneven = _per_entry(var_y, r)
         if not _per_entry(var_x, r) and self._exact(uneven):
-            return super().pull(r, var_x, var_y)
+            return super().weighted_adjoint(r, var_x, var_y)
         if bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any()):
-            return super().pull(r, var_x, var_y)
+            return super().weighted_adjoint(r, var_x, var_y)
         self._warn_unmatched()
         weight = torch.as_tensor(1 / var_y, dtype=r.dtype, device=r.device)
         level = weight.flatten(1).mean(1).reshape(-1, *[1] * (r.ndim - 1)) if weight.ndim == r.ndim else weight.mean()

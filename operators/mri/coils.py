@@ -10,7 +10,7 @@ from invgen.errors import OptionError, ShapeError
 from invgen.messages import announced
 from invgen.operators.mri.fourier import ifftc
 from invgen.validation.arguments import checked
-from invgen.validation.hints import Count, Range, Share
+from invgen.validation.hints import Count, Fraction, Range
 from invgen.validation.limits import check_size
 
 EIGH_ROWS = 8192  # pixels whose small matrices are decomposed at once
@@ -53,7 +53,7 @@ def birdcage_maps(
 
 
 @checked
-def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Share = 0.0) -> Tensor:
+def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Fraction = 0.0) -> Tensor:
     """Normalised maps from the fully measured centre of k-space, complex (..., coils, H, W).
 
     The images of the centre alone, through a Hann window against ringing, over their root sum of squares: sound where the
@@ -86,7 +86,7 @@ def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Sha
 
 @checked
 def espirit_maps(
-    kspace: Tensor, center: tuple[Count, Count], kernel: Count = 6, threshold: Share = 0.02, crop: Share = 0.95
+    kspace: Tensor, center: tuple[Count, Count], kernel: Count = 6, threshold: Fraction = 0.02, crop: Fraction = 0.95
 ) -> Tensor:
     """Normalised maps by ESPIRiT from the fully measured centre of k-space, complex (coils, H, W) (Uecker, MRM 2014).
 

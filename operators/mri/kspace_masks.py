@@ -11,12 +11,12 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.validation.arguments import checked
-from invgen.validation.hints import Count, Index, Seed, Share
+from invgen.validation.hints import Count, Fraction, Index, Seed
 from invgen.validation.limits import check_size
 
 
 @checked
-def random_mask(width: Count, acceleration: float = 4, center_fraction: Share | None = None, seed: Seed = 0) -> Tensor:
+def random_mask(width: Count, acceleration: float = 4, center_fraction: Fraction | None = None, seed: Seed = 0) -> Tensor:
     """Returns random lines and the centre, round(width / acceleration) lines in all: bool (width,).
 
     fastMRI decides about every line by itself, so that its number of lines varies about this one.
@@ -39,7 +39,7 @@ def random_mask(width: Count, acceleration: float = 4, center_fraction: Share | 
 def equispaced_mask(
     width: Count,
     acceleration: float = 4,
-    center_fraction: Share | None = None,
+    center_fraction: Fraction | None = None,
     offset: Index = 0,
     keep_total: bool = False,
 ) -> Tensor:
@@ -93,7 +93,7 @@ def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False,
     return mask
 
 
-def _center(width: int, acceleration: float, center_fraction: Share | None) -> Tensor:
+def _center(width: int, acceleration: float, center_fraction: Fraction | None) -> Tensor:
     check_size(8 * width, f"a mask of {width} lines")
     if not 1 <= acceleration <= width:
         raise OptionError(f"the acceleration must be between 1 and the {width} lines, got {acceleration!r}")

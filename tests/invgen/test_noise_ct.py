@@ -102,9 +102,9 @@ def test_samplers_see_the_same_law_of_line_integrals(options):
         p = p.clone().requires_grad_()
         value = law.log_prob(lines, p)
         (slope,) = torch.autograd.grad(value.sum(), p, create_graph=True)
-        (bend,) = torch.autograd.grad(slope.sum(), p)
+        (curvature,) = torch.autograd.grad(slope.sum(), p)
         assert value.isfinite().all() and torch.allclose(law.score(lines, p), slope)
-        assert (-bend <= law.least_std**-2 * (1 + 1e-9)).all()
+        assert (-curvature <= law.least_std**-2 * (1 + 1e-9)).all()
     assert law.log_prob(lines.float(), torch.full((3, 40), -1e4)).isfinite().all()
 
 
@@ -137,7 +137,7 @@ def test_many_photons_read_alike_from_everywhere():
     lines, law = noise.reduced(torch.tensor([[1e5, 5e5]], dtype=torch.float64))
     for at in (0.0, 2.0, 6.0):
         z, near = law.near(lines, torch.full((1, 2), at, dtype=torch.float64), torch.full((1, 1), 1.0, dtype=torch.float64))
-        # the shift is of the order of var(p) times the pull, 6 / 1e5
+        # the shift is of the order of var(p) times the gradient, 6 / 1e5
         assert torch.allclose(z, lines, atol=1e-4) and torch.allclose(near.sigma, law.sigma, rtol=1e-3)
 
 

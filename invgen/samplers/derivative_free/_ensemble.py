@@ -1,4 +1,4 @@
-"""What ensemble Kalman methods share: residuals of a chain in units of the noise, and moves within the ensemble's span."""
+"""Pieces of ensemble Kalman methods: residuals of a chain in units of the noise, and moves within the ensemble's span."""
 
 import math
 

@@ -17,7 +17,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.samplers.derivative_free._candidates import log_likelihoods
-from invgen.validation.hints import Count, Positive, Share
+from invgen.validation.hints import Count, Fraction, Positive
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DampedDPG(Sampler):
         chunk: how many draws of a sample to give the operator at once; it does not change the result.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     draws: Count = 256
     width: Positive = 0.5
     chunk: Count = 256
@@ -55,10 +55,10 @@ class DampedDPG(Sampler):
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             v = post.prior.variance(s)
-            pull, T = policy_gradient(post, x0, self.width * math.sqrt(v), self.draws, self.chunk, randn)
-            guidance = s**2 * vjp(pull)
-            missing = 1 - (self.width**2 / T).clamp(max=1)  # share of the uncertainty of D that the draws do not have
-            kappa = missing * dot(pull, guidance).flatten() / _square(post, x0).clamp(min=1e-30)
+            gradient, T = policy_gradient(post, x0, self.width * math.sqrt(v), self.draws, self.chunk, randn)
+            guidance = s**2 * vjp(gradient)
+            missing = 1 - (self.width**2 / T).clamp(max=1)  # fraction of the uncertainty of D that the draws do not have
+            kappa = missing * dot(gradient, guidance).flatten() / _square(post, x0).clamp(min=1e-30)
             x = step(x, x0 + guidance / (1 + per_sample(kappa.clamp(min=0), x)), s, s_next, self.eta, randn)
             yield x
 
@@ -77,6 +77,14 @@ def policy_gradient(post: Posterior, u: Tensor, r: float, draws: int, chunk: int
 
     T is the standard deviation of the log-likelihoods, at least 1: many draws have weight. For a linear operator and
     Gaussian noise this tends to A^T (sigma_y^2 + r^2 / T A A^T)^-1 (y - A u).
+
+    Args:
+        post: the problem.
+        u: the point, (B, *shape).
+        r: the width of the draws.
+        draws: how many.
+        chunk: rows at once.
+        randn: the source of noise.
     """
     z = randn(u.new_empty(len(u), draws // 2, *u.shape[1:]))
     log = torch.cat([log_likelihoods(post, torch.add(u[:, None], z, alpha=side * r), chunk) for side in (1, -1)], 1)

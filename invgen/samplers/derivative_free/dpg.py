@@ -16,7 +16,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.samplers.derivative_free._candidates import log_likelihoods
-from invgen.validation.hints import Count, Positive, Range, Share
+from invgen.validation.hints import Count, Fraction, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class DPG(Sampler):
     Args:
         draws: signals tried at each step, at least two. All are held in memory at once.
         scale: of the step.
-        momentum: share of the gradient of the step before, which falls to 0 at the end.
+        momentum: fraction of the gradient of the step before, which falls to 0 at the end.
         chunk: how many draws of a sample to give the operator at once; it does not change the result.
     """
 
     steps: Count = 1000
     schedule: str | Sequence[float] = "vp"
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     draws: Annotated[int, Range(2)] = 5000
     scale: Positive = 180.0
-    momentum: Share = 0.1
+    momentum: Fraction = 0.1
     chunk: Count = 256
 
     gradient: ClassVar[bool] = False

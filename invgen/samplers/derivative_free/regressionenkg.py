@@ -14,7 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.derivative_free._ensemble import centred, denoised, measured, whitened
 from invgen.samplers.smc.base import Cloud, EnsembleSampler
-from invgen.validation.hints import Share
+from invgen.validation.hints import Fraction
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RegressionEnKG(EnsembleSampler):
         eta: 1 for ancestral steps, 0 for Euler steps of the probability-flow ODE, whose errors stay.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
 
     noise: ClassVar[type] = Gaussian
     gradient: ClassVar[bool] = False

@@ -14,7 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.samplers.derivative_free._candidates import of_candidates
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class SCG(Sampler):
 
     Args:
         candidates: next states to choose from (16; 512 in InverseBench).
-        skip: share of the steps, at the highest levels, that are not guided (0.25).
+        skip: fraction of the steps, at the highest levels, that are not guided (0.25).
         chunk: how many candidates of a sample to work on at once; it does not change the result.
     """
 
     candidates: Count = 16
-    skip: Share = 0.25
+    skip: Fraction = 0.25
     choice: Literal["draw", "best"] = "draw"
     chunk: Count = 64
 

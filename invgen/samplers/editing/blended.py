@@ -15,7 +15,7 @@ from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.damped import DampedDPS
 from invgen.samplers.projection.base import Levels, levels_from
-from invgen.validation.hints import NonNegative, Positive, Share
+from invgen.validation.hints import Fraction, NonNegative, Positive
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,7 +28,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
     code evaluates its loss between D and x, sums it over augmentations, and blends one noise level too high.)
 
     Args:
-        zeta, share: of the guidance, see DampedDPS.
+        zeta, fraction: of the guidance, see DampedDPS.
         image: (*shape), the image to edit.
         keep: (*shape) or broadcastable, true, 1 or 255 where the image stays. Without image and keep this is DampedDPS.
         sigma0: the first noise level, in units of the prior's data_std: how much of the image still shows through in the
@@ -36,7 +36,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
     """
 
     zeta: NonNegative = DampedDPS.zeta
-    share: Share = DampedDPS.share
+    fraction: Fraction = DampedDPS.fraction
     image: Tensor | None = None
     keep: Tensor | None = None
     sigma0: Positive = 34.0

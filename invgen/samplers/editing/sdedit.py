@@ -15,7 +15,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.projection.base import Levels, estimate, levels_from
-from invgen.validation.hints import Count, Positive, Share
+from invgen.validation.hints import Count, Fraction, Positive
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +35,7 @@ class SDEdit(Editor):
             photograph: after each step these values are the guide's, with one draw of noise for all levels.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     sigma0: Positive = 2.5
     repeats: Count = 1
     keep: Tensor | None = None

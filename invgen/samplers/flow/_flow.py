@@ -16,7 +16,7 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
     """step(u, var, prior=1), the change of u that a stable gradient step on log p(y | u) + prior log N(u; ., var I) makes.
 
     gamma grad log p(y | u) with gamma = 1 / (L + prior / var). L is the curvature of the data term: |A|^2 / sigma_y^2 for a
-    linear operator and Gaussian noise, found once, so that the step is affine in u; else that along the pull. Exact
+    linear operator and Gaussian noise, found once, so that the step is affine in u; else that along the gradient. Exact
     measurements count as if their noise were 1, and without the prior.
     """
     exact = isinstance(post.noise, Noiseless)
@@ -28,9 +28,9 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
     def step(u: Tensor, var: float, prior: float = 1.0) -> Tensor:
         data = post.near(u, var)
         if data is not post:  # photon counts: as Gaussian noise as they are here
-            bend = largest_curvature(data, u, 1.0) if isinstance(data.A, LinearOperator) else curvature(data, u, var**0.5)
+            bound = largest_curvature(data, u, 1.0) if isinstance(data.A, LinearOperator) else curvature(data, u, var**0.5)
         else:
-            bend = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
-        return data.likelihood_score(u) / (bend + (0.0 if exact else prior / var)).clamp(min=1e-30)
+            bound = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
+        return data.likelihood_score(u) / (bound + (0.0 if exact else prior / var)).clamp(min=1e-30)
 
     return step

@@ -18,7 +18,7 @@ from invgen.sampler import Sampler
 from invgen.samplers.flow._flow import data_step
 from invgen.samplers.flow.flowdps import FlowDPS
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import Count, Positive, Share
+from invgen.validation.hints import Count, Fraction, Positive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DampedFlowChef(GuidedSampler):
     exact guidance.
     """
 
-    eta: Share = 0.0
+    eta: Fraction = 0.0
     schedule: str | Sequence[float] = "flow"
 
     noiseless: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import Positive, Share
+from invgen.validation.hints import Fraction, Positive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FlowChef(GuidedSampler):
         scale: of the gradient, 500 in the released code for 64 x 64 images.
     """
 
-    eta: Share = 0.0
+    eta: Fraction = 0.0
     schedule: str | Sequence[float] = "flow"
     scale: Positive = 500.0
 

@@ -14,7 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.pigdm import PiGDM
-from invgen.validation.hints import Range, Share
+from invgen.validation.hints import Fraction, Range
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OTODE(GuidedSampler):
             A^T A is far from the identity, or "draw", from the posterior under a white prior N(m, d^2 I).
     """
 
-    eta: Share = 0.0
+    eta: Fraction = 0.0
     schedule: str | Sequence[float] = "flow"
     begin: Annotated[float, Range(0, 1, below=True)] = 0.1
     weight: Literal["constant", "sqrt"] = "constant"

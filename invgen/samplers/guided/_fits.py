@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from invgen.data_term import Bend, LogPotential, Pullback
+from invgen.data_term import Curvature, LogPotential, Pullback
 from invgen.linalg import dot
 from invgen.noise import Energy
 from invgen.numerics.gradients import differentiating, leaf
@@ -19,43 +19,46 @@ from invgen.posterior import Posterior
 def draw_near(
     mean: Tensor,
     std: float,
-    look: Callable[[Tensor], tuple[Tensor, Bend, Pullback]],
+    fit: Callable[[Tensor], tuple[Tensor, Curvature, Pullback]],
     iterations: int,
     randn: Streams,
-    reach: float | None = None,
+    width: float | None = None,
 ) -> Tensor:
-    """A draw of N(u; mean, std^2 I) g(u), (B, *shape), by perturbing and optimising, where g is of `perturbed` data.
+    """Returns a draw of N(u; mean, std^2 I) g(u), (B, *shape), by perturbing and optimising; g is of `perturbed` data.
 
     From v = mean + std z, conjugate gradients (Polak & Ribiere) with a line search to the top of N(u; v, std^2 I) g(u), one
     evaluation and two products with the Jacobian a step: the top of a posterior with perturbed data is a draw of it,
     where log g is a square (Papandreou & Yuille, 2010). For one linear measurement one step is exact; for more, what the
-    steps do not reach keeps the noise z. The network sees signals with noise all along.
+    steps do not change keeps the noise z. The network sees signals with noise all along.
 
     Args:
-        look: u -> gradient and curvature of log g at the point that the data see (`local_fit`), and the pullback from that
+        mean, std: of the Gaussian.
+        fit: u -> gradient and curvature of log g at the point that the data see (`local_fit`), and the pullback from that
             point to u, whose Jacobian is taken for symmetric, as that of an exact denoiser is.
-        reach: in place of std, how far the data may move u (`step_reach`).
+        iterations: gradient steps.
+        randn: the source of noise.
+        width: in place of std, how far the data may move u (`step_width`).
     """
-    reach = std if reach is None else reach
-    start = std / reach * randn(mean)  # in units of the reach
+    width = std if width is None else width
+    start = std / width * randn(mean)  # in units of the width
     shift, before, p = start, None, None
     for _ in range(iterations):
-        pull, bend, pullback = look(mean + reach * shift)
-        g = reach * pullback(pull) - (shift - start)
+        gradient, curvature, pullback = fit(mean + width * shift)
+        g = width * pullback(gradient) - (shift - start)
         if before is None or p is None:
             p = g
         else:
             keep = (dot(g, g - before) / dot(before, before).clamp(min=1e-30)).clamp(min=0)
             p = g + keep * p
             p = torch.where(dot(g, p) > 0, p, g)
-        curvature = dot(p, p) + bend(reach * pullback(p)).clamp(min=0)
-        shift = shift + dot(g, p) / curvature.clamp(min=1e-30) * p
+        total = dot(p, p) + curvature(width * pullback(p)).clamp(min=0)
+        shift = shift + dot(g, p) / total.clamp(min=1e-30) * p
         before = g
-    return mean + reach * shift
+    return mean + width * shift
 
 
-def step_reach(post: Posterior, std: float, s: float, s_next: float) -> float:
-    """The standard deviation of x at s_next given x at s: that of the ancestral step, and what D does not know of x_0.
+def step_width(post: Posterior, std: float, s: float, s_next: float) -> float:
+    """Returns the standard deviation of x at s_next given x at s: `std` of the ancestral step, and that of D about x_0.
 
     The step takes x_0 = D for known (Bao, Li, Zhu & Zhang, "Analytic-DPM", ICLR 2022, have the same sum); data that may
     move x no further than its noise are left unfitted by the factor (s_next / s)^2, at any number of steps.
@@ -76,12 +79,15 @@ def perturbed(post: Posterior, randn: Streams, weight: float = 1.0) -> Posterior
 def fit_gaussian(
     mean: Tensor, std: float, log_g: LogPotential, steps: int, lr: float, randn: Streams
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviations, (B, *shape) each, of the Gaussian with independent values that is nearest to
+    """Returns mean and standard deviations, (B, *shape) each, of the Gaussian with independent values that is nearest to
     N(mean, std^2 I) exp(log_g), in the sense of KL(q || .), by Adam on one reparametrised draw a step.
 
     Args:
+        mean, std: of the Gaussian.
         log_g: (B, *shape) -> (B,), differentiable; one evaluation a step.
+        steps: of Adam.
         lr: length of Adam's steps, in units of std for the mean and relative for the standard deviations.
+        randn: the source of noise.
     """
     moments = torch.zeros(len(mean), 2, *mean.shape[1:], dtype=mean.dtype, device=mean.device)  # shift / std, log scale
     adam = Adam(lr)

@@ -35,7 +35,7 @@ class AdaptivePiGDM(GuidedSampler):
         # the Jacobian of a network is not quite positive: never below a thousandth of the variance of a white signal
         least = 1e-3 * s**2 * d**2 / (s**2 + d**2)
         width = (s**2 * dot(v, vjp(v)) / dot(v, v).clamp(min=1e-30)).clamp(min=least)
-        u = data.A.pull(r, width, data.noise.var)  # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
+        u = data.A.weighted_adjoint(r, width, data.noise.var)  # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
         return x0 + self.gain(post, s) * s**2 * vjp(u)
 
     def gain(self, post: Posterior, s: float) -> float:

@@ -17,7 +17,7 @@ from invgen.noise import Noiseless
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.validation.hints import Share
+from invgen.validation.hints import Fraction
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class GuidedSampler(Sampler):
         eta: 1 for ancestral steps (DDPM), 0 for the probability-flow ODE (DDIM).
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
 
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
@@ -43,14 +43,16 @@ class GuidedSampler(Sampler):
             yield x
 
 
-def likelihood_guidance(post: Posterior, x: Tensor, s: float, share: float) -> tuple[Tensor, Tensor]:
-    """D(x, s) and what the likelihood at D adds to it, both (B, *shape): sigma^2 grad_x log p(y | A(D)), damped.
+def likelihood_guidance(post: Posterior, x: Tensor, s: float, fraction: float) -> tuple[Tensor, Tensor]:
+    """Returns D(x, s) and the guidance of the likelihood at D, both (B, *shape): sigma^2 grad_x log p(y | A(D)), damped.
 
-    Damped by 1 + share * (what the uncertainty of D adds to the measurement along the residual, over the noise), so that no
-    step overshoots; share = 0 is the plain gradient. Exact measurements are fitted along that line.
+    Damped by 1 + fraction * (the variance of D in the measurement along the residual, over the noise), so that steps do not
+    overshoot; fraction = 0 is the plain gradient. Exact measurements are fitted along that line.
     """
     x0, vjp = post.prior.vjp(x, s)
-    pull, bend = local_fit(post, x0, math.sqrt(post.prior.variance(s)))
-    d = s**2 * vjp(pull)
+    gradient, curvature = local_fit(post, x0, math.sqrt(post.prior.variance(s)))
+    d = s**2 * vjp(gradient)
     exact = isinstance(post.noise, Noiseless)
-    return x0, (line_search(pull, d, bend, 0.0) if exact else line_search(pull, d, bend, share=share)) * d
+    return x0, (
+        line_search(gradient, d, curvature, 0.0) if exact else line_search(gradient, d, curvature, fraction=fraction)
+    ) * d

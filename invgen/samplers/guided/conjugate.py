@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.data_term import Bend, Pullback, local_fit
+from invgen.data_term import Curvature, Pullback, local_fit
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -40,17 +40,20 @@ class ConjugateDCPS(Sampler):
 
     run, langevin, weight, kept = DCPS.run, DCPS.langevin, DCPS.weight, DCPS.kept
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, low: float, randn: Streams) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
+    def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
+        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y.
+
+        `width`, of `step_width`, bounds the moves of conjugate gradients.
+        """
         prior, weight = post.prior, self.weight(post, low)
         kept, data = self.kept(post, s, low), perturbed(post, randn, weight)
 
-        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
+        def fit(u: Tensor) -> tuple[Tensor, Curvature, Pullback]:
             x0, vjp = (u, lambda v: v) if kept == 1 else prior.vjp(u, s)
             slope, curvature = local_fit(data, x0 + kept * (u - x0), math.sqrt(prior.variance(s)), whole=True)
             return weight * slope, lambda d: weight * curvature(d), lambda v: kept * v + (1 - kept) * vjp(v)
 
-        return draw_near(mean, std, look, self.iterations, randn, reach)
+        return draw_near(mean, std, fit, self.iterations, randn, width)
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,14 @@ class ConjugateMGPS(Sampler):
         return self.iterations
 
     def draw(
-        self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, iterations: int, randn: Streams
+        self, post: Posterior, mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
     ) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s))."""
+        """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s)) by so many iterations; `width` is that of `step_width`."""
         prior = post.prior
-        width, data = math.sqrt(prior.variance(s)), perturbed(post, randn)
+        near, data = math.sqrt(prior.variance(s)), perturbed(post, randn)
 
-        def look(u: Tensor) -> tuple[Tensor, Bend, Pullback]:
+        def fit(u: Tensor) -> tuple[Tensor, Curvature, Pullback]:
             x0, vjp = prior.vjp(u, s)
-            return *local_fit(data, x0, width, whole=True), vjp
+            return *local_fit(data, x0, near, whole=True), vjp
 
-        return draw_near(mean, std, look, iterations, randn, reach)
+        return draw_near(mean, std, fit, iterations, randn, width)

@@ -16,7 +16,7 @@ from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
 from invgen.samplers.guided.freedom import FreeDoM
 from invgen.samplers.guided.universal import UniversalGuidance
-from invgen.validation.hints import Count, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,25 @@ class DampedDPS(GuidedSampler):
     """DPS whose step is damped: the gradient of the likelihood, shortened by what the denoiser does not know.
 
     Any differentiable operator, any noise or none, any loss. D_y = D + zeta sigma^2 grad_x log N(y; A(D), v), where v is
-    the noise variance plus `share` of what the uncertainty of D adds along the residual r: r^T J C J^T r / |r|^2 with J the
-    Jacobian of A and C = sigma^2 dD/dx. No product is needed that the gradient has not computed. For a loss
+    the noise variance plus `fraction` of the part of the uncertainty of D along the residual r: r^T J C J^T r / |r|^2, J is
+    the Jacobian of A and C = sigma^2 dD/dx. No product is needed that the gradient has not computed. For a loss
     (`invgen.Energy`) its curvature along the gradient takes the place of 1 / noise variance.
 
     Args:
         zeta: strength of the guidance; 1 is Bayes' rule.
-        share: of the uncertainty of D in the likelihood. 0 is the point estimate of DPS, which overshoots without bound
+        fraction: of the uncertainty of D in the likelihood. 0 is the point estimate of DPS, which overshoots without bound
             where the noise is weak; 1 takes p(x_0 | x_sigma) for a Gaussian, as PiGDM and MMPS do, which waits too long to
-            choose between modes. In between, a residual that the noise does not explain is left with -(1 - share) / share
+            choose between modes. In between, a residual that the noise does not explain keeps -(1 - fraction) / fraction
             of itself: it dies out for more than 1/2. All agree once sigma is small.
     """
 
     zeta: NonNegative = 1.0
-    share: Share = 2 / 3
+    fraction: Fraction = 2 / 3
 
     noiseless: ClassVar[bool] = True
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        x0, ascent = likelihood_guidance(post, x, s, self.share)
+        x0, ascent = likelihood_guidance(post, x, s, self.fraction)
         return x0 + self.zeta * ascent
 
 
@@ -56,15 +56,15 @@ class DampedFreeDoM(FreeDoM):
     Args:
         repeats: how often each step within `travel` is taken.
         travel: noise levels, in units of data_std, between which to repeat.
-        zeta, share: see DampedDPS.
+        zeta, fraction: see DampedDPS.
     """
 
     schedule: str | Sequence[float] = "edm"
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     repeats: Count = 3
     travel: tuple[NonNegative, NonNegative] = (1.0, 10.0)
     zeta: NonNegative = 1.0
-    share: Share = 2 / 3
+    fraction: Fraction = 2 / 3
 
     guide = DampedDPS.guide
 
@@ -80,14 +80,14 @@ class DampedUniversalGuidance(UniversalGuidance):
 
     Args:
         forward, backward_steps, recurrences: see UniversalGuidance; forward = 1 is Bayes' rule.
-        share: see DampedDPS.
+        fraction: see DampedDPS.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     recurrences: Count = 2
-    share: Share = 2 / 3
+    fraction: Fraction = 2 / 3
 
     noiseless: ClassVar[bool] = True
 
     def ahead(self, post: Posterior, x: Tensor, s: float) -> tuple[Tensor, Tensor]:
-        return likelihood_guidance(post, x, s, self.share)
+        return likelihood_guidance(post, x, s, self.fraction)

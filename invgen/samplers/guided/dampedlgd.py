@@ -15,7 +15,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.lgd import log_likelihoods
-from invgen.validation.hints import Count, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class DampedLGD(GuidedSampler):
     Args:
         draws: Monte Carlo draws (one gradient of the operator and two evaluations each, no network evaluation).
         zeta: strength of the guidance; 1 is Bayes' rule.
-        share: of the curvature in the line search; see DampedDPS.
+        fraction: of the curvature in the line search; see DampedDPS.
     """
 
     draws: Count = 10
     zeta: NonNegative = 1.0
-    share: Share = 2 / 3
+    fraction: Fraction = 2 / 3
 
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as draws and steps grow"
 
@@ -56,13 +56,13 @@ class DampedLGD(GuidedSampler):
             curvature = sum(curvature(ascent) for _, curvature in fits) / self.draws
             rise, cost = dot(slopes.mean(0), ascent), dot(slope, ascent)
             # never further than the weighted draws say: where they resolve all of the width, they are exact
-            t = (rise / (cost + self.share * curvature.clamp(min=0)).clamp(min=1e-30)).clamp(0, 1)
+            t = (rise / (cost + self.fraction * curvature.clamp(min=0)).clamp(min=1e-30)).clamp(0, 1)
             ascent = torch.where(cost > 0, t, 0) * ascent
             x = step(x, x0 + self.zeta * ascent, s, s_next, self.eta, randn)
             yield x
 
     def resolved(self, post: Posterior, x0: Tensor, moves: Tensor) -> Tensor:
-        """Returns the share of the width that the draws resolve, (B, 1, ..., 1), at most 1.
+        """Returns the fraction of the width that the draws resolve, (B, 1, ..., 1), at most 1.
 
         Log-normal weights of spread c leave n exp(-c^2) of n draws effective; the spread grows with the width at least in
         proportion, so that this is narrow enough.

@@ -9,7 +9,7 @@ from torch import Tensor
 from invgen.data_term import line_search, local_fit
 from invgen.posterior import Posterior
 from invgen.samplers.guided.mpgd import MPGD
-from invgen.validation.hints import NonNegative, Share
+from invgen.validation.hints import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DampedMPGD(MPGD):
     """
 
     schedule: str | Sequence[float] = "edm"
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     zeta: NonNegative = 1.0
 
     def descend(self, post: Posterior, x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import fit_gaussian, step_reach
+from invgen.samplers.guided._fits import fit_gaussian, step_width
 from invgen.validation.hints import Count, Index, Positive
 
 
@@ -64,11 +64,14 @@ class DCPS(Sampler):
             x = self.langevin(post, x, levels[begin][0], low, randn)
             for s, s_next in levels[begin:end]:
                 mean, std = step_kernel(x, prior(x, s), s, s_next)
-                x = self.draw(post, mean, std, step_reach(post, std, s, s_next), s_next, low, randn) if s_next > 0 else mean
+                x = self.draw(post, mean, std, step_width(post, std, s, s_next), s_next, low, randn) if s_next > 0 else mean
                 yield x
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, low: float, randn: Streams) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y."""
+    def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
+        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y.
+
+        `width`, of `step_width`, bounds the moves of conjugate gradients.
+        """
         prior, weight = post.prior, self.weight(post, low)
 
         def log_g(u: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ class DCPS(Sampler):
         return (low / s) ** 2 if isinstance(post.A, LinearOperator) else 0.0
 
     def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
-        """Returns x after tamed Langevin steps (Brosse et al., 2019) on p_s(x) g(x), g as in `draw`."""
+        """Returns x after tamed Langevin steps (Brosse et al., 2019) on p_s(x) g(x), g and low as in `draw`."""
         unit = math.sqrt(post.prior.data_std**2 + s**2)
         for _ in range(self.langevin_steps):
             with differentiating():

@@ -14,7 +14,7 @@ from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.validation.hints import Count, Positive, Share
+from invgen.validation.hints import Count, Fraction, Positive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DDS(Sampler):
         iterations: of CG, the paper's 5.
     """
 
-    eta: Share = 0.85
+    eta: Fraction = 0.85
     gamma: Positive = 1000.0
     iterations: Count = 5
 

@@ -13,7 +13,7 @@ from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler, published
-from invgen.validation.hints import Positive, Share
+from invgen.validation.hints import Fraction, Positive
 
 # (steps, lambda, zeta). The released scripts divide a noise level of images in [0, 1] by levels of images in [-1, 1], which
 # makes their lambda four times the one of a single unit: 7 for deblurring, 1 for inpainting there
@@ -26,16 +26,16 @@ class DiffPIR(Sampler):
     network.
 
     Linear operators, Gaussian noise or none, noise level and prior in the same units. The defaults are between the released
-    settings: lambda for deblurring in one unit (7 / 4, where the scripts' 7 mixes two), and a share of fresh noise between
+    settings: lambda for deblurring in one unit (7 / 4, where the scripts' 7 mixes two), a fraction of fresh noise between
     those of deblurring and inpainting, with which few steps from a low first level forget their start.
 
     Args:
         lam: weight of the prior, the paper's lambda.
-        zeta: share of the noise that is fresh (0.3 deblurring, 1 inpainting).
+        zeta: fraction of the noise that is fresh (0.3 deblurring, 1 inpainting).
     """
 
     lam: Positive = 1.75
-    zeta: Share = 0.5
+    zeta: Fraction = 0.5
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian

@@ -15,7 +15,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import Count, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class FreeDoM(GuidedSampler):
 
     Any differentiable operator, any noise or a loss (the energy is |y - A(x)|, or the loss; see `invgen.Energy`). After
     each step x' - rho sqrt(alpha_bar) grad_x energy(D(x)), in the paper's variance-preserving coordinates, for signals in
-    [-1, 1] and DDPM's schedule. The released code has a second rule for text, a step of a fixed share of the denoiser's
+    [-1, 1] and DDPM's schedule. The released code has a second rule for text, a step of a fixed fraction of the denoiser's
     noise, and takes one norm over the batch; this class takes one a sample. `DampedFreeDoM` depends on neither units nor
     steps.
 
@@ -37,7 +37,7 @@ class FreeDoM(GuidedSampler):
     """
 
     schedule: str | Sequence[float] = "vp"
-    eta: Share = 0.5
+    eta: Fraction = 0.5
     repeats: Count = 1
     travel: tuple[NonNegative, NonNegative] = (6.9, 51.0)
     zeta: NonNegative = 0.2

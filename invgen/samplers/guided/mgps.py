@@ -12,7 +12,7 @@ from invgen.diffusion import step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import fit_gaussian, step_reach
+from invgen.samplers.guided._fits import fit_gaussian, step_width
 from invgen.validation.hints import Count, Positive, Range
 
 
@@ -28,7 +28,7 @@ class MGPS(Sampler):
     noise, a second fit at time 0, is left out. `ConjugateMGPS` draws by perturbing and conjugate gradients instead.
 
     Args:
-        alpha: the share of the steps left below the midpoint, between 0 and 1; 1 guides at the next level itself.
+        alpha: the fraction of the steps left below the midpoint, between 0 and 1; 1 guides at the next level itself.
         iterations: gradient steps a level, one network evaluation each.
         last_iterations: at every tenth level and over the last ten.
         lr: of Adam, in units of the standard deviation of the step; the paper has 0.03 to 0.1, in those of the data.
@@ -54,8 +54,8 @@ class MGPS(Sampler):
                 return
             middle, iterations = self.midpoint(levels, k), self.effort(left)
             mean, spread = step_kernel(x, x0, s, middle)
-            reach = step_reach(post, spread, s, middle)
-            mid = self.draw(post, mean, spread, reach, middle, iterations, randn)
+            width = step_width(post, spread, s, middle)
+            mid = self.draw(post, mean, spread, width, middle, iterations, randn)
             # x at s_next between x at s and mid, of variances that grow with sigma^2: a Brownian bridge
             weight = (s_next**2 - middle**2) / (s**2 - middle**2)
             x = mid + weight * (x - mid) + math.sqrt(weight * (s**2 - s_next**2)) * randn(x)
@@ -71,9 +71,9 @@ class MGPS(Sampler):
         return self.last_iterations if left % 10 == 0 or left <= 10 else self.iterations
 
     def draw(
-        self, post: Posterior, mean: Tensor, std: float, reach: float, s: float, iterations: int, randn: Streams
+        self, post: Posterior, mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
     ) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s))."""
+        """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s)) by so many iterations; `width` is that of `step_width`."""
         prior = post.prior
         mean, spread = fit_gaussian(mean, std, lambda u: post.log_likelihood(prior(u, s)), iterations, self.lr, randn)
         return mean + spread * randn(mean)

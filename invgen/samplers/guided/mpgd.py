@@ -18,7 +18,7 @@ from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
 from invgen.samplers.guided._pieces import Autoencoded
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import NonNegative, Share
+from invgen.validation.hints import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MPGD(GuidedSampler):
     """
 
     schedule: str | Sequence[float] = "vp"
-    eta: Share = 0.5
+    eta: Fraction = 0.5
     zeta: NonNegative = 4.0
     autoencoder: Generator | None = None
     projection: Literal["code", "gradient"] = "code"
@@ -80,7 +80,7 @@ class MPGD(GuidedSampler):
             return self.descend(Posterior(post.prior, Autoencoded(post, auto), post.noise, post.y), x0, s, s_next)
         z = auto.encode(x0)
         inner = Posterior(auto.latent, Decoded(post.A, auto), post.noise, post.y)
-        # the error of the denoiser as a share of the data's, carried over to codes
-        share = post.prior.variance(s) / post.prior.data_std**2
-        z_new = self.descend(inner, z, s, s_next, var=share * auto.latent.data_std**2)
+        # the error of the denoiser as a fraction of the data's, carried over to codes
+        fraction = post.prior.variance(s) / post.prior.data_std**2
+        z_new = self.descend(inner, z, s, s_next, var=fraction * auto.latent.data_std**2)
         return auto(z_new) + (x0 - auto(z))  # what the autoencoder loses is kept

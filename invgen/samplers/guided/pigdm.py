@@ -42,7 +42,7 @@ class PiGDM(GuidedSampler):
         x0, vjp = post.prior.vjp(x, s)
         data = post.near(x0, post.prior.variance(s))
         # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
-        u = data.A.pull(data.residual(x0), self.width(post, s), data.noise.var)
+        u = data.A.weighted_adjoint(data.residual(x0), self.width(post, s), data.noise.var)
         return x0 + self.gain(post, s) * s**2 * vjp(u)
 
     def gain(self, post: Posterior, s: float) -> float:

@@ -12,7 +12,7 @@ from invgen.diffusion import step, travel_back
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import Count, Index, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, Index, NonNegative
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UniversalGuidance(GuidedSampler):
         recurrences: the paper's k, 2 to 10.
     """
 
-    eta: Share = 0.0
+    eta: Fraction = 0.0
     forward: NonNegative = 1.0
     backward_steps: Index = 0
     recurrences: Count = 10

@@ -79,11 +79,11 @@ class PSLD(GuidedSampler):
             decoded = generator(z)
             x = decoded.detach()
             r = post.y - A(x)
-            glued = leaf(x + var_x * A.pull(r, var_x, var_y))
+            glued = leaf(x + var_x * A.weighted_adjoint(r, var_x, var_y))
             code = generator.encode(glued)
         (data,) = torch.autograd.grad(decoded, z, A.adjoint(r / var_y), retain_graph=True)
         gap = z.detach() - code.detach()
         (back,) = torch.autograd.grad(code, glued, gap)
-        back = back - A.pull(A(var_x * back), var_x, var_y)  # (I - K A)^T
+        back = back - A.weighted_adjoint(A(var_x * back), var_x, var_y)  # (I - K A)^T
         (back,) = torch.autograd.grad(decoded, z, back)
         return data, back - gap, dot(r, r / var_y).flatten()

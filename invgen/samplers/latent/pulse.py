@@ -26,7 +26,7 @@ class PULSE(Sampler):
     not the posterior's mode: the sphere takes the place of the prior. A start stays once its residual is at the noise
     level. Many end in poor minima, so each sample is the best by residual of `restarts` starts: of 100 samples for 50
     images of the shipped digits-gan, reduced four times, noise 0.02, 99 have a residual of at most 1.1 (9 in the paper's
-    form). An image beyond the generator's reach has a larger one.
+    form). An image beyond the generator's range has a larger one.
 
     Args:
         steps: evaluations in each restart, and one more.
@@ -74,5 +74,5 @@ class PULSE(Sampler):
 
 
 def one_cycle(u: float) -> float:
-    """The released code's factor of the learning rate at the share u of the steps ("linear1cycledrop")."""
+    """The released code's factor of the learning rate at the fraction u of the steps ("linear1cycledrop")."""
     return (9 * (1 - 2 * abs(u / 0.9 - 0.5)) + 1) / 10 if u < 0.9 else 0.1 - 0.99 * (u - 0.9)

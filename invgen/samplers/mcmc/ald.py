@@ -52,7 +52,7 @@ class ALD(Sampler):
         levels = tuple(232 * (0.0066 / 232) ** (k / 2310) for k in range(1155, 2311))
         return cls(len(levels), levels, iterations, step=5e-5 / 0.0066**2)
 
-    def pull(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
+    def likelihood_gradient(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
         """Returns the gradient of the log-likelihood at level s, (B, *shape)."""
         post = post.near(x, s**2)
         gradient = post.A.adjoint(post.residual(x))
@@ -61,7 +61,7 @@ class ALD(Sampler):
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         def slope(u: Tensor) -> Tensor:
             score = post.prior.score(u, s)
-            return score + self.pull(post, u, s, score)
+            return score + self.likelihood_gradient(post, u, s, score)
 
         for s, s_next in self.levels(post.prior):
             x = langevin(x, slope, self.step * s**2, self.iterations, randn)

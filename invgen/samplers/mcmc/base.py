@@ -32,6 +32,13 @@ def langevin(x: Tensor, score: Score, h: float | Tensor, iterations: int, randn:
     """Unadjusted Langevin steps x <- x + h score(x) + sqrt(2 h) z on a log-density with gradient `score`.
 
     On a Gaussian of precision q the stationary variance is 1 / (q (1 - h q / 2)), stable for h q < 2.
+
+    Args:
+        x: the state, (B, *shape).
+        score: the gradient of the log-density.
+        h: the step size, a number or (B, 1, ..., 1).
+        iterations: the number of steps.
+        randn: the source of noise.
     """
     root = h.mul(2).sqrt() if isinstance(h, Tensor) else math.sqrt(2 * h)
     for _ in range(iterations):
@@ -41,7 +48,16 @@ def langevin(x: Tensor, score: Score, h: float | Tensor, iterations: int, randn:
 
 def skrock(x: Tensor, score: Score, h: float | Tensor, stages: int, randn: Streams, eta: float = 0.05) -> Tensor:
     """One step of SK-ROCK, a Runge-Kutta-Chebyshev scheme of `stages` evaluations of `score` (Abdulle, Almuslimani &
-    Vilmart, 2018). Stable while h times the largest precision is below `skrock_reach`."""
+    Vilmart, 2018). Stable while h times the largest precision is below `skrock_stability`.
+
+    Args:
+        x: the state, (B, *shape).
+        score: the gradient of the log-density.
+        h: the step size, a number or (B, 1, ..., 1).
+        stages: evaluations of the score.
+        randn: the source of noise.
+        eta: the damping.
+    """
     w0 = 1 + eta / stages**2
     T = [1.0, w0]
     dT = [0.0, 1.0]
@@ -57,7 +73,7 @@ def skrock(x: Tensor, score: Score, h: float | Tensor, stages: int, randn: Strea
     return now
 
 
-def skrock_reach(stages: int, eta: float = 0.05) -> float:
+def skrock_stability(stages: int, eta: float = 0.05) -> float:
     """The largest stable product of step and precision of `skrock`; 2 for Langevin steps."""
     return (stages - 0.5) ** 2 * (2 - 4 / 3 * eta) - 1.5
 
@@ -65,36 +81,36 @@ def skrock_reach(stages: int, eta: float = 0.05) -> float:
 # -- step sizes --------------------------------------------------------------------------------------------------------
 
 
-def curvature(post: Posterior, x: Tensor, reach: float) -> Tensor:
-    """The curvature of -log p(y | u) around u = x along the direction in which the data pull, (B, 1, ..., 1).
+def curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
+    """The curvature of -log p(y | u) around u = x along the direction of the gradient, (B, 1, ..., 1).
 
     |J v|^2 / noise variance, with products J v by finite differences: exact for a linear operator. For another it is the
-    larger of the slope at x and the slope over the distance `reach`, because an operator that is flat at x (a square at
+    larger of the slope at x and the slope over the distance `distance`, because an operator that is flat at x (a square at
     zero) may be steep where the steps lead.
     """
     v = post.likelihood_score(x)
     v = v / norm(v).clamp(min=1e-30)
     clean = post.A(x)
     std = post.noise.std(clean)
-    near, far = (norm((post.A(x + h * v) - clean) / std).flatten() / h for h in (1e-2 * reach, reach))
+    near, far = (norm((post.A(x + h * v) - clean) / std).flatten() / h for h in (1e-2 * distance, distance))
     return per_sample(torch.maximum(near, far) ** 2, x)
 
 
-def largest_curvature(post: Posterior, x: Tensor, reach: float) -> Tensor:
+def largest_curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
     """The largest curvature of -log p(y | u), (B, 1, ..., 1): a bound for linear-Gaussian problems, else an estimate.
 
     The estimate is the larger of `curvature` and of three power iterations on the Hessian, which is applied by differences
-    of the gradient. They start from the pull and from x: where the data are met along the stiffest direction already, the
-    pull alone knows nothing of it.
+    of the gradient. They start from the gradient and from x: the gradient alone misses a stiff direction along which
+    the data are already fitted.
     """
     if not isinstance(post.A, LinearOperator) or not isinstance(post.noise, Gaussian):
-        largest, pull = curvature(post, x, reach), post.likelihood_score(x)
-        v, h = pull / norm(pull).clamp(min=1e-30) + x / norm(x).clamp(min=1e-30), 1e-2 * reach
+        largest, gradient = curvature(post, x, distance), post.likelihood_score(x)
+        v, h = gradient / norm(gradient).clamp(min=1e-30) + x / norm(x).clamp(min=1e-30), 1e-2 * distance
         v = v / norm(v).clamp(min=1e-30)
         for _ in range(3):
-            bent = (pull - post.likelihood_score(x + h * v)) / h
-            size = norm(bent)
-            largest, v = torch.maximum(largest, size), bent / size.clamp(min=1e-30)
+            product = (gradient - post.likelihood_score(x + h * v)) / h
+            size = norm(product)
+            largest, v = torch.maximum(largest, size), product / size.clamp(min=1e-30)
         return largest
     std = torch.as_tensor(post.noise.least_std, dtype=x.dtype, device=x.device).expand(post.y.shape).flatten(1).amin(1)
     return per_sample((post.A.norm() / std) ** 2, x)
@@ -155,7 +171,7 @@ def choose(accepted: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -
 
 
 def log_prior_change(prior: Denoiser, sigma: float, x: Tensor, new: Tensor, scores: tuple[Tensor, Tensor]) -> Tensor:
-    """log p_sigma(new) - log p_sigma(x), (B, 1, ..., 1), given the scores at both.
+    """Returns log p_sigma(new) - log p_sigma(x) of a prior, (B, 1, ..., 1), given the scores at both, for the level sigma.
 
     From the density where the prior has one; else the integral of the score along the line between them by Simpson's rule,
     with one evaluation at the middle. The rule is exact for Gaussians, elsewhere its error is of fifth order in the length

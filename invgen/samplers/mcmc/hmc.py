@@ -30,7 +30,7 @@ class HMC(LatentChain):
         leapfrogs: leapfrog steps of a trajectory.
         acceptance: probability of acceptance that each chain's step size aims at in the first half of the steps, before it
             stays (0.8, Stan's; about 0.65 is optimal in many dimensions).
-        jitter: each trajectory's step size is drawn within this share of it, lest a period of the motion be met.
+        jitter: each trajectory's step size is drawn within this fraction of it, lest a period of the motion be met.
     """
 
     steps: Count = 50

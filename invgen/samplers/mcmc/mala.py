@@ -36,12 +36,12 @@ class MALA(ULA):
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, sigma = post.prior, self.levels(post.prior)[0][0]
         size = DualAveraging(self.step / self.bounds(post, x, sigma, 0, 0.0), self.acceptance, self.steps // 2)
-        score, pull, log = prior.score(x, sigma), post.likelihood_score(x), post.log_likelihood(x)
+        score, gradient, log = prior.score(x, sigma), post.likelihood_score(x), post.log_likelihood(x)
         for _ in range(self.steps):
-            h, z, drift = size.value, randn(x), score + pull
+            h, z, drift = size.value, randn(x), score + gradient
             new = x + h * drift + (2 * h).sqrt() * z
-            new_score, new_pull, new_log = prior.score(new, sigma), post.likelihood_score(new), post.log_likelihood(new)
-            back = x - new - h * (new_score + new_pull)
+            new_score, new_gradient, new_log = prior.score(new, sigma), post.likelihood_score(new), post.log_likelihood(new)
+            back = x - new - h * (new_score + new_gradient)
             log_ratio = (
                 log_prior_change(prior, sigma, x, new, (score, new_score))
                 + per_sample(new_log - log, x)
@@ -49,6 +49,6 @@ class MALA(ULA):
                 - dot(back, back) / (4 * h)
             )
             accepted, probability = metropolis(log_ratio, randn)
-            x, score, pull, log = choose(accepted, (new, new_score, new_pull, new_log), (x, score, pull, log))
+            x, score, gradient, log = choose(accepted, (new, new_score, new_gradient, new_log), (x, score, gradient, log))
             size.update(probability)
             yield x

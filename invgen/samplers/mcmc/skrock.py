@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.mcmc.base import skrock, skrock_reach
+from invgen.samplers.mcmc.base import skrock, skrock_stability
 from invgen.samplers.mcmc.ula import ULA
 from invgen.validation.hints import Count, Positive, Range
 
@@ -24,7 +24,7 @@ class SKROCK(ULA):
         steps: of `stages` network evaluations each.
         stages: s (10).
         eta: damping of the scheme (0.05).
-        step: share of the largest stable step, ((s - 1/2)^2 (2 - 4 eta / 3) - 3/2) over a bound on the curvature.
+        step: fraction of the largest stable step, ((s - 1/2)^2 (2 - 4 eta / 3) - 3/2) over a bound on the curvature.
     """
 
     steps: Count = 50
@@ -35,13 +35,13 @@ class SKROCK(ULA):
     exact: ClassVar[str] = "as sigma and step fall and steps grow"
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        bound, reach = 0.0, skrock_reach(self.stages, self.eta)
+        bound, stable = 0.0, skrock_stability(self.stages, self.eta)
         for k, (sigma, _) in enumerate(self.levels(post.prior)):
             bound = self.bounds(post, x, sigma, k, bound)
             x = skrock(
                 x,
                 lambda u, s=sigma: post.prior.score(u, s) + post.likelihood_score(u),
-                self.step * reach / bound,
+                self.step * stable / bound,
                 self.stages,
                 randn,
                 self.eta,

@@ -34,9 +34,9 @@ class WidenedALD(Sampler):
 
     run = ALD.run
 
-    def pull(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
-        """Returns the gradient of the log-likelihood at level s, (B, *shape)."""
+    def likelihood_gradient(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
+        """Returns the gradient of the log-likelihood at level s, (B, *shape), whatever the score."""
         post = post.near(x, s**2)
         r, var_y = post.residual(x), post.noise.var
         var_y = var_y[(None,) * (r.ndim - var_y.ndim)] if isinstance(var_y, Tensor) else var_y  # per value, not sample
-        return post.A.pull(r, s**2, var_y)
+        return post.A.weighted_adjoint(r, s**2, var_y)

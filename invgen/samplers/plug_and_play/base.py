@@ -1,4 +1,4 @@
-"""What plug-and-play methods share: a denoiser in place of the proximal step of a prior, at one level or a few."""
+"""Pieces of plug-and-play methods: a denoiser in place of the proximal step of a prior, at one level or a few."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 
-USUAL = 0.05  # the level taken for a denoiser of many, as a share of the value range: about 13 of 255 grey levels
+USUAL = 0.05  # the level taken for a denoiser of many, as a fraction of the value range: about 13 of 255 grey levels
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class DPIR(PlugAndPlay):
 
     Args:
         steps: the paper takes 8 for deblurring, 24 for super-resolution, 40 for demosaicing.
-        sigma: the first level as a share of the width of the prior's value range.
+        sigma: the first level as a fraction of the width of the prior's value range.
         lam: weight of the prior.
         ensemble: turn and mirror the image differently at each step for the network (the paper's periodical geometric
             self-ensemble), quarter turns only where it is square.

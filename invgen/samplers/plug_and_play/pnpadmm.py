@@ -25,7 +25,7 @@ class PnPADMM(PlugAndPlay):
     by lam: with lam = 1 at the posterior mean.
 
     Args:
-        sigma: level of the denoiser as a share of the width of the prior's value range, within the prior's levels. By
+        sigma: level of the denoiser as a fraction of the width of the prior's value range, within the prior's levels. By
             default the level of a denoiser that has one alone, else 0.05.
         lam: weight of the prior, the papers' lambda for an exact likelihood.
         gamma: 1 keeps rho as it is. Above 1 rho grows by this factor where a step has not become smaller (Chan et al.,

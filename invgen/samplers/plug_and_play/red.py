@@ -28,7 +28,7 @@ class RED(PlugAndPlay):
     lambda is lam / sigma^2. The released code also clips to the range of grey values, which is left out.
 
     Args:
-        sigma: level of the denoiser as a share of the width of the prior's value range, within the prior's levels. By
+        sigma: level of the denoiser as a fraction of the width of the prior's value range, within the prior's levels. By
             default the level of a denoiser that has one alone, else 0.05.
         lam: weight of the prior.
         method: "fixed-point" solves the data problem exactly at each denoised image; "descent" takes gradient steps of

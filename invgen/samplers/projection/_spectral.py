@@ -14,10 +14,15 @@ class SpectralStep:
     """Equations 7 and 8 of DDRM (Kawar et al., 2022) in x_sigma = x_0 + sigma eps.
 
     Noise is drawn in the space of signals and transformed, so that any unitary V works, complex ones too.
+
+    Args:
+        post: the problem.
+        eta, eta_b: of the equations.
+        randn: the source of noise.
     """
 
     def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
-        # Where the noise drowns the signal, equation 8 would carry the same noise through all levels and pile it up; for
+        # Where the noise exceeds the signal, equation 8 would carry the same noise through all levels and pile it up; for
         # deblurring the released code drops singular values under 0.03.
         known = Spectral(post, 3 * post.prior.data_std)
         self.A, self.seen, self.y, self.s_y = known.A, known.seen, known.y, known.s_y
@@ -32,7 +37,7 @@ class SpectralStep:
         return A.V(torch.where(known, self.y + (sigma**2 - s_y**2).clamp(min=0).sqrt() * z, v))
 
     def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float, eta_c: float | None = None) -> Tensor:
-        """Equation 8, from level s to s_next, given the denoised x0. eta_c: eta where nothing was measured."""
+        """Takes x from level s to s_next by equation 8, given the denoised x0; eta_c is eta where nothing was measured."""
         A, eta, eta_b, s_y = self.A, self.eta, self.eta_b, self.s_y
         eta_c = eta if eta_c is None else eta_c
         c = math.sqrt(1 - eta**2)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from invgen.diffusion import Denoiser
 from invgen.samplers.projection.base import Levels, ProjectionSampler
 from invgen.samplers.projection.ddrm import DDRM
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class AdaptiveDDRM(ProjectionSampler):
     """DDRM whose fresh noise adapts to the denoiser: unmeasured coordinates renew as much as loses none of their variance.
 
     Operators with an SVD, Gaussian noise of one level, or none. It depends on neither units nor the number of steps. The
-    share of a step is the larger of the ancestral step's, eta_c^2 = 1 - (s_next / s)^2, and 1 - v / s^2 with
+    fraction of a step is the larger of the ancestral step's, eta_c^2 = 1 - (s_next / s)^2, and 1 - v / s^2 with
     v = `prior.variance(s)`.
 
     Args:
@@ -27,8 +27,8 @@ class AdaptiveDDRM(ProjectionSampler):
 
     steps: Count = 20
     schedule: str | Sequence[float] = "angle"
-    eta: Share = 0.85
-    eta_b: Share = 1.0
+    eta: Fraction = 0.85
+    eta_b: Fraction = 1.0
 
     svd: ClassVar[bool] = True
 
@@ -43,5 +43,5 @@ class AdaptiveDDRM(ProjectionSampler):
         return list(zip(levels, [*levels[1:], 0.0], strict=True))
 
     def fresh(self, prior: Denoiser, s: float, s_next: float) -> float:
-        """Returns the share of fresh noise of a step where nothing was measured."""
+        """Returns the fraction of fresh noise of a step where nothing was measured."""
         return math.sqrt(max(1 - (s_next / s) ** 2, 1 - prior.variance(s) / s**2))

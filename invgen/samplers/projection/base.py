@@ -1,4 +1,4 @@
-"""What projection samplers share: at noise level s the measured part of the state is replaced by the noised measurement.
+"""Pieces of projection samplers: at noise level s the measured part of the state is replaced by the noised measurement.
 
 If y = A x_0, then x_0 + s eps has A x_s = y + s A eps. So x <- x + A^+ (y + s A z - A x), with fresh noise z, is a state
 whose measured part has the right law and whose other part is as it was: inpainting, in the basis of A's singular vectors.
@@ -48,7 +48,7 @@ class Spectral:
     """The measurement in the coordinates V^T x of A = U diag(s) V^T, where each is a scalar problem y_i = x_i + noise.
 
     Args:
-        drowned: coordinates whose noise exceeds this (in units of the signal) count as unmeasured.
+        highest: coordinates whose noise exceeds this (in units of the signal) count as unmeasured.
 
     Attributes:
         A: the SVDOperator.
@@ -56,11 +56,11 @@ class Spectral:
         y: their measurements in units of the signal, s_y their noise levels, both 0 elsewhere.
     """
 
-    def __init__(self, post: Posterior, drowned: float = math.inf) -> None:
+    def __init__(self, post: Posterior, highest: float = math.inf) -> None:
         A, y, sigma_y = post.A, post.y, post.noise.sigma
         self.A = A if isinstance(A, SVDOperator) else A.svd()
         s = self.A.s.to(y.real.dtype if y.is_complex() else y.dtype)
-        self.seen = (s > 1e-6 * s.max()) & (sigma_y <= drowned * s)
+        self.seen = (s > 1e-6 * s.max()) & (sigma_y <= highest * s)
         inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
         self.y = inverse * self.A.Ut(y)
         self.s_y = sigma_y * inverse
@@ -100,9 +100,9 @@ class Projection:
         known = self.spectral
         A, v = known.A, known.A.Vt(x)
         # a bridge to the measurement below its level, the forward process from it above
-        pull = torch.where(known.seen & (known.s_y > s), rise / (known.s_y**2 - s**2).clamp(min=rise), 0)
-        var = torch.where(pull == 1, s_next**2 - known.s_y**2, rise * (1 - pull)).clamp(min=0)
-        return A.V(v + pull * (known.y - v) + var.sqrt() * A.Vt(z))
+        gain = torch.where(known.seen & (known.s_y > s), rise / (known.s_y**2 - s**2).clamp(min=rise), 0)
+        var = torch.where(gain == 1, s_next**2 - known.s_y**2, rise * (1 - gain)).clamp(min=0)
+        return A.V(v + gain * (known.y - v) + var.sqrt() * A.Vt(z))
 
     def corrector(self, x: Tensor, s: float, snr: float, rule: Rule = "level") -> Tensor:
         """One Langevin step at level s, x + h score + sqrt(2 h) z: the corrector of Song et al. (ICLR 2021), Algorithm 4.
@@ -121,8 +121,8 @@ class Projection:
         known = self.spectral
         v = known.A.Vt(x)
         h = per_sample(h.flatten(), v)
-        pull = torch.where(known.seen & (known.s_y > s), h / (h + (known.s_y**2 - s**2).clamp(min=0)), 0)
-        return x + known.A.V(pull * (known.y - v))
+        gain = torch.where(known.seen & (known.s_y > s), h / (h + (known.s_y**2 - s**2).clamp(min=0)), 0)
+        return x + known.A.V(gain * (known.y - v))
 
 
 def estimate(post: Posterior) -> Tensor:
@@ -140,7 +140,7 @@ def estimate(post: Posterior) -> Tensor:
 def levels_from(prior: Denoiser, top: float, steps: int, schedule: str | Sequence[float]) -> Levels:
     """The levels of a sampler that starts at `top` times the prior's data_std, at most at sigma_max.
 
-    A schedule given as numbers is taken as it is.
+    A schedule given as numbers is taken as it is; `steps` is the number of levels of the others.
     """
     high = min(top * prior.data_std, prior.sigma_max)
     return noise_levels(steps, min(prior.sigma_min, high / 2), high, schedule)

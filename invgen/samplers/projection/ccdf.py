@@ -10,7 +10,7 @@ from invgen.diffusion import Denoiser, step
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection.base import Levels, Projection, ProjectionSampler, estimate, levels_from
-from invgen.validation.hints import Count, Positive, Share
+from invgen.validation.hints import Count, Fraction, Positive
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CCDF(ProjectionSampler):
     """
 
     steps: Count = 20
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     sigma0: Positive = 1.4
 
     def levels(self, prior: Denoiser) -> Levels:

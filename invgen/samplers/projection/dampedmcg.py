@@ -10,7 +10,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.damped import DampedDPS
 from invgen.samplers.projection.mcg import MCG
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class DampedMCG(MCG):
     Linear operators, Gaussian noise of one level (then with an SVD) or none.
 
     Args:
-        zeta, share: of the guidance, see DampedDPS.
+        zeta, fraction: of the guidance, see DampedDPS.
     """
 
     steps: Count = 100
     schedule: str | Sequence[float] = "edm"
-    share: Share = 2 / 3
+    fraction: Fraction = 2 / 3
 
     guide = DampedDPS.guide
 

@@ -12,7 +12,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection._spectral import SpectralStep
 from invgen.samplers.projection.base import ProjectionSampler, with_jumps
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class DDNM(ProjectionSampler):
     SVD by its noise and therefore needs an SVDOperator; there it coincides with DDRM's step at eta_b = 1.
 
     The paper travels back by the forward process from the state, as here; the released code renoises the last x0, before
-    its correction. In the noiseless case that code renews the share eta of all noise, here eta is that of DDIM.
+    its correction. In the noiseless case that code renews the fraction eta of all noise, here eta is that of DDIM.
 
     Args:
-        eta: share of fresh noise (0.85).
+        eta: fraction of fresh noise (0.85).
         travel_length, travel_repeat: every travel_length steps go back as many and repeat, travel_repeat times in all, on
             RePaint's schedule; costs about travel_repeat times the network evaluations.
     """
 
-    eta: Share = 0.85
+    eta: Fraction = 0.85
     travel_length: Count = 1
     travel_repeat: Count = 1
 

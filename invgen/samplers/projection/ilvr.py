@@ -10,7 +10,7 @@ from invgen.diffusion import step
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection.base import Projection, ProjectionSampler
-from invgen.validation.hints import NonNegative, Share
+from invgen.validation.hints import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ILVR(ProjectionSampler):
             measurement to the end, more leaves the finer details of the measured part to the prior.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     until: NonNegative = 0.0
 
     @classmethod

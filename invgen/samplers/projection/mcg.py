@@ -15,7 +15,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection.base import Projection, ProjectionSampler
-from invgen.validation.hints import Count, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MCG(ProjectionSampler):
 
     steps: Count = 1000
     schedule: str | Sequence[float] = "vp"
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     zeta: NonNegative = 1.0
 
     backprop: ClassVar[bool] = True

@@ -11,7 +11,7 @@ from invgen.errors import OptionError
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
-from invgen.validation.hints import Index, Positive, Share
+from invgen.validation.hints import Fraction, Index, Positive
 
 _TASKS = {"lidc": (0.246, 0.841), "ldct": (0.4, 0.72), "brats": (0.517, 1.0)}  # snr, lambda
 
@@ -31,7 +31,7 @@ class MedicalProjection(ProjectionSampler):
         snr, corrector_steps, rule: of the corrector, see `Projection.corrector`.
     """
 
-    lam: Share = 1.0
+    lam: Fraction = 1.0
     corrector_steps: Index = 1
     snr: Positive = 0.16
     rule: Rule = "level"

@@ -22,7 +22,7 @@ class RePaint(ProjectionSampler):
     falls with the number of repeats, at their cost: about `repeat` times `steps` network evaluations.
 
     Args:
-        jump: how far to go back, as a share of the steps (the paper's 10 of 250).
+        jump: how far to go back, as a fraction of the steps (the paper's 10 of 250).
         repeat: how often each stretch is passed (10).
     """
 

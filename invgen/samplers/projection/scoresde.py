@@ -10,7 +10,7 @@ from invgen.diffusion import step
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
-from invgen.validation.hints import Index, Positive, Share
+from invgen.validation.hints import Fraction, Index, Positive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoreSDE(ProjectionSampler):
         rule: "level", or "norm" as in the paper.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     corrector_steps: Index = 1
     snr: Positive = 0.16
     rule: Rule = "level"

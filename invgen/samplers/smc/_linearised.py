@@ -1,5 +1,5 @@
 """A problem made linear and Gaussian around a point, with dense algebra among few measured values; and what its operator
-does beyond that, over a finite reach."""
+does beyond that, over a finite width."""
 
 import math
 from collections.abc import Callable
@@ -20,12 +20,18 @@ def _flat(y: Tensor) -> Tensor:
     return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
 
 
-def reach(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions: int = 4) -> tuple[Tensor, float]:
-    """Where u ~ N(x0, s^2 dD/dx) lies: moves from x0, both ways, (K, B, *shape), and their share of the weight.
+def deviations(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions: int = 4) -> tuple[Tensor, float]:
+    """Returns a cubature of u ~ N(x0, s^2 dD/dx): moves from x0, both ways, (K, B, *shape), and their weight.
 
     A spherical-radial rule, in n = 1 that of Gauss and Hermite with three points: |z|^2 = n + 2 along fixed orthogonal
     directions, the same for all rows and levels, so that what it gives is smooth in both. M z for M = dD/dx, brought to the
     length that M^(1/2) z has, has the law wanted where the spectrum of M is flat or of zeros and ones.
+
+    Args:
+        x0: D(x, s), (B, *shape).
+        vjp: products with dD/dx, of `Denoiser.vjp`.
+        s: the noise level.
+        directions: of the rule, at most n.
     """
     n = x0[0].numel()
     generator = torch.Generator().manual_seed(0)
@@ -50,8 +56,15 @@ def changes(A: Operator, x0: Tensor, clean: Tensor, moves: Tensor) -> tuple[Tens
 
 
 def centred(post: Posterior, x0: Tensor, moves: Tensor, weight: float) -> tuple[Posterior, Tensor, Tensor]:
-    """The problem less what A rises by on average over the moves of `reach`, and what A changes by over the noise, mean
-    squared, the odd part and the even one, (B, 1, ..., 1) each.
+    """Subtracts from the problem the mean rise of A over the moves of `deviations`.
+
+    Args:
+        post: the problem.
+        x0: the centre, (B, *shape).
+        moves, weight: from `deviations`.
+
+    Returns:
+        The problem, and the mean squared change of A over the noise: its odd and its even part, (B, 1, ..., 1) each.
     """
     clean = post.A(x0)
     even, odd = changes(post.A, x0, clean, moves)
@@ -76,15 +89,15 @@ class Linearised:
             u = leaf(x0)
             outputs = post.A(u)
             flat = _flat(outputs)
-            pulls = [torch.autograd.grad(value.sum(), u, retain_graph=True)[0] for value in flat.unbind(1)]
-        self.post, self.x0, self.rows = post, x0, torch.stack(pulls, 1)
+            gradients = [torch.autograd.grad(value.sum(), u, retain_graph=True)[0] for value in flat.unbind(1)]
+        self.post, self.x0, self.rows = post, x0, torch.stack(gradients, 1)
         self.clean = clean = outputs.detach()
         std = torch.as_tensor(post.noise.std(clean), dtype=flat.dtype, device=x0.device).expand(clean.shape)
         self.residual = _flat(post.y - clean)
         self.std = (std[..., None].expand(*std.shape, 2) if clean.is_complex() else std).flatten(1)
 
     def beyond(self, moves: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """What A does over a finite reach and J does not tell: a shift of its mean, (B, m), and a spread, (B, m, m).
+        """Returns the part of A beyond J over a finite width: a shift of its mean, (B, m), and a spread, (B, m, m).
 
         Args:
             moves: (K, B, *shape), taken from x0 both ways; they stand for the law of u - x0, the point x0 itself having

@@ -1,4 +1,4 @@
-"""What the beginning of a signal lets expect of p(y | x): the twists psi_i of particles on autoregressive priors.
+"""Expectations of p(y | x) from the beginning of a signal: the twists psi_i of particles on autoregressive priors.
 
 `Gaussian` takes the Gaussian N(mean, root root^T) of the prior's moments for what is not known yet. With sites in the order
 of the prior and `root` lower triangular, x = mean + root e, the prefix fixes e_1..e_i and the rest of e is N(0, I). The
@@ -53,12 +53,12 @@ class Gaussian:
         var = _real(level.to(post.y.dtype), both=True)[0] ** 2
         # from the last site back: P = (R + sum_{j > i} b_j b_j^T)^-1, by rank-one updates
         P = (1 / var).diag()
-        self.pulls, self.gains = torch.empty_like(mixed), torch.empty(n, dtype=torch.float64, device=y.device)
+        self.directions, self.gains = torch.empty_like(mixed), torch.empty(n, dtype=torch.float64, device=y.device)
         for i in range(n - 1, -1, -1):
-            pull = P @ mixed[i]
-            gain = mixed[i] @ pull
-            self.pulls[i], self.gains[i] = pull, gain
-            P = P - torch.outer(pull, pull) / (1 + gain)
+            direction = P @ mixed[i]
+            gain = mixed[i] @ direction
+            self.directions[i], self.gains[i] = direction, gain
+            P = P - torch.outer(direction, direction) / (1 + gain)
         self.mixed = mixed
         residual = y - self.mean @ matrix
         log_det = var.log().sum() + self.gains.log1p().sum()
@@ -78,7 +78,7 @@ class Gaussian:
     def ratio(self, i: int) -> Tensor:
         """log psi_i / psi_{i-1} for each token at site i, (B, V): the density of e_i given y against that without y."""
         e, g = self._innovation(i, self.prior.levels.double()), self.gains[i]
-        c = (self.state[0] @ self.pulls[i])[:, None]
+        c = (self.state[0] @ self.directions[i])[:, None]
         return 0.5 * (g.log1p() - (1 + g) * (e - c / (1 + g)).square() + e.square())
 
     def add(self, i: int, token: Tensor) -> None:
@@ -87,7 +87,7 @@ class Gaussian:
         self.state = [residual - e * self.mixed[i], torch.cat([known[:, :i], e, known[:, i + 1 :]], 1)]
 
     def weigh(self, tokens: Tensor) -> Tensor:
-        """What tokens, (B, i), add to the log-weights beside `ratio`: nothing."""
+        """Returns what tokens, (B, i), add to the log-weights beside `ratio`: nothing."""
         return torch.zeros(len(self.state[0]), dtype=torch.float64, device=self.state[0].device)
 
 

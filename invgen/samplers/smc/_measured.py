@@ -1,4 +1,4 @@
-"""What sequential Monte Carlo in the coordinates v = V^T x of A = U diag(s) V^T shares.
+"""Base of sequential Monte Carlo in the coordinates v = V^T x of A = U diag(s) V^T.
 
 There y_i = v_i + tau_i eps with tau_i = sigma_y / s_i: a measured coordinate has the law of the state at noise level tau_i,
 so that conditioning on the measurement is conditioning coordinate i of the diffusion on being y_i when it passes that level
@@ -63,7 +63,7 @@ class Measured(Spectral):
         return v0 + r2 * (v - v0), self.s_y**2 * (1 - r2)
 
     def passed(self, v0: Tensor, s: float, s_next: float, z: Tensor) -> Tensor:
-        """Each coordinate at s_next, given that it was y at its level tau in [s_next, s)."""
+        """Returns coordinates at s_next, given y at tau in [s_next, s), for the denoised v0 and standard normal z."""
         if s_next == 0:
             r2 = self.post.prior.variance(s)
             gain = r2 / (r2 + self.s_y**2)

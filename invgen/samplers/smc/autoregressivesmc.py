@@ -42,7 +42,7 @@ class AutoregressiveSMC(ParticleSampler):
         steps: after how many blocks of sites the weights are looked at, at most after every site.
         lookahead: one of the five above.
         completions: of a prefix, for "completed"; each costs an evaluation of the operator and one of the network for each
-            site that is left, at every look.
+            site that is left, at every site.
     """
 
     particles: Count = 64

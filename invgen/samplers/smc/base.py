@@ -18,7 +18,7 @@ from invgen.method import Run
 from invgen.numerics.random import Streams, second, streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 Resampling = Literal["systematic", "stratified", "multinomial", "residual"]
 
@@ -52,7 +52,7 @@ class Particles:
 
 @dataclass
 class Cloud:
-    """What the chains of a run carry beside their states.
+    """The data of the chains of a run beside their states.
 
     Attributes:
         split: the largest number of rows to give the network at once, None for any (`by_rows`).
@@ -188,15 +188,18 @@ def by_rows(
 def extrapolate(
     x0: Tensor, s: float, s_next: float, before: Tensor | None = None, h_before: Tensor | None = None
 ) -> Tensor:
-    """What stands for x0 in the ancestral step from s to s_next, given the x0 of the step before and its log(s / s_next).
+    """Returns x0 for the ancestral step from s to s_next, corrected by the x0 of the step before and its log(s / s_next).
 
     SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Section 5). The mean of the ancestral step is exact; its
     covariance lacks what x_0 varies given x_sigma. The last change of x0 goes along with the noise of the last step, so
     that more of it restores that covariance to second order in the steps. After a step much shorter than this one, which is
-    mostly noise, no more of it than twice its equal share is taken.
+    mostly noise, no more of it than twice its equal part is taken.
 
     Args:
-        h_before: (B,) or a number.
+        x0: D at s, (B, *shape).
+        s, s_next: the noise levels before and after.
+        before: D of the step before.
+        h_before: log(s / s_next) of the step before, (B,) or a number.
     """
     if before is None or s_next == 0:
         return x0
@@ -208,9 +211,9 @@ def extrapolate(
 class ParticleSampler(EnsembleSampler):
     """Sequential Monte Carlo: weigh, resample where the weights have become uneven, move.
 
-    A subclass writes two methods. `look` sees the particles at noise level s, with the network, and gives the log of their
-    potential and whatever tensors `move` wants; `move` draws them at the next level, without the network, and gives what
-    that adds to the log-weights, and whatever tensors the next `look` wants to remember. The last weight is the true
+    A subclass writes two methods. `potential` calls the network at noise level s and returns the log of the potential and
+    the tensors for `move`; `move` draws them at the next level, without the network, and gives what
+    that adds to the log-weights, and the tensors for the next `potential`. The last weight is the true
     likelihood p(y | x_0).
 
     exp(log_evidence) has the mean that the product of all weights has under the moves, for all four schemes and every
@@ -220,30 +223,30 @@ class ParticleSampler(EnsembleSampler):
 
     Args:
         resampling: "systematic", "stratified", "multinomial" or "residual".
-        threshold: resample when the effective size falls below this share of the particles; 1 is at every step, 0 never.
+        threshold: resample when the effective size falls below this fraction of the particles; 1 is at every step, 0 never.
     """
 
     resampling: Resampling = "systematic"
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
 
     family: ClassVar[str] = "smc"
     exact: ClassVar[str] = "as particles and steps grow"
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.
 
         Args:
             before: what the last `move` gave to remember, nothing at the first step.
         """
-        raise TypeError(f"{type(self).__name__} must define look(self, post, x, s, s_next)")
+        raise TypeError(f"{type(self).__name__} must define potential(self, post, x, s, s_next)")
 
     def move(
         self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
     ) -> tuple[Tensor, ...]:
-        """Particles at level s_next, the log-weight that moving them gives, (B,), and what the next `look` is to remember.
+        """Particles at level s_next, the log-weight that moving them gives, (B,), and the tensors for the next `potential`.
 
         Args:
-            potential, seen: what `look` gave, of the particles that were resampled.
+            potential, seen: the result of `potential` for the particles that were resampled.
         """
         raise TypeError(f"{type(self).__name__} must define move(self, post, x, s, s_next, randn, potential, *seen)")
 
@@ -255,12 +258,12 @@ class ParticleSampler(EnsembleSampler):
         of_chain, memory = randn.every(self.particles), ()
         for s, s_next in self.levels(post.prior):
 
-            def look(
+            def of_part(
                 part: Posterior, u: Tensor, *before: Tensor, s: float = s, s_next: float = s_next
             ) -> tuple[Tensor, ...]:
-                return self.look(part, u, s, s_next, *before)
+                return self.potential(part, u, s, s_next, *before)
 
-            seen = by_rows(look, cloud.split, x, *memory, post=post)
+            seen = by_rows(of_part, cloud.split, x, *memory, post=post)
             self._weigh(cloud, seen[0])
             x, *seen = self._resample(cloud, of_chain, x, *seen)
             x, moved, *memory = self.move(post, x, s, s_next, randn, *seen)
@@ -288,7 +291,12 @@ class ParticleSampler(EnsembleSampler):
         return tuple(t[rows] for t in tensors)
 
     def weighted(self, post: Posterior, chains: int = 1, seed: int = 0, *, max_batch: int | None = None) -> Particles:
-        """The weighted particles of independent chains, not resampled at the end; the first chains of `__call__`'s.
+        """Returns the weighted particles of independent chains, not resampled at the end; the first chains of `__call__`'s.
+
+        Args:
+            post: the problem.
+            chains: how many.
+            seed, max_batch: as for `__call__`.
 
         Raises:
             UnsupportedError, OptionError, DivergedError: as `__call__`.

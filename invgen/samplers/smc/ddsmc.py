@@ -10,7 +10,7 @@ from invgen.diffusion import noise_levels, step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc._measured import Measured, SpectralParticles
-from invgen.validation.hints import Count, NonNegative, Share
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class DDSMC(SpectralParticles):
     Args:
         eta: 1 keeps what an ancestral step keeps of the state, 0 only x0 (0.5 or 1 in the paper's experiments).
         ode_steps: Euler steps of the probability-flow ODE for x0; 1 is the denoiser.
-        rho: rho^2 as a share of `prior.variance(sigma)`: 0.5 is the paper's (1 - alpha_bar) / 2 for data of unit variance.
+        rho: rho^2 over `prior.variance(sigma)`: 0.5 is the paper's (1 - alpha_bar) / 2 for data of unit variance.
 
     At the last level the released code puts the estimate conditioned on y, and weighs it as if the prior's step had; here
     the last step is the prior's.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
     ode_steps: Count = 1
     rho: NonNegative = 0.5
-    threshold: Share = 1.0
+    threshold: Fraction = 1.0
 
     @classmethod
     def paper(cls) -> "DDSMC":
         """The configuration its authors give InverseBench: 200 steps, 16 particles, eta = 0.5, multinomial resampling."""
         return cls(steps=200, particles=16, eta=0.5, resampling="multinomial")
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
         x0, prior = x, post.prior
         for a, b in noise_levels(self.ode_steps, min(prior.sigma_min, s / 2), s):
             x0, _ = step_kernel(x0, prior(x0, a), a, b, eta=0.0)

@@ -14,7 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc._measured import Measured, SpectralParticles
 from invgen.samplers.smc.base import Cloud, Resampling, by_rows
-from invgen.validation.hints import Count, Range, Share
+from invgen.validation.hints import Count, Fraction, Range
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class FPS(SpectralParticles):
     the next level with y_s of the current one.
 
     Args:
-        fresh: share c of fresh noise in a step of variance c s_next^2 (InverseBench has 0.72). A prior simulated with more
+        fresh: c, for fresh noise of variance c s_next^2 in a step (InverseBench has 0.72). A prior simulated with more
             fresh noise than an ancestral step has loses variance, with any number of steps; None is the ancestral step.
     """
 
     steps: Count = 1000
     particles: Count = 5
     resampling: Resampling = "multinomial"
-    threshold: Share = 1.0
+    threshold: Fraction = 1.0
     fresh: Annotated[float, Range(0, 1, above=True)] | None = 0.95
 
     exact: ClassVar[str] = ""
@@ -47,10 +47,24 @@ class FPS(SpectralParticles):
         return 0.0
 
     def divide_out(self, cloud: Cloud, m: Measured, path: Tensor, v: Tensor, var: Tensor) -> None:
-        """Takes the potential of a level back at the next: not in the paper."""
+        """Removes the potential of a level at the next; `CorrectedFPS` does so, the paper does not.
+
+        Args:
+            cloud: whose weights change.
+            m: the measurement by coordinates.
+            path: the measurement at this level.
+            v: the particles, by coordinates.
+            var: of the potential.
+        """
 
     def kernel(self, v: Tensor, v0: Tensor, s: float, s_next: float) -> tuple[Tensor, float]:
-        """Returns mean and standard deviation of a step of the prior, and of the path with the measurement as v0."""
+        """Returns mean and standard deviation of a step from s to s_next.
+
+        Args:
+            v: the state by coordinates, of a particle or of the path of the measurement.
+            v0: its denoised signal, or the measurement.
+            s, s_next: the noise levels.
+        """
         eta = 1.0 if self.fresh is None else math.sqrt(self.fresh / (1 - (s_next / s) ** 2))
         return step_kernel(v, v0, s, s_next, eta)
 

@@ -13,10 +13,10 @@ from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._linearised import Linearised, centred, reach
+from invgen.samplers.smc._linearised import Linearised, centred, deviations
 from invgen.samplers.smc.base import extrapolate
 from invgen.samplers.smc.tds import TDS
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LinearisedTDS(TDS):
     together.
 
     Any differentiable operator, any noise with a density; exact as TDS is. A sample costs particles / draws times steps
-    network evaluations. A nonlinear operator is evaluated beyond its Jacobian, over the reach of x_0 given x_sigma: where
+    network evaluations. A nonlinear operator is evaluated beyond its Jacobian, over the width of x_0 given x_sigma: where
     it is flat at D and steep nearby, as a square is at zero, the function has the mean and the width that it has there.
     This costs two evaluations of the operator and one product with dD/dx for each of a few directions (4, or 2 for
     "local"). Few measured values make the weights even, many make them collapse: with thousands, a chain is one guided
@@ -43,7 +43,7 @@ class LinearisedTDS(TDS):
     """
 
     particles: Count = 16
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
     twist: Literal["auto", "covariance", "local"] = "auto"
     order: Literal[1, 2] = 2
 
@@ -52,7 +52,7 @@ class LinearisedTDS(TDS):
             return 'needs noise with a standard deviation for twist="covariance", got a loss'
         return super().refuses(post)
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))
         if self._dense(post):
@@ -60,7 +60,7 @@ class LinearisedTDS(TDS):
             moved = torch.stack([vjp(row) for row in at.rows.unbind(1)], 1)
             spread, residual = s**2 * torch.einsum("bin,bjn->bij", moved.flatten(2), at.rows.flatten(2)), at.residual
             if not isinstance(post.A, LinearOperator):
-                moves, weight = reach(x0, vjp, s)
+                moves, weight = deviations(x0, vjp, s)
                 shift, beyond = at.beyond(moves, weight)
                 spread, residual = spread + beyond, residual - shift
             twist, u = at.gaussian(spread, residual)
@@ -68,23 +68,23 @@ class LinearisedTDS(TDS):
         elif isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian):
             r = post.residual(x0)
             u = post.A.solve(r, post.prior.variance(s), post.noise.var)
-            pull = post.A.adjoint(u)
-            guidance = s**2 * vjp(pull)
+            gradient = post.A.adjoint(u)
+            guidance = s**2 * vjp(gradient)
             # C is far larger than r^2 in some directions, such as the mean of an image: as far as the data allow along it
             seen = post.A(guidance)
-            rise, bend = (per_sample(dot(a / post.noise.var, seen), x0) for a in (r, seen))
-            share = rise.clamp(min=0) / (bend + dot(pull, guidance).clamp(min=0)).clamp(min=1e-30)
-            twist, guidance = -0.5 * dot(r, u).flatten(), share * guidance
+            rise, curvature = (per_sample(dot(a / post.noise.var, seen), x0) for a in (r, seen))
+            fraction = rise.clamp(min=0) / (curvature + dot(gradient, guidance).clamp(min=0)).clamp(min=1e-30)
+            twist, guidance = -0.5 * dot(r, u).flatten(), fraction * guidance
         else:
             near, spread, even = post, 0.0, 0.0
             if not (isinstance(post.A, LinearOperator) or isinstance(post.noise, Energy)):
-                near, spread, even = centred(post, x0, *reach(x0, vjp, s, 2))
-            pull, bend = local_fit(near, x0, math.sqrt(post.prior.variance(s)))
-            guidance = s**2 * vjp(pull)
-            slope = dot(pull, guidance)
-            linear = bend(guidance).clamp(min=0) / slope.clamp(min=1e-30)
-            share = 1 / (1 + torch.maximum(linear, torch.as_tensor(spread).to(linear)) + even)
-            twist, guidance = share.flatten() * self._misfit(near, x0), share * guidance
+                near, spread, even = centred(post, x0, *deviations(x0, vjp, s, 2))
+            gradient, curvature = local_fit(near, x0, math.sqrt(post.prior.variance(s)))
+            guidance = s**2 * vjp(gradient)
+            slope = dot(gradient, guidance)
+            linear = curvature(guidance).clamp(min=0) / slope.clamp(min=1e-30)
+            fraction = 1 / (1 + torch.maximum(linear, torch.as_tensor(spread).to(linear)) + even)
+            twist, guidance = fraction.flatten() * self._misfit(near, x0), fraction * guidance
         ahead = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
         return twist, x0, ahead, guidance
 

@@ -13,7 +13,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc._measured import PassingParticles
 from invgen.samplers.smc.base import extrapolate
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MCGDiff(PassingParticles):
     """
 
     particles: Count = 64
-    threshold: Share = 1.0
+    threshold: Fraction = 1.0
     order: Literal[1, 2] = 2
 
     @classmethod
@@ -49,7 +49,7 @@ class MCGDiff(PassingParticles):
         """The released configuration for images: 100 steps, 64 particles, multinomial resampling."""
         return cls(steps=100, particles=64, resampling="multinomial", order=1)
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         m, x0 = self.measured(post), post.prior(x, s)
         extended = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
         v, v0 = m.A.Vt(x), m.A.Vt(extended)

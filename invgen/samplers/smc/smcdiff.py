@@ -13,7 +13,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc._measured import PassingParticles
 from invgen.samplers.smc.base import Cloud, by_rows
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SMCDiff(PassingParticles):
 
     particles: Count = 64
     resampling: str = "residual"
-    threshold: Share = 1.0
+    threshold: Fraction = 1.0
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         of_chain, levels, prior = randn.every(self.particles), self.hitting(post).levels(post.prior), post.prior

@@ -13,7 +13,7 @@ from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc.base import ParticleSampler
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class TDS(ParticleSampler):
     """
 
     particles: Count = 4
-    threshold: Share = 1.0
+    threshold: Fraction = 1.0
 
     backprop: ClassVar[bool] = True
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
         return post.log_likelihood(x0), x0, x0, s**2 * vjp(post.likelihood_score(x0))
 
@@ -51,5 +51,8 @@ class TDS(ParticleSampler):
         return mean + std * (z + shift), log_w, x0, torch.full_like(log_w, math.log(s / s_next))
 
     def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
-        """Returns the last state of the particles, D, and its log-weight but for the likelihood, (B,)."""
+        """Returns the last state of the particles, x0 = D, and its log-weight but for the likelihood, (B,).
+
+        `var` is the variance of D's error.
+        """
         return x0, x0.new_zeros(len(x0), dtype=torch.float64)

@@ -14,7 +14,7 @@ from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.validation.hints import Count, Share
+from invgen.validation.hints import Count, Fraction
 
 
 class _Unmeasured(LinearOperator):
@@ -52,7 +52,7 @@ class Ancestral(Unconditional):
         eta: 1 is DDPM, 0 is DDIM.
     """
 
-    eta: Share = 1.0
+    eta: Fraction = 1.0
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
@@ -64,7 +64,7 @@ class Ancestral(Unconditional):
 class DDIM(Ancestral):
     """The deterministic steps of DDIM: Euler's method on the probability-flow ODE."""
 
-    eta: Share = 0.0
+    eta: Fraction = 0.0
 
 
 @dataclass(frozen=True)

@@ -39,17 +39,17 @@ class DampedFlowPriors(Sampler):
     def slope(self, A: LinearOperator, u: Tensor, r: Tensor, var: Tensor | float, ratio: float) -> Tensor:
         """Returns the gradient of the data term without the Jacobian of u_(t + dt), which is at most 1 / ratio.
 
-        What that Jacobian turns out of the range of A^T is not in the curvature that scales the step.
+        The curvature that scales the step has no part outside the range of A^T. u, r and var: as for `FlowPriors.slope`.
         """
         return ratio * A.adjoint(-r.detach() / var)
 
     def descent(self, A: LinearOperator, t: float, dt: float, var: Tensor | float) -> Descent:
-        """Returns the step at time t, (u, gradient of the data, gradient of the prior) -> the next u."""
-        share, width = -math.expm1(-self.rate * dt / self.iterations), (1 - t) ** 2
+        """Returns the step at time t, (u, gradient of the data, gradient of the prior) -> the next u; var: of the noise."""
+        fraction, width = -math.expm1(-self.rate * dt / self.iterations), (1 - t) ** 2
 
         def descend(u: Tensor, data: Tensor, density: Tensor) -> Tensor:
-            grad = data + share * density
+            grad = data + fraction * density
             # (A^T A / var + I / width)^-1 grad, by the identity of Woodbury
-            return u - width * (grad - width * A.pull(A(grad), width, var))
+            return u - width * (grad - width * A.weighted_adjoint(A(grad), width, var))
 
         return descend

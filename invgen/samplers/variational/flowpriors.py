@@ -96,6 +96,6 @@ class FlowPriors(Sampler):
         return data
 
     def descent(self, A: LinearOperator, t: float, dt: float, var: Tensor | float) -> Descent:
-        """Returns the step at time t, (u, gradient of the data, gradient of the prior) -> the next u."""
+        """Returns the step at time t, (u, gradient of the data, gradient of the prior) -> the next u; var is not used."""
         adam = Adam(self.lr)
         return lambda u, data, density: adam.step(u, data + density)

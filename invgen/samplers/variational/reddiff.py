@@ -17,7 +17,7 @@ from invgen.validation.hints import Count, NonNegative, Positive
 
 @dataclass(frozen=True)
 class REDdiff(Sampler):
-    """Regularisation by denoising diffusion: Adam on -log p(y | mu) plus the pull of the denoiser as the noise falls.
+    """Regularisation by denoising diffusion: Adam on -log p(y | mu) plus the gradient of the denoiser as the noise falls.
 
     Any differentiable operator, any noise with a density. A point estimate: its samples spread less than the posterior.
     The loss is a sum over values with the true noise variance; the paper's code takes means and no variance, so that its
@@ -43,7 +43,7 @@ class REDdiff(Sampler):
         adam = Adam(self.lr * prior.data_std, betas=(0.9, 0.99), eps=1e-8 / prior.data_std)
         for s, _ in self.levels(prior):
             z = randn(mu)
-            pull = (mu + s * z - prior(mu + s * z, s)) / s - z  # eps_hat - z
+            gradient = (mu + s * z - prior(mu + s * z, s)) / s - z  # eps_hat - z
             # sigma_t / alpha_t times (eps_hat - z) is mu - D; over data_std^2 it is in the units of a score
-            mu = adam.step(mu, self.lam * s * pull / prior.data_std**2 - post.likelihood_score(mu))
+            mu = adam.step(mu, self.lam * s * gradient / prior.data_std**2 - post.likelihood_score(mu))
             yield mu

@@ -122,7 +122,7 @@ def test_many_photons_are_the_logarithm_with_gaussian_noise():
     ):
         gap = (sampler(counts, 4, seed=3) - sampler(gaussian, 4, seed=3)) / 0.15
         # in standard deviations of the prior; the posterior's are .02. A state k standard deviations from the data feels a
-        # third derivative of k / sqrt(N) = k / 300 of the pull, and DPS of 20 steps ends some ten of them away
+        # third derivative of k / sqrt(N) = k / 300 of the gradient, and DPS of 20 steps ends some ten of them away
         assert gap.abs().max() < 0.01, sampler
 
 

@@ -252,10 +252,10 @@ def test_policy_gradient_tends_to_the_smoothed_gradient_at_the_rate_of_monte_car
     A, u, r = matrix(post.A), normal(64, *SHAPE, seed=4), 0.2
     errors = []
     for draws in (128, 2048):
-        pull, T = policy_gradient(post, u, r, draws, 500, Streams(0, range(64)))
+        gradient, T = policy_gradient(post, u, r, draws, 500, Streams(0, range(64)))
         K = r**2 / T[:, None, None] * (A @ A.T) + SIGMA**2 * torch.eye(ROWS, dtype=F64)
         wanted = torch.linalg.solve(K, post.residual(u)[..., None])[..., 0] @ A
-        errors.append(((pull.flatten(1) - wanted).norm(dim=1) / wanted.norm(dim=1)).square().mean().sqrt().item())
+        errors.append(((gradient.flatten(1) - wanted).norm(dim=1) / wanted.norm(dim=1)).square().mean().sqrt().item())
     # sixteen times the draws: a quarter of the error, which is about sqrt(dimension / draws)
     assert 3 < errors[0] / errors[1] < 5.5 and errors[1] < 0.12, errors
 

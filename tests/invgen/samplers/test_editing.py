@@ -98,9 +98,9 @@ def test_blending_keeps_the_outside_and_guides_the_inside():
     x = samplers.BlendedDiffusion(steps=100, image=image, keep=KEEP)(post, 2000)
     kept = (KEEP != 0).expand_as(x)
     assert torch.equal(x[kept], image.expand_as(x)[kept])
-    # independent values: inside it is DPS's guidance, and share=1 is exact there
+    # independent values: inside it is DPS's guidance, and fraction=1 is exact there
     exact = prior.posterior(A, post.noise, post.y)
-    x = samplers.BlendedDiffusion(steps=100, share=1.0, image=image, keep=KEEP)(post, 2000)[:, KEEP == 0]
+    x = samplers.BlendedDiffusion(steps=100, fraction=1.0, image=image, keep=KEEP)(post, 2000)[:, KEEP == 0]
     mean, std = exact.mean[KEEP == 0], exact.var[KEEP == 0].sqrt()
     # five standard errors, and 5 % of discretisation
     assert ((x.mean(0) - mean).abs() < (5 / 2000**0.5 + 0.05) * std).all()

@@ -74,7 +74,7 @@ def test_guidance_by_one_measurement_is_the_same_for_four_methods():
         post = many(problem(prior, A=Matrix(normal(1, N, seed=7), SHAPE)), 8)
         x, s = 2 * normal(8, *SHAPE, seed=8), 0.9
         wanted = samplers.MMPS(iterations=1).guide(post, x, s)
-        for sampler in (samplers.TMPD(), samplers.DampedDPS(share=1.0), samplers.AdaptivePiGDM()):
+        for sampler in (samplers.TMPD(), samplers.DampedDPS(fraction=1.0), samplers.AdaptivePiGDM()):
             torch.testing.assert_close(sampler.guide(post, x, s), wanted, rtol=1e-7, atol=1e-7)
 
 
@@ -87,7 +87,7 @@ def test_tmpd_is_exact_where_the_measured_covariance_is_diagonal():
 def test_dps_is_pigdm_where_the_operator_has_orthonormal_rows_and_the_prior_is_white():
     A = Matrix(torch.linalg.qr(normal(N, ROWS, seed=3)).Q.T.contiguous(), SHAPE)
     post = problem(white(), A=A)
-    assert_same_law(law(samplers.DampedDPS(steps=20, share=1.0), post), law(samplers.AdaptivePiGDM(steps=20), post))
+    assert_same_law(law(samplers.DampedDPS(steps=20, fraction=1.0), post), law(samplers.AdaptivePiGDM(steps=20), post))
 
 
 def test_pnpdm_at_fixed_rho_has_the_law_with_inflated_noise():

@@ -56,12 +56,12 @@ def test_curvatures_of_one_measurement_are_those_of_its_square(whole):
     a = normal(1, N, seed=7)
     post = many(problem(correlated(), A=Matrix(a, SHAPE)), 3)
     u = normal(3, *SHAPE, seed=8)
-    pull, bend = local_fit(post, u, 1.0, whole)
-    torch.testing.assert_close(pull, post.likelihood_score(u))
-    d = 0.3 * pull
-    torch.testing.assert_close(bend(d).flatten(), ((d.flatten(1) @ a.T) ** 2).flatten() / SIGMA**2)
+    gradient, curvature = local_fit(post, u, 1.0, whole)
+    torch.testing.assert_close(gradient, post.likelihood_score(u))
+    d = 0.3 * gradient
+    torch.testing.assert_close(curvature(d).flatten(), ((d.flatten(1) @ a.T) ** 2).flatten() / SIGMA**2)
     # the top of log p(y | u) + log N(u; D, C) on the line, in closed form for C = 0.3 I
-    t = line_search(pull, d, bend).flatten()
+    t = line_search(gradient, d, curvature).flatten()
     torch.testing.assert_close(t, (1 / (1 + 0.3 * (a @ a.T) / SIGMA**2)).flatten().expand(3))
 
 
@@ -71,7 +71,7 @@ def test_dps_leaves_the_stated_share_of_a_residual_that_noise_does_not_explain()
     x, s = 2 * normal(4, *SHAPE, seed=8), 0.9
     before = post.residual(post.prior(x, s))
     for share in (0.5, 2 / 3, 1.0):
-        after = post.residual(samplers.DampedDPS(share=share).guide(post, x, s))
+        after = post.residual(samplers.DampedDPS(fraction=share).guide(post, x, s))
         torch.testing.assert_close(after, -(1 - share) / share * before, rtol=1e-4, atol=1e-4)
 
 
@@ -82,10 +82,10 @@ def test_a_draw_near_a_gaussian_is_exact_for_one_measurement():
     mean, randn = normal(1, *SHAPE, seed=9).expand(count, *SHAPE), Streams(0, list(range(count)))
     data = perturbed(post, randn)
 
-    def look(u: Tensor):
+    def fit(u: Tensor):
         return *local_fit(data, u, 1.0, whole=True), lambda v: v
 
-    x = draw_near(mean, std, look, 1, randn).flatten(1)
+    x = draw_near(mean, std, fit, 1, randn).flatten(1)
     S = torch.linalg.inv(EYE / std**2 + a.T @ a / SIGMA**2)
     m = S @ (mean[0].flatten() / std**2 + (a * post.y[0]).flatten() / SIGMA**2)
     # five standard errors of means and of covariances
@@ -105,11 +105,11 @@ def test_draws_near_a_gaussian_become_exact_with_as_many_steps_as_measurements()
         randn = Streams(0, list(range(count)))
         data = perturbed(post, randn, weight)
 
-        def look(u: Tensor, data: Posterior = data):
-            pull, bend = local_fit(data, u, 1.0, whole=True)
-            return weight * pull, lambda d: weight * bend(d), lambda v: v
+        def fit(u: Tensor, data: Posterior = data):
+            gradient, curvature = local_fit(data, u, 1.0, whole=True)
+            return weight * gradient, lambda d: weight * curvature(d), lambda v: v
 
-        x = draw_near(mean, std, look, iterations, randn).flatten(1)
+        x = draw_near(mean, std, fit, iterations, randn).flatten(1)
         traces.append(x.T.cov().trace())
     assert ((x.mean(0) - m).abs() < 5 * (S.diagonal() / count).sqrt()).all()
     assert ((x.T.cov() - S).abs() < 5 * std**2 * (2 / count) ** 0.5).all()
@@ -291,7 +291,7 @@ def test_time_travel_brings_a_short_run_nearer_to_the_posterior():
     # repeated steps let every level settle into its own law; on one measurement the guidance is that law's (share = 1)
     post = problem(correlated(), A=Matrix(normal(1, N, seed=7), SHAPE))
     errors = [
-        distance(samplers.DampedFreeDoM(steps=12, repeats=r, travel=(0.0, 1e9), share=1.0)(post, 1500), post)
+        distance(samplers.DampedFreeDoM(steps=12, repeats=r, travel=(0.0, 1e9), fraction=1.0)(post, 1500), post)
         for r in (1, 4)
     ]
     # what is left is the width of the last steps, which travel does not change

@@ -254,9 +254,9 @@ def psld_law(post: Posterior, sampler: samplers.PSLD) -> Law:
         spread = s**2 / (1 + s**2) * 1.7**2 / var
         # z0 + zeta s^2 E M^T r / var / (1 + spread) - gamma s^2 / variance E (I - T)^T ((I - T) z0 - glued)
         weight = s**2 / (1 + s**2) / var / (1 + spread)
-        pull = sampler.gamma * (eye - T).T  # s^2 / variance times E is 1 here
-        G = E - sampler.zeta * weight * M.T @ M @ E - pull @ (eye - T) @ E
-        c = sampler.zeta * weight * M.T @ (post.y - v) + pull @ glued
+        gain = sampler.gamma * (eye - T).T  # s^2 / variance times E is 1 here
+        G = E - sampler.zeta * weight * M.T @ M @ E - gain @ (eye - T) @ E
+        c = sampler.zeta * weight * M.T @ (post.y - v) + gain @ glued
         return ddim(G, c, s, s_next, 1.0)
 
     return propagate(sampler, post, step, codes_at_the_top(sampler, post))

@@ -21,7 +21,7 @@ from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.pushforward import Flow
 from invgen.sampler import Cost
-from invgen.samplers.mcmc.base import DualAveraging, choose, local_step, log_prior_change, metropolis, skrock_reach
+from invgen.samplers.mcmc.base import DualAveraging, choose, local_step, log_prior_change, metropolis, skrock_stability
 from tests.invgen.samplers import gaussian_problems
 from tests.invgen.samplers.gaussian_problems import (
     EYE,
@@ -123,7 +123,7 @@ def chebyshev(order: int, x: Tensor, kind: int) -> Tensor:
 def test_skrock_keeps_the_law_of_its_stability_polynomials(stages, step):
     post, sampler = problem(), samplers.SKROCK(steps=1, sigma=0.5, step=step, stages=stages)
     (mean, S), q, Q, unit = spectrum(post, sampler)
-    h = step * unit * skrock_reach(stages)
+    h = step * unit * skrock_stability(stages)
     # Abdulle, Almuslimani & Vilmart (2018): x' = A(p) x + B(p) sqrt(2 h) z with p = -h q
     w0 = torch.tensor(1 + 0.05 / stages**2, dtype=F64)
     w1 = chebyshev(stages, w0, 1) / (stages * chebyshev(stages - 1, w0, 2))
@@ -273,9 +273,9 @@ def test_ald_follows_its_recursion():
 
     def step(s: float) -> Map:
         inverse = torch.linalg.inv(post.prior.covariance + s**2 * EYE)
-        pull = H.T @ torch.linalg.inv(SIGMA**2 * torch.eye(ROWS, dtype=F64) + s**2 * H @ H.T)
+        gradient = H.T @ torch.linalg.inv(SIGMA**2 * torch.eye(ROWS, dtype=F64) + s**2 * H @ H.T)
         a = 0.15 * s**2
-        return a * (inverse + pull @ H), a * (inverse @ mean + pull @ post.y), 2 * a * EYE
+        return a * (inverse + gradient @ H), a * (inverse @ mean + gradient @ post.y), 2 * a * EYE
 
     assert_same_law(law(sampler, post), annealed(sampler, post, step), tol=1e-9)
 
@@ -343,10 +343,12 @@ def test_ald_of_the_released_code():
     x = normal(4, *SHAPE, seed=3)
     rows = many(post, 4)
     score = post.prior.score(x, 0.3)
-    pull = sampler.pull(rows, x, 0.3, score)
-    torch.testing.assert_close(pull.flatten(1).norm(dim=1), 5 * score.flatten(1).norm(dim=1))
+    gradient = sampler.likelihood_gradient(rows, x, 0.3, score)
+    torch.testing.assert_close(gradient.flatten(1).norm(dim=1), 5 * score.flatten(1).norm(dim=1))
     plain = post.A.adjoint(rows.residual(x))
-    torch.testing.assert_close((pull * plain).sum((1, 2)), pull.flatten(1).norm(dim=1) * plain.flatten(1).norm(dim=1))
+    torch.testing.assert_close(
+        (gradient * plain).sum((1, 2)), gradient.flatten(1).norm(dim=1) * plain.flatten(1).norm(dim=1)
+    )
 
 
 def test_snips_of_the_released_code_and_without_noise():

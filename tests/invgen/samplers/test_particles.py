@@ -267,7 +267,7 @@ def test_losing_all_particles_is_an_error():
 class Bootstrap(ParticleSampler):
     """Likelihood weighting of the prior's own steps: the smallest subclass, without memory."""
 
-    def look(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
+    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
         x0 = post.prior(x, s)
         return torch.zeros(len(x), dtype=F64), x0
 

@@ -108,7 +108,7 @@ def test_the_first_image_solves_for_what_was_measured_and_has_the_mean_elsewhere
 def test_spectral_coordinates_drop_what_the_noise_drowns():
     A = Matrix(torch.diag(torch.tensor([2.0, 1.0, 0.1, 0.0, 0.0, 0.0], dtype=F64)), SHAPE)
     post = Posterior(white(), A, Gaussian(0.5), torch.ones(6, dtype=F64))
-    known = Spectral(many(post, 1), drowned=1.0)
+    known = Spectral(many(post, 1), highest=1.0)
     assert known.seen.flatten().tolist() == [True, True, False, False, False, False]
     torch.testing.assert_close(known.y.flatten()[:3], torch.tensor([0.5, 1.0, 0.0], dtype=F64))
     torch.testing.assert_close(known.s_y.flatten()[:3], torch.tensor([0.25, 0.5, 0.0], dtype=F64))

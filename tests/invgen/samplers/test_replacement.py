@@ -73,8 +73,8 @@ def langevin(post: Posterior, s: float, snr: float) -> list[Map]:
     U, d, Vt = svd(post.A.matrix)
     s_y = post.noise.sigma / d
     V = Vt[s_y > s].T
-    pull = h / (h + s_y[s_y > s] ** 2 - s**2)
-    held = EYE - V @ torch.diag(pull) @ V.T, V @ (pull * ((U.T @ post.y) / d)[s_y > s]), torch.zeros(N, N, dtype=F64)
+    gain = h / (h + s_y[s_y > s] ** 2 - s**2)
+    held = EYE - V @ torch.diag(gain) @ V.T, V @ (gain * ((U.T @ post.y) / d)[s_y > s]), torch.zeros(N, N, dtype=F64)
     return [(EYE + h / s**2 * (E - EYE), h / s**2 * c, 2 * h * EYE), held]
 
 
@@ -83,10 +83,10 @@ def forward(post: Posterior, s: float, s_next: float) -> Map:
     U, d, Vt = svd(post.A.matrix)
     on = post.noise.sigma / d > s
     V, s_y, rise = Vt[on].T, post.noise.sigma / d[on], s_next**2 - s**2
-    pull = (rise / (s_y**2 - s**2)).clamp(max=1)
-    var = torch.where(s_y > s_next, rise * (1 - pull), s_next**2 - s_y**2)
+    gain = (rise / (s_y**2 - s**2)).clamp(max=1)
+    var = torch.where(s_y > s_next, rise * (1 - gain), s_next**2 - s_y**2)
     y = ((U.T @ post.y) / d)[on]
-    return EYE - V @ torch.diag(pull) @ V.T, V @ (pull * y), rise * (EYE - V @ V.T) + V @ torch.diag(var) @ V.T
+    return EYE - V @ torch.diag(gain) @ V.T, V @ (gain * y), rise * (EYE - V @ V.T) + V @ torch.diag(var) @ V.T
 
 
 def scoresde(q, post) -> Iterator[Map]:

@@ -129,7 +129,7 @@ def test_the_twist_is_exact_for_a_gaussian_prior():
     post = many(Posterior(prior, Matrix(A), Gaussian(0.2), torch.tensor([0.5, -1.0], dtype=F64)), 6)
     s = 0.8
     x = 2 * torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
-    twist, x0, _, guidance = LinearisedTDS().look(post, x, s, 0.7)
+    twist, x0, _, guidance = LinearisedTDS().potential(post, x, s, 0.7)
     C = torch.diag(prior.spectrum[0] * s**2 / (prior.spectrum[0] + s**2))
     S = A @ C @ A.T + 0.04 * torch.eye(2)
     law = torch.distributions.MultivariateNormal(x0 @ A.T, S)

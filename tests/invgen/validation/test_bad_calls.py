@@ -110,7 +110,7 @@ CALLS = {
     ),
     "Generator": (invgen.Generator, {"shape": S, "latent": (4,)}),
     "noise_levels": (invgen.noise_levels, {"steps": 3, "sigma_min": 0.1, "sigma_max": 2.0, "schedule": "edm"}),
-    "DampedDPS": (samplers.DampedDPS, {"steps": 3, "zeta": 1.0, "share": 0.5, "schedule": "edm", "eta": 1.0}),
+    "DampedDPS": (samplers.DampedDPS, {"steps": 3, "zeta": 1.0, "fraction": 0.5, "schedule": "edm", "eta": 1.0}),
     "SDEdit": (samplers.SDEdit, {"steps": 3, "sigma0": 1.0, "repeats": 1, "keep": torch.ones(8, 8)}),
     "TDS": (samplers.TDS, {"steps": 3, "particles": 2, "twist": "auto", "threshold": 0.5}),
 }

@@ -287,18 +287,18 @@ def test_photon_counts_of_a_fan_have_the_exact_solver_as_a_preconditioner(pixel_
     lines, variance = (t[None] for t in log_transform(counts, I0))
     for std in (1.0, 0.1, 0.01, 0.001):  # per mm: the widths that samplers ask for, from the first level to the last
         with recorded() as solves:
-            pull = A.pull(lines, std**2, variance)
+            gradient = A.weighted_adjoint(lines, std**2, variance)
         b = A.adjoint(lines / variance)
-        left = std**2 * A.adjoint(A(pull) / variance) + pull - b  # the normal equations, which CG does not see
+        left = std**2 * A.adjoint(A(gradient) / variance) + gradient - b  # the normal equations, which CG does not see
         # measured 3 to 7, and up to 49 behind line integrals of 6.3, where variances differ by a factor of 680
         assert [name for name, _ in solves] == ["CG"] and solves[0][1] < 60
         # measured 1e-3 at std = 1, where CG's 1e-5 among measurements passes A^T with a gain of 100; 4e-5 below
         assert left.norm() < (2e-3 if std == 1 else 1e-4) * b.norm()
     scaled = 1000 * A  # another unit of length keeps all of it
-    again = scaled.pull(lines, 1e-6 * std**2, variance)
-    assert relative(again, 1000 * pull) < 1e-5
+    again = scaled.weighted_adjoint(lines, 1e-6 * std**2, variance)
+    assert relative(again, 1000 * gradient) < 1e-5
     u = A.prox(torch.zeros(1, 48, 48), lines, std**2, variance)
-    assert relative(u, std**2 * pull) < 1e-6
+    assert relative(u, std**2 * gradient) < 1e-6
 
 
 @pytest.mark.slow
@@ -314,5 +314,5 @@ def test_pull_is_what_solve_and_adjoint_give(tmp_path, monkeypatch):
             var = torch.as_tensor(var_y, dtype=r.dtype).expand(1, *A.out_shape).flatten()
             for k, var_x in enumerate((0.2, 3.0)):
                 exact = M.T @ torch.linalg.solve(var_x * M @ M.T + var.diag(), r[k].flatten())
-                pull = A.pull(r, torch.tensor([0.2, 3.0], dtype=torch.float64), var_y)[k].flatten()
-                assert relative(pull, exact) < 1e-6, (solver, k)
+                gradient = A.weighted_adjoint(r, torch.tensor([0.2, 3.0], dtype=torch.float64), var_y)[k].flatten()
+                assert relative(gradient, exact) < 1e-6, (solver, k)
