@@ -14,7 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.operators import from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.sampler import Cost
-from invgen.samplers.derivative_free.dpg import policy_gradient
+from invgen.samplers.derivative_free.dampeddpg import policy_gradient
 from tests.invgen.samplers.gaussian_problems import (
     EYE,
     F64,
