@@ -26,7 +26,7 @@ from invgen.validation.hints import Count, Seed, check, hints_of
 
 @dataclass(frozen=True)
 class Run:
-    """What a caller wants of a run beside its samples, passed through to where it is used.
+    """The wishes of a caller beside the samples, passed through to where they are used.
 
     Attributes:
         max_batch: how many signals to work on at once, None for all.
@@ -54,7 +54,7 @@ class Method:
     Others describe it: `kind` and `family`, `backprop` (whether it differentiates the network), `exact`, in which limit its
     samples have the exact law, "" if in none, `point`, whether it draws nothing: all its samples are one point, and
     `takes_seeds`, whether a batch may have a seed for each measurement. Options are held against their annotations here:
-    Literal[...], or a number in a range, `Count`, `Share`, `Annotated[float, Range(0, 1, above=True)]`
+    Literal[...], or a number in a range, `Count`, `Fraction`, `Annotated[float, Range(0, 1, above=True)]`
     (invgen.validation.hints).
     """
 
