@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.forward import Operator
 from invgen.linalg import dot
+from invgen.noise import Energy
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -18,6 +19,15 @@ from invgen.posterior import Posterior
 def _flat(y: Tensor) -> Tensor:
     """Measured values as real numbers, (B, m)."""
     return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
+
+
+def unnormalised(post: Posterior, x0: Tensor) -> Tensor:
+    """Returns log p(y | x0) without its normalisation, (B,), which tempered would be a weight of its own."""
+    if isinstance(post.noise, Energy):
+        return post.log_likelihood(x0)
+    clean = post.A(x0)
+    r = (post.y - clean) / post.noise.std(clean)
+    return -0.5 * dot(r, r).flatten()
 
 
 def deviations(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions: int = 4) -> tuple[Tensor, float]:

@@ -13,7 +13,7 @@ from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._linearised import Linearised, centred, deviations
+from invgen.samplers.smc._linearised import Linearised, centred, deviations, unnormalised
 from invgen.samplers.smc.base import extrapolate
 from invgen.samplers.smc.tds import TDS
 from invgen.validation.hints import Count, Fraction
@@ -84,7 +84,7 @@ class LinearisedTDS(TDS):
             slope = dot(gradient, guidance)
             linear = curvature(guidance).clamp(min=0) / slope.clamp(min=1e-30)
             fraction = 1 / (1 + torch.maximum(linear, torch.as_tensor(spread).to(linear)) + even)
-            twist, guidance = fraction.flatten() * self._misfit(near, x0), fraction * guidance
+            twist, guidance = fraction.flatten() * unnormalised(near, x0), fraction * guidance
         ahead = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
         return twist, x0, ahead, guidance
 
@@ -92,15 +92,6 @@ class LinearisedTDS(TDS):
         if self.twist != "auto":
             return self.twist == "covariance"
         return not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
-
-    @staticmethod
-    def _misfit(post: Posterior, x0: Tensor) -> Tensor:
-        """Returns log p(y | x0) without its normalisation, (B,), which tempered would be a weight of its own."""
-        if isinstance(post.noise, Energy):
-            return post.log_likelihood(x0)
-        clean = post.A(x0)
-        r = (post.y - clean) / post.noise.std(clean)
-        return -0.5 * dot(r, r).flatten()
 
     def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
         """Returns x ~ N(x; x0, var I) p(y | x) where that can be drawn, and its log-weight but for the likelihood, (B,).

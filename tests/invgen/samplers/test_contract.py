@@ -7,10 +7,12 @@ measurement (Unconditional) are not asked about measurements, and the states tha
 samples only where they are samples, not codes z or chains of particles.
 """
 
+import ast
 import dataclasses
+import inspect
 import re
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.smc.base import EnsembleSampler
 from invgen.samplers.unconditional.ancestral import Unconditional
+from invgen.validation.hints import hints_of
 
 F64 = torch.float64
 # samplers of autoregressive priors keep these promises in tests/priors/test_autoregressive.py: their signals are discrete
@@ -393,6 +396,32 @@ def test_a_name_is_one_algorithm(cls):
     fields = {f.name: f.type for f in dataclasses.fields(cls)}
     assert "form" not in fields
     assert not [name for name, kind in fields.items() if "paper" in get_args(kind)]
+
+
+def test_an_algorithm_is_under_eighty_lines():
+    """Of code: what documents it does not count."""
+    sizes = {}
+    for path in {Path(inspect.getsourcefile(c)) for c in samplers.catalogue().values()}:
+        tree, lines = ast.parse(path.read_text()), path.read_text().splitlines()
+        texts = [n.body[0] for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        texts = [t for t in texts if isinstance(t, ast.Expr) and isinstance(t.value, ast.Constant)]
+        said = {k for t in texts for k in range(t.lineno - 1, t.end_lineno)}
+        code = (line.strip() for k, line in enumerate(lines) if k not in said)
+        sizes[path.name] = sum(bool(line) and not line.startswith("#") for line in code)
+    assert max(sizes.values()) < 80, sizes
+
+
+def test_every_number_among_the_options_has_a_range():
+    def free(hint: object) -> bool:
+        if hint in (int, float):
+            return True
+        return get_origin(hint) not in (Literal, Annotated) and any(free(part) for part in get_args(hint))
+
+    for cls in samplers.catalogue().values():
+        hints = hints_of(cls)
+        # the levels of a schedule are checked where they are made
+        free_ones = [f.name for f in dataclasses.fields(cls) if f.name != "schedule" and free(hints[f.name])]
+        assert not free_ones, (cls.__name__, free_ones)
 
 
 @each
