@@ -1,4 +1,4 @@
-"""Many candidates for each sample, looked at in chunks: what the derivative-free samplers do with a black box."""
+"""Evaluates many candidates for each sample in chunks, for the derivative-free samplers."""
 
 from collections.abc import Callable
 

@@ -15,7 +15,7 @@ from invgen.validation.arguments import mask
 
 
 def _content(value: object) -> object:
-    """A tensor as a word that stands for its shape and values; anything else as it is."""
+    """Returns a word that identifies a tensor's shape and values; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
     values = value.detach().cpu().to(torch.float64).contiguous()

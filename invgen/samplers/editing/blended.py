@@ -22,7 +22,7 @@ from invgen.validation.hints import Fraction, NonNegative, Positive
 class BlendedDiffusion(Editor, GuidedSampler):
     """Edits a part of an image: guided steps inside a mask, the image with noise of the current level outside it.
 
-    The edit is what the measurement asks for: any differentiable operator and any noise with a density, an embedding and a
+    The measurement defines the edit: any differentiable operator and any noise with a density, an embedding and a
     distance too, through the guidance of DampedDPS. Operator and measurement should see the edited part; the rest is the
     image. Biased inside as replacement is, see ScoreSDE; outside the mask the result is the image, exactly. (The released
     code evaluates its loss between D and x, sums it over augmentations, and blends one noise level too high.)

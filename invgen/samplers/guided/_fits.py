@@ -1,4 +1,4 @@
-"""Gaussian fits of a posterior near a point, and draws of it by perturbing and optimising: what DCPS and MGPS share."""
+"""Gaussian fits of a posterior near a point, and draws of it by perturbing and optimising, for DCPS and MGPS."""
 
 import math
 from collections.abc import Callable

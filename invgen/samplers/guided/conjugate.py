@@ -41,7 +41,7 @@ class ConjugateDCPS(Sampler):
     run, langevin, weight, kept = DCPS.run, DCPS.langevin, DCPS.weight, DCPS.kept
 
     def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y.
+        """Returns a draw of N(u; mean, std^2 I) g(u), where g is the likelihood after one step from (u, s) to low.
 
         `width`, of `step_width`, bounds the moves of conjugate gradients.
         """

@@ -26,7 +26,7 @@ class DCPS(Sampler):
 
     Any differentiable operator, any noise with a density, any loss. At the lower end of a block, noise level k, the
     posterior is p_k(x_k) p(y | A x_k)^(1 / (1 + (k / data_std)^2)): for Gaussian noise the paper's N(sqrt(alpha_bar) y;
-    A x, sigma_y^2) in its own coordinates. An operator that is not linear says nothing of a signal under noise many times
+    A x, sigma_y^2) in its own coordinates. A nonlinear operator is not informative about a signal under noise many times
     its size (one that saturates is flat there): it takes D(x_k, k) in place of x_k, whose mean over the steps from any
     higher level s is D(x_s, s), so that it costs no further evaluation. A block begins with tamed Langevin steps on the
     posterior that it starts from, then takes guided steps, each a draw of the step of the prior times what one further step
@@ -68,7 +68,7 @@ class DCPS(Sampler):
                 yield x
 
     def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
-        """Returns a draw of N(u; mean, std^2 I) g(u), where g is what one step from (u, s) to low says about y.
+        """Returns a draw of N(u; mean, std^2 I) g(u), where g is the likelihood after one step from (u, s) to low.
 
         `width`, of `step_width`, bounds the moves of conjugate gradients.
         """

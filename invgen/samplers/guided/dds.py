@@ -21,7 +21,7 @@ from invgen.validation.hints import Count, Fraction, Positive
 class DDS(Sampler):
     """A few steps of conjugate gradients from the denoised image towards the data, then DDIM with the unconditional noise.
 
-    Linear operators. Made for weak noise: gamma does not know the noise level, and the few iterations are what regularises.
+    Linear operators. Made for weak noise: gamma is independent of the noise level, and the few iterations regularise.
 
     Args:
         gamma: weight of the data in (I + gamma A^T A) u = x0 + gamma A^T y, in units of 1 / |A|^2. The paper's 1 for a CT

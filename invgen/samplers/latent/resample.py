@@ -24,7 +24,7 @@ class ReSample(Sampler):
     Any differentiable operator, any noise with a density, a generator; the first third of the corrections optimises the
     signal and encodes it where the generator has an encoder, the others optimise the code. Noising back draws from the
     product of N(estimate, s^2 I) and of N(z', width), z' where the unconditional step would have led. The optimisation
-    starts from the estimate and stops at the noise level, so that samples spread too little where the data say much.
+    starts from the estimate and stops at the noise level, so that samples spread too little where the data are informative.
 
     The released code also makes a gradient step of latent DPS at each level, looks five steps ahead before it corrects,
     and stops the optimisation at a squared residual of 1e-6 whatever the noise. The width falls as steps are added;

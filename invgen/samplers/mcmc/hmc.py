@@ -21,16 +21,15 @@ class HMC(LatentChain):
     latent, or a Denoiser (see `ode_steps`), whose network is then differentiated. Each sample is the end of a chain of its
     own: `steps` is the burn-in.
 
-    Its samples are as right as the decoder. On images that a renderer of discs made the range of 8 samples holds the truth
-    in 0.81 of cases (7/9 is right). On 8 photographs of coins, which a disc only comes near, with misfits of 0.06, it does
-    in 0.12, 0.29, 0.71 and 0.83 at noise levels of 0.1, 0.2, 0.4 and 0.8: `solve` warns; take several times the misfit.
+    The samples rely on the decoder. Where it cannot make the signal, they are overconfident and `solve` warns: take a noise
+    level of several times the misfit (docs/design.md has an example).
 
     Args:
         steps: trajectories, of `leapfrogs` decodings with a gradient each.
         leapfrogs: leapfrog steps of a trajectory.
         acceptance: probability of acceptance that each chain's step size aims at in the first half of the steps, before it
             stays (0.8, Stan's; about 0.65 is optimal in many dimensions).
-        jitter: each trajectory's step size is drawn within this fraction of it, lest a period of the motion be met.
+        jitter: each trajectory's step size is drawn within this fraction of it, so that a period of the motion is not hit.
     """
 
     steps: Count = 50

@@ -72,7 +72,7 @@ class Projection:
     Exact measurements: y_s = y + s A z, for any linear operator. Noisy ones: coordinate i of the SVD is read as the state
     of the diffusion at the level sigma_y / s_i of its own noise. Above that level only the noise that is missing is added;
     below it the sampler goes on from there: steps down need nothing more, because the states form a Markov chain, and steps
-    that keep or raise the level (`corrector`, `up`) are held to the measurement. So replacement is exact for independent
+    that keep or raise the level (`corrector`, `up`) use the measurement. So replacement is exact for independent
     coordinates, noisy or not.
     """
 
@@ -109,7 +109,7 @@ class Projection:
 
         h = 2 (snr r)^2 with r = |z| / |score| in the paper, per sample here (the released code averages the norms over the
         batch). For high-dimensional data |score| is about sqrt(n) / s, so r is about s; rule="level" takes that, and the
-        step is independent of the state, as the stationary law of a Langevin step asks.
+        step is independent of the state, as the stationary law of a Langevin step requires.
         """
         score, z = self.post.prior.score(x, s), self.randn(x)
         r = norm(z) / norm(score).clamp(min=1e-30) if rule == "norm" else torch.full_like(norm(z), s)
@@ -126,7 +126,7 @@ class Projection:
 
 
 def estimate(post: Posterior) -> Tensor:
-    """A first image, (B, *shape): A^+ y, around the prior's mean value, which fills what was not measured.
+    """Returns a first image, (B, *shape): A^+ y, with the prior's mean value where nothing was measured.
 
     With noise, the linear estimate that weighs it against the prior's data_std; for no noise that is the pseudo-inverse.
     """

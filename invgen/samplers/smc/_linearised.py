@@ -1,5 +1,5 @@
-"""A problem made linear and Gaussian around a point, with dense algebra among few measured values; and what its operator
-does beyond that, over a finite width."""
+"""A problem made linear and Gaussian around a point, with dense algebra among few measured values; and the
+effect of its operator beyond that, over a finite width."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def deviations(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions
     """Returns a cubature of u ~ N(x0, s^2 dD/dx): moves from x0, both ways, (K, B, *shape), and their weight.
 
     A spherical-radial rule, in n = 1 that of Gauss and Hermite with three points: |z|^2 = n + 2 along fixed orthogonal
-    directions, the same for all rows and levels, so that what it gives is smooth in both. M z for M = dD/dx, brought to the
+    directions, the same for all rows and levels, so that the result is smooth in both. M z for M = dD/dx, brought to the
     length that M^(1/2) z has, has the law wanted where the spectrum of M is flat or of zeros and ones.
 
     Args:

@@ -92,11 +92,11 @@ class Gaussian:
 
 
 class Channel:
-    """psi_i = what the first i sites say of y, for a likelihood that is a product over sites: a mask, noise of each site.
+    """psi_i = the likelihood of the first i sites, where it is a product over sites: a mask, noise of each site.
 
     log p(y | A(x)) = log p(y | A(r)) + sum_i g_i(x_i) for any signal r, g_i(v) being what a change of r_i to v adds: a
     table of V numbers a site, found by as many evaluations of A. Where the likelihood is no such product after all, the
-    last psi is what corrects it.
+    last psi corrects it.
 
     state: log psi so far, (B, 1).
     """

@@ -83,7 +83,7 @@ class SpectralParticles(ParticleSampler):
     one_level: ClassVar[bool] = True
 
     def measured(self, post: Posterior) -> Measured:
-        """The measured coordinates; those noisier than the highest level explain nothing."""
+        """The measured coordinates; those noisier than the highest level are not used."""
         return Measured(post, self.levels(post.prior)[0][0])
 
 

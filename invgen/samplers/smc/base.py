@@ -147,7 +147,7 @@ class EnsembleSampler(Sampler):
         return torch.stack([number, index[:, 1:].expand_as(number)], 2).flatten(0, 1), samples.flatten(0, 1)
 
     def run_chains(self, post: Posterior, chains: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Cloud]:
-        """Returns the last states of some chains, (C, particles, *shape), and what they carry.
+        """Returns the last states of some chains, (C, particles, *shape), and their cloud.
 
         Args:
             post: the problem, with all its measurements.
@@ -177,7 +177,7 @@ class EnsembleSampler(Sampler):
 def by_rows(
     f: Callable[..., tuple[Tensor, ...]], split: int | None, *tensors: Tensor, post: Posterior
 ) -> tuple[Tensor, ...]:
-    """f(post, *tensors) on at most `split` rows at a time, put together again: bounds what the network holds at once."""
+    """f(post, *tensors) on at most `split` rows at a time, put together again: bounds the memory of the network."""
     count = len(tensors[0])
     if split is None or split >= count:
         return f(post, *tensors)
@@ -191,7 +191,7 @@ def extrapolate(
     """Returns x0 for the ancestral step from s to s_next, corrected by the x0 of the step before and its log(s / s_next).
 
     SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Section 5). The mean of the ancestral step is exact; its
-    covariance lacks what x_0 varies given x_sigma. The last change of x0 goes along with the noise of the last step, so
+    covariance lacks the variance of x_0 given x_sigma. The last change of x0 goes along with the noise of the last step, so
     that more of it restores that covariance to second order in the steps. After a step much shorter than this one, which is
     mostly noise, no more of it than twice its equal part is taken.
 

@@ -37,8 +37,8 @@ class LinearisedTDS(TDS):
             A D, noise + r^2 A A^T) with r^2 = prior.variance(sigma), elsewhere the likelihood of D tempered by what the
             uncertainty of D adds. "auto" is "covariance" up to 16 measured values, else "local". Its gradient takes its
             width for constant.
-        order: 2 extrapolates the denoiser as SDE-DPM-Solver++(2M) does (Lu et al., 2022), so that 100 steps keep a
-            component's variance to a per cent instead of eleven, at no cost; 1 is the ancestral step.
+        order: 2 extrapolates the denoiser as SDE-DPM-Solver++(2M) does (Lu et al., 2022), for a more
+            accurate variance at no cost; 1 is the ancestral step.
         steps, particles: at high noise the modes are chosen, so more particles help more than more steps.
     """
 
@@ -96,7 +96,7 @@ class LinearisedTDS(TDS):
     def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
         """Returns x ~ N(x; x0, var I) p(y | x) where that can be drawn, and its log-weight but for the likelihood, (B,).
 
-        The prior's last step is to N(x; x0, var I) then: noise far below the lowest level needs no luck to be met. It is
+        The prior's last step is to N(x; x0, var I) then: so noise far below the lowest level is fitted. It is
         to x0 itself where there are many measured values and no SVD.
         """
         if self._dense(post):

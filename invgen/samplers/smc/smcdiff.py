@@ -25,7 +25,7 @@ class SMCDiff(PassingParticles):
     has exact values of some coordinates of the signal; a measurement with noise is treated as in MCGDiff, as a path that
     begins at tau_i = sigma_y / s_i, where coordinate i becomes free.
 
-    Exact as particles and steps grow, whatever the path: above tau_i it holds nothing more about the signal than y does.
+    Exact as particles and steps grow, whatever the path: above tau_i it has no more information about the signal than y.
     With few steps the reverse process does not retrace forward paths, which no number of particles repairs.
 
     exp(log_evidence) is unbiased, over chains, for the density of y under the ancestral steps from independent noise, read
