@@ -19,7 +19,7 @@ from invgen.linalg import cg
 from invgen.numerics.gradients import differentiating
 from invgen.numerics.random import Streams
 from invgen.validation.arguments import checked, checked_class
-from invgen.validation.batches import BATCHED, Variance, any_batch, per_sample
+from invgen.validation.batches import BATCHED, Variance, any_batch, per_entry, per_sample
 from invgen.validation.hints import check, shown
 from invgen.validation.limits import check_size
 
@@ -269,7 +269,7 @@ class SVDOperator(LinearOperator):
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """(var_x A A^T + var_y I)^-1 b, exactly; for var_y = 0 the pseudo-inverse of var_x A A^T."""
-        if _per_entry(var_y, b):
+        if per_entry(var_y, b):
             return super().solve(b, var_x, var_y)
         c = self.Ut(b)
         u = self.U(self._gain(self._singular_values(b), per_sample(var_x, c), per_sample(var_y, c)) * c)
@@ -280,7 +280,7 @@ class SVDOperator(LinearOperator):
         return u
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
-        if _per_entry(var_y, y):
+        if per_entry(var_y, y):
             return super().prox(x, y, var_x, var_y)
         s, v = self._singular_values(x), self.Vt(x)
         var_x, var_y = per_sample(var_x, v), per_sample(var_y, v)
@@ -305,10 +305,3 @@ def has_svd(A: Operator) -> bool:
 def has_gradient(A: Operator) -> bool:
     """Whether torch can differentiate an operator, with everything that it is composed of."""
     return all(m.differentiable for m in A.modules() if isinstance(m, Operator))
-
-
-def _per_entry(variance: Variance, like: Tensor) -> bool:
-    """Whether a variance differs between the values of one measurement, which a spectral formula cannot express."""
-    return (
-        isinstance(variance, Tensor) and variance.numel() > 1 and not (variance.shape[0] == len(like) == variance.numel())
-    )

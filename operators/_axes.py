@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.forward import Variance
 
 Factor = int | Sequence[int]
 
@@ -72,8 +71,3 @@ def along(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         else:
             x = torch.tensordot(x, M, dims=([axis], [1])).movedim(-1, axis)
     return x
-
-
-def per_entry(*variances: Variance) -> bool:
-    """Whether a variance, in the rank of the signal, differs within a sample: then nothing spectral can express it."""
-    return any(isinstance(v, Tensor) and max([1, *v.shape[1:]]) > 1 for v in variances)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_sample
+from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
-from invgen.operators._axes import per_entry, real_table
+from invgen.operators._axes import real_table
 from invgen.operators._spectral import as_complex, half, hartley, multiply, transfer
 from invgen.validation.hints import check
 
@@ -127,7 +127,7 @@ class CircularBlur(Blur, SVDOperator):
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
         var_x, var_y = per_sample(var_x, x), per_sample(var_y, y)
-        if per_entry(var_x, var_y):
+        if per_entry(var_x, x) or per_entry(var_y, y):
             return super().prox(x, y, var_x, var_y)  # a variance for each value is not diagonal in the Fourier domain
         X, Y = torch.fft.rfftn(x, dim=self._axes), torch.fft.rfftn(y, dim=self._axes)
         H = as_complex(self.H, X.dtype)
@@ -136,7 +136,7 @@ class CircularBlur(Blur, SVDOperator):
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        if per_entry(var_x, var_y) or self.rank < self.s.numel():
+        if per_entry(var_x, b) or per_entry(var_y, b) or self.rank < self.s.numel():
             return super().solve(b, var_x, var_y)
         B = torch.fft.rfftn(b, dim=self._axes)
         gain = self._inverse_gram(as_complex(self.H, B.dtype), var_x, var_y)
@@ -209,7 +209,7 @@ class PaddedBlur(Blur):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         level = var_y
-        if per_entry(var_y):
+        if per_entry(var_y, b):
             level = var_y.expand_as(b).flatten(1).mean(1).reshape(-1, *[1] * (b.ndim - 1))
         # the zeros of the circular blur are not those of this one: a floor under them (found by counting iterations)
         power = self.power.to(b.dtype)

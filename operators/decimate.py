@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.forward import Operator, Variance, per_sample
-from invgen.operators._axes import Factor, check_factors, check_offset, grid, per_entry, real_table
+from invgen.forward import Operator, Variance, per_entry, per_sample
+from invgen.operators._axes import Factor, check_factors, check_offset, grid, real_table
 from invgen.operators._rows import OrthogonalRows
 from invgen.operators._spectral import as_complex, half, hartley, hermitian, multiply, reverse, transfer
 from invgen.operators.blur import CircularBlur
@@ -129,7 +129,7 @@ class FilterDecimate(Downsample):
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        if per_entry(var_x, var_y) or self.rank < b[0].numel():
+        if per_entry(var_x, b) or per_entry(var_y, b) or self.rank < b[0].numel():
             return super().solve(b, var_x, var_y)
         B = torch.fft.rfftn(b, dim=self._axes) / (var_x * self.power.to(b.dtype) + var_y)
         return torch.fft.irfftn(B, s=b.shape[-self.dim :], dim=self._axes)

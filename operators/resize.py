@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator, SVDOperator, Variance, per_sample
-from invgen.operators._axes import along, per_axis, per_entry
+from invgen.forward import LinearOperator, SVDOperator, Variance, per_entry, per_sample
+from invgen.operators._axes import along, per_axis
 
 
 def _bicubic(t: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Resize(SVDOperator):
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        if per_entry(var_x, var_y) or self.rank < math.prod(self.out_shape):
+        if per_entry(var_x, b) or per_entry(var_y, b) or self.rank < math.prod(self.out_shape):
             return super().solve(b, var_x, var_y)
         corner = (..., *(slice(m) for m in self.size))  # coordinates beyond it are zero: work on the small side only
         left = [U[:, :m].T for U, m in zip(self._tables("left"), self.size, strict=True)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invgen import __version__
-from invgen.benchmarks.suite import curves, scores
+from invgen.benchmarks.suite import scores
 from invgen.benchmarks.suite.cell import KEPT_SAMPLES, Cell
 from invgen.benchmarks.suite.parts import problem_of, sampler_of
 from invgen.cost import Cost
@@ -73,7 +73,7 @@ def _scored(
     with _heard() as more, torch.no_grad():
         warn_unexplained(result)
         values = {spec: scores.metric(spec)(result, truth) for spec in cell.metrics}
-        calibration = curves.calibration(result, truth)
+        calibration = scores.calibration(result, truth)
     arrays = _arrays(cell, result, truth)
     record = {
         "cell": cell.facts(),

@@ -94,6 +94,14 @@ def per_sample(variance: Variance, like: Tensor) -> Variance:
     return variance
 
 
+def per_entry(variance: Variance, like: Tensor) -> bool:
+    """Returns whether a variance differs between the values of one sample, which no spectral formula can express."""
+    variance = per_sample(variance, like)
+    if not isinstance(variance, Tensor) or variance.numel() == 1:
+        return False
+    return variance.ndim != like.ndim or math.prod(variance.shape[1:]) > 1
+
+
 def _name(operator: "Operator", method: str) -> str:
     return type(operator).__name__ + ("" if method == "forward" else f".{method}")
 

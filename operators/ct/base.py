@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import ConvergenceWarning, OptionError, ShapeError, UnsupportedError
-from invgen.forward import LinearOperator, Variance, per_sample
+from invgen.forward import LinearOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
 from invgen.messages import warn
 from invgen.operators.ct._astra import AstraProjector
@@ -146,8 +146,8 @@ class Tomography(LinearOperator):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """(var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if var_y = 0."""
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        uneven, precondition = _per_entry(var_y, b), None
-        spectrum = None if _per_entry(var_x, b) else self._exact(uneven)
+        uneven, precondition = per_entry(var_y, b), None
+        spectrum = None if per_entry(var_x, b) else self._exact(uneven)
         if spectrum and not uneven:
             return self._solve_even(spectrum, b, var_x, var_y)
         if uneven and bool((var_y > 0).all()):
@@ -189,8 +189,8 @@ class Tomography(LinearOperator):
         differs between rays, between the roots of what the rays of each pixel weigh. Where var_y = 0 it goes by `solve`.
         """
         var_x, var_y = per_sample(var_x, r), per_sample(var_y, r)
-        uneven = _per_entry(var_y, r)
-        if not _per_entry(var_x, r) and self._exact(uneven):
+        uneven = per_entry(var_y, r)
+        if not per_entry(var_x, r) and self._exact(uneven):
             return super().weighted_adjoint(r, var_x, var_y)
         if bool((torch.as_tensor(var_y) <= 0).any()) or bool((torch.as_tensor(var_x) <= 0).any()):
             return super().weighted_adjoint(r, var_x, var_y)
@@ -239,13 +239,6 @@ class Tomography(LinearOperator):
             return torch.fft.irfft2(torch.fft.rfft2(r, s=(2 * height, 2 * width)) * gain)[..., :height, :width]
 
         return precondition
-
-
-def _per_entry(variance: Variance, like: Tensor) -> bool:
-    """Whether a variance differs within a measurement; after `per_sample`, one per sample is (B, 1, ..., 1)."""
-    if not isinstance(variance, Tensor) or variance.numel() == 1:
-        return False
-    return variance.ndim != like.ndim or math.prod(variance.shape[1:]) > 1
 
 
 def _per_slice(variance: Variance, slices: int) -> Variance:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from invgen.benchmarks.suite.curves import calibration
+from invgen.benchmarks.suite.scores import calibration
 from invgen.metrics import interval_coverage
 
 
