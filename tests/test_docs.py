@@ -34,7 +34,7 @@ FIGURES = {
     "reading": [
         "1.4 < result.residual.mean() < 1.9",  # the last noise, half of what it is, among 64 values of 32: 2 for all misfit
         "right.calibrated and not wrong.calibrated",
-        "0.85 < right.spread_over_error < 1.15 and wrong.spread_over_error < 0.7",  # 40 simulations: a standard error of 3 per cent
+        "0.85 < right.spread_over_error < 1.15 and wrong.spread_over_error < 0.7",  # 3 per cent for 40
     ],
     "sampler": ["result.reason"],
     "training": ["tuple(result.samples.shape) == (2, 1, 16, 16)"],
