@@ -9,10 +9,10 @@ import pytest
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 GIGABYTES = 2  # what a worker and the processes it starts may hold at their peak
 
-# Each worker, and each process that a test starts, computes on one thread: n workers of n threads would only wait.
-# NumPy and torch read these when they are loaded, which is after this file.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+# A worker, and each process that a test starts, computes on one thread unless told otherwise: signals are small, and threads of
+# several processes wait for one another. NumPy and torch read these when they are loaded, which is after this file.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 # Dozens of tests start a process that imports torch: 2 s of computing, and 4 s where Python may not keep what it compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

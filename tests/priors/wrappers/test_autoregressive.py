@@ -107,10 +107,11 @@ def test_tokens_are_the_nearest_levels_in_the_order_of_the_sites():
 def test_samples_follow_the_enumerated_posterior(A, noise, lookahead):
     post = problem(A, noise)
     x, p, log_evidence = exact(post)
-    sampler = samplers.AutoregressiveSMC(particles=128, lookahead=lookahead)
+    sampler = samplers.AutoregressiveSMC(particles=32, lookahead=lookahead)
     samples = sampler(post, num_samples=1500, seed=3)
     assert (shares(samples, x) - p).abs().sum() / 2 < 0.08  # total variation; 1500 exact draws have 0.03 to 0.06
     weighted = sampler.weighted(post, chains=200, seed=4)
+    # unbiased; of 200 chains of 32 particles the mean has a standard error of 0.005 to 0.031
     assert weighted.log_evidence.exp().mean().log().item() == pytest.approx(log_evidence, abs=0.1)
 
 
