@@ -284,7 +284,7 @@ def test_a_sampler_without_twist_is_importance_sampling_from_the_prior():
 
 def test_options_are_checked():
     for options in ({"particles": 0}, {"draws": 0}, {"resampling": "best"}, {"threshold": 1.5}):
-        with pytest.raises(OptionError, match="(particles|draws|resampling|threshold) of TDS must be "):
+        with pytest.raises(OptionError, match="(particles|draws|resampling|threshold) of LinearisedTDS must be "):
             LinearisedTDS(**options)
     with pytest.raises(OptionError, match="chains"):
         LinearisedTDS(steps=2).weighted(gaussian(), 0)
