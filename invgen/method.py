@@ -225,6 +225,7 @@ catalogues: list[Callable[[], Mapping[str, type[Method]]]] = []
 
 
 def fitting(post: Posterior) -> str:
-    """Returns the samplers that accept a problem, for error messages."""
-    found = [s.__name__ for known in catalogues for s in known().values() if s().refuses(post) is None]
-    return ", ".join(found) or "none yet; see docs/design.md"
+    """Returns the samplers that accept a problem, for error messages: the first two dozen by the alphabet."""
+    found = sorted(s.__name__ for known in catalogues for s in known().values() if s().refuses(post) is None)
+    more = f" and {len(found) - 24} more (invgen list samplers)" if len(found) > 24 else ""
+    return ", ".join(found[:24]) + more or "none yet; see docs/design.md"

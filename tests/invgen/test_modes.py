@@ -42,7 +42,7 @@ Y = torch.linspace(-0.5, 0.5, A.out_shape.numel())
 def test_a_run_is_in_eval_mode_and_training_goes_on():
     prior = network(Dropout())
     runs = {
-        "solve": lambda p: invgen.solve(Y, A, p, 0.1, "DPS(steps=3)", num_samples=2).samples,
+        "solve": lambda p: invgen.solve(Y, A, p, 0.1, "DampedDPS(steps=3)", num_samples=2).samples,
         "sample": lambda p: invgen.sample(p, 2, sampler="Ancestral(steps=3)"),
         "simulate": lambda p: invgen.simulate(p, A, 0.1, 2, prior_sampler=samplers.Ancestral(steps=3))[1],
         "log_prob": lambda p: invgen.log_prob(p, torch.zeros(2, *SHAPE), steps=2, trace="rademacher"),
@@ -82,7 +82,7 @@ def test_operators_and_losses_with_networks_run_in_eval_mode_too():
     B, loss, prior = Features(), Loss(), network(nn.Identity())
     prior.net.forward = lambda x, t: 0 * x
     for noise in (0.5, invgen.Energy(loss)):
-        runs = [invgen.solve(torch.zeros(64), B, prior, noise, "DPS(steps=3)") for _ in range(2)]
+        runs = [invgen.solve(torch.zeros(64), B, prior, noise, "DampedDPS(steps=3)") for _ in range(2)]
         assert torch.equal(runs[0].samples, runs[1].samples) and B.drop.training and loss.drop.training
         if noise == 0.5:
             assert torch.equal(runs[0].residual, runs[1].residual)
@@ -114,13 +114,13 @@ def test_a_network_made_in_inference_mode_is_differentiated():
 
     plain = Net()
     plain.conv.load_state_dict(state)
-    expected = invgen.solve(Y, A, network(plain), 0.1, "PiGDM(steps=3)").samples
+    expected = invgen.solve(Y, A, network(plain), 0.1, "AdaptivePiGDM(steps=3)").samples
     with torch.inference_mode():
         made = Net()
         made.conv.load_state_dict(state)
         prior, y = network(made), Y.clone()
-        result = invgen.solve(y, A, prior, Gaussian(torch.full(A.out_shape, 0.1)), "DPS(steps=3)")
-        assert torch.equal(invgen.solve(y, A, prior, 0.1, "PiGDM(steps=3)").samples, expected)
+        result = invgen.solve(y, A, prior, Gaussian(torch.full(A.out_shape, 0.1)), "DampedDPS(steps=3)")
+        assert torch.equal(invgen.solve(y, A, prior, 0.1, "AdaptivePiGDM(steps=3)").samples, expected)
         assert result.residual.isfinite().all()
         x = torch.zeros(2, *SHAPE)
         pulled = A.adjoint(torch.ones(2, *A.out_shape))
@@ -130,7 +130,7 @@ def test_a_network_made_in_inference_mode_is_differentiated():
             == x.shape
         )
     assert made.conv.weight.is_inference()  # put back
-    assert torch.equal(invgen.solve(y, A, prior, 0.1, "PiGDM(steps=3)").samples, expected)
+    assert torch.equal(invgen.solve(y, A, prior, 0.1, "AdaptivePiGDM(steps=3)").samples, expected)
 
 
 class Half(nn.Module):

@@ -112,7 +112,7 @@ CALLS = {
     "noise_levels": (invgen.noise_levels, {"steps": 3, "sigma_min": 0.1, "sigma_max": 2.0, "schedule": "edm"}),
     "DampedDPS": (samplers.DampedDPS, {"steps": 3, "zeta": 1.0, "fraction": 0.5, "schedule": "edm", "eta": 1.0}),
     "SDEdit": (samplers.SDEdit, {"steps": 3, "sigma0": 1.0, "repeats": 1, "keep": torch.ones(8, 8)}),
-    "TDS": (samplers.TDS, {"steps": 3, "particles": 2, "twist": "auto", "threshold": 0.5}),
+    "LinearisedTDS": (samplers.LinearisedTDS, {"steps": 3, "particles": 2, "twist": "auto", "threshold": 0.5}),
 }
 
 
@@ -324,10 +324,10 @@ def test_the_failure_of_an_operator_is_the_cause():
 
 
 def test_numbers_of_numpy_and_torch_are_taken_everywhere():
-    plain = invgen.solve(Y, A, PRIOR, 0.1, samplers.DPS(steps=2), num_samples=2, seed=3).samples
+    plain = invgen.solve(Y, A, PRIOR, 0.1, samplers.DPS(steps=2, zeta=0.5), num_samples=2, seed=3).samples
     for whole, number in ((np.int64, np.float32), (np.uint8, np.float64), (torch.tensor, torch.tensor)):
-        sampler = samplers.DPS(steps=whole(2), zeta=number(1.0))
-        assert sampler == samplers.DPS(steps=2) and type(sampler.steps) is int
+        sampler = samplers.DPS(steps=whole(2), zeta=number(0.5))
+        assert sampler == samplers.DPS(steps=2, zeta=0.5) and type(sampler.steps) is int
         noise = number(0.1) if number is not np.float32 else np.float32(0.1)
         again = invgen.solve(Y.numpy(), A, PRIOR, noise, sampler, num_samples=whole(2), seed=whole(3)).samples
         # 0.1 in single precision is 1.5e-8 off
