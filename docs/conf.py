@@ -6,6 +6,8 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "_ext"))
 
+from invgen_pages import MODULES  # noqa: E402
+
 import invgen  # noqa: E402
 
 project, author, copyright = "invgen", "The invgen developers", "The invgen developers"
@@ -37,7 +39,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 
-autosummary_generate = True
+autosummary_generate = [f"generated/api/{module}.rst" for module in MODULES]
 autosummary_imported_members = True
 autosummary_filename_map = {"invgen.Forecast": "invgen.Forecast-class"}  # beside invgen.forecast, on any file system
 autodoc_typehints_format = "short"
