@@ -10,22 +10,21 @@ samples.png.
 import copy
 import dataclasses
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
+from torch import Generator, Tensor
 
-from invgen.errors import DivergedError, OptionError
-from invgen.files.writing import replace, require_writable
+from invgen.errors import OptionError
+from invgen.files.writing import require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
 from invgen.priors.recipes import RECIPES, Recipe
 from invgen.priors.training.log import Watch
-from invgen.priors.training.weights import Interruptible, calibrate, export, restore, restore_optimizer, restoring
+from invgen.priors.training.loop import Training, run
+from invgen.priors.training.weights import calibrate, export
 from invgen.priors.training.workers import Workers
 
 
@@ -131,90 +130,50 @@ def train(
     out, device, main = Path(out), workers.device, workers.rank == 0
     bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
     require_writable(out)
-    checkpoint = out / "checkpoint.pt"
     watch = Watch(out, tensorboard) if main else None
 
     denoiser = build(recipe, views, seed).to(device)
     if denoiser.net.dims == 2:  # a tenth faster
         denoiser.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
-    net, generator = denoiser.net, Generator().manual_seed(seed)
-    average = dict(averaged.net.named_parameters())
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    step, elapsed = 0, 0.0
-    if resume and checkpoint.exists():
-        with restoring(checkpoint) as state:
-            restore(net, state["net"], checkpoint)
-            restore(averaged.net, state["average"], checkpoint)
-            restore_optimizer(optimizer, state["optimizer"])
-            generator.set_state(state["generator"])
-            step, elapsed = state["step"], float(state["elapsed"])
-    if not main:  # views and noise of its own
-        generator.manual_seed(seed + 1_000_003 * workers.rank + step)
+    path = out / f"{recipe.name}.safetensors"
     watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
 
-    def save() -> Path:
-        state = {"net": net.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
-        state |= {"generator": generator.get_state(), "step": step, "elapsed": elapsed}
-        replace(checkpoint, lambda path: torch.save(state, path))
+    def objectives(generator: Generator) -> Iterator[Tensor]:
+        drawn = draw(recipe, views, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
+        yield objective
+
+    def save(step: int, elapsed: float) -> None:
         facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
         facts |= {"device": device.type, "torch": torch.__version__, "sources": sources, "processes": workers.count}
         facts["bfloat16"] = bfloat16
-        return export(denoiser, average, facts, out / f"{recipe.name}.safetensors")
+        export(denoiser, dict(averaged.net.named_parameters()), facts, path)
 
-    def record(value: float) -> None:
-        numbers = {"minutes": elapsed / 60, "loss": value, "rate": rate}
-        if watched is not None:
-            with torch.no_grad():
-                numbers["held_out_loss"] = loss(averaged, *(t.to(device) for t in watched)).item()
-        watch.numbers(step, **numbers)
-
-    def done() -> float:
-        return max(step / recipe.steps, elapsed / 60 / minutes if minutes else 0.0)
+    def held_out_loss() -> float:
+        return loss(averaged, *(t.to(device) for t in watched)).item()
 
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
-    epoch = math.ceil(signals_trained_on / (recipe.batch * workers.count))  # in steps
-    bar = tqdm(total=recipe.steps, initial=step, disable=not (progress and main), mininterval=5, desc=recipe.name)
-    saved = drawn_at = elapsed
-    clock, losses = time.monotonic(), torch.zeros((), device=device)
-    since = step
-    with Interruptible() as stop, bar:
-        while done() < 1:
-            rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * done()))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            drawn = draw(recipe, views, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
-            optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-            now = time.monotonic()
-            elapsed, clock = workers.average(net.parameters(), elapsed + now - clock), now
-            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-            optimizer.step()
-            step += 1
-            losses += objective.detach()
-            # Power-law averaging: the window grows with the step, so the start is forgotten however short the run is.
-            keep = (1 - 1 / step) ** recipe.average
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in net.parameters()], 1 - keep)
-            if step % 20 == 0:
-                if not math.isfinite(value := objective.item()):
-                    raise DivergedError(f"training of '{recipe.name}' diverged at step {step}: lower the learning rate")
-                bar.set_postfix(loss=f"{value:.4f}", rate=f"{rate:.1e}", refresh=False)
-            bar.update()
-            if main and elapsed - saved > 60 * checkpoint_minutes:
-                save()
-                record((losses / (step - since)).item())
-                losses, since, saved = torch.zeros_like(losses), step, elapsed
-            if main and step % epoch == 0 and elapsed - drawn_at >= 60 * sheet_minutes:
-                watch.samples(step, averaged)
-                drawn_at = elapsed
-            stop.leave(step, checkpoint, [save] if main else [])
-    path = out / f"{recipe.name}.safetensors"
+    training = Training(
+        recipe.name,
+        recipe.steps,
+        recipe.learning_rate,
+        recipe.warmup,
+        recipe.average,
+        recipe.clip,
+        denoiser.net,
+        averaged.net,
+        [torch.optim.AdamW(denoiser.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)],
+        objectives,
+        save,
+        held_out_loss if watched is not None else None,
+        lambda step: watch.samples(step, averaged),
+        math.ceil(signals_trained_on / (recipe.batch * workers.count)),
+    )
+    times = (minutes, seed, resume, checkpoint_minutes, sheet_minutes)
+    step = run(training, out / "checkpoint.pt", workers, watch, *times, progress)
     if main:
-        save()
-        if step > since:
-            record((losses / (step - since)).item())
         calibrate(path, signals(views, 64, 1))
         watch.samples(step, averaged)
         watch.close()

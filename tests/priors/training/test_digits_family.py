@@ -51,7 +51,7 @@ def test_a_small_model_is_trained_stored_and_loaded(name, tmp_path, digits, monk
         assert len(list(prior.encoder.parameters())) > 0  # goes along to another device
     with pytest.raises(OptionError, match=r"shape \(1, 32, 32\) alone"):
         load(path, shape=(1, 64, 64))
-    assert (tmp_path / "run" / "log.csv").read_text().startswith("step,minutes,loss,held_out_loss")
+    assert (tmp_path / "run" / "log.csv").read_text().startswith("step,minutes,loss,rate,held_out_loss")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from invgen.errors import DivergedError, FileError, InvgenError, OptionError
+from invgen.files.writing import replace
 from invgen.priors.data import fetch
 from invgen.priors.data import photographs as datasets
 from invgen.priors.data.ct import CTViews, ct_slices, ellipses
@@ -122,7 +123,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        train.replace(path, half)
+        replace(path, half)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
 

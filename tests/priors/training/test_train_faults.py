@@ -66,9 +66,10 @@ FAULTS = {
     "hostile archive": torch_file({"net": Calls()}),
     "foreign": torch_file({"state_dict": {"a": torch.zeros(2)}}),
     "a list": torch_file([1, 2]),
-    "no optimizer": lambda path, state: torch.save({k: v for k, v in state.items() if k != "optimizer"}, path),
-    "another optimizer": changed(optimizer={"state": {}, "param_groups": []}),
-    "optimizer of text": changed(optimizer="adam"),
+    "no optimizer": lambda path, state: torch.save({k: v for k, v in state.items() if k != "optimizers"}, path),
+    "another optimizer": changed(optimizers=[{"state": {}, "param_groups": []}]),
+    "too many optimizers": lambda path, state: torch.save(state | {"optimizers": 2 * state["optimizers"]}, path),
+    "optimizer of text": changed(optimizers="adam"),
     "weights of text": changed(net="weights"),
     "step before the first": changed(step=-5),
     "step of text": changed(step="many"),
@@ -78,7 +79,7 @@ FAULTS = {
         state | {"net": {k: v * float("nan") for k, v in state["net"].items()}}, path
     ),
     "moments of another shape": lambda path, state: torch.save(
-        state | {"optimizer": state["optimizer"] | {"state": {0: {"exp_avg": torch.zeros(1, 2)}}}}, path
+        state | {"optimizers": [state["optimizers"][0] | {"state": {0: {"exp_avg": torch.zeros(1, 2)}}}]}, path
     ),
 }  # fmt: skip
 
