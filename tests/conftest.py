@@ -9,8 +9,8 @@ import pytest
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 GIGABYTES = 2  # what a worker and the processes it starts may hold at their peak
 
-# A worker, and each process that a test starts, computes on one thread unless told otherwise: signals are small, and threads of
-# several processes wait for one another. NumPy and torch read these when they are loaded, which is after this file.
+# A worker, and each process that a test starts, computes on one thread unless told otherwise: signals are small, and
+# threads of several processes wait for one another. NumPy and torch read these as they are loaded, after this file.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
