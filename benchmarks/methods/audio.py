@@ -13,6 +13,7 @@ from invgen.linalg import cg
 from invgen.noise import Gaussian
 from invgen.operators import HighDynamicRange, LowPassDecimate, Mask
 from invgen.posterior import Posterior
+from invgen.validation.hints import Count
 
 __all__ = ["AutoregressiveWiener", "CubicSpline"]
 
@@ -76,8 +77,8 @@ class AutoregressiveWiener(Classical):
         order: of the process.
     """
 
-    steps: int = 4
-    order: int = 32
+    steps: Count = 4
+    order: Count = 32
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = False
     one_level: ClassVar[bool] = True

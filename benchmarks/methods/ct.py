@@ -15,6 +15,7 @@ from invgen.linalg import dot
 from invgen.noise import Noiseless
 from invgen.operators.ct.base import Tomography
 from invgen.posterior import Posterior
+from invgen.validation.hints import Count
 
 __all__ = ["CGLS", "FBP", "SIRT"]
 
@@ -47,7 +48,7 @@ class _Iterative(Classical):
         discrepancy: whether to stop where the residual is that of noise; False makes all steps.
     """
 
-    steps: int = 100
+    steps: Count = 100
     discrepancy: bool = True
 
     def ended(self, post: Posterior, x: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class SIRT(_Iterative):
     The minimiser of |y - A x| in the norm of R, which it approaches slowly and smoothly.
     """
 
-    steps: int = 200
+    steps: Count = 200
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
@@ -91,7 +92,7 @@ class SIRT(_Iterative):
 class CGLS(_Iterative):
     """Conjugate gradients on the normal equations A^T A x = A^T y (Hestenes & Stiefel, 1952), from zero."""
 
-    steps: int = 50
+    steps: Count = 50
     discrepancy: bool = True
     gradient: ClassVar[bool] = False
 

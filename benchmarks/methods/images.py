@@ -14,6 +14,7 @@ from invgen.numerics.random import Streams
 from invgen.operators import Downsample, Mask, PhaseRetrieval, Resize, fftc, ifftc
 from invgen.operators.blur import CircularBlur
 from invgen.posterior import Posterior
+from invgen.validation.hints import Count, Positive
 
 __all__ = ["HIO", "Bicubic", "Biharmonic", "Wiener"]
 
@@ -71,7 +72,7 @@ class Wiener(Classical):
     nothing is tuned and nothing is known of the truth.
     """
 
-    steps: int = 100
+    steps: Count = 100
     A: ClassVar[type] = CircularBlur
     noise: ClassVar[type] = Gaussian
     noiseless: ClassVar[bool] = False
@@ -116,9 +117,9 @@ class HIO(Classical):
         beta: of the feedback.
     """
 
-    steps: int = 300
-    starts: int = 4
-    beta: float = 0.9
+    steps: Count = 300
+    starts: Count = 4
+    beta: Positive = 0.9
     A: ClassVar[type] = PhaseRetrieval
 
     def reconstruct(self, post: Posterior) -> Tensor:

@@ -13,6 +13,7 @@ from invgen.benchmarks.methods.wavelets import shrink
 from invgen.noise import Gaussian
 from invgen.operators import MRI, MultiCoilMRI
 from invgen.posterior import Posterior
+from invgen.validation.hints import Count, Index, Level, NonNegative
 
 __all__ = ["L1Wavelet", "SENSE", "ZeroFilling"]
 
@@ -63,11 +64,11 @@ class L1Wavelet(_OfKSpace, Classical):
         fall: factor of the weight a step.
     """
 
-    steps: int = 100
-    threshold: float | None = None
-    moments: int = 4
-    levels: int = 4
-    fall: float = 0.93
+    steps: Count = 100
+    threshold: NonNegative | None = None
+    moments: Count = 4
+    levels: Index = 4
+    fall: Level = 0.93
     noise: ClassVar[type] = Gaussian
 
     def reconstruct(self, post: Posterior) -> Tensor:

@@ -30,6 +30,7 @@ from invgen.posterior import Posterior
 from invgen.priors import to_azula
 from invgen.priors import to_deepinv as denoiser_for_deepinv
 from invgen.trust import warn_untrusted
+from invgen.validation.hints import Count, Fraction, Positive
 
 __all__ = [
     "AzulaDPS",
@@ -133,8 +134,8 @@ class _Clamped(Denoiser):
 class DeepinvDPS(_Deepinv):
     """deepinv.sampling.DPS: the variance-preserving SDE, guided by the gradient of the norm of the residual."""
 
-    steps: int = 1000
-    weight: float = 1.0
+    steps: Count = 1000
+    weight: Positive = 1.0
     solver: Literal["ancestral", "ddpm", "ddim", "euler"] = "ddpm"
     guidance: Literal["norm", "annealed"] = "norm"
     A: ClassVar[type] = Operator
@@ -149,8 +150,8 @@ class DeepinvDPS(_Deepinv):
 class DeepinvPiGDM(_Deepinv):
     """deepinv.sampling.PosteriorDiffusion with PiGDMDataFidelity, on DPS's SDE and solver."""
 
-    steps: int = 100
-    weight: float = 1.0
+    steps: Count = 100
+    weight: Positive = 1.0
     A: ClassVar[type] = LinearOperator
     backprop: ClassVar[bool] = True
 
@@ -167,9 +168,9 @@ class DeepinvPiGDM(_Deepinv):
 class DeepinvDDRM(_Deepinv):
     """deepinv.sampling.DDRM: levels evenly spaced from 1 to 0, in units of [0, 1]."""
 
-    steps: int = 100
-    eta: float = 0.85
-    etab: float = 1.0
+    steps: Count = 100
+    eta: Fraction = 0.85
+    etab: Fraction = 1.0
     A: ClassVar[type] = LinearOperator
     svd: ClassVar[bool] = True
 
@@ -183,9 +184,9 @@ class DeepinvDDRM(_Deepinv):
 class DeepinvDiffPIR(_Deepinv):
     """deepinv.sampling.DiffPIR with the data term L2."""
 
-    steps: int = 100
-    zeta: float = 0.1
-    lambda_: float = 7.0
+    steps: Count = 100
+    zeta: Positive = 0.1
+    lambda_: Positive = 7.0
     A: ClassVar[type] = LinearOperator
 
     def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
@@ -201,7 +202,7 @@ class DeepinvDiffPIR(_Deepinv):
 class _Azula(Peer):
     """A sampler of azula, on its variance-preserving schedule between the noise levels of the prior."""
 
-    steps: int = 64
+    steps: Count = 64
     A: ClassVar[type] = LinearOperator
 
     def draw(self, post: Posterior) -> Tensor:
@@ -229,7 +230,7 @@ class _Azula(Peer):
 class AzulaDPS(_Azula):
     """azula.guidance.dps. It takes one norm over a whole batch, so that signals go through one at a time."""
 
-    zeta: float = 1.0
+    zeta: Positive = 1.0
     A: ClassVar[type] = Operator
     backprop: ClassVar[bool] = True
     alone: ClassVar[bool] = True
@@ -244,7 +245,7 @@ class AzulaDPS(_Azula):
 class AzulaMMPS(_Azula):
     """azula.guidance.mmps: moment matching, one iteration of GMRES by default, in DDPM's steps."""
 
-    iterations: int = 1
+    iterations: Count = 1
     solver: Literal["cg", "gmres"] = "gmres"
     backprop: ClassVar[bool] = True
 
@@ -272,7 +273,7 @@ class AzulaTMPD(_Azula):
 class AzulaPiGDM(_Azula):
     """azula.guidance.pgdm: the form for measurements without noise, whatever the noise, in DDIM's steps."""
 
-    eta: float = 1.0
+    eta: Fraction = 1.0
     backprop: ClassVar[bool] = True
 
     def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
@@ -288,8 +289,8 @@ class AzulaPiGDM(_Azula):
 class AzulaDiffPIR(_Azula):
     """azula.guidance.diffpir: a few iterations of GMRES on the data term, in DDPM's steps; signals as vectors too."""
 
-    lmbda: float = 10.0
-    iterations: int = 1
+    lmbda: Positive = 10.0
+    iterations: Count = 1
 
     def draw(self, post: Posterior) -> Tensor:
         return super().draw(_as_vectors(post)).reshape(-1, *post.prior.shape)

@@ -1,5 +1,7 @@
 """Classical methods in the place of samplers: against ASTRA, scikit-image and theory."""
 
+import dataclasses
+
 import astra
 import numpy as np
 import pytest
@@ -199,3 +201,13 @@ def test_exact_draws_have_the_law_of_the_posterior():
         catalogue.method("Exact")(
             invgen.Posterior(invgen.priors.load("digits"), Identity((1, 32, 32)), 0.1, torch.zeros(1, 32, 32))
         )
+
+
+@pytest.mark.parametrize("name", sorted(catalogue.others()))
+def test_every_number_of_a_method_has_a_range(name):
+    cls = catalogue.others()[name]
+    for field in dataclasses.fields(cls):
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            # no count, size, weight, share or tolerance is negative
+            with pytest.raises(OptionError, match=f"{field.name} of {name} must be "):
+                cls(**{field.name: -1})
