@@ -116,7 +116,7 @@ def tuned_tv(p: Problem, weights: Sequence[float] = WEIGHTS) -> Tensor:
 
 
 def measured(prior_of: Callable[[tuple[int, ...]], Denoiser]) -> Iterator[Problem]:
-    """A real measurement, where it is at hand: synchrotron CT of a tooth (TomoPy), 23 of its 181 views.
+    """Yields a real measurement, where it is at hand: synchrotron CT of a tooth (TomoPy), 23 of its 181 views.
 
     Five detector pixels are binned to one; the rotation axis is at detector pixel 296 of 640, off the middle. The
     reference is the filtered backprojection of all 181 views.
@@ -239,7 +239,7 @@ def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as a Markdown table."""
+    """Returns the rows as a Markdown table."""
     lines = [
         "| problem | method | PSNR, dB | SSIM | residual / noise | seconds | network evaluations |",
         "|---|---|---:|---:|---:|---:|---:|",

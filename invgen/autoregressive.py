@@ -76,13 +76,13 @@ class Autoregressive(Prior):
     # -- tokens and values ---------------------------------------------------------------------------------------
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """The signal of tokens, (B, i) -> (B, *shape); sites from i on have the value data_mean."""
+        """Returns the signal of tokens, (B, i) -> (B, *shape); sites from i on have the value data_mean."""
         values = self.levels.new_full((len(tokens), self.sites), self.data_mean)
         values[:, self.order[: tokens.shape[1]]] = self.levels[tokens]
         return values.reshape(-1, *self.shape)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The tokens of the levels nearest to the values of x, (B, *shape) -> (B, sites)."""
+        """Returns the tokens of the levels nearest to the values of x, (B, *shape) -> (B, sites)."""
         if x.shape[1:] != self.shape:
             raise ShapeError(f"expected signals of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         sites = x.flatten(1)[:, self.order]
@@ -129,7 +129,7 @@ def draw_token(logits: Tensor, randn: Streams) -> Tensor:
 
 
 def token_at(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The tokens, (B, 1), at which the cumulated softmax of logits, (B, V), passes `uniform`, (B, 1)."""
+    """Returns the tokens, (B, 1), at which the cumulated softmax of logits, (B, V), passes `uniform`, (B, 1)."""
     cumulative = logits.double().softmax(1).cumsum(1)
     u = uniform * cumulative[:, -1:]
     return torch.searchsorted(cumulative, u.contiguous(), right=True).clamp(max=logits.shape[1] - 1)

@@ -349,7 +349,7 @@ class Stack(Operator):
         return torch.cat([a(x).flatten(1) for a in self.operators], 1)
 
     def split(self, y: Tensor) -> list[Tensor]:
-        """The parts of y, (*batch, *A.out_shape) for each operator A."""
+        """Returns the parts of y, (*batch, *A.out_shape) for each operator A."""
         parts = y.split([math.prod(a.out_shape) for a in self.operators], -1)
         return [p.reshape(*y.shape[:-1], *a.out_shape) for p, a in zip(parts, self.operators, strict=True)]
 

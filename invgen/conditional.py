@@ -118,7 +118,7 @@ class ClassifierFree(DenoiserOf):
 
     @classmethod
     def of(cls, prior: Conditional, *condition: Any, scale: float = 1.0, **options: Any) -> "ClassifierFree":
-        """A prior that can be conditioned, guided towards a condition.
+        """Returns a prior that can be conditioned, guided towards a condition.
 
         Raises:
             UnsupportedError: the prior has no method `condition`.

@@ -143,7 +143,8 @@ class Counter:
         return type(self.A).adjoint(self.A, y)
 
     def _solver(self, name: str) -> Callable[..., Tensor]:
-        """A method that counts as an exact solve where nothing iterated inside; one inside another is not counted twice."""
+        """Returns a method that counts as an exact solve where nothing iterated inside; one inside another is not
+        counted twice."""
 
         def solve(*args: object, **kwargs: object) -> Tensor:
             before, self._depth = len(self.solves), self._depth + 1

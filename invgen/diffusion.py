@@ -194,7 +194,7 @@ class Denoiser(Prior):
         return x0.detach(), pullback
 
     def score(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """The gradient of log p_sigma at x, (B, *shape)."""
+        """Returns the gradient of log p_sigma at x, (B, *shape)."""
         return (self(x, sigma) - x) / per_sample_sigma(sigma, x) ** 2
 
     @property
@@ -203,7 +203,7 @@ class Denoiser(Prior):
         return hasattr(self, "log_prob")
 
     def variance(self, sigma: float) -> float:
-        """The variance of a value of x_0 given x_sigma, on average: the mean squared error of the best denoiser.
+        """Returns the variance of a value of x_0 given x_sigma, on average: the mean squared error of the best denoiser.
 
         From the measured table `mmse` where there is one (interpolated in log sigma; in proportion to sigma^2 below it,
         constant above), else as if values were independent N(data_mean, data_std^2): s^2 d^2 / (s^2 + d^2). For images the
@@ -235,16 +235,16 @@ class Denoiser(Prior):
         return self
 
     def start(self, z: Tensor, sigma: float) -> Tensor:
-        """A draw from p_sigma for a sigma far above the signal's size, from a standard normal z."""
+        """Returns a draw from p_sigma for a sigma far above the signal's size, from a standard normal z."""
         return self.data_mean + math.sqrt(sigma**2 + self.data_std**2) * z
 
     def rescaled(self, scale: float, shift: float = 0.0) -> "Rescaled":
-        """The same prior for scale * x + shift: other units, noise levels rescaled with them."""
+        """Returns the same prior for scale * x + shift: other units, noise levels rescaled with them."""
         return Rescaled(self, scale, shift)
 
 
 def needs_levels(prior: Denoiser) -> str:
-    """The end of a sentence: what a sampler of many levels misses in a denoiser of one."""
+    """Returns the end of a sentence: what a sampler of many levels misses in a denoiser of one."""
     return f"needs a denoiser of many noise levels, and this one knows {prior.sigma_min:.4g} alone"
 
 
@@ -253,7 +253,7 @@ def per_sample_sigma(sigma: Tensor, x: Tensor) -> Tensor: ...
 @overload
 def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma: ...
 def per_sample_sigma(sigma: Sigma, x: Tensor) -> Sigma:
-    """A sigma given per sample, (B,), in the rank of x; a number unchanged."""
+    """Returns a sigma given per sample, (B,), in the rank of x; a number unchanged."""
     if isinstance(sigma, Tensor) and sigma.ndim:
         return sigma.to(x.device, x.real.dtype if x.is_complex() else x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     return sigma
@@ -353,7 +353,7 @@ def noise_levels(
 
 
 def flow_time(sigma: float, scale: float) -> float:
-    """The time t of flow matching, x_t = (1 - t) x_0 + t scale eps (t = 1 is noise), at a noise level sigma.
+    """Returns the time t of flow matching, x_t = (1 - t) x_0 + t scale eps (t = 1 is noise), at a noise level sigma.
 
     x_t / (1 - t) = x_0 + sigma eps with sigma = scale t / (1 - t): a flow prior is a Denoiser, D = x_t - t v for its
     velocity v = scale eps - x_0, and a step of Euler's method in t is `step` with eta = 0.

@@ -62,7 +62,7 @@ class Operator(nn.Module):
                 setattr(cls, name, any_batch(method, name))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement of x without noise: (*batch, *in_shape) -> (*batch, *out_shape)."""
+        """Returns the measurement of x without noise: (*batch, *in_shape) -> (*batch, *out_shape)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, x)")
 
     if TYPE_CHECKING:  # torch types the call of a module as Any
@@ -206,7 +206,8 @@ class LinearOperator(Operator):
         return cg(lambda x: self.adjoint(self(x)), b, tol=self.tolerance, max_iter=self.max_iter)
 
     def norm(self, iterations: int = 100) -> float:
-        """The largest singular value, here by the power method from a fixed start (a lower bound that converges)."""
+        """Returns the largest singular value, here by the power method from a fixed start (a lower bound that
+        converges)."""
         x = torch.zeros(1, *self.in_shape, dtype=self.in_dtype, device=self.device)
         x = Streams(0, [0])(x)
         with torch.no_grad():
@@ -298,10 +299,10 @@ class SVDOperator(LinearOperator):
 
 
 def has_svd(A: Operator) -> bool:
-    """Whether an operator is an SVDOperator, or can give one that equals it by a method `svd()`."""
+    """Tells whether an operator is an SVDOperator, or can give one that equals it by a method `svd()`."""
     return isinstance(A, SVDOperator) or hasattr(A, "svd")
 
 
 def has_gradient(A: Operator) -> bool:
-    """Whether torch can differentiate an operator, with everything that it is composed of."""
+    """Tells whether torch can differentiate an operator, with everything that it is composed of."""
     return all(m.differentiable for m in A.modules() if isinstance(m, Operator))

@@ -33,7 +33,7 @@ def _record(name: str, iterations: int) -> None:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """The real inner product of each sample, of shape (B, 1, ..., 1); a and b have shape (B, *shape)."""
+    """Returns the real inner product of each sample, of shape (B, 1, ..., 1); a and b have shape (B, *shape)."""
     product = (a.conj() * b).real if a.is_complex() or b.is_complex() else a * b
     return product.flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
@@ -54,7 +54,7 @@ def solve_positive(matrix: Tensor, b: Tensor) -> Tensor:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """The relative residual that a solve in this precision can reach without stagnating."""
+    """Returns the relative residual that a solve in this precision can reach without stagnating."""
     return 1e-10 if dtype in (torch.float64, torch.complex128) else 1e-5
 
 

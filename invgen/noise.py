@@ -27,7 +27,7 @@ class Noise:
         checked_class(cls)
 
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A measurement, of the shape of `clean`; the global random state is used only if no generator is given."""
+        """Returns a measurement, of the shape of `clean`; the global random state is used only if no generator is given."""
         raise UnsupportedError(f"{type(self).__name__} must define sample(self, clean, generator=None)")
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
@@ -35,15 +35,16 @@ class Noise:
         raise UnsupportedError(f"{type(self).__name__} must define log_prob(self, y, clean)")
 
     def std(self, clean: Tensor) -> Tensor | float:
-        """The standard deviation of y given clean: what a residual is measured against."""
+        """Returns the standard deviation of y given clean: what a residual is measured against."""
         raise UnsupportedError(f"{type(self).__name__} must define std(self, clean)")
 
     def mean(self, clean: Tensor) -> Tensor:
-        """The mean of y given clean: clean itself, but for photon counts behind an object."""
+        """Returns the mean of y given clean: clean itself, but for photon counts behind an object."""
         return clean
 
     def reduced(self, y: Tensor) -> "tuple[Tensor, Noise]":
-        """The same data as a y that is clean plus noise, and its law: what samplers see. y and self, but for counts."""
+        """Returns the same data as a y that is clean plus noise, and its law: what samplers see. y and self, but for
+        counts."""
         return y, self
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Noise":
@@ -107,7 +108,7 @@ class Gaussian(Noise):
         return self.sigma
 
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
-        """The derivative of log p(y | clean) in clean, (B, *out_shape)."""
+        """Returns the derivative of log p(y | clean) in clean, (B, *out_shape)."""
         return (y - clean) / self.var
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Gaussian":

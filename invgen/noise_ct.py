@@ -76,7 +76,8 @@ class TransmissionPoisson(Noise):
         return (self.mean(clean) + self.electronic**2).clamp(min=1.0).sqrt()
 
     def reduced(self, y: Tensor) -> "tuple[Tensor, LineIntegrals]":
-        """The line integrals that `log_transform` finds, and the law of the counts as a function of line integrals."""
+        """Returns the line integrals that `log_transform` finds, and the law of the counts as a function of line
+        integrals."""
         if not self.electronic and bool((y < 0).any()):
             raise OptionError(
                 f"photon counts cannot be negative, got {y.min():g}; state the read-out noise, TransmissionPoisson(I0, "
@@ -145,7 +146,7 @@ class LineIntegrals(Gaussian):
         return (log + slope * below - 0.5 * curvature * below**2 + top).flatten(1).sum(1)
 
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
-        """The derivative of `log_prob` in clean, (B, *out_shape)."""
+        """Returns the derivative of `log_prob` in clean, (B, *out_shape)."""
         p = clean + (self.lines - y)
         low = (self.I0 / self.most).log()
         curvature = self.most * (1 - self.counts * self.background / (self.most + self.background) ** 2)
@@ -186,7 +187,7 @@ class LineIntegrals(Gaussian):
 
 
 def _omega(c: Tensor) -> Tensor:
-    """The u > 0 with u + log u = c, Wright's omega function of a real number, by Newton's method."""
+    """Returns the u > 0 with u + log u = c, Wright's omega function of a real number, by Newton's method."""
     c = c.clamp(min=-600)
     u = torch.where(c > 1, c, c.clamp(max=1).exp() / (1 + c.clamp(max=1).exp()))
     for _ in range(6):

@@ -109,7 +109,8 @@ def show_estimate(result: "Result", path: str | Path | None = None) -> "Figure":
 
 
 def show_calibration(calibration: "Calibration", path: str | Path | None = None) -> "Figure":
-    """The coverage of joint credible regions and of balls around random points, then the rank histogram of each quantity.
+    """Returns the coverage of joint credible regions and of balls around random points, then the rank histogram of each
+    quantity.
 
     Grey is where calibrated samples lie: with the confidence of the whole test, over all panels and positions at once.
     Blue lines with their pointwise bootstrap limits are what was found; red what left the grey band, or failed the test.
@@ -168,7 +169,7 @@ def show_samples(
     titles: Sequence[str] = (),
     title: str | None = None,
 ) -> "Figure":
-    """A sheet of signals side by side, all in one range of grey levels or heights.
+    """Returns a sheet of signals side by side, all in one range of grey levels or heights.
 
     Args:
         samples: (N, *shape).
@@ -222,7 +223,7 @@ def save_picture(x: Tensor, value_range: tuple[float, float], path: str | Path) 
 
 
 def as_picture(x: Tensor) -> Tensor:
-    """A signal as (H, W), (H, W, 3) or, for one-dimensional signals, (N,): what can be drawn of it.
+    """Returns a signal as (H, W), (H, W, 3) or, for one-dimensional signals, (N,): what can be drawn of it.
 
     Complex values, and two channels (real and imaginary part), become magnitudes; of volumes the middle slice is taken.
     """
@@ -252,7 +253,7 @@ def _figure(figsize: tuple[float, float]) -> "Figure":
 
 
 def _measurement(result: "Result", index: int) -> tuple[str, Tensor, str]:
-    """The measurement where it is a picture, else its image under the adjoint."""
+    """Returns the measurement where it is a picture, else its image under the adjoint."""
     post = result.posterior
     A = post.A
     y = post.y.reshape(-1, *A.out_shape)[index]
@@ -266,7 +267,7 @@ def _measurement(result: "Result", index: int) -> tuple[str, Tensor, str]:
 
 
 def _transforms(result: "Result") -> bool:
-    """Whether the measurement has other units than the signal, judged by its values."""
+    """Tells whether the measurement has other units than the signal, judged by its values."""
     low, high = result.posterior.prior.value_range
     y, margin = result.posterior.y, 0.5 * (high - low)
     return bool(y.min() < low - margin) or bool(y.max() > high + margin)

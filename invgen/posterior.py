@@ -104,12 +104,12 @@ class Posterior:
         return self.y.shape[: self.y.ndim - len(self.A.out_shape)]
 
     def rows(self, index: Tensor) -> "Posterior":
-        """The posterior whose row i is measurement index[i] of the flattened batch."""
+        """Returns the posterior whose row i is measurement index[i] of the flattened batch."""
         y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
         return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)))
 
     def latent(self) -> "Posterior":
-        """The posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""
+        """Returns the posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""
         if not isinstance(self.prior, Generator):
             raise UnsupportedError(f"only a Generator prior has latent codes, got {type(self.prior).__name__}")
         return Posterior(self.prior.latent, Decoded(self.A, self.prior), self.noise, self.y)
@@ -117,7 +117,7 @@ class Posterior:
     # The methods below take x of shape (B, *shape) for a y of shape (B, *out_shape).
 
     def reduced(self) -> "Posterior":
-        """The same posterior with a measurement that is A(x) plus noise: photon counts become line integrals."""
+        """Returns the same posterior with a measurement that is A(x) plus noise: photon counts become line integrals."""
         y, noise = self.noise.reduced(self.y)
         return self if noise is self.noise else replace(self, y=y, noise=noise)
 
@@ -146,7 +146,8 @@ class Posterior:
         return self.noise.log_prob(self.y, self.A(x))
 
     def likelihood_score(self, x: Tensor) -> Tensor:
-        """The gradient of log p(y | x) at x, exactly that, (B, *shape), in closed form for linear-Gaussian problems."""
+        """Returns the gradient of log p(y | x) at x, exactly that, (B, *shape), in closed form for linear-Gaussian
+        problems."""
         if isinstance(self.A, LinearOperator) and isinstance(self.noise, Gaussian):
             if not isinstance(self.noise.sigma, Tensor) and self.noise.sigma == 0:
                 self.noise.log_prob(self.y, self.y)  # raises the sentence about noiseless measurements
@@ -156,7 +157,7 @@ class Posterior:
             return torch.autograd.grad(self.log_likelihood(x).sum(), x)[0]
 
     def draw(self, x: Tensor, var_x: float | Tensor, randn: RandnLike = torch.randn_like) -> Tensor:
-        """An exact sample of N(u; x, var_x I) p(y | u), (B, *shape), for a linear operator and Gaussian noise.
+        """Returns an exact sample of N(u; x, var_x I) p(y | u), (B, *shape), for a linear operator and Gaussian noise.
 
         For photon counts it is a sample of Laplace's approximation, by the law that is `near` x.
 
@@ -179,7 +180,8 @@ class Posterior:
         return self.A.prox(u, post.y + noise.sigma * randn(self.y), var_x, var_y)
 
     def residual_over_noise(self, x: Tensor) -> Tensor:
-        """The root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no less.
+        """Returns the root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no
+        less.
 
         For photon counts it is their distance from the expected counts.
         """

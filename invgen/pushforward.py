@@ -72,11 +72,11 @@ class Generator(Prior):
         return self.latent.shape
 
     def forward(self, z: Tensor) -> Tensor:
-        """The signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
+        """Returns the signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, z)")
 
     def encode(self, x: Tensor) -> Tensor:
-        """A latent code whose signal is near x: (B, *shape) -> (B, *latent_shape).
+        """Returns a latent code whose signal is near x: (B, *shape) -> (B, *latent_shape).
 
         Raises:
             UnsupportedError: this prior has no encoder.
@@ -110,7 +110,7 @@ class Generator(Prior):
             return torch.cat([self(z) for z in codes.split(max_batch or max(num_samples, 1))])
 
     def rescaled(self, scale: float, shift: float = 0.0) -> "RescaledGenerator":
-        """The same prior for scale * x + shift, over the same codes."""
+        """Returns the same prior for scale * x + shift, over the same codes."""
         return RescaledGenerator(self, scale, shift)
 
 
@@ -210,7 +210,8 @@ class Flow(Generator):
         return ((1 - t) * x + (t_next - t) * velocity) / (1 - t_next)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The z from which the flow leads near x: the ODE backwards, by Euler's steps (DDIM inversion), (B, *shape).
+        """Returns the z from which the flow leads near x: the ODE backwards, by Euler's steps (DDIM inversion), (B,
+        *shape).
 
         x stands for the state at the lowest level. Its error falls with the number of steps, and is one of the order of
         that of Euler's method where the flow itself takes Heun's.

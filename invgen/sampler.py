@@ -63,15 +63,15 @@ class Sampler(Method):
         return 1
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        """The algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape)."""
+        """Yields the algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape)."""
         raise UnsupportedError(f"{type(self).__name__} must define run(self, post, x, randn)")
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
-        """The pairs (sigma, next sigma) of this sampler on this prior."""
+        """Returns the pairs (sigma, next sigma) of this sampler on this prior."""
         return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule, prior.data_std)
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        """The first state: pure noise at the highest level, standard normal codes for a Generator."""
+        """Returns the first state: pure noise at the highest level, standard normal codes for a Generator."""
         prior = post.prior
         shape = prior.latent_shape if isinstance(prior, Generator) else prior.shape
         z = randn(torch.empty(rows, *shape, dtype=prior.dtype, device=prior.device))
@@ -128,7 +128,7 @@ class Sampler(Method):
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
 
     def _through_latent(self, post: Posterior) -> bool:
-        """Whether the problem has to be pulled back to the latent codes of a pushforward prior."""
+        """Tells whether the problem has to be pulled back to the latent codes of a pushforward prior."""
         return isinstance(post.prior, Generator) and not isinstance(post.prior, self.prior)
 
     def _decode(self, prior: Generator, z: Tensor, max_batch: int | None) -> Tensor:
@@ -189,7 +189,7 @@ Value = TypeVar("Value")
 
 
 def published(sampler: str, table: Mapping[str, Value], task: str) -> Value:
-    """The published setting of a task, by its name in any case.
+    """Returns the published setting of a task, by its name in any case.
 
     Raises:
         OptionError: no such task; the sentence lists those that were published.

@@ -58,7 +58,8 @@ def asked(prior: Denoiser) -> Asked:
 
 
 def ceiling(prior: Denoiser) -> float | None:
-    """The level of noise above which the prior is not to be trusted, None where nothing speaks against its range."""
+    """Returns the level of noise above which the prior is not to be trusted, None where nothing speaks against its
+    range."""
     return asked(prior).ceiling
 
 
@@ -91,7 +92,7 @@ def remedy(top: float) -> str:
 
 
 def narrowed(prior: Denoiser, top: float) -> Denoiser:
-    """The same prior, sharing all that it has, with noise levels up to `top` only."""
+    """Returns the same prior, sharing all that it has, with noise levels up to `top` only."""
     other = copy.copy(prior)
     other.sigma_max = top
     other.__dict__["_asked"] = (_key(other), Asked(None, asked(prior).extent))
@@ -135,7 +136,7 @@ def warn_saturated(prior: Denoiser, x: Tensor, sampler: str) -> None:
 
 
 def _known(prior: Denoiser) -> bool:
-    """Whether its range has been measured or is exact, its own or that of the prior that it is made of."""
+    """Tells whether its range has been measured or is exact, its own or that of the prior that it is made of."""
     inner = getattr(prior, "prior", None)
     return bool(prior.mmse) or prior.has_density or (isinstance(inner, Denoiser) and _known(inner))
 

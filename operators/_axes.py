@@ -11,7 +11,8 @@ Factor = int | Sequence[int]
 
 
 def spatial(in_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The spatial sizes of a signal: (n,) and (H, W) have no channels, with three axes or more the first is channels."""
+    """Returns the spatial sizes of a signal: (n,) and (H, W) have no channels, with three axes or more the first is
+    channels."""
     return tuple(in_shape[1:]) if len(in_shape) > 2 else tuple(in_shape)
 
 
@@ -26,7 +27,7 @@ def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -
 
 
 def real_table(name: str, value: object) -> Tensor:
-    """A table of real numbers on the CPU in double precision, from a tensor, an array or nested lists."""
+    """Returns a table of real numbers on the CPU in double precision, from a tensor, an array or nested lists."""
     try:
         table = torch.as_tensor(value).detach()
         table = table if table.device.type == "meta" else table.cpu()
@@ -38,7 +39,7 @@ def real_table(name: str, value: object) -> Tensor:
 
 
 def check_factors(in_shape: tuple[int, ...], factor: Factor) -> tuple[int, ...]:
-    """A factor for each of the last axes, each of which divides its size."""
+    """Returns a factor for each of the last axes, each of which divides its size."""
     factors = per_axis("factor", factor, in_shape)
     sizes = tuple(in_shape[-len(factors) :])
     if any(n % f for n, f in zip(sizes, factors, strict=True)):
@@ -47,13 +48,13 @@ def check_factors(in_shape: tuple[int, ...], factor: Factor) -> tuple[int, ...]:
 
 
 def grid(factors: tuple[int, ...], offset: tuple[int, ...] | None = None) -> tuple:
-    """The index of every f-th sample of the last axes, from `offset` on."""
+    """Returns the index of every f-th sample of the last axes, from `offset` on."""
     offset = offset or (0,) * len(factors)
     return (..., *(slice(o, None, f) for o, f in zip(offset, factors, strict=True)))
 
 
 def check_offset(offset: Factor, factors: tuple[int, ...]) -> tuple[int, ...]:
-    """The first sample of each axis, from 0 to its factor - 1."""
+    """Returns the first sample of each axis, from 0 to its factor - 1."""
     offsets = (offset,) * len(factors) if isinstance(offset, int) else tuple(offset)
     if len(offsets) != len(factors) or any(not 0 <= o < f for o, f in zip(offsets, factors, strict=True)):
         raise OptionError(f"offset must lie between 0 and factor - 1 = {[f - 1 for f in factors]}, got {offset}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def transfer(kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """The discrete Fourier transform of a kernel laid on a periodic grid, its centre, index k // 2, at the origin.
+    """Returns the discrete Fourier transform of a kernel laid on a periodic grid, its centre, index k // 2, at the origin.
 
     Args:
         kernel: real, (..., *kernel_sizes); a kernel longer than the grid wraps around it.
@@ -35,7 +35,8 @@ def reverse(x: Tensor, dim: int) -> Tensor:
 
 
 def half(H: Tensor) -> Tensor:
-    """The part of a Hermitian spectrum that rfftn gives, as real pairs (..., 2): `Module.to(dtype)` would make a complex
+    """Returns the part of a Hermitian spectrum that rfftn gives, as real pairs (..., 2): `Module.to(dtype)` would make a
+    complex
     buffer real."""
     return torch.view_as_real(H[..., : H.shape[-1] // 2 + 1].contiguous())
 
@@ -53,7 +54,7 @@ def as_complex(pairs: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def hartley(x: Tensor, dim: int) -> Tensor:
-    """The orthonormal Hartley transform of the last `dim` axes, Re F x - Im F x: real, symmetric, its own inverse.
+    """Returns the orthonormal Hartley transform of the last `dim` axes, Re F x - Im F x: real, symmetric, its own inverse.
 
     Bracewell, "Discrete Hartley transform", J. Opt. Soc. Am. 73 (1983). Every real filter with an even, real spectrum is
     diagonal in it, so that it serves as the basis V of a circular blur with real coordinates: white noise stays white.

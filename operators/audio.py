@@ -15,7 +15,8 @@ from invgen.validation.limits import check_size
 
 @checked
 def lowpass_filter(taps: Count, cutoff: Annotated[float, Range(0, 1, above=True)]) -> Tensor:
-    """A linear-phase low pass, (taps,) in double precision: a sinc in a Hamming window, with gain 1 at frequency zero.
+    """Returns a linear-phase low pass, (taps,) in double precision: a sinc in a Hamming window, with gain 1 at frequency
+    zero.
 
     Args:
         taps: odd, so that the filter delays nothing.
@@ -100,7 +101,8 @@ class LowPassDecimate(LinearOperator):
 
 
 def _response(h: Tensor, least: int) -> Tensor:
-    """The real frequency response of a symmetric filter on a ring of at least `least` samples, of an even, fast length."""
+    """Returns the real frequency response of a symmetric filter on a ring of at least `least` samples, of an even, fast
+    length."""
     from scipy.fft import next_fast_len
 
     n = 2 * next_fast_len(-(-max(least, len(h)) // 2), real=True)

@@ -69,7 +69,7 @@ class Blur(LinearOperator):
         self.register_buffer("kernel", kernel)
 
     def _channels(self, H: Tensor) -> Tensor:
-        """A spectrum for each channel, in the rank of a signal; one for all channels unchanged."""
+        """Returns a spectrum for each channel, in the rank of a signal; one for all channels unchanged."""
         return H.reshape(len(H), *[1] * (len(self.in_shape) - H.ndim), *H.shape[1:]) if self.per_channel else H
 
 

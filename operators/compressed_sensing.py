@@ -144,7 +144,8 @@ class FastSensing(OrthogonalRows, CompressedSensing):
 
 
 def hadamard(x: Tensor) -> Tensor:
-    """The orthonormal Hadamard transform of the last axis in Sylvester's order (scipy.linalg.hadamard(n) / sqrt(n)).
+    """Returns the orthonormal Hadamard transform of the last axis in Sylvester's order (scipy.linalg.hadamard(n) /
+    sqrt(n)).
 
     It is a Kronecker product of small ones, applied as matrix products of at most 64 x 64: faster than butterflies, which
     touch the memory log2 n times.
@@ -169,13 +170,13 @@ def _twiddles(x: Tensor) -> Tensor:
 
 
 def dct(x: Tensor) -> Tensor:
-    """The orthonormal DCT-II of the last axis, by one FFT (Makhoul, IEEE TASSP 28, 1980)."""
+    """Returns the orthonormal DCT-II of the last axis, by one FFT (Makhoul, IEEE TASSP 28, 1980)."""
     v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     return (_twiddles(x) * torch.fft.fft(v)).real
 
 
 def idct(z: Tensor) -> Tensor:
-    """The inverse of `dct`, which is its adjoint."""
+    """Returns the inverse of `dct`, which is its adjoint."""
     n = z.shape[-1]
     v = torch.fft.ifft(_twiddles(z).conj() * z).real * n
     x = torch.empty_like(v)

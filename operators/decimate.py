@@ -98,7 +98,7 @@ class FilterDecimate(Downsample):
         self.register_buffer("s", full, persistent=False)
 
     def _fold(self, X: Tensor) -> Tensor:
-        """The mean over the aliases of each coarse frequency."""
+        """Returns the mean over the aliases of each coarse frequency."""
         for axis, f in zip(self._axes, self.factors, strict=True):
             X = X.unflatten(axis, (f, -1)).mean(axis - 1)
         return X

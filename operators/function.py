@@ -22,7 +22,7 @@ def from_function(
     dtype: torch.dtype = torch.float32,
     differentiable: bool = True,
 ) -> Operator:
-    """The operator y = f(x); a LinearOperator with linear=True.
+    """Returns the operator y = f(x); a LinearOperator with linear=True.
 
     Args:
         f: written for a batch, (B, *in_shape) -> (B, *out_shape), and differentiable by torch.

@@ -111,7 +111,7 @@ class JPEG(Operator):
         return straight_through((mixed / 65536).floor(), mixed / 65536 - 0.5)
 
     def _to_rgb(self, y: Tensor, chroma: Tensor) -> Tensor:
-        """The inverse of `_to_ycbcr`, clipped to 0..255."""
+        """Returns the inverse of `_to_ycbcr`, clipped to 0..255."""
         mixed = torch.einsum("ij,bjhw->bihw", self.to_rgb.to(y.dtype), chroma - 128)
         return (y + _round(mixed / 65536)).clamp(0, 255)
 

@@ -37,7 +37,8 @@ def gaussian_kernel(
 
 @checked
 def disk_kernel(radius: Positive) -> Tensor:
-    """A uniform disk, the blur of a lens out of focus: the part of each pixel inside it, by 16 x 16 points a pixel."""
+    """Returns a uniform disk, the blur of a lens out of focus: the part of each pixel inside it, by 16 x 16 points a
+    pixel."""
     half, fine = math.ceil(radius - 0.5), 16
     check_size(8 * ((2 * half + 1) * fine) ** 2, f"a disk of radius {radius} pixels")
     r = (torch.arange((2 * half + 1) * fine, dtype=torch.float64) + 0.5) / fine - half - 0.5
@@ -48,7 +49,7 @@ def disk_kernel(radius: Positive) -> Tensor:
 
 @checked
 def motion_kernel(length: Positive, angle: float | None = None, seed: Seed = 0, size: Count | None = None) -> Tensor:
-    """The trace of a camera that moves during the exposure, at constant speed.
+    """Returns the trace of a camera that moves during the exposure, at constant speed.
 
     A straight line at `angle` degrees, counter-clockwise from the positive column axis; or, with angle=None, a random
     smooth trajectory: its direction turns at a rate that is itself a mean-reverting random walk (in the spirit of

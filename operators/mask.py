@@ -69,7 +69,7 @@ class Mask(OrthogonalRows):
         return Mask(inner.in_shape, kept.reshape(inner.in_shape))
 
     def image(self, y: Tensor, fill: float = 0.0) -> Tensor:
-        """The measured values at their places and `fill` elsewhere: (*batch, count) -> (*batch, *in_shape)."""
+        """Returns the measured values at their places and `fill` elsewhere: (*batch, count) -> (*batch, *in_shape)."""
         if y.shape[-1:] != self.out_shape:
             raise ShapeError(f"Mask.image takes shape (*batch, {self.out_shape[0]}), got {tuple(y.shape)}")
         return self.adjoint(y) + fill * (~self.mask).to(y.dtype)

@@ -108,5 +108,5 @@ class Quantize(Operator):
 
 
 def straight_through(exact: Tensor, surrogate: Tensor) -> Tensor:
-    """The value of `exact` with the gradient of `surrogate`."""
+    """Returns the value of `exact` with the gradient of `surrogate`."""
     return exact.detach() + (surrogate - surrogate.detach())

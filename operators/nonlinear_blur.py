@@ -102,6 +102,6 @@ def decode_srgb(v: Tensor) -> Tensor:
 
 
 def encode_srgb(light: Tensor) -> Tensor:
-    """The inverse of `decode_srgb`; its gradient is finite at zero, unlike that of a pure power law."""
+    """Returns the inverse of `decode_srgb`; its gradient is finite at zero, unlike that of a pure power law."""
     curve = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(light > 0.0031308, curve, 12.92 * light)

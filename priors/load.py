@@ -38,7 +38,7 @@ FACTS = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
 
 @checked
 def names() -> list[str]:
-    """The shipped priors."""
+    """Returns the shipped priors."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
@@ -58,7 +58,7 @@ def load(name_or_path: Literal["digits-vae"], shape: "Size" = None) -> "VAE": ..
 def load(name_or_path: str | Path, shape: "Size" = None) -> Any: ...  # a kind of Prior, which the file says
 @checked
 def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> Any:
-    """A trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
+    """Returns a trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
 
     A denoiser, one that knows classes (`load("digits").condition(3)`), or what else the file holds: a VAE or a GAN (a
     `Generator`), a normalising flow, an autoregressive prior.
@@ -152,7 +152,7 @@ def metadata(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the description in a weights file; WeightsError if it is anything else."""
+    """Returns the tensors and the description in a weights file; WeightsError if it is anything else."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.ndarray]]]":
-    """The record and the arrays of each of some cells that differ in the image alone. Raises whatever goes wrong in them.
+    """Returns the record and the arrays of each of some cells that differ in the image alone. Raises whatever goes wrong
+    in them.
 
     Several are computed by one call of the sampler, where it can take a seed for each measurement: the seconds are then
     shared out, and the samples are those of a cell alone up to the round-off of other sizes of batches.
@@ -52,7 +53,7 @@ def compute(cells: Sequence[Cell]) -> "list[tuple[dict[str, Any], dict[str, np.n
 
 
 def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
-    """A result for each cell, of one call of the sampler."""
+    """Returns a result for each cell, of one call of the sampler."""
     first, sampler, cost = cells[0], sampler_of(cells[0].sampler), Cost()
     seeds = [cell.sampler_seed for cell in cells]
     alone = len(cells) == 1
@@ -127,7 +128,7 @@ def _arrays(cell: Cell, result: Result, truth: Tensor) -> "dict[str, np.ndarray]
 
 @lru_cache(maxsize=8)
 def commit(folder: str) -> str:
-    """The git commit of a folder, with "-dirty" where files have changed since; "" where there is none."""
+    """Returns the git commit of a folder, with "-dirty" where files have changed since; "" where there is none."""
     try:
         command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

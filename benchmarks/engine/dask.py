@@ -192,7 +192,7 @@ def _through(
 
 
 def _visible(store: Store, cell: Cell, where: str) -> bool:
-    """Whether what a worker has stored is here, too. Raises OptionError where it does not come."""
+    """Tells whether what a worker has stored is here, too. Raises OptionError where it does not come."""
     end = time.monotonic() + PATIENCE
     while store.record(cell.key) is None and store.failure(cell.key) is None:
         if time.monotonic() > end:

@@ -37,7 +37,7 @@ def credentials() -> "Security":
 
 
 def scheduler(security: "Security") -> Any:
-    """A scheduler in this process, for workers that are started apart."""
+    """Returns a scheduler in this process, for workers that are started apart."""
     from distributed import Scheduler, SpecCluster
 
     options = {"host": "127.0.0.1", "protocol": "tls://", "port": 0, "dashboard": False, "security": security}
@@ -46,7 +46,8 @@ def scheduler(security: "Security") -> Any:
 
 
 def _worker_settings(security: "Security") -> dict[str, str]:
-    """The environment of a worker that holds the key: nobody but its owner can read it, which a command line is not."""
+    """Returns the environment of a worker that holds the key: nobody but its owner can read it, which a command line is
+    not."""
     own = security.get_tls_config_for_role("worker")
     return {
         "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
@@ -96,7 +97,7 @@ class Workers:
 
 
 def slurm(device: str = "cpu", folder: str | Path = ".", **options: Any) -> Any:
-    """A cluster of SLURM jobs, none yet; `job_script()` shows what it submits.
+    """Returns a cluster of SLURM jobs, none yet; `job_script()` shows what it submits.
 
     Jobs read the key of the cluster from files that nobody but their owner can read: `keys`, a temporary directory in
     `folder` (of the results, which jobs share) or in dask-jobqueue's `shared-temp-directory`, which goes before it.
@@ -147,7 +148,7 @@ def slurm(device: str = "cpu", folder: str | Path = ".", **options: Any) -> Any:
 
 
 def _key_files(security: "Security", folder: Path) -> "tuple[tempfile.TemporaryDirectory[str], Security]":
-    """The key and the certificate of a run in files of a temporary directory, which its owner alone may enter."""
+    """Returns the key and the certificate of a run in files of a temporary directory, which its owner alone may enter."""
     from distributed import Security
 
     try:

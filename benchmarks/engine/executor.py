@@ -46,17 +46,17 @@ class Executor:
 
 
 def ended(task: Task, outcomes: Sequence[Outcome]) -> Iterator[tuple[Cell, Outcome]]:
-    """The cells of a task that are no longer to be computed."""
+    """Yields the cells of a task that are no longer to be computed."""
     return ((cell, outcome) for cell, outcome in zip(task, outcomes, strict=True) if outcome != "busy")
 
 
 def still_busy(task: Task, outcomes: Sequence[Outcome]) -> Task:
-    """The cells of a task that another runner is computing."""
+    """Returns the cells of a task that another runner is computing."""
     return tuple(cell for cell, outcome in zip(task, outcomes, strict=True) if outcome == "busy")
 
 
 def environments(workers: int | None, device: str, gpus: Sequence[str] | None = None) -> list[Environment]:
-    """The environment variables of each worker process.
+    """Returns the environment variables of each worker process.
 
     Args:
         workers: how many; by default one for each core, or for each GPU where the device is "cuda".

@@ -71,7 +71,7 @@ def probed(cell: Cell) -> Probe:
 
 
 def peak_memory() -> int | None:
-    """The peak resident memory of this process, in bytes; None on Windows."""
+    """Returns the peak resident memory of this process, in bytes; None on Windows."""
     try:
         import resource
     except ImportError:

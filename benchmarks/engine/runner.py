@@ -136,7 +136,7 @@ def _results(where: Executor, tasks: Sequence[Task], store: Store, device: str) 
 
 
 def _states(store: Store, chosen: Sequence[Cell]) -> dict[str, State]:
-    """The states of cells whose results still stand. Warns of files that are damaged, by their names."""
+    """Returns the states of cells whose results still stand. Warns of files that are damaged, by their names."""
     cells = {cell.key: cell for cell in chosen}
     states = store.states(cells, lambda key, record: cells[key].made(record))
     if store.damaged:

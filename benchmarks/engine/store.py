@@ -159,7 +159,7 @@ class Store:
     # -- reading ---------------------------------------------------------------------------------------------------------
 
     def record(self, key: str, arrays: bool = True) -> dict[str, Any] | None:
-        """The result of a cell; None if there is none, or it is damaged and has to be computed again.
+        """Returns the result of a cell; None if there is none, or it is damaged and has to be computed again.
 
         arrays: whether their bytes are checked too, and not their number alone.
         """
@@ -188,7 +188,7 @@ class Store:
         return self._read(key, ".error.json", FAILURE)
 
     def arrays(self, key: str) -> "dict[str, np.ndarray]":
-        """The arrays of a cell.
+        """Returns the arrays of a cell.
 
         Raises:
             FileError: they are missing or damaged.
@@ -227,7 +227,7 @@ class Store:
         return found
 
     def stored(self) -> list[str]:
-        """The cells that have a result or a failure."""
+        """Returns the cells that have a result or a failure."""
         return sorted({name.partition(".")[0] for name in self._names() if name.endswith(".json")})
 
     def _read(self, key: str, suffix: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -245,7 +245,7 @@ class Store:
         return found
 
     def _names(self) -> set[str]:
-        """The names of the files of all cells, unfinished ones left out."""
+        """Returns the names of the files of all cells, unfinished ones left out."""
         found = set()
         try:
             folders = [entry.path for entry in os.scandir(self.cells) if entry.is_dir()]

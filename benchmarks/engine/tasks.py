@@ -19,7 +19,8 @@ DIED = "its worker process died, more than once: killed from outside, for want o
 
 
 def tasks_of(cells: Sequence[Cell], batch: int) -> list[Task]:
-    """The cells as tasks of at most `batch` cells that differ in the image alone, in the order of their first cells."""
+    """Returns the cells as tasks of at most `batch` cells that differ in the image alone, in the order of their first
+    cells."""
     if batch == 1:
         return [(cell,) for cell in cells]
     alike: dict[Cell, list[Cell]] = {}
@@ -64,7 +65,7 @@ def _computed(cells: list[Cell], store: Store) -> dict[str, Outcome]:
 
 
 def failure(cell: Cell, error: Exception) -> dict[str, Any]:
-    """The record of a cell that has failed."""
+    """Returns the record of a cell that has failed."""
     sentence = str(error) if isinstance(error, InvgenError) else f"{type(error).__name__}: {error}"
     return {
         "cell": cell.facts(),

@@ -109,7 +109,8 @@ class AutoregressiveWiener(Classical):
 
 
 def autoregressive_spectrum(x: Tensor, order: int) -> Tensor:
-    """The power spectrum of an autoregressive process fitted to x, (..., length): (..., length // 2 + 1), of mean about the
+    """Returns the power spectrum of an autoregressive process fitted to x, (..., length): (..., length // 2 + 1), of
+    mean about the
     mean square of x. Yule and Walker's equations, by Levinson's recursion (scipy)."""
     from scipy.linalg import solve_toeplitz
 

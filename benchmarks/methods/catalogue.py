@@ -12,7 +12,7 @@ MODULES = ("exact", "classical", "total_variation", "ct", "images", "mri", "audi
 
 
 def method(spec: str) -> Method:
-    """The sampler of a spec, among those of invgen first, then among the methods that stand beside them in a suite.
+    """Returns the sampler of a spec, among those of invgen first, then among the methods that stand beside them in a suite.
 
     Raises:
         OptionError: there is none of that name, or it has no such option.
@@ -21,7 +21,7 @@ def method(spec: str) -> Method:
 
 
 def others() -> dict[str, type[Method]]:
-    """The methods of suites that are not samplers of invgen, by name."""
+    """Returns the methods of suites that are not samplers of invgen, by name."""
     modules = [importlib.import_module(f"invgen.benchmarks.methods.{name}") for name in MODULES]
     return {name: getattr(module, name) for module in modules for name in module.__all__ if _usable(getattr(module, name))}
 

@@ -81,7 +81,7 @@ class PseudoInverse(Classical):
 
 
 def scaled_adjoint(post: Posterior) -> Tensor:
-    """The multiple of A^T y of least residual, (B, *shape)."""
+    """Returns the multiple of A^T y of least residual, (B, *shape)."""
     x = post.A.adjoint(post.y)
     clean = post.A(x)
     return x * (norm(x) / norm(clean).reshape(-1, *[1] * (x.ndim - 1)).clamp(min=1e-30)) ** 2

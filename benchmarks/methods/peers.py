@@ -82,7 +82,7 @@ class Peer(Method):
 
 
 def in_unit_range(post: Posterior) -> Posterior:
-    """The same problem for signals in [0, 1], as deepinv wants them: x = low + (high - low) u.
+    """Returns the same problem for signals in [0, 1], as deepinv wants them: x = low + (high - low) u.
 
     A linear operator stays what it is: y less the measurement of `low`, and the noise, are divided by the range. Any other
     is put after the map.

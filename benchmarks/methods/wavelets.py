@@ -9,7 +9,7 @@ from torch import Tensor
 
 @lru_cache(maxsize=8)
 def daubechies(moments: int) -> tuple[float, ...]:
-    """The low-pass filter of Daubechies' wavelet with that many vanishing moments, 2 * moments taps, of unit norm.
+    """Returns the low-pass filter of Daubechies' wavelet with that many vanishing moments, 2 * moments taps, of unit norm.
 
     By the roots of her polynomial, those inside the unit circle ("Ten lectures on wavelets", 1992, section 6.1).
     """
@@ -28,7 +28,8 @@ def daubechies(moments: int) -> tuple[float, ...]:
 
 
 def analyse(x: Tensor, levels: int, moments: int = 4) -> Tensor:
-    """The wavelet coefficients of (..., H, W), H and W multiples of 2^levels: the coarse part top left, as in a pyramid."""
+    """Returns the wavelet coefficients of (..., H, W), H and W multiples of 2^levels: the coarse part top left, as in a
+    pyramid."""
     out, (rows, columns) = x.clone(), x.shape[-2:]
     for k in range(levels):
         part = out[..., : rows >> k, : columns >> k]
@@ -37,7 +38,7 @@ def analyse(x: Tensor, levels: int, moments: int = 4) -> Tensor:
 
 
 def synthesise(bands: Tensor, levels: int, moments: int = 4) -> Tensor:
-    """The inverse, and the transpose, of `analyse`."""
+    """Returns the inverse, and the transpose, of `analyse`."""
     out, (rows, columns) = bands.clone(), bands.shape[-2:]
     for k in reversed(range(levels)):
         part = out[..., : rows >> k, : columns >> k]

@@ -26,12 +26,13 @@ def _shown(character: str) -> str:
 
 
 def to_cell(text: str) -> str:
-    """A text as a cell of a table that a spreadsheet may open: with an apostrophe where it would be run as a formula."""
+    """Returns a text as a cell of a table that a spreadsheet may open: with an apostrophe where it would be run as a
+    formula."""
     return f"'{text}" if _acts(text) else text
 
 
 def from_cell(text: str) -> str:
-    """The text that `to_cell` has written."""
+    """Returns the text that `to_cell` has written."""
     return text[1:] if text.startswith("'") and _acts(text[1:]) else text
 
 

@@ -229,11 +229,11 @@ def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
 
 
 def named(group: Group) -> str:
-    """A method on a problem."""
+    """Returns a method on a problem."""
     problem, prior, sampler = group
     return f"{problem}, {sampler}" + (f", prior {prior}" if prior else "")
 
 
 def cell(row: Row) -> str:
-    """A cell for the reader."""
+    """Returns a cell for the reader."""
     return f"{named(row.identity[:3])}, {row.image}, seed {row.seed}"

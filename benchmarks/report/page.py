@@ -243,7 +243,7 @@ def _listed(values: Sequence[tuple[str, int]], most: int = 8) -> str:
 
 
 def _texts(row: Row, columns: Sequence[str]) -> list[str]:
-    """A cell's numbers as the appendix shows them."""
+    """Returns a cell's numbers as the appendix shows them."""
     return [f"{row.values[column]:.6g}" if column in row.values else "" for column in columns]
 
 

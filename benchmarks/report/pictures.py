@@ -163,7 +163,7 @@ def _range(truth: "np.ndarray") -> tuple[float, float]:
 
 
 def _measured(operator: str, arrays: "Mapping[str, np.ndarray]") -> list[Picture]:
-    """The measurement where it is a picture; kept pixels, k-space and other lists of an image's data as A^T y.
+    """Returns the measurement where it is a picture; kept pixels, k-space and other lists of an image's data as A^T y.
 
     In the truth's grey levels where it is of its kind, else in its own.
     """
@@ -252,7 +252,7 @@ def _uri(levels: "np.ndarray") -> str:
 
 
 def _wave(x: "np.ndarray", limits: tuple[float, float]) -> "np.ndarray":
-    """A waveform: in each column of pixels, from the least to the greatest of the values that fall there."""
+    """Returns a waveform: in each column of pixels, from the least to the greatest of the values that fall there."""
     import numpy as np
 
     width, height = WAVE

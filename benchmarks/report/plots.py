@@ -117,7 +117,7 @@ def _front(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, fl
 
 
 def curve(rows: Sequence[Row]) -> list[tuple[float, Interval]]:
-    """The coverage of the cells that have curves, at each level: its mean over images with the 95 % interval."""
+    """Returns the coverage of the cells that have curves, at each level: its mean over images with the 95 % interval."""
     found: dict[float, dict[tuple[str, int], float]] = {}
     for row in rows:
         own = row.record.get("calibration")
@@ -163,7 +163,7 @@ def _numbered(line: Line) -> str:
 
 
 def _row_of(panels: int) -> "tuple[Figure, list[Axes]]":
-    """A figure of panels side by side, in fixed places: matplotlib's layouts take longer than all else."""
+    """Returns a figure of panels side by side, in fixed places: matplotlib's layouts take longer than all else."""
     from matplotlib.figure import Figure
 
     width, height, left, bottom = 3.05 * panels, 2.75, 0.55, 0.45  # inches

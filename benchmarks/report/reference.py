@@ -68,7 +68,7 @@ def _text(value: float | None) -> str:
 
 
 def markdown() -> str:
-    """The tables of all references that there are, with a line each on what they show."""
+    """Returns the tables of all references that there are, with a line each on what they show."""
     names = [n for n in ORDER if path_of(n).is_file() and n != "peers"]
     return "\n\n".join(_section(name) for name in names)
 
@@ -110,7 +110,8 @@ def _by_method(results: Results) -> dict[tuple[str, str], list[Row]]:
 
 
 def refreshed(page: str) -> str:
-    """A page with the table of each suite NAME between its markers, `results-NAME:begin` and `results-NAME:end`, made anew.
+    """Returns a page with the table of each suite NAME between its markers, `results-NAME:begin` and `results-NAME:end`,
+    made anew.
 
     Raises:
         FileError: it has no such markers.

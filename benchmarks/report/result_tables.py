@@ -59,7 +59,7 @@ def _facts(row: "Row") -> dict[str, str | int]:
 
 
 def read_table(path: Path) -> Iterator[tuple[int, tuple[dict[str, Any], dict[str, Any]]]]:
-    """The cells of a table, as (line, (facts, values)), from either form.
+    """Yields the cells of a table, as (line, (facts, values)), from either form.
 
     Raises:
         FileError: it cannot be read, or is no table of results.

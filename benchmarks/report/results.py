@@ -76,7 +76,7 @@ class Results:
 
 
 def read(source: str | Path) -> Results:
-    """The results in a folder that `invgen bench run` wrote, or in a CSV or Parquet table of them.
+    """Returns the results in a folder that `invgen bench run` wrote, or in a CSV or Parquet table of them.
 
     Tables may have a row for each cell (as results.csv) or for each cell and metric (as results.parquet).
 
@@ -127,7 +127,7 @@ def _in_reading_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """A key that sorts "steps=50" before "steps=100"."""
+    """Returns a key that sorts "steps=50" before "steps=100"."""
     parts, digits = [], ""
     for character in text.casefold() + "\0":
         if character.isascii() and character.isdigit():
@@ -161,7 +161,7 @@ def _with_kinds(rows: list[Row]) -> list[Row]:
 
 
 def _from_folder(folder: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows, and what is wrong with files that gave none."""
+    """Returns the rows, and what is wrong with files that gave none."""
     store = Store(folder)
     rows = []
     for key in store.stored():

@@ -56,7 +56,7 @@ class Difference(Interval):
 
 
 def per_image(values: Values) -> dict[str, float]:
-    """The mean over the seeds of each image."""
+    """Returns the mean over the seeds of each image."""
     found: dict[str, list[float]] = {}
     for (image, _), value in values.items():
         found.setdefault(image, []).append(value)
@@ -64,7 +64,7 @@ def per_image(values: Values) -> dict[str, float]:
 
 
 def interval(values: Values) -> Interval:
-    """The mean over images and its 95 % t interval; nan without values."""
+    """Returns the mean over images and its 95 % t interval; nan without values."""
     means = list(per_image(values).values())
     mean, half, _ = _t(means)
     return Interval(mean, half, len(means), len(values))

@@ -84,13 +84,13 @@ class Table:
         return f"{name} {better.sign}" if better and column not in COSTS else name
 
     def groups(self) -> list[tuple[str, list[Line]]]:
-        """The lines by kind: classical methods, samplers, peers."""
+        """Returns the lines by kind: classical methods, samplers, peers."""
         kinds = list(dict.fromkeys(line.kind for line in self.lines))
         return [(GROUPS.get(kind, kind), [line for line in self.lines if line.kind == kind]) for kind in kinds]
 
 
 def values_of(rows: Iterable[Row], metric: str) -> dict[Place, float]:
-    """The values of a metric by image and seed."""
+    """Returns the values of a metric by image and seed."""
     return {(row.image, row.seed): row.values[metric] for row in rows if metric in row.values}
 
 
@@ -134,7 +134,7 @@ def _table(problem: str, rows: list[Row]) -> Table:
 
 
 def _applies(metric: str, kind: str) -> bool:
-    """A point estimate has no intervals that could cover anything."""
+    """Returns a point estimate has no intervals that could cover anything."""
     return kind != "classical" or metric.partition("(")[0] != "coverage"
 
 
@@ -204,7 +204,7 @@ def _md(text: str) -> str:
 
 
 def about(table: Table) -> str:
-    """The measurements and their number, in words."""
+    """Returns the measurements and their number, in words."""
     failed = sum(line.failed for line in table.lines)
     cells = sum(len(line.cells) for line in table.lines)
     text = "" if table.operator in table.problem else f"{table.operator}, noise {table.noise}; "

@@ -23,7 +23,7 @@ STORE = Path(__file__).parents[1] / "data" / "exact_evidence.json"
 
 
 def specs() -> list[str]:
-    """The samplers that estimate the evidence of these problems."""
+    """Returns the samplers that estimate the evidence of these problems."""
     post = mixture.problem(8, 1, 0)
     every = [c for c in samplers.catalogue().values() if issubclass(c, ParticleSampler)]
     return [c.__name__ for c in every if c().refuses(post) is None]

@@ -80,7 +80,8 @@ def evaluations(sampler: Sampler, post: Posterior) -> float:
 
 
 def at_budget(sampler: Sampler, post: Posterior, budget: int, count: int) -> Sampler:
-    """The sampler with as many steps as `budget` evaluations a sample allow; chains get `count` particles and draws.
+    """Returns the sampler with as many steps as `budget` evaluations a sample allow; chains get `count` particles and
+    draws.
 
     A sampler that cannot be had for so little takes one step.
 
@@ -103,7 +104,7 @@ def _candidate(spec: str, family: str, budget: int) -> Sampler:
 
 
 def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
-    """The samplers that a family accepts: all of the catalogue and `exact.PUBLISHED`, or of the chosen ones."""
+    """Returns the samplers that a family accepts: all of the catalogue and `exact.PUBLISHED`, or of the chosen ones."""
     post = family.make(0).posterior
     every = chosen or [*(c.__name__ for c in samplers.catalogue().values()), *mixture.PUBLISHED]
     return [spec for spec in every if resolve.sampler(spec).refuses(post) is None]
@@ -131,7 +132,7 @@ def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
 
 
 def load(path: Path) -> list[Run]:
-    """The runs of a file; a last line that was cut off is left out.
+    """Returns the runs of a file; a last line that was cut off is left out.
 
     Raises:
         FileError: not such a file.
@@ -240,14 +241,14 @@ class Line:
 
 
 def lines(key: str, runs: Sequence[Run]) -> list[Line]:
-    """The samplers of a family, the floor first, then by their mean distance."""
+    """Returns the samplers of a family, the floor first, then by their mean distance."""
     own = sorted((r for r in runs if r.family == key), key=lambda r: r.instance)
     rows = [Line(name, tuple(r for r in own if r.sampler == name)) for name in dict.fromkeys(r.sampler for r in own)]
     return sorted(rows, key=lambda row: (row.sampler != "floor", row.mean))
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """A table for each family."""
+    """Returns a table for each family."""
     parts = []
     for key, family in families().items():
         rows = lines(key, runs)
@@ -283,7 +284,7 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def best(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
-    """The best sampler of each family and its distance over the floor."""
+    """Returns the best sampler of each family and its distance over the floor."""
     out = {}
     for key in families():
         rows = lines(key, runs)

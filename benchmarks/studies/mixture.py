@@ -61,7 +61,7 @@ RERUNS = {
 
 @cache
 def table(name: str = "mixture25.npz") -> dict[str, np.ndarray]:
-    """The arrays of a shipped data file."""
+    """Returns the arrays of a shipped data file."""
     with resources.as_file(resources.files("invgen.benchmarks") / "data" / name) as path, np.load(path) as file:
         return dict(file)
 
@@ -81,7 +81,8 @@ def reruns() -> dict[tuple[int, int, int], dict[str, float]]:
 
 @cache
 def mixture(d: int, weights: Tensor | None = None) -> GaussianMixture:
-    """The prior over signals of shape (d,), in double precision; with the shipped weights unless others are given."""
+    """Returns the prior over signals of shape (d,), in double precision; with the shipped weights unless others are
+    given."""
     grid = torch.cartesian_prod(*2 * [torch.arange(-2.0, 3.0, dtype=torch.float64)])
     return GaussianMixture(
         -8 * grid.repeat(1, d // 2),

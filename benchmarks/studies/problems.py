@@ -61,7 +61,7 @@ class Family:
     published: dict[str, str] = field(default_factory=dict)
 
     def evaluate(self, x: Tensor, instance: int) -> dict[str, float]:
-        """The distance of samples to exact ones, the error to the truth, and the residual over the noise."""
+        """Returns the distance of samples to exact ones, the error to the truth, and the residual over the noise."""
         problem = _made(self, instance)
         out = {"distance": self.metric(x.double(), problem.law(self.against, 0))}
         if problem.truth is not None:
@@ -69,7 +69,7 @@ class Family:
         return out
 
     def floor(self, instance: int) -> dict[str, float]:
-        """The same of an independent exact set."""
+        """Returns the same of an independent exact set."""
         return self.evaluate(_made(self, instance).law(self.samples, 1), instance)
 
 
@@ -170,7 +170,7 @@ def _gaussian(i: int) -> Problem:
 
 
 def _mask(i: int) -> Problem:
-    """The mixture of d = 8, i % 4 + 1 values measured without noise."""
+    """Returns the mixture of d = 8, i % 4 + 1 values measured without noise."""
     prior, seen = mixture.mixture(8), torch.arange(8) < i % 4 + 1
     A, truth = Mask((8,), seen), prior.sample(1, seed=100 + i)[0]
     y = A(truth)

@@ -79,13 +79,13 @@ def evaluations(cls: type[Sampler]) -> float:
 
 
 def number_of(cls: type[Sampler]) -> str:
-    """The network evaluations of a sampler for the table; a dash for one that none of the small problems fits."""
+    """Returns the network evaluations of a sampler for the table; a dash for one that none of the small problems fits."""
     count = evaluations(cls)
     return "-" if math.isnan(count) else f"{count:.0f}"
 
 
 def number(value: float) -> str:
-    """A ratio for the table: two figures."""
+    """Returns a ratio for the table: two figures."""
     return (
         "" if math.isnan(value) else "diverged" if math.isinf(value) else f"{value:.1f}" if value < 10 else f"{value:.0f}"
     )
@@ -105,7 +105,7 @@ def overview(ratios: dict[str, dict[str, float]]) -> list[str]:
 
 
 def markdown(runs: Sequence[exact_full.Run]) -> str:
-    """The whole page."""
+    """Returns the whole page."""
     ratios = over_floor(runs)
     _, described = catalogue.samplers()
     about = {row[0]: row for row in described}

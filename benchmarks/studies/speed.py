@@ -192,7 +192,7 @@ def alternate(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def ratio(a: list[float], b: list[float]) -> float:
-    """The median of the paired ratios."""
+    """Returns the median of the paired ratios."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
@@ -228,7 +228,7 @@ _SMALL |= {"prior_steps": 4, "corrections": 2, "inner_steps": 4, "restarts": 1, 
 
 
 def short(kind: type[Sampler], steps: int) -> Sampler:
-    """The sampler with its defaults but for the steps and what multiplies the evaluations of one."""
+    """Returns the sampler with its defaults but for the steps and what multiplies the evaluations of one."""
     larger = {name: value for name, value in _SMALL.items() if name in kind.options() and kind.options()[name] > value}
     return kind(steps=steps, **larger)
 

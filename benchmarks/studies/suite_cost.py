@@ -83,7 +83,7 @@ def _spin(seconds: float) -> None:
 
 
 def suite(cells: int, data: Path, **changed: Any) -> dict[str, Any]:
-    """A suite of so many cells, in images of `data` (10) times seeds."""
+    """Returns a suite of so many cells, in images of `data` (10) times seeds."""
     return {
         "data": str(data),
         "priors": f"{HERE}:prior",

@@ -56,7 +56,7 @@ class Cell:
         return {n: asdict(i) for n, i in self._named()}
 
     def made(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record of this key was made with a prior, an operator and an image that do what these do."""
+        """Tells whether a record of this key was made with a prior, an operator and an image that do what these do."""
         kept = record.get("is_of")
         try:
             return all(identity.is_like(kept[name]["values"]) for name, identity in self._named())

@@ -84,7 +84,7 @@ def expand(suite: "str | Path | Mapping[str, Any] | Suite") -> list[Cell]:
 def _problem(
     suite: Suite, problem: Mapping[str, Any], place: Place, parts: Mapping[str, tuple[Any, Place]], device: str
 ) -> Iterable[Cell]:
-    """The cells of one problem, over its grid and its noises."""
+    """Returns the cells of one problem, over its grid and its noises."""
     shared = _shared(suite, parts)
     priors, images = reading.priors(suite, *parts["priors"]), reading.images(suite, *parts["data"])
     samplers = _methods(suite, *parts["samplers"], "a sampler, such as AdaptivePiGDM(steps=25)")
@@ -208,7 +208,7 @@ def _is_number(text: str) -> bool:
 
 
 def _number(value: Any) -> int:
-    """A seed below 2^31 from a hash."""
+    """Returns a seed below 2^31 from a hash."""
     return int(fingerprint.digest(value), 16) % 2**31
 
 

@@ -70,7 +70,8 @@ class Suite:
 
 
 def load(suite: "str | Path | Mapping[str, Any] | Suite") -> Suite:
-    """The suite of a name ("photo": one that comes with invgen), of a YAML file, of the variable `suite` in a .py file, of
+    """Returns the suite of a name ("photo": one that comes with invgen), of a YAML file, of the variable `suite` in a
+    .py file, of
     `module:Name`, or of a dict. A file without a suffix is written with its path, "./photo".
 
     Raises:
@@ -107,7 +108,7 @@ def load(suite: "str | Path | Mapping[str, Any] | Suite") -> Suite:
 
 
 def shipped(name: str) -> Path:
-    """The file of a suite that comes with invgen.
+    """Returns the file of a suite that comes with invgen.
 
     Raises:
         OptionError: there is none of that name.
@@ -121,7 +122,7 @@ def shipped(name: str) -> Path:
 
 
 def shipped_names() -> list[str]:
-    """The suites that come with invgen."""
+    """Returns the suites that come with invgen."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
@@ -209,5 +210,5 @@ class _Reader:
 
 
 def _parts(node: Any) -> list[Any]:
-    """The mappings of a merge: one, or a list of them."""
+    """Returns the mappings of a merge: one, or a list of them."""
     return node.value if node.id == "sequence" else [node]

@@ -39,7 +39,7 @@ def digest(value: Any) -> str:
 
 
 def of_path(path: Path) -> str:
-    """The hash of a file's bytes, or of those of every file in a folder, with their names in it."""
+    """Returns the hash of a file's bytes, or of those of every file in a folder, with their names in it."""
     if path.is_dir():
         files = sorted(
             p for p in path.rglob("*") if p.is_file() and not any(n.startswith(".") for n in p.relative_to(path).parts)
@@ -56,7 +56,8 @@ def _of_file(path: Path, changed: int, size: int) -> str:
 
 
 def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
-    """The hash of what a spec names: its options with defaults filled in, the files among them, and the code that is run.
+    """Returns the hash of what a spec names: its options with defaults filled in, the files among them, and the code
+    that is run.
 
     Args:
         spec: as `invgen.names.resolve` reads it.
@@ -79,14 +80,15 @@ def of_spec(spec: str, made: Any, weights: Path | None = None) -> str:
 
 
 def of_function(function: Callable[..., Any]) -> str:
-    """The hash of a function's code, with the functions beside it and the modules of invgen that it calls."""
+    """Returns the hash of a function's code, with the functions beside it and the modules of invgen that it calls."""
     modules: set[str] = set()
     texts = sorted(_texts(function, modules).values())
     return digest([texts, of_modules({name for name in modules if name.startswith("invgen.")})])
 
 
 def _texts(function: Any, modules: set[str], found: dict[str, str] | None = None) -> dict[str, str]:
-    """The code of a function and of those of its own module that it names; adds the modules of the others to `modules`."""
+    """Returns the code of a function and of those of its own module that it names; adds the modules of the others to
+    `modules`."""
     found = {} if found is None else found
     found[function.__qualname__] = ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
     names = function.__code__.co_names
@@ -101,7 +103,7 @@ def _texts(function: Any, modules: set[str], found: dict[str, str] | None = None
 
 
 def of_modules(modules: Iterable[str]) -> str:
-    """The hash of the code of modules, and of all modules of invgen that they import."""
+    """Returns the hash of the code of modules, and of all modules of invgen that they import."""
     found, new = set(), set(modules)
     while new:
         found |= new
@@ -122,7 +124,8 @@ def forget() -> None:
 
 
 def plain(value: Any) -> Any:
-    """An option as dicts, lists, strings and numbers that say what it is, the same in every process and everywhere."""
+    """Returns an option as dicts, lists, strings and numbers that say what it is, the same in every process and
+    everywhere."""
     if isinstance(value, str):
         return ["file", of_path(Path(value))] if _is_file(value) else value
     if value is None or isinstance(value, bool | int | float):
@@ -148,7 +151,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_file(text: str) -> bool:
-    """Whether an option names a file, whose bytes are meant and not its place."""
+    """Tells whether an option names a file, whose bytes are meant and not its place."""
     try:
         return "." in text and Path(text).is_file()
     except (OSError, ValueError):  # too long, or with a NUL: no name of a file
@@ -156,7 +159,8 @@ def _is_file(text: str) -> bool:
 
 
 def _scalars(thing: Any) -> dict[str, Any]:
-    """The numbers and texts of a sampler or a noise that is there already, to nine digits, which all machines agree on.
+    """Returns the numbers and texts of a sampler or a noise that is there already, to nine digits, which all machines
+    agree on.
 
     Priors and operators are told by their values: what they have computed may differ in any digit.
     """
@@ -180,13 +184,13 @@ def _with_defaults(make: Callable[..., Any], options: Mapping[str, Any]) -> dict
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    """The public attributes of an object, and the parts of a module."""
+    """Returns the public attributes of an object, and the parts of a module."""
     found = {n: v for n, v in getattr(thing, "__dict__", {}).items() if not n.startswith("_")}
     return found | (dict(thing.named_children()) if isinstance(thing, nn.Module) else {})
 
 
 def _parts(thing: Any, depth: int = _DEPTH) -> list[Any]:
-    """An object and the objects that it is made of, whose code counts too."""
+    """Returns an object and the objects that it is made of, whose code counts too."""
     parts = [thing]
     for value in _attributes(thing).values() if depth else ():
         for item in value if isinstance(value, list | tuple) else (value,):
@@ -196,13 +200,13 @@ def _parts(thing: Any, depth: int = _DEPTH) -> list[Any]:
 
 
 def _modules(cls: type) -> list[str]:
-    """The modules that define a class and its bases."""
+    """Returns the modules that define a class and its bases."""
     return [base.__module__ for base in cls.__mro__ if base.__module__.split(".")[0] not in _BELOW]
 
 
 @lru_cache(maxsize=1024)
 def _tree(module: str) -> ast.Module | None:
-    """A module's code without comments, docstrings and layout; None for what has no source to read."""
+    """Returns a module's code without comments, docstrings and layout; None for what has no source to read."""
     loaded = sys.modules.get(module)
     if loaded is None or module.split(".")[0] in _BELOW:
         return None
@@ -221,7 +225,7 @@ def _bare(tree: ast.Module) -> ast.Module:
 
 @lru_cache(maxsize=1024)
 def _source(module: str) -> str:
-    """The hash of a module's code; "" for what has no source to read."""
+    """Returns the hash of a module's code; "" for what has no source to read."""
     tree = _tree(module)
     if tree is not None and module.startswith("invgen."):  # where it finds the rest of invgen, whose code counts by itself
         ours = [n for n in tree.body if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("invgen")]
@@ -231,7 +235,8 @@ def _source(module: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _imports(module: str) -> frozenset[str]:
-    """The modules of invgen that a module imports at its top; of those that it imports from a package, where they are."""
+    """Returns the modules of invgen that a module imports at its top; of those that it imports from a package, where
+    they are."""
     tree, found = _tree(module), set()
     for node in tree.body if tree is not None else ():
         if isinstance(node, ast.Import):
@@ -247,7 +252,7 @@ def _imports(module: str) -> frozenset[str]:
 
 
 def user_source(module: str) -> str:
-    """The hash of the code of a user's module, or of a .py file."""
+    """Returns the hash of the code of a user's module, or of a .py file."""
     if module.endswith(".py"):
         return hashlib.sha256(ast.unparse(_bare(ast.parse(Path(module).read_text(encoding="utf-8")))).encode()).hexdigest()[
             :24

@@ -36,7 +36,7 @@ class Identity:
     values: tuple[float, ...] = ()
 
     def is_like(self, values: Sequence[float]) -> bool:
-        """Whether values are its own, up to the tolerance."""
+        """Tells whether values are its own, up to the tolerance."""
         if len(values) != len(self.values):
             return False
         size = max(abs(self.values[0]), abs(values[0])) if values else 0.0
@@ -46,7 +46,7 @@ class Identity:
 
 
 def values_of(x: Tensor) -> tuple[float, ...]:
-    """The norm of a tensor, and eight sums of its values times fixed waves: of each value in two of them."""
+    """Returns the norm of a tensor, and eight sums of its values times fixed waves: of each value in two of them."""
     x = x.detach().cpu()
     flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double().flatten()
     at = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
@@ -56,12 +56,13 @@ def values_of(x: Tensor) -> tuple[float, ...]:
 
 
 def of_operator(A: Operator, value_range: tuple[float, float]) -> tuple[float, ...]:
-    """The values of A at a fixed signal that fills a range."""
+    """Returns the values of A at a fixed signal that fills a range."""
     return _computed(lambda: A(_signal(A.in_shape, value_range).to(A.device, A.in_dtype)))
 
 
 def of_prior(prior: Prior) -> tuple[float, ...]:
-    """The values of a denoiser at a fixed noisy signal, of a decoder at a fixed code, of the first token's logits."""
+    """Returns the values of a denoiser at a fixed noisy signal, of a decoder at a fixed code, of the first token's
+    logits."""
     if isinstance(prior, Denoiser):
         sigma = min(max(prior.data_std, prior.sigma_min), prior.sigma_max)
         return _computed(lambda: prior(_signal(prior.shape, prior.value_range).to(prior.device, prior.dtype), sigma))

@@ -51,7 +51,7 @@ def prior_of(spec: str, size: tuple[int, ...] | None, rescale: tuple[float, floa
 
 
 def _weights(spec: str) -> Path | None:
-    """The file or folder that the spec of a prior stands for, as `invgen.names.resolve.prior` reads it."""
+    """Returns the file or folder that the spec of a prior stands for, as `invgen.names.resolve.prior` reads it."""
     name, shipped = spec.partition("(")[0].strip(), priors_by_name()
     if os.path.isfile(spec) or (os.path.isdir(spec) and spec not in shipped):
         return Path(spec)
@@ -87,7 +87,7 @@ def forget() -> None:
 
 
 def problem_of(cell: Cell) -> tuple[Posterior, Tensor]:
-    """The posterior that a cell asks for, and the true image.
+    """Returns the posterior that a cell asks for, and the true image.
 
     Raises:
         FileError: the prior, the operator or the image is not the one that the suite was expanded with.

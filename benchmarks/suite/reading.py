@@ -15,7 +15,7 @@ from invgen.names.spelling import clipped, short
 
 
 def items(suite: Suite, value: Any, place: Place) -> list[tuple[Any, Place]]:
-    """A value or a list of values, with their places; not empty."""
+    """Returns a value or a list of values, with their places; not empty."""
     if not isinstance(value, list | tuple):
         return [(value, place)]
     if not value:
@@ -53,7 +53,7 @@ def text(suite: Suite, value: Any, place: Place, what: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it; numbers with thousands of digits have no text."""
+    """Returns a value as an error shows it; numbers with thousands of digits have no text."""
     try:
         return clipped(repr(value), 60)
     except ValueError:
@@ -70,7 +70,7 @@ def whole(suite: Suite, value: Any, place: Place, low: int, high: int = 2**63 - 
 
 
 def seeds(suite: Suite, value: Any, place: Place) -> Sequence[int]:
-    """The seeds of a list, or 0, 1, ... of a number of them, which is not written out."""
+    """Returns the seeds of a list, or 0, 1, ... of a number of them, which is not written out."""
     if not isinstance(value, list | tuple):
         return range(few(suite, whole(suite, value, place, 1), place, f"{shown(value)} seeds"))
     found = [whole(suite, item, where, 0, 2**64 - 1) for item, where in items(suite, value, place)]
@@ -122,7 +122,7 @@ def grid(suite: Suite, spec: str, grid: Any, place: Place) -> list[str]:
 
 
 def written(module: str | None, name: str, options: Mapping[str, Any]) -> str:
-    """The inverse of `invgen.names.spec.parse`."""
+    """Returns the inverse of `invgen.names.spec.parse`."""
 
     def shown(value: Any) -> str:
         return written(None, value.name, value.options) if isinstance(value, Call) else repr(value)

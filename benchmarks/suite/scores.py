@@ -99,7 +99,8 @@ NEEDS: dict[str, Callable[..., object]] = {"lpips": perceptual.find_weights}  # 
 
 
 def available(specs: Sequence[str]) -> list[str]:
-    """The metrics of some specs, once each: one that ends with a question mark only if this machine has what it needs.
+    """Returns the metrics of some specs, once each: one that ends with a question mark only if this machine has what it
+    needs.
 
     Warns of each that is left out, with what would bring it.
 
@@ -120,7 +121,8 @@ def available(specs: Sequence[str]) -> list[str]:
 
 
 def metric(spec: str) -> Callable[[Result, Tensor], float]:
-    """The metric of a spec: a name with options, or a user's `module:function`, called as f(samples, truth, posterior).
+    """Returns the metric of a spec: a name with options, or a user's `module:function`, called as f(samples, truth,
+    posterior).
 
     Raises:
         OptionError: there is no such metric or option.
@@ -139,7 +141,7 @@ def metric(spec: str) -> Callable[[Result, Tensor], float]:
 
 
 def _users(function: Any, spec: str) -> Callable[..., Any]:
-    """A metric of the user's own, or an installed package's function that says that it gives a number."""
+    """Returns a metric of the user's own, or an installed package's function that says that it gives a number."""
     wanted = "expected a function of your own, called as f(samples, truth, posterior), that gives a number"
     if inspect.isclass(function) or not callable(function):
         raise OptionError(f"{spec} is {type(function).__name__}, {wanted}")

@@ -70,14 +70,14 @@ def sources(spec: str, folder: Path, limit: int | None = None) -> list[tuple[str
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The signals in a folder and the folders in it, in the order of their names."""
+    """Returns the signals in a folder and the folders in it, in the order of their names."""
     found = (p for p in folder.rglob("*") if p.name.lower().endswith(reader.SUFFIXES) and p.is_file())
     return sorted(p for p in found if not p.name.startswith("."))
 
 
 @lru_cache(maxsize=256)
 def signal_of(source: str) -> tuple[Signal, str]:
-    """The signal of a source, and the name of its content: the bytes of a file, what a shipped one is called.
+    """Returns the signal of a source, and the name of its content: the bytes of a file, what a shipped one is called.
 
     Raises:
         FileError: it cannot be read, or is not there.
@@ -96,7 +96,7 @@ def signal_of(source: str) -> tuple[Signal, str]:
 
 @lru_cache(maxsize=1)
 def _readers() -> str:
-    """The hash of the code that turns files into signals."""
+    """Returns the hash of the code that turns files into signals."""
     found = [
         m.name for m in pkgutil.iter_modules(invgen.files.__path__, "invgen.files.") if m.name != "invgen.files.writing"
     ]
@@ -107,7 +107,7 @@ def _readers() -> str:
 
 
 def truth_of(source: str, prior: Prior) -> Tensor:
-    """The signal in the shape and the units of a prior."""
+    """Returns the signal in the shape and the units of a prior."""
     if source.startswith(f"{DRAWN}:"):
         return drawn(prior, int(source.removeprefix(f"{DRAWN}:")))
     return reader.fit(signal_of(source)[0], prior)[0]
@@ -119,7 +119,7 @@ def name_of(source: str) -> str:
 
 
 def identity_of(source: str, prior: Prior, prior_name: str) -> Identity:
-    """A signal by what it is called and the code that makes it; a draw by its prior and its seed too.
+    """Returns a signal by what it is called and the code that makes it; a draw by its prior and its seed too.
 
     Args:
         source: see the top of this file.

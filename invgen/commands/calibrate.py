@@ -19,7 +19,7 @@ def run(
     prior_sampler: str | None = None,
     **options: Any,
 ) -> Calibration:
-    """The job of `invgen calibrate`: names in; calibration.png and calibration.json, all or nothing, in `out`.
+    """Returns the job of `invgen calibrate`: names in; calibration.png and calibration.json, all or nothing, in `out`.
 
     operator, prior, noise, sampler, prior_sampler: names; size, rescale, device: as for `invgen reconstruct`; options: of
     `calibrate`.

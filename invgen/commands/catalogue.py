@@ -70,7 +70,7 @@ TABLES: dict[str, Callable[[], Rows]] = {"operators": operators, "priors": prior
 
 
 def text(kind: str, width: int = 100) -> str:
-    """The table of a kind for a terminal: two lines an entry."""
+    """Returns the table of a kind for a terminal: two lines an entry."""
     import textwrap
 
     headings, rows = TABLES[kind]()
@@ -84,7 +84,7 @@ def text(kind: str, width: int = 100) -> str:
 
 
 def markdown(kind: str) -> str:
-    """The table of a kind for a page: without the options, and papers by first author and venue."""
+    """Returns the table of a kind for a page: without the options, and papers by first author and venue."""
     headings, rows = TABLES[kind]()
     keep = [k for k, heading in enumerate(headings) if heading != "options"]
     if headings[-1] == "source":
@@ -97,7 +97,7 @@ def markdown(kind: str) -> str:
 
 
 def between(page: str, name: str, content: str) -> str:
-    """The page with new content between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+    """Returns the page with new content between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 
     Raises:
         FileError: the page lacks the markers.
@@ -145,13 +145,13 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _sentence(thing: object) -> str:
-    """The first sentence of a docstring, on one line and without its full stop."""
+    """Returns the first sentence of a docstring, on one line and without its full stop."""
     paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[\w)\]'\"`*])\.(?=\s+[A-Z`]|$)", paragraph)[0]
 
 
 def _options(cls: type) -> str:
-    """The constructor's options with their defaults, without the shape of the signal, which the prior gives."""
+    """Returns the constructor's options with their defaults, without the shape of the signal, which the prior gives."""
     named, others = parameters(cls)
     if others:  # told by the docstring alone
         section = (inspect.getdoc(cls) or "").partition("Args:")[2].partition("\n\n")[0]

@@ -114,7 +114,7 @@ def reconstruct(
 
 
 def natural_size(signal: reader.Signal, prior: Prior, resize: bool = True) -> tuple[reader.Signal, tuple[int, int] | None]:
-    """The size at which a prior that knows pictures of any size takes a picture: its own.
+    """Returns the size at which a prior that knows pictures of any size takes a picture: its own.
 
     With `resize`, its sides are cut to a multiple of the prior's `size_step`, and a picture of more than LARGEST pixels
     gets a size of about as many, to which `files.fit` resamples it.
@@ -136,7 +136,8 @@ def natural_size(signal: reader.Signal, prior: Prior, resize: bool = True) -> tu
 
 
 def classical(post: Posterior) -> tuple[str, Tensor] | None:
-    """A reconstruction without a learned prior: filtered backprojection for CT, for other linear operators the posterior
+    """Returns a reconstruction without a learned prior: filtered backprojection for CT, for other linear operators the
+    posterior
     mean under a Gaussian prior of the same mean and variance (Tikhonov), none otherwise. (its name, (*batch, *shape))."""
     post = post.reduced()  # of photon counts, their line integrals
     A, prior = post.A, post.prior
@@ -150,7 +151,7 @@ def classical(post: Posterior) -> tuple[str, Tensor] | None:
 
 
 def _rows(result: Result, truth: Tensor | None, baseline: tuple[str, Tensor] | None) -> list[dict[str, Any]]:
-    """A row of numbers for the baseline, the mean and the average sample."""
+    """Returns a row of numbers for the baseline, the mean and the average sample."""
     images = [("mean of samples", result.mean[None]), ("each sample, average", result.samples)]
     if baseline is not None:
         images.insert(0, (baseline[0], baseline[1][None]))
@@ -190,7 +191,7 @@ def _write(
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The summary for a terminal."""
+    """Returns the summary for a terminal."""
     lines = [f"{note[0].upper()}{note[1:]}." for note in summary["notes"]]
     if summary["pixel_spacing_mm"]:
         row, column = summary["pixel_spacing_mm"]

@@ -22,7 +22,7 @@ OBJECTS = "holds Python objects, which could run code when read; save a plain nu
 
 
 def read_npy(path: str | Path) -> "Tensor":
-    """The array in an NPY file as a tensor of its own dtype; bool, integer, floating point or complex.
+    """Returns the array in an NPY file as a tensor of its own dtype; bool, integer, floating point or complex.
 
     Raises:
         FileError: no such file, not NPY, cut off, too large, holding Python objects (which could run code), or not finite.
@@ -36,7 +36,7 @@ def read_npy(path: str | Path) -> "Tensor":
 
 
 def read_npy_signal(path: Path) -> Signal:
-    """The array in an NPY file as a signal; as `read_npy`."""
+    """Returns the array in an NPY file as a signal; as `read_npy`."""
     return array_signal(_load(path), str(path))
 
 
@@ -65,7 +65,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _npy_head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and the type of an NPY stream, from its head alone."""
+    """Returns the shape and the type of an NPY stream, from its head alone."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -73,7 +73,7 @@ def _npy_head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def read_npz(path: Path, name: str | None) -> Signal:
-    """An array of an NPZ file: the one of that name, else the first with two axes or more.
+    """Returns an array of an NPZ file: the one of that name, else the first with two axes or more.
 
     Raises:
         FileError: damaged, cut off, too large, no such array, or none that is a signal.
@@ -105,7 +105,7 @@ def read_npz(path: Path, name: str | None) -> Signal:
 
 
 def choose(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The first array with two axes or more that is no measurement by its name."""
+    """Returns the first array with two axes or more that is no measurement by its name."""
     for key in names:
         if key in shapes and len(shapes[key]) >= 2 and math.prod(shapes[key]) and not is_measured(key):
             return key
@@ -113,7 +113,7 @@ def choose(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str |
 
 
 def is_measured(key: str) -> bool:
-    """Whether an array is, by its name, what an instrument measured."""
+    """Tells whether an array is, by its name, what an instrument measured."""
     return key.rsplit("/", 1)[-1].lower() in MEASURED
 
 
@@ -154,7 +154,7 @@ def note_of(name: str | None, chosen: str, every: Sequence[str]) -> tuple[str, .
 
 
 def checked(array: np.ndarray, where: str) -> np.ndarray:
-    """A numeric, finite, non-empty array in this machine's byte order, of a type that torch has."""
+    """Returns a numeric, finite, non-empty array in this machine's byte order, of a type that torch has."""
     if array.dtype.kind not in "biufc":
         raise FileError(f"{where} holds values of type {array.dtype}, expected numbers")
     if array.size == 0:

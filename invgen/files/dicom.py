@@ -114,7 +114,8 @@ def _coloured(dataset: Any, photometric: str) -> tuple[np.ndarray, str]:
 
 
 def _rescaled(dataset: Any, stored: np.ndarray, notes: list[str]) -> tuple[np.ndarray, str, bool]:
-    """The values after each frame's modality transform, their type in words, and whether they are Hounsfield units."""
+    """Returns the values after each frame's modality transform, their type in words, and whether they are Hounsfield
+    units."""
     from pydicom.pixels import apply_modality_lut
 
     if dataset.get("ModalityLUTSequence"):
@@ -168,7 +169,7 @@ def _padding(dataset: Any, stored: np.ndarray) -> np.ndarray:
 
 
 def _wrapped(value: int, dtype: np.dtype) -> int:
-    """A value that was written as unsigned though pixels are signed, or the other way round."""
+    """Returns a value that was written as unsigned though pixels are signed, or the other way round."""
     about, bits = np.iinfo(dtype), 8 * dtype.itemsize
     return value if about.min <= value <= about.max else (value - about.min) % 2**bits + about.min
 
@@ -187,12 +188,12 @@ def _inverted(dataset: Any, values: np.ndarray, padding: np.ndarray, notes: list
 
 
 def _each(dataset: Any, frames: int) -> range:
-    """The frames to ask: all where they have facts of their own, else one for all."""
+    """Returns the frames to ask: all where they have facts of their own, else one for all."""
     return range(frames if dataset.get("PerFrameFunctionalGroupsSequence") else 1)
 
 
 def _group(dataset: Any, frame: int, name: str) -> Any:
-    """The first item of a functional group of a frame, its own or the shared one; None if there is neither."""
+    """Returns the first item of a functional group of a frame, its own or the shared one; None if there is neither."""
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     for item in (*own[frame : frame + 1], *shared[:1]):
@@ -224,7 +225,7 @@ def _upright(
     scale: str,
     facts: dict[str, Any],
 ) -> Scan:
-    """The scan with its frames in the order of their places, and each turned to the standard view of its plane."""
+    """Returns the scan with its frames in the order of their places, and each turned to the standard view of its plane."""
     each, name = _each(dataset, frames), "ImageOrientationPatient"
     lies = [(_group(dataset, k, "PlaneOrientationSequence") or dataset).get(name) for k in each]
     if any(one is None or len(one) != 6 for one in lies):

@@ -20,7 +20,7 @@ FAR = 5.0  # times the width of the prior's range: values that lie farther from 
 def fit(
     signal: Signal, prior: "Prior", *, resize: bool = True, window: tuple[float, float] | None = None
 ) -> tuple["Tensor", Signal]:
-    """The signal as one that the prior knows: its channels, its size and its units.
+    """Returns the signal as one that the prior knows: its channels, its size and its units.
 
     Grey levels of 0 to 1, and Hounsfield units within `window` (-1000 to 1000 if left out; clipped to it), map on the
     prior's value range; the values of arrays, recordings and floating-point pictures are left as they are. Complex values
@@ -80,7 +80,8 @@ def picture_size(signal: Signal) -> tuple[int, int] | None:
 
 
 def cut(signal: Signal, size: tuple[int, int]) -> Signal:
-    """The middle of a picture, or of each slice of a volume, of `size` (rows, columns), and a note if that left any out."""
+    """Returns the middle of a picture, or of each slice of a volume, of `size` (rows, columns), and a note if that left
+    any out."""
     own = picture_size(signal)
     if own is None or own == size:
         return signal
@@ -125,7 +126,8 @@ def _in_units(
 
 
 def _slice_of_complex(values: "Tensor", shape: tuple[int, ...], volume: bool, notes: list[str]) -> "Tensor":
-    """The slice in the middle of a complex volume, whose parts are to become the two channels of a prior over pictures."""
+    """Returns the slice in the middle of a complex volume, whose parts are to become the two channels of a prior over
+    pictures."""
     if len(shape) == 3 and values.ndim == 3 and (volume or 2 * len(values) != shape[0]) and len(values) > 1:
         notes.append(f"of its {len(values)} slices number {len(values) // 2}, the middle, was read")
         return values[len(values) // 2]
@@ -155,7 +157,8 @@ def _excerpt(values: "Tensor", shape: tuple[int, ...], notes: list[str]) -> "Ten
 
 
 def _middle(values: "Tensor", shape: tuple[int, ...], volume: bool, notes: list[str]) -> "Tensor":
-    """The slice in the middle of a volume; an array that cannot be a picture of one channel is taken for a volume."""
+    """Returns the slice in the middle of a volume; an array that cannot be a picture of one channel is taken for a
+    volume."""
     if (volume and values.ndim in (3, 4)) or (
         values.ndim == 3 and (shape[0] == 1 and len(values) > 4 and values.shape[-1] > 4)
     ):

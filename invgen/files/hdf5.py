@@ -18,7 +18,7 @@ PARTS = (("r", "i"), ("re", "im"), ("real", "imag"), ("real", "imaginary"))  # h
 
 
 def read_hdf5(path: Path, name: str | None) -> Signal:
-    """A dataset of an HDF5 file: the one of that name ("/group/image"), else the first with two axes or more.
+    """Returns a dataset of an HDF5 file: the one of that name ("/group/image"), else the first with two axes or more.
 
     Of a fastMRI file the reconstruction is read, a magnitude. Raw data of other known layouts is named and not taken for
     a picture.
@@ -59,7 +59,7 @@ def read_hdf5(path: Path, name: str | None) -> Signal:
 
 
 def _shape(thing: Any) -> tuple[int, ...] | None:
-    """The shape of a dataset of numbers, None for anything else."""
+    """Returns the shape of a dataset of numbers, None for anything else."""
     try:
         numeric = thing.dtype.kind in "biufc" or _parts(thing.dtype)
         return tuple(thing.shape) if numeric and thing.shape is not None else None
@@ -68,7 +68,7 @@ def _shape(thing: Any) -> tuple[int, ...] | None:
 
 
 def _parts(dtype: np.dtype) -> tuple[str, str] | None:
-    """The names of the real and the imaginary part of a compound type."""
+    """Returns the names of the real and the imaginary part of a compound type."""
     names = dtype.names or ()
     real = len(names) == 2 and all(dtype[n].kind in "iuf" and not dtype[n].shape for n in names)
     return tuple(names) if real and tuple(n.lower() for n in names) in PARTS else None

@@ -25,7 +25,7 @@ HEADER = 540  # bytes of the longer header, that of NIfTI-2
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is named or begins as NIfTI does."""
+    """Tells whether a file is named or begins as NIfTI does."""
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return True
     with path.open("rb") as file:
@@ -57,7 +57,8 @@ def read_nifti(path: Path, modality: str | None = None, all_volumes: bool = Fals
 
 
 def looks_like_hounsfield(values: np.ndarray) -> bool:
-    """Whether values are those of a CT: at least one in a hundred is air or lung, -1100 to -500, and hardly any lie below.
+    """Tells whether values are those of a CT: at least one in a hundred is air or lung, -1100 to -500, and hardly any
+    lie below.
 
     The smallest value may be that of padding outside of the field of view, and does not count as below. Phase images, which
     have as many values at -4000 as at -1000, are none.
@@ -103,7 +104,7 @@ def nifti_volumes(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, l
 
 
 def _image(nibabel: Any, path: Path) -> Any:
-    """The image from the bytes of the file alone, as many as its header says; checked before they are read."""
+    """Returns the image from the bytes of the file alone, as many as its header says; checked before they are read."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
     with gzip.open(path) if packed else path.open("rb") as file:
@@ -135,7 +136,7 @@ def _image(nibabel: Any, path: Path) -> Any:
 
 
 def _upright(nibabel: Any, image: Any) -> tuple[Any, list[str]]:
-    """The image with its axes nearest to right, anterior, superior, and what was done."""
+    """Returns the image with its axes nearest to right, anterior, superior, and what was done."""
     header, affine, notes = image.header, image.affine, []
     if len(image.shape) < 3:
         return image, ["it is flat: its axes were taken for right and anterior"]

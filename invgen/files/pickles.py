@@ -105,7 +105,8 @@ def _text_to_bytes(text: str, encoding: str) -> bytes:
 
 
 def _plain(kind: type) -> Callable[..., Any]:
-    """The type, for one plain value: bytes(10**10) would be ten gigabytes, str(list) as long as all that is in the list."""
+    """Returns the type, for one plain value: bytes(10**10) would be ten gigabytes, str(list) as long as all that is in
+    the list."""
 
     def make(*args: Any) -> Any:
         if any(type(a) not in (bool, bytes, complex, float, int, list, str) for a in args) or (
@@ -193,7 +194,7 @@ class _Reader:
         self.path, self.inert, self.depth = path, inert, depth
 
     def load(self, stream: Any, length: int, storage: Callable[[Any], Any] | None = None) -> Any:
-        """The object of one pickle, and the stream behind it."""
+        """Returns the object of one pickle, and the stream behind it."""
         start = stream.tell()
         pickle_scan.check(stream, length, str(self.path))
         end = stream.tell()
@@ -203,7 +204,7 @@ class _Reader:
         return value
 
     def stream(self, stream: Any, length: int) -> Any:
-        """The object in a plain pickle or in torch's older format."""
+        """Returns the object in a plain pickle or in torch's older format."""
         first = self.load(stream, length)
         return (
             torch_files.read_legacy(stream, length, self.load)
@@ -212,7 +213,7 @@ class _Reader:
         )
 
     def nested(self, data: Any) -> Any:
-        """The object in the bytes of a file of torch.save, which is how a plain pickle holds a tensor."""
+        """Returns the object in the bytes of a file of torch.save, which is how a plain pickle holds a tensor."""
         if type(data) is not bytes or self.depth >= NESTED:
             raise ValueError("it holds a file within a file within a file")
         return _Reader(self.path, self.inert, self.depth + 1).stream(io.BytesIO(data), len(data))

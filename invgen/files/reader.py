@@ -71,7 +71,7 @@ def _reason(error: Exception) -> str:
 
 @checked
 def read(source: str | Path, modality: str | None = None) -> Signal:
-    """The signal at an address, see the top of this file.
+    """Returns the signal at an address, see the top of this file.
 
     Args:
         source: the address.
@@ -117,7 +117,7 @@ def _read(path: Path, name: str | None, modality: str | None) -> Signal:
 
 
 def read_npy(path: str | Path) -> "Tensor":
-    """The array in an NPY file as a tensor of its own dtype; `file_arrays.read_npy`."""
+    """Returns the array in an NPY file as a tensor of its own dtype; `file_arrays.read_npy`."""
     from invgen.files.arrays import read_npy
 
     address(path)  # whose sentences are for what is no path
@@ -125,7 +125,7 @@ def read_npy(path: str | Path) -> "Tensor":
 
 
 def slices(source: str | Path) -> list[str]:
-    """The addresses that "FILE[a:b:c]" stands for, as Python counts; any other address alone.
+    """Returns the addresses that "FILE[a:b:c]" stands for, as Python counts; any other address alone.
 
     Raises:
         FileError: as `read`, and where no slice is left.
@@ -162,7 +162,7 @@ def _slice(signal: Signal, index: str, path: Path) -> Signal:
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first 132 bytes of a file; FileError where there are none."""
+    """Returns the first 132 bytes of a file; FileError where there are none."""
     try:
         with path.open("rb") as file:
             head = file.read(132)

@@ -83,7 +83,8 @@ def scan_signal(scan: Scan) -> Signal:
 
 
 def in_modality(signal: Signal, modality: str | None) -> Signal:
-    """The signal of an array whose units the caller tells: "CT", its values are Hounsfield units; "MR", magnitudes."""
+    """Returns the signal of an array whose units the caller tells: "CT", its values are Hounsfield units; "MR",
+    magnitudes."""
     if modality is None or signal.values.is_complex():
         return signal
     if signal.units != "own":

@@ -42,7 +42,7 @@ def depth_note(values: np.ndarray) -> tuple[str, ...]:
 
 
 def single(array: np.ndarray, where: str) -> np.ndarray:
-    """The values in single precision, float32 or complex64.
+    """Returns the values in single precision, float32 or complex64.
 
     Raises:
         FileError: some are not finite, or too large for it.

@@ -22,7 +22,7 @@ UNKNOWN = 0x7FFFF000  # a length from here on is what a program writes that does
 
 
 def is_sound(path: Path, head: bytes) -> bool:
-    """Whether a file is named or begins as a recording does."""
+    """Tells whether a file is named or begins as a recording does."""
     wave = head.startswith(WAVE) and head[8:12] == b"WAVE"  # WebP pictures begin with RIFF too
     return wave or head.startswith(COMPRESSED) or path.name.lower().endswith(SUFFIXES)
 
@@ -68,7 +68,8 @@ def _read_wave(path: Path) -> tuple[np.ndarray, int, list[str]]:
 
 
 def _layout(path: Path) -> tuple[int, Any, list[str]]:
-    """The coding of a WAV file, what to read it from, and notes. Lengths that were never written become those that are."""
+    """Returns the coding of a WAV file, what to read it from, and notes. Lengths that were never written become those
+    that are."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)

@@ -166,7 +166,7 @@ def _scaled(path: Path, page: Any, array: np.ndarray, notes: list[str]) -> tuple
 
 
 def _turned(page: Any, array: np.ndarray, notes: list[str]) -> np.ndarray:
-    """The first pixel at the upper left, as the orientation of the file says."""
+    """Returns the first pixel at the upper left, as the orientation of the file says."""
     tag = page.tags.get(ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
     exchange, rows, columns = TURNS.get(orientation, TURNS[1])

@@ -108,7 +108,7 @@ def _kind(entry: Any) -> tuple[torch.dtype, str, int, Any]:
 
 
 def read_archive(path: Path, load: Load) -> Any:
-    """The object in a zip archive of torch.save; ValueError if it is none."""
+    """Returns the object in a zip archive of torch.save; ValueError if it is none."""
     storages: dict[str, Storage] = {}
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist()}
@@ -138,7 +138,7 @@ def read_archive(path: Path, load: Load) -> Any:
 
 
 def read_legacy(stream: Any, length: int, load: Load) -> Any:
-    """The object in a stream of the older format, after its magic number; ValueError if it is none."""
+    """Returns the object in a stream of the older format, after its magic number; ValueError if it is none."""
 
     def none(entry: Any) -> Any:
         raise ValueError("it has tensors where there are none in torch's format")

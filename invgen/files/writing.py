@@ -31,7 +31,7 @@ def _host() -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process has this number; where that cannot be asked, it has."""
+    """Tells whether a process has this number; where that cannot be asked, it has."""
     if os.name != "posix":
         return True
     try:
@@ -55,7 +55,7 @@ def sweep(folder: Path) -> None:
 
 
 def work_folder(out: Path) -> Path:
-    """A new hidden folder in `out`, which is made if missing, and swept; the caller removes it.
+    """Returns a new hidden folder in `out`, which is made if missing, and swept; the caller removes it.
 
     Raises:
         FileError: `out` cannot be made or written to.

@@ -16,7 +16,7 @@ FEW = 16  # measured values up to which a chain of particles keeps even weights,
 
 
 def recommend(post: Posterior) -> tuple[Sampler, str]:
-    """A sampler for a problem, and one sentence that says why.
+    """Returns a sampler for a problem, and one sentence that says why.
 
     The rules follow the tables of docs/samplers.md: with few measured values a chain of particles is nearest to the exact
     posterior; with many, where the weights of particles collapse, the guided denoiser that takes the most of the problem's
@@ -87,7 +87,8 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
 
 
 def within_trust(post: Posterior) -> tuple[Posterior, str]:
-    """The problem at noise levels that its network can be trusted at, and what was left out, as the end of a sentence.
+    """Returns the problem at noise levels that its network can be trusted at, and what was left out, as the end of a
+    sentence.
 
     Networks that err more than a constant at high noise, as many published ones do, break what differentiates them there.
     """

@@ -368,7 +368,7 @@ def _ranked(
 
 
 def _quantities(prior: Prior, seed: int) -> dict[str, Callable[[Posterior, Tensor], Tensor]]:
-    """The test quantities that look at the signal alone."""
+    """Returns the test quantities that look at the signal alone."""
     shape, size = tuple(prior.shape), math.prod(prior.shape)
     functions: dict[str, Callable[[Posterior, Tensor], Tensor]] = {}
     if size > 1:

@@ -112,7 +112,7 @@ def _run(sampler: Sampler, small: Posterior) -> dict[str, float]:
 
 
 def _small(post: Posterior) -> Posterior:
-    """A problem of a few values with the structure of `post`."""
+    """Returns a problem of a few values with the structure of `post`."""
     prior = _Shrinks(post.prior)
     kind = _Bends if not isinstance(post.A, LinearOperator) else _Spectral if has_svd(post.A) else _Scales
     A = kind(prior.shape)
@@ -187,7 +187,7 @@ def _column(variance: Variance, like: Tensor) -> Variance:
 
 
 def _priced(counts: dict[str, float], post: Posterior, samples: int, max_batch: int | None) -> Forecast:
-    """The counts with the time that they take on the real problem."""
+    """Returns the counts with the time that they take on the real problem."""
     prior, rows = post.prior, max(1, min(samples, max_batch or samples, ROWS))
     sigma = math.sqrt(prior.sigma_min * prior.sigma_max)
     x = torch.zeros(1, *prior.shape, dtype=prior.dtype, device=prior.device) + prior.data_mean
@@ -219,7 +219,7 @@ def _pulled(prior: Denoiser, x: Tensor, sigma: float) -> Tensor:
 
 
 def _seconds(call: Callable[[int], Tensor], rows: int) -> float:
-    """The time that a call takes for each row: of one, or of several where one is fast."""
+    """Returns the time that a call takes for each row: of one, or of several where one is fast."""
     call(1)  # what is made once is not counted
     spent = _timed(call, 1)
     return spent if spent > FAST or rows == 1 else _timed(call, rows) / rows

@@ -143,5 +143,5 @@ def rows_at_once(prior: Prior) -> int:
 
 
 def spawn(seed: int, stream: int) -> int:
-    """A seed for one of several independent uses of a seed (NumPy's SeedSequence), non-negative and below 2^63."""
+    """Returns a seed for one of several independent uses of a seed (NumPy's SeedSequence), non-negative and below 2^63."""
     return int(np.random.SeedSequence([int(seed) % 2**64, stream]).generate_state(1, np.uint64)[0] >> 1)

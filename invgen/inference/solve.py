@@ -209,7 +209,8 @@ def warn_misfit(result: Result) -> None:
 
 
 def _correlation(result: Result) -> float:
-    """The largest over measurements, of the smallest over samples, of the residual's correlation between neighbours in y.
+    """Returns the largest over measurements, of the smallest over samples, of the residual's correlation between
+    neighbours in y.
 
     Neighbours in the order in which y lies in memory; 0 for fewer than 50 measured values.
     """

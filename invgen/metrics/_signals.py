@@ -65,7 +65,7 @@ def check_value_range(name: str, value_range: tuple[float, float]) -> tuple[floa
 
 
 def mean_over(x: Tensor, dims: int) -> Tensor:
-    """The mean over the last `dims` axes, x itself for dims = 0."""
+    """Returns the mean over the last `dims` axes, x itself for dims = 0."""
     return x.mean(tuple(range(-dims, 0))) if dims else x
 
 

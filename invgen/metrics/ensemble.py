@@ -63,7 +63,7 @@ def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: In
 
 @checked
 def interval_coverage(samples: Tensor, truth: Tensor, level: Level, *, dims: Index = 3) -> Tensor:
-    """The fraction of a signal's values that lie in the central interval of the samples at `level`: (*batch).
+    """Returns the fraction of a signal's values that lie in the central interval of the samples at `level`: (*batch).
 
     About `level` if the truth is distributed like the samples. The interval runs between the quantiles (1 - level)/2 and
     (1 + level)/2 in the definition whose i-th order statistic of n is the quantile i/(n + 1) (type 6 of Hyndman & Fan,

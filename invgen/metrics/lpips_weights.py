@@ -42,7 +42,7 @@ def convert(work: Path, target: Path) -> None:
 
 
 def from_file(path: Path, net: str) -> dict[str, Tensor]:
-    """The weights in a file of the package, weights/alexnet.ckpt or vgg16.ckpt, which is read without running it.
+    """Returns the weights in a file of the package, weights/alexnet.ckpt or vgg16.ckpt, which is read without running it.
 
     Raises:
         WeightsError: it is another file.

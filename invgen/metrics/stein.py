@@ -81,7 +81,7 @@ def kernel_stein_discrepancy(
 
 @checked
 def posterior_score(post: "Posterior", sigma: Positive | None = None) -> Score:
-    """The gradient of log p_sigma(x) + log p(y | x), a function (B, *shape) -> (B, *shape), for one measurement.
+    """Returns the gradient of log p_sigma(x) + log p(y | x), a function (B, *shape) -> (B, *shape), for one measurement.
 
     The prior enters smoothed by `sigma`, its sigma_min by default, because a diffusion prior knows no other score: the
     target has the posterior's law as sigma goes to zero. (D - x) / sigma^2 divides by a small number: in single precision

@@ -139,7 +139,7 @@ def _square_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _median_distance(x: Tensor) -> Tensor:
-    """The median distance between two different samples of (*batch, N, d): (*batch), without a gradient."""
+    """Returns the median distance between two different samples of (*batch, N, d): (*batch), without a gradient."""
     n = x.shape[-2]
     i, j = torch.triu_indices(n, n, 1, device=x.device)
     median = _square_distances(x.detach(), x.detach())[..., i, j].median(-1).values.sqrt()

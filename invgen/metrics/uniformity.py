@@ -57,7 +57,7 @@ def probability_within(n: int, probs: Array, low: Array, high: Array, cumulative
 
 
 def _limits(n: int, totals: Array, tail: float) -> tuple[Array, Array]:
-    """The counts c of Binomial(n, totals) with P(C <= c) > tail and P(C >= c) > tail."""
+    """Returns the counts c of Binomial(n, totals) with P(C <= c) > tail and P(C >= c) > tail."""
     from scipy.stats import binom
 
     low = np.maximum(binom.ppf(tail, n, totals), 0)
@@ -89,7 +89,8 @@ def _band(n: int, probs: tuple[float, ...], confidence: float, cumulative: bool)
 
 
 def p_value(counts: Array, probs: Array, cumulative: bool) -> float:
-    """The probability that the most extreme count (or partial sum) of n draws is at least as extreme as that of `counts`.
+    """Returns the probability that the most extreme count (or partial sum) of n draws is at least as extreme as that of
+    `counts`.
 
     Extreme is what has the smallest binomial tail probability, on either side. Exact down to about 1e-10, below that
     Bonferroni's upper limit.

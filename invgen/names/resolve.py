@@ -31,12 +31,12 @@ SHAPE_NAMES = ("in_shape", "image_shape", "shape")  # what constructors call the
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> OptionError:
-    """The error for a name that is not known, with the nearest ones, or with all that there are."""
+    """Returns the error for a name that is not known, with the nearest ones, or with all that there are."""
     return OptionError(f"unknown {kind} {short(name)}; {hint(name, names)}")
 
 
 def parameters(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The named parameters of a function or constructor, and whether it takes others too (`**options`)."""
+    """Returns the named parameters of a function or constructor, and whether it takes others too (`**options`)."""
     signature = inspect.signature(make)
     if inspect.isclass(make):
         # a class whose __new__ chooses a subclass tells its options by __init__, if it has one of its own
@@ -101,13 +101,13 @@ def _shown(value: Any) -> str:
 
 
 def classes(package: Any, base: type) -> dict[str, type]:
-    """The public classes of a package that derive from `base`, by name."""
+    """Returns the public classes of a package that derive from `base`, by name."""
     public = {name: getattr(package, name) for name in getattr(package, "__all__", ())}
     return {name: value for name, value in public.items() if inspect.isclass(value) and issubclass(value, base)}
 
 
 def functions(package: Any) -> dict[str, Callable[..., Any]]:
-    """The public functions of a package, by name."""
+    """Returns the public functions of a package, by name."""
     public = {name: getattr(package, name) for name in getattr(package, "__all__", ())}
     return {name: value for name, value in public.items() if inspect.isfunction(value)}
 
@@ -127,7 +127,7 @@ def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
 
 
 def constructors(cls: Any) -> dict[str, Callable[..., Any]]:
-    """The public class methods that a class defines itself, by name; none of what is no class."""
+    """Returns the public class methods that a class defines itself, by name; none of what is no class."""
     own = vars(cls).items() if inspect.isclass(cls) else ()
     return {n: getattr(cls, n) for n, v in own if isinstance(v, classmethod) and not n.startswith("_")}
 
@@ -152,7 +152,7 @@ def _resolve(
 
 @checked
 def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
-    """The operator of a spec, on signals of `shape` unless the spec gives another."""
+    """Returns the operator of a spec, on signals of `shape` unless the spec gives another."""
     from invgen import operators
     from invgen.forward import Operator
 
@@ -161,7 +161,7 @@ def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
 
 @checked
 def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
-    """The sampler of a spec; FILE.json is one that `invgen.tune` has saved.
+    """Returns the sampler of a spec; FILE.json is one that `invgen.tune` has saved.
 
     Args:
         spec: a name with options, module:Name, or a file.
@@ -182,7 +182,7 @@ def sampler(spec: str, others: Mapping[str, type] | None = None) -> "Sampler":
 
 @checked
 def noise(spec: str) -> "Noise":
-    """The noise of a spec; a bare number is the standard deviation of Gaussian noise in the units of y."""
+    """Returns the noise of a spec; a bare number is the standard deviation of Gaussian noise in the units of y."""
     from invgen import noise as laws
 
     try:
@@ -205,7 +205,8 @@ def noise(spec: str) -> "Noise":
 
 @checked
 def prior(spec: str, shape: int | Sequence[int] | None = None) -> "Prior":
-    """The prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with options.
+    """Returns the prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with
+    options.
 
     shape: (C, H, W) of the signals for a prior that can take several.
     """
@@ -240,7 +241,7 @@ LARGEST = 2**16  # bytes of a saved sampler, which has some hundred
 
 
 def load_sampler(path: str | Path) -> "Sampler":
-    """The sampler in a file that `Tuning.save` has written.
+    """Returns the sampler in a file that `Tuning.save` has written.
 
     Raises:
         FileError: there is no such file, or it is of another kind.

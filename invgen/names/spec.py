@@ -23,7 +23,7 @@ class Call:
 
 
 def parse(spec: str) -> tuple[str | None, str, dict[str, Any]]:
-    """The module (or None), the name and the options (literals and Calls) of `module:Name(option=literal, ...)`.
+    """Returns the module (or None), the name and the options (literals and Calls) of `module:Name(option=literal, ...)`.
 
     Raises:
         OptionError: the text is not of this form, or an option is not a literal.

@@ -27,7 +27,7 @@ def distance(a: str, b: str) -> int:
 
 
 def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
-    """The names that are at most a third of the letters of `name` away, and nearest, in any case; at most `most`.
+    """Returns the names that are at most a third of the letters of `name` away, and nearest, in any case; at most `most`.
 
     Of several equally near ones those that begin alike come first. Where none is near, the one that has most in common.
     """
@@ -44,7 +44,7 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
 
 
 def hint(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence: the nearest names, or all that there are."""
+    """Returns the end of a sentence: the nearest names, or all that there are."""
     names = list(names)
     if close := nearest(name, names):
         return f"did you mean {' or '.join(map(repr, close))}?"

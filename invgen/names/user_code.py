@@ -77,7 +77,7 @@ def _offered(owner: Any, name: str, value: Any) -> bool:
 
 
 def _imported(module: str) -> ModuleType:
-    """The module of a dotted name, or of a .py file."""
+    """Returns the module of a dotted name, or of a .py file."""
     is_file = module.endswith(".py")
     if not is_file and not all(part.isidentifier() for part in module.split(".")):
         raise OptionError(f"{short(module)} is no module; write module:Name, or path/to/file.py:Name")
@@ -104,7 +104,7 @@ def _imported(module: str) -> ModuleType:
 
 
 def _from_file(name: str) -> ModuleType:
-    """The module of a .py file, run once as long as the file stays as it is.
+    """Returns the module of a .py file, run once as long as the file stays as it is.
 
     Its name follows from the path as it is written, so that it is the same in every process, whatever was loaded before.
     """
@@ -132,7 +132,7 @@ def _from_file(name: str) -> ModuleType:
 
 
 def failure(what: str, error: Exception) -> str:
-    """The sentence about code that failed: where, and with what."""
+    """Returns the sentence about code that failed: where, and with what."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{what} failed at {last.filename}:{last.lineno} with {type(error).__name__}: {clipped(str(error)) or 'no message'}"
@@ -157,7 +157,7 @@ def origin(thing: Any) -> Literal["python", "installed", "own"]:
 
 
 def _unwrapped(thing: Any) -> Any:
-    """The function beneath `functools.partial` and decorators."""
+    """Returns the function beneath `functools.partial` and decorators."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     return inspect.unwrap(thing) if callable(thing) else thing
@@ -212,7 +212,7 @@ def _represented(value: Any) -> str:
 
 
 def returned(function: Callable[..., Any]) -> tuple[type, ...]:
-    """The classes that a function's annotation names as its result; none where it does not say."""
+    """Returns the classes that a function's annotation names as its result; none where it does not say."""
     try:
         hint = get_type_hints(function).get("return", Any)
     except Exception:  # an annotation that names what is imported for type checkers alone

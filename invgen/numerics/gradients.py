@@ -24,7 +24,8 @@ def leaf(x: Tensor) -> Tensor:
 
 
 def normal(x: Thing) -> Thing:
-    """A tensor, or an object with tensors as attributes: copied where `torch.inference_mode()` made them, which gradients
+    """Returns a tensor, or an object with tensors as attributes: copied where `torch.inference_mode()` made them, which
+    gradients
     may not pass. To be called outside that mode."""
     if isinstance(x, Tensor):
         return cast("Thing", x.clone()) if x.is_inference() else x

@@ -131,7 +131,7 @@ def lbfgs(
 
 
 def _inverse_hessian(grad: Tensor, moves: list[Tensor], turns: list[Tensor], rho: list[Tensor], gamma: Tensor) -> Tensor:
-    """The product with the inverse Hessian by the two loops over the memory; empty places have rho = 0."""
+    """Returns the product with the inverse Hessian by the two loops over the memory; empty places have rho = 0."""
     q, alphas = grad, []
     for s, y, r in zip(moves[::-1], turns[::-1], rho[::-1], strict=True):
         alphas.append(r * _dot(s, q))
@@ -143,7 +143,7 @@ def _inverse_hessian(grad: Tensor, moves: list[Tensor], turns: list[Tensor], rho
 
 
 def noise_floor(post: Posterior, stop: float = 1.0) -> Tensor:
-    """The value of -log p(y | x), (B,), at which residuals have `stop` times the size of the noise.
+    """Returns the value of -log p(y | x), (B,), at which residuals have `stop` times the size of the noise.
 
     That is where minus twice the log of p(y | x) / max p(y | .) equals the number of measured values: the discrepancy
     principle (Morozov, 1966), exact for Gaussian noise. A loss (`Energy`) has no such level: minus infinity.

@@ -33,7 +33,7 @@ def seeds_of(seeds: Sequence[int]) -> Tensor:
 
 
 def streams(seed: int | Tensor, index: Tensor) -> "Streams":
-    """The streams of rows (number, measurement, ...), (N, k), of a batch of measurements.
+    """Returns the streams of rows (number, measurement, ...), (N, k), of a batch of measurements.
 
     seed: one for all, or (measurements,), one for each measurement, whose rows then draw what they draw where it is alone.
     """

@@ -179,7 +179,7 @@ def catalogue() -> dict[str, type[Sampler]]:
 
 
 def get(name: str) -> type[Sampler]:
-    """The sampler class of a name, in any case.
+    """Returns the sampler class of a name, in any case.
 
     Raises:
         OptionError: no such sampler; the sentence has the nearest name, or all.

@@ -88,7 +88,7 @@ def per_sample(variance: Tensor, like: Tensor) -> Tensor: ...
 @overload
 def per_sample(variance: Variance, like: Tensor) -> Variance: ...
 def per_sample(variance: Variance, like: Tensor) -> Variance:
-    """A variance given per sample, (B,) or (B, 1, ..., 1), in the rank of `like`; anything else unchanged."""
+    """Returns a variance given per sample, (B,) or (B, 1, ..., 1), in the rank of `like`; anything else unchanged."""
     if isinstance(variance, Tensor) and variance.ndim and variance.numel() == len(like) == variance.shape[0]:
         return variance.reshape(-1, *[1] * (like.ndim - 1))
     return variance
@@ -107,7 +107,7 @@ def _name(operator: "Operator", method: str) -> str:
 
 
 def _batch_of(operator: "Operator", method: str, t: Tensor, shape: tuple[int, ...]) -> torch.Size:
-    """The batch axes of a tensor, once its class, shape and kind of number are right."""
+    """Returns the batch axes of a tensor, once its class, shape and kind of number are right."""
     if not isinstance(t, Tensor):
         raise ShapeError(f"{_name(operator, method)} takes a torch.Tensor, got {type(t).__name__}; use torch.as_tensor")
     k = len(shape)
@@ -125,7 +125,8 @@ def _batch_of(operator: "Operator", method: str, t: Tensor, shape: tuple[int, ..
 
 
 def _variances(operator: "Operator", method: str, tensors: Sequence[Tensor], options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `solve`, `weighted_adjoint` and `prox` with variances that are finite, not negative and not both zero.
+    """Returns the options of `solve`, `weighted_adjoint` and `prox` with variances that are finite, not negative and not
+    both zero.
 
     A variance computed from a state that has diverged passes with that state: the sampler says at which step it was.
     """
@@ -157,7 +158,7 @@ def _called(
     rest: Sequence[Any],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """The author's method on one batch axis; what it raises or returns amiss is told with the operator's name."""
+    """Returns the author's method on one batch axis; what it raises or returns amiss is told with the operator's name."""
     try:
         out = method(operator, *tensors, *rest, **kwargs)
     except (InvgenError, torch.cuda.OutOfMemoryError, MemoryError):
@@ -196,7 +197,7 @@ def _of_none(
     wanted: Sequence[tuple[int, ...]],
     batch: tuple[int, ...],
 ) -> Tensor:
-    """The result for a batch of no rows: that of one row of zeros, of which none is kept."""
+    """Returns the result for a batch of no rows: that of one row of zeros, of which none is kept."""
     rows = [torch.cat([t.new_zeros(1, *w), t.reshape(-1, *w)[:0]]) for t, w in zip(tensors, wanted, strict=True)]
     out = _called(operator, name, method, rows, (), {})
     return out[:0].reshape(*batch, *out.shape[1:])

@@ -189,7 +189,7 @@ def _require(value: Any, good: bool) -> Any:
 
 
 def _one_of(value: Any, hints: Sequence[Any]) -> Any:
-    """The first hint that fits, one of the value's own class before one that converts: a tensor stays a tensor."""
+    """Returns the first hint that fits, one of the value's own class before one that converts: a tensor stays a tensor."""
     listed = isinstance(value, list | tuple)
     own = [h for h in hints if (listed and get_origin(h) in (list, tuple, Sequence)) or _is_own(value, h)]
     for hint in (*own, *hints):
@@ -205,7 +205,7 @@ def _is_own(value: Any, hint: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy or a tensor without axes as a plain one; a tensor that wants a gradient would lose it."""
+    """Returns a number of NumPy or a tensor without axes as a plain one; a tensor that wants a gradient would lose it."""
     if (
         isinstance(value, Tensor | np.ndarray | np.generic)
         and value.ndim == 0

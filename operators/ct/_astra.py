@@ -52,7 +52,7 @@ class AstraProjector:
             (_astra().projector3d if slices else _astra().projector).delete(number)
 
     def matched(self, device: torch.device) -> bool:
-        """Whether the adjoint is exactly the transpose on this device."""
+        """Tells whether the adjoint is exactly the transpose on this device."""
         return device.type == "cpu"
 
     def __call__(self, x: Tensor, turned: bool = False) -> Tensor:

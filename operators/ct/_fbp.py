@@ -40,7 +40,8 @@ def ramp_filter(y: Tensor, spacing: float, filter_name: str) -> Tensor:
 
 
 def angle_weights(angles: np.ndarray, period: float) -> np.ndarray:
-    """The part of the circle, in radians, that each view stands for: half the gaps to its neighbours modulo `period`.
+    """Returns the part of the circle, in radians, that each view stands for: half the gaps to its neighbours modulo
+    `period`.
 
     A gap more than three times as wide as any other is a missing wedge: it counts as the median gap. Equal angles
     share their part.

@@ -13,7 +13,8 @@ Angles = Sequence[float] | np.ndarray | Tensor
 
 
 def choose_angles(num_angles: int | None, angles: Angles | None, period: float) -> np.ndarray:
-    """The view angles in radians, (A,) float64, from exactly one of a count (uniform over the period) and a list."""
+    """Returns the view angles in radians, (A,) float64, from exactly one of a count (uniform over the period) and a
+    list."""
     if (num_angles is None) == (angles is None):
         given = "neither" if angles is None else "both"
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
@@ -58,7 +59,7 @@ def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def integer(name: str, value: int) -> int:
-    """A positive whole number, or an OptionError that names the option."""
+    """Returns a positive whole number, or an OptionError that names the option."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise OptionError(f"{name} must be a positive whole number, got {value!r}")
     check_size(8 * int(value), f"{name} = {value}")
@@ -66,7 +67,7 @@ def integer(name: str, value: int) -> int:
 
 
 def length(name: str, value: float, signed: bool = False) -> float:
-    """A finite length in mm, positive unless `signed`, or an OptionError that names the option."""
+    """Returns a finite length in mm, positive unless `signed`, or an OptionError that names the option."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (value <= 0 and not signed):
         raise OptionError(f"{name} must be a {'finite' if signed else 'positive'} number in mm, got {value!r}")

@@ -86,7 +86,8 @@ def strip(angles: np.ndarray, s: np.ndarray, width: float, shape: tuple[int, int
 
 
 def transpose(matrix: Csr, columns: int) -> Csr:
-    """The transposed matrix of the same numbers, so that the adjoint is exact; the entries of a row are in order."""
+    """Returns the transposed matrix of the same numbers, so that the adjoint is exact; the entries of a row are in
+    order."""
     import scipy.sparse
 
     indptr, indices, values = matrix

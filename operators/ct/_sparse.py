@@ -67,11 +67,11 @@ class SparseMatrix:
         return Product.apply(x, self, turned)
 
     def matched(self, device: torch.device) -> bool:
-        """Whether the adjoint is exactly the transpose on this device: always."""
+        """Tells whether the adjoint is exactly the transpose on this device: always."""
         return True
 
     def pair(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The matrix and its transpose as sparse CSR tensors."""
+        """Returns the matrix and its transpose as sparse CSR tensors."""
         key = (dtype, device)
         if key not in self._kept:
             with announced(f"building a sparse matrix of {self.shape[0]} x {self.shape[1]}"):

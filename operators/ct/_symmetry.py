@@ -73,13 +73,13 @@ def ray_symmetries(
 
 
 def _turns(difference: np.ndarray, period: float) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest whole number of periods in an angle, and the distance that remains."""
+    """Returns the nearest whole number of periods in an angle, and the distance that remains."""
     turns = np.round(difference / period)
     return turns.astype(int), np.abs(difference - turns * period)
 
 
 def blocks(symmetries: dict[str, np.ndarray], rays: np.ndarray, count: int) -> list[Block]:
-    """The blocks of A A^T restricted to `rays` (those that meet the image) out of `count`."""
+    """Returns the blocks of A A^T restricted to `rays` (those that meet the image) out of `count`."""
     names = next(
         (n for n in (("x", "y", "swap"), ("x", "y"), ("half", "swap"), ("half",), ("x",), ("y",), ("swap",))
          if all(name in symmetries for name in n)), (),
@@ -103,7 +103,7 @@ def blocks(symmetries: dict[str, np.ndarray], rays: np.ndarray, count: int) -> l
 
 
 def _block(elements: np.ndarray, character: np.ndarray, rays: np.ndarray, partner: np.ndarray | None) -> Block:
-    """The sums over the orbits of the group `elements` (order, rays) that transform with `character` (order,)."""
+    """Returns the sums over the orbits of the group `elements` (order, rays) that transform with `character` (order,)."""
     import scipy.sparse
 
     count = elements.shape[1]
@@ -146,7 +146,7 @@ def cache_file(key: Sequence[object]) -> Path:
 
 
 def load(file: Path, sizes: Sequence[int], dtype: np.dtype) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """The eigensystems in a file, or None if there is no file or it is damaged or holds something else."""
+    """Returns the eigensystems in a file, or None if there is no file or it is damaged or holds something else."""
     import zipfile
 
     try:

@@ -65,7 +65,7 @@ class Tomography(LinearOperator):
         return type(self).__name__, self.size, self.angles, *detector
 
     def rays(self) -> tuple[Tensor, Tensor]:
-        """The line of each measured value, x cos(angle) + y sin(angle) = s: radians and mm, both (A, D) float64."""
+        """Returns the line of each measured value, x cos(angle) + y sin(angle) = s: radians and mm, both (A, D) float64."""
         raise TypeError(f"{type(self).__name__} must define rays(self)")
 
     def _along(self) -> np.ndarray:
@@ -77,7 +77,7 @@ class Tomography(LinearOperator):
         return self._project(x, self.out_shape, turned=False)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The exact transpose: (B, [C,] num_angles, det_count) -> (B, [C,] H, W)."""
+        """Returns the exact transpose: (B, [C,] num_angles, det_count) -> (B, [C,] H, W)."""
         return self._project(y, self.in_shape, turned=True)
 
     def _project(self, t: Tensor, shape: torch.Size, turned: bool) -> Tensor:
@@ -91,7 +91,7 @@ class Tomography(LinearOperator):
         return self.matrix.matched(self.device)
 
     def norm(self, iterations: int = 200) -> float:
-        """The largest singular value, in mm: about sqrt(0.97 num_angles N) pixel_size.
+        """Returns the largest singular value, in mm: about sqrt(0.97 num_angles N) pixel_size.
 
         By the power method to a relative change of 1e-7, from the constant image: the entries of the matrix are not
         negative, nor are those of its first singular vector.
@@ -108,7 +108,7 @@ class Tomography(LinearOperator):
         return self._norm
 
     def _spectrum(self) -> Spectrum | None:
-        """The diagonalised blocks, or None where they would be too large."""
+        """Returns the diagonalised blocks, or None where they would be too large."""
         if not isinstance(self.matrix, SparseMatrix):
             raise UnsupportedError("the exact solver needs the projector's matrix; use backend='sparse'")
         if len(self.angles) * self.det_count > 8 * self.max_block and self._blocks is None:
@@ -118,7 +118,8 @@ class Tomography(LinearOperator):
         return self._blocks if max(self._blocks.sizes, default=0) <= self.max_block else None
 
     def _exact(self, uneven: bool = False) -> Spectrum | None:
-        """The diagonalised blocks if the solver is to use them, for variances that are uneven as a preconditioner."""
+        """Returns the diagonalised blocks if the solver is to use them, for variances that are uneven as a
+        preconditioner."""
         if self.solver == "cg" or not isinstance(self.matrix, SparseMatrix):
             return None
         spectrum = self._spectrum()
@@ -242,7 +243,7 @@ class Tomography(LinearOperator):
 
 
 def _per_slice(variance: Variance, slices: int) -> Variance:
-    """A variance per sample, (B, 1, ..., 1), as one per slice, (B slices, 1)."""
+    """Returns a variance per sample, (B, 1, ..., 1), as one per slice, (B slices, 1)."""
     if not isinstance(variance, Tensor):
         return variance
     return variance.reshape(()) if variance.numel() == 1 else variance.reshape(-1, 1).repeat_interleave(slices, dim=0)

@@ -226,7 +226,7 @@ class FanBeamCT(Tomography):
         return _fbp.backproject(q, position.to(q.device), scale.to(q.device)).reshape(len(y), *self.in_shape)
 
     def _fan_angles(self) -> tuple[np.ndarray, float]:
-        """The angle of each detector pixel from the central ray, and the largest of one that meets the image."""
+        """Returns the angle of each detector pixel from the central ray, and the largest of one that meets the image."""
         gamma = np.arctan2(self._along(), self.source_origin + self.origin_det)
         radius = math.hypot(*self.size) * self.pixel_size / 2
         return gamma, min(np.abs(gamma).max(), math.asin(radius / self.source_origin))

@@ -59,7 +59,7 @@ class EllipsePhantom:
     @classmethod
     @checked
     def random(cls, radius: Positive = 1.0, count: Index = 8, generator: torch.Generator | None = None) -> "EllipsePhantom":
-        """A body of value 1 with `count` random ellipses of values in [-0.5, 0.5] inside it."""
+        """Returns a body of value 1 with `count` random ellipses of values in [-0.5, 0.5] inside it."""
         u = torch.rand(count, 6, dtype=torch.float64, generator=generator)
         away, around = 0.5 * u[:, 3].sqrt(), 2 * math.pi * u[:, 4]
         axes = 0.05 + 0.2 * u[:, 1:3]
@@ -68,7 +68,7 @@ class EllipsePhantom:
 
     @checked
     def image(self, shape: tuple[Count, Count], pixel_size: Positive = 1.0, supersample: Count = 8) -> Tensor:
-        """The phantom averaged over pixels, by supersample^2 points each: (H, W) float32.
+        """Returns the phantom averaged over pixels, by supersample^2 points each: (H, W) float32.
 
         Args:
             pixel_size: mm.

@@ -21,7 +21,7 @@ def fftc(x: Tensor, dims: Count = 2) -> Tensor:
 
 @checked
 def ifftc(z: Tensor, dims: Count = 2) -> Tensor:
-    """The inverse of `fftc`, and its adjoint, because it is unitary."""
+    """Returns the inverse of `fftc`, and its adjoint, because it is unitary."""
     axes = _axes(z, dims)
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(z, axes), dim=axes, norm="ortho"), axes)
 

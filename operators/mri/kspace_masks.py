@@ -69,7 +69,7 @@ def equispaced_mask(
 
 @checked
 def radial_mask(shape: tuple[Count, Count], spokes: Count, golden: bool = False, start: float = 0.0) -> Tensor:
-    """The grid points nearest to `spokes` lines through the centre, "radial Cartesian": bool (H, W).
+    """Returns the grid points nearest to `spokes` lines through the centre, "radial Cartesian": bool (H, W).
 
     Args:
         shape: (H, W).

@@ -35,30 +35,31 @@ class _Cartesian:
         self.register_buffer("index", mask.flatten().nonzero().flatten(), persistent=False)
 
     def _image(self, x: Tensor) -> Tensor:
-        """A signal as the complex image it stands for, (B, H, W)."""
+        """Returns a signal as the complex image it stands for, (B, H, W)."""
         if x.is_complex():
             return x
         return to_complex(x) if self.in_shape[0] == 2 else torch.complex(x[:, 0], torch.zeros_like(x[:, 0]))
 
     def _signal(self, image: Tensor) -> Tensor:
-        """The adjoint of `_image`: (B, H, W) -> (B, *in_shape)."""
+        """Returns the adjoint of `_image`: (B, H, W) -> (B, *in_shape)."""
         if self.in_dtype.is_complex:
             return image
         return to_channels(image) if self.in_shape[0] == 2 else image.real[:, None]
 
     def _pick(self, spectrum: Tensor) -> Tensor:
-        """The measured samples: complex (..., H, W) -> y, (..., count) complex or (..., count, 2)."""
+        """Returns the measured samples: complex (..., H, W) -> y, (..., count) complex or (..., count, 2)."""
         samples = spectrum.flatten(-2)[..., self.index]
         return samples if self.in_dtype.is_complex else torch.view_as_real(samples)
 
     def _fill(self, y: Tensor) -> Tensor:
-        """The adjoint of `_pick`: zeros where nothing was measured, complex (..., H, W)."""
+        """Returns the adjoint of `_pick`: zeros where nothing was measured, complex (..., H, W)."""
         samples = y if y.is_complex() else torch.view_as_complex(y.contiguous())
         filled = samples.new_zeros(*samples.shape[:-1], self.mask.numel()).index_copy(-1, self.index, samples)
         return filled.unflatten(-1, tuple(self.mask.shape))
 
     def kspace(self, y: Tensor) -> Tensor:
-        """The whole of k-space, zero where nothing was measured: y, (*batch, *out_shape) -> complex (*batch, ..., H, W)."""
+        """Returns the whole of k-space, zero where nothing was measured: y, (*batch, *out_shape) -> complex (*batch,
+        ..., H, W)."""
         k = len(self.out_shape)
         if y.ndim < k or y.shape[y.ndim - k :] != self.out_shape:
             raise ShapeError(
@@ -67,7 +68,7 @@ class _Cartesian:
         return self._fill(y)
 
     def measured(self, kspace: Tensor) -> Tensor:
-        """The measurement in a complex k-space, such as a scanner's file: (*batch, ..., H, W) -> y."""
+        """Returns the measurement in a complex k-space, such as a scanner's file: (*batch, ..., H, W) -> y."""
         if not kspace.is_complex() or kspace.shape[-2:] != self.mask.shape:
             raise ShapeError(
                 f"measured takes a complex k-space whose last axes are {tuple(self.mask.shape)}, got {kspace.dtype} of "

@@ -60,7 +60,7 @@ class _Physics:
             return False
 
     def _inputs(self, t: Tensor) -> Tensor:
-        """A tensor in a precision that the physics takes."""
+        """Returns a tensor in a precision that the physics takes."""
         wide, narrow = _precisions(t.dtype)
         return t.to(wide if self.precision is not None else t.dtype if self.double else narrow)
 
@@ -102,7 +102,7 @@ def _precisions(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _pieces(y: Any) -> list[Tensor] | None:
-    """The tensors of a list of measurements, None for one measurement."""
+    """Returns the tensors of a list of measurements, None for one measurement."""
     if type(y).__name__ == "TensorList":
         return list(y.x)
     return list(y) if isinstance(y, list | tuple) else None
@@ -175,7 +175,7 @@ class DeepinvSVD(SVDOperator):
         self.register_buffer("s", torch.cat([self.gain.flatten(), rest]) if thin else self.gain)
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The coordinates of the physics, and what completes them."""
+        """Returns the coordinates of the physics, and what completes them."""
         own, rest = z.split([self.gain.numel(), self.in_shape.numel()], 1)
         return own.reshape(-1, *self.gain.shape), rest.reshape(-1, *self.in_shape)
 
@@ -216,7 +216,7 @@ class DeepinvSVD(SVDOperator):
 def from_deepinv(
     physics: nn.Module, in_shape: Sequence[int] | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Operator:
-    """A physics of deepinv as an operator: without its noise (`noise_from_deepinv`) and without its sensor.
+    """Returns a physics of deepinv as an operator: without its noise (`noise_from_deepinv`) and without its sensor.
 
     A linear physics is believed in what it says of itself only as far as it holds on random signals, to 1e-4: one that is
     not linear becomes a nonlinear operator, a wrong adjoint is replaced by the derivative of A, both with a warning; one
@@ -267,7 +267,7 @@ def from_deepinv(
 
 
 def _svd(call: _Physics, kinds: set[str], linear: DeepinvLinear) -> DeepinvSVD | None:
-    """The decomposition of a physics, if one is found that passes."""
+    """Returns the decomposition of a physics, if one is found that passes."""
     half = _half_spectrum(call) if "BlurFFT" in kinds else None
     for thin in (False, True):
         try:
@@ -281,7 +281,7 @@ def _svd(call: _Physics, kinds: set[str], linear: DeepinvLinear) -> DeepinvSVD |
 
 
 def _is_svd(svd: DeepinvSVD, linear: DeepinvLinear) -> bool:
-    """Whether A = U s V^T with isometries U and V, on random signals."""
+    """Tells whether A = U s V^T with isometries U and V, on random signals."""
     x = _normal(svd, 2)
     y = Streams(1, [0, 1])(linear(x))
     z, u = svd.Vt(x), svd.Ut(y)
@@ -344,7 +344,7 @@ def _choose_adjoint(linear: DeepinvLinear) -> None:
 
 @checked
 def to_deepinv(A: Operator, noise: Noise | float | None = None) -> nn.Module:
-    """An operator, and its noise, as a physics for deepinv's algorithms.
+    """Returns an operator, and its noise, as a physics for deepinv's algorithms.
 
     An SVDOperator becomes a DecomposablePhysics, another linear one a LinearPhysics whose prox_l2 and A_dagger are `prox`
     and `pinv` (conjugate gradients to convergence), any other a Physics.
@@ -374,7 +374,7 @@ def to_deepinv(A: Operator, noise: Noise | float | None = None) -> nn.Module:
 
 
 def require_deepinv() -> Any:
-    """The package deepinv.
+    """Returns the package deepinv.
 
     Raises:
         MissingExtraError: it is not there, or does not import (its torchvision must fit torch).
@@ -412,7 +412,7 @@ def _noise_model(dinv: Any, noise: Noise) -> nn.Module:
 
 
 def _kinds(module: Any) -> set[str]:
-    """The names of the deepinv classes that something is of."""
+    """Returns the names of the deepinv classes that something is of."""
     return {c.__name__ for c in type(module).__mro__ if c.__module__.split(".")[0] == "deepinv"}
 
 

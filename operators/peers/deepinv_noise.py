@@ -46,7 +46,7 @@ class Law(Noise):
 
 @checked
 def noise_from_deepinv(noise: nn.Module) -> Noise:
-    """The noise of a physics of deepinv, or a noise model of its.
+    """Returns the noise of a physics of deepinv, or a noise model of its.
 
     Zero, Gaussian, Poisson, Laplace, Uniform, Gamma, Rician, LogPoisson (its law of counts, with y as given) and
     PoissonGaussian (by the Gaussian of its mean and variance, which is close where gain is small against sigma or counts
@@ -143,7 +143,7 @@ def _gamma(shape: float) -> Law:
 
 
 def _rician(sigma: float) -> Law:
-    """The modulus of a complex Gaussian of mean clean."""
+    """Returns the modulus of a complex Gaussian of mean clean."""
 
     def draw(clean: Tensor, g: Any) -> Tensor:
         return torch.hypot(clean + sigma * _randn(clean, g), sigma * _randn(clean, g))

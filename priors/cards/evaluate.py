@@ -134,7 +134,7 @@ def _summary(bits: Tensor, how: str) -> dict[str, Any]:
 
 
 def _elbo(prior: Any, y: Tensor, seed: int) -> Tensor:
-    """The evidence lower bound of a VAE, its decoder's variance the best one for these pictures; (B,) in nats."""
+    """Returns the evidence lower bound of a VAE, its decoder's variance the best one for these pictures; (B,) in nats."""
     from torch.distributions import Normal
 
     with torch.no_grad():

@@ -285,7 +285,7 @@ def _table(name: str, results: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 2 where one sentence on stderr says what was wrong."""
+    """Returns the command; 2 where one sentence on stderr says what was wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m invgen.priors.cards",
         description="Judges a prior on held-out signals and writes its card, its figures and its manifest.",

@@ -61,7 +61,8 @@ class Layout:
         count = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("output_blocks."))
 
         def resampler(block: str) -> str | None:
-            """The name of the upsampler in an output block: a residual block or a convolution behind the first one."""
+            """Returns the name of the upsampler in an output block: a residual block or a convolution behind the first
+            one."""
             tails = ("1.in_layers.0.weight", "2.in_layers.0.weight", "1.conv.weight", "2.conv.weight")
             return next((f"{block}.{tail}" for tail in tails if f"{block}.{tail}" in tensors), None)
 

@@ -69,7 +69,7 @@ class AzulaDenoiser(ConditionalDenoiser):
 @takes_data
 @checked
 def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> AzulaDenoiser:
-    """A denoiser of azula as a prior, in its own units: see `AzulaDenoiser`.
+    """Returns a denoiser of azula as a prior, in its own units: see `AzulaDenoiser`.
 
         denoiser = azula.plugins.adm.load_model("imagenet_256x256")
         prior = priors.from_azula(denoiser, (3, 256, 256))
@@ -85,7 +85,7 @@ def from_azula(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) 
 
 @checked
 def to_azula(prior: Denoiser, schedule: Any = None) -> nn.Module:
-    """A prior as an azula.denoise.Denoiser, for its samplers and its guidance.
+    """Returns a prior as an azula.denoise.Denoiser, for its samplers and its guidance.
 
     Args:
         schedule: of azula; by default VESchedule between the prior's noise levels. Any may be given: the prior sees

@@ -74,7 +74,7 @@ class DeepinvDenoiser(ConditionalDenoiser):
 @takes_data
 @checked
 def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any) -> DeepinvDenoiser:
-    """A denoiser of deepinv as a prior over images in [0, 1]: see `DeepinvDenoiser`; `rescaled` gives other units.
+    """Returns a denoiser of deepinv as a prior over images in [0, 1]: see `DeepinvDenoiser`; `rescaled` gives other units.
 
         prior = priors.from_deepinv(deepinv.models.DRUNet(), (3, 256, 256), sigma_max=0.2)
 
@@ -91,7 +91,7 @@ def from_deepinv(denoiser: nn.Module, shape: int | Sequence[int], **options: Any
 
 @checked
 def to_deepinv(prior: Denoiser) -> nn.Module:
-    """A prior as a deepinv.models.Denoiser, for its plug-and-play and diffusion algorithms.
+    """Returns a prior as a deepinv.models.Denoiser, for its plug-and-play and diffusion algorithms.
 
     deepinv's algorithms hold images in [0, 1]; the prior must be in these units.
 

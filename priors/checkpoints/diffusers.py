@@ -137,7 +137,7 @@ def _negated(call: Call, net: nn.Module, x: Tensor, t: Tensor, condition: Any) -
 
 
 def network_shape(config: Any, shape: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The shape of one signal, (C, *sizes), checked against the network's channels."""
+    """Returns the shape of one signal, (C, *sizes), checked against the network's channels."""
     channels = config.in_channels
     out = config.get("out_channels") or channels
     if out not in (channels, 2 * channels):
@@ -169,7 +169,7 @@ def network_stride(config: Any) -> int:
 
 
 def read_network(kind: Any, model: str | Path, folder: str | None, **options: Any) -> nn.Module:
-    """The network with every weight from its file: what is missing diffusers would leave random."""
+    """Returns the network with every weight from its file: what is missing diffusers would leave random."""
     options |= {"subfolder": folder, "output_loading_info": True}
     try:
         net, info = kind.from_pretrained(str(model), use_safetensors=True, **options)
@@ -191,7 +191,8 @@ def read_network(kind: Any, model: str | Path, folder: str | None, **options: An
 
 
 def descriptions(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
-    """The folder with the JSON files, and the commit that they are of: the model's own folder, or one of the hub's cache.
+    """Returns the folder with the JSON files, and the commit that they are of: the model's own folder, or one of the
+    hub's cache.
 
     Warns where a model of the hub was asked for without its commit: it is another one when its owners change it.
     """
@@ -221,7 +222,7 @@ def described(model: str | Path, commit: str | None) -> str:
 
 
 def first(files: Path, name: str, folders: Sequence[str | None]) -> tuple[dict[str, Any] | None, str | None]:
-    """The first of the JSON files that is there, and its folder."""
+    """Returns the first of the JSON files that is there, and its folder."""
     for folder in folders:
         if (config := read_json(files / (folder or "") / name)) is not None:
             return config, folder
@@ -233,7 +234,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The message of an error on one line, at most 200 characters."""
+    """Returns the message of an error on one line, at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 

@@ -49,7 +49,7 @@ def from_edm(
     ema: bool = True,
     **facts: Any,
 ) -> ConditionalDenoiser:
-    """The prior of an EDM or EDM2 network: SongUNet (DDPM++, NCSN++), DhariwalUNet (ADM), or EDM2's UNet.
+    """Returns the prior of an EDM or EDM2 network: SongUNet (DDPM++, NCSN++), DhariwalUNet (ADM), or EDM2's UNet.
 
     A network with labels is conditioned by `prior.condition(k)`, k a class or a vector of label_dim; without a condition it
     gets a label of zeros, which means something only if it was trained with label dropout. The network runs in float32.
@@ -166,7 +166,7 @@ def _call_ve(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
 
 
 def one_hot(condition: Any, label_dim: int, x: Tensor) -> Tensor | None:
-    """The labels (B, label_dim) of a condition: a class, or a vector, for all samples or one for each."""
+    """Returns the labels (B, label_dim) of a condition: a class, or a vector, for all samples or one for each."""
     if condition is None:
         return None
     if not label_dim:

@@ -46,7 +46,7 @@ class Weights(dict[str, Tensor]):
     beside: Mapping[str, Any] = {}
 
     def of(self, prior: P) -> P:
-        """The prior that has these weights, which says so."""
+        """Returns the prior that has these weights, which says so."""
         prior.read_from = self.taken
         return prior
 
@@ -70,7 +70,8 @@ class _Copy:
 
 
 def is_averaged(place: str) -> bool:
-    """Whether the words of a place ("ema", "params_ema", "netEMA", "model_ema.module") say so; the innermost decide."""
+    """Tells whether the words of a place ("ema", "params_ema", "netEMA", "model_ema.module") say so; the innermost
+    decide."""
     for part in reversed(re.split(r"[.\s/]", place)):
         words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", part).lower())
         if part.lower() in TRAINED or "online" in words:
@@ -192,7 +193,7 @@ def network(
 
 
 def _taken(copy: _Copy, trained: Sequence[_Copy], path: str | Path) -> Weights:
-    """The copy, with what an average leaves out (buffers, frozen tensors) from the trained network."""
+    """Returns the copy, with what an average leaves out (buffers, frozen tensors) from the trained network."""
     base = next((c for c in trained if copy.averaged and copy.tensors.keys() <= c.tensors.keys()), copy)
     found = Weights({**base.tensors, **copy.tensors})
     kind = "averaged weights" if copy.averaged else "weights"
@@ -202,7 +203,7 @@ def _taken(copy: _Copy, trained: Sequence[_Copy], path: str | Path) -> Weights:
 
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether two copies are one: a wrapper that keeps the network it averages writes it twice."""
+    """Tells whether two copies are one: a wrapper that keeps the network it averages writes it twice."""
     return a.keys() == b.keys() and all(a[n].shape == b[n].shape and torch.equal(a[n], b[n]) for n in a)
 
 
@@ -227,7 +228,7 @@ def _mappings(checkpoint: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _copies(path: tuple[str, ...], inside: Mapping[str, Any], marks: Marks, prefix: str | None) -> Iterator[_Copy]:
-    """The copies of the network in one table."""
+    """Yields the copies of the network in one table."""
     tensors = {name: value for name, value in inside.items() if isinstance(value, Tensor)}
     dotless = _dotless(tensors)
     named = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in dotless}
@@ -285,7 +286,8 @@ def _halves(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _dotless(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The averages of CompVis (LitEma), which stand without dots behind a head: {head: {name without dots: tensor}}."""
+    """Returns the averages of CompVis (LitEma), which stand without dots behind a head: {head: {name without dots:
+    tensor}}."""
     heads = {n.removesuffix(".num_updates") for n in tensors if n.endswith(".num_updates")}
     heads = set(sorted(h for h in heads if f"{h}.decay" in tensors)[:PLACES])
     found: dict[str, dict[str, Tensor]] = {head: {} for head in heads}
@@ -297,7 +299,8 @@ def _dotless(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _undotted(copy: _Copy, tails: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The averages under the names of the trained network, if they are its; some part of its prefix is before them."""
+    """Returns the averages under the names of the trained network, if they are its; some part of its prefix is before
+    them."""
     parts = copy.prefix.split(".")[:-1]
     for k in range(len(parts) + 1):
         squashed = {"".join((*parts[k:], name)).replace(".", ""): name for name in copy.tensors}
@@ -329,7 +332,7 @@ def _listed(mappings: Sequence[Any], copies: Sequence[_Copy], path: str | Path, 
 
 
 def _aligned(tensors: Mapping[str, Tensor], values: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The values under the names of which they are the averages, in order; empty unless there is one way alone.
+    """Returns the values under the names of which they are the averages, in order; empty unless there is one way alone.
 
     A list of parameters leaves the buffers out, and the shapes say which those are: where the first way to place all
     values, and the last, are the same, there is no other. A list of less than half of the tensors is of something else.

@@ -56,7 +56,7 @@ def from_flow_matching(
     ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
-    """The prior in a flow-matching checkpoint whose network has guided-diffusion's layout, such as torchcfm's.
+    """Returns the prior in a flow-matching checkpoint whose network has guided-diffusion's layout, such as torchcfm's.
 
     With v = x_0 - eps on straight paths x_t = t x_0 + (1 - t) eps, D = x_t + (1 - t) v. That is E[x_0 | x_t] for
     independent pairs of noise and data. For pairs from minibatch optimal transport (OT-CFM) it is the mean under that

@@ -38,7 +38,7 @@ def from_diffusers(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> "DiffusersDenoiser | LatentDiffusion":
-    """The prior in a folder that diffusers wrote, or in a model of the Hugging Face hub.
+    """Returns the prior in a folder that diffusers wrote, or in a model of the Hugging Face hub.
 
     Read are pipelines of a network in pixel space and a scheduler (DDPM, DDIM, consistency models, ...), with subfolders
     unet/ or transformer/ and scheduler/, or all in one folder as the old google/ddpm-* models are. Weights in .safetensors,

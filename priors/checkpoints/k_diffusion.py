@@ -41,7 +41,7 @@ def from_k_diffusion(
     ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
-    """The prior in a checkpoint of k-diffusion, a .pth of training (its "model_ema") or the slim .safetensors.
+    """Returns the prior in a checkpoint of k-diffusion, a .pth of training (its "model_ema") or the slim .safetensors.
 
     Args:
         path: the checkpoint.
@@ -85,7 +85,7 @@ def from_k_diffusion(
 
 
 def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn.Module:
-    """The network of a configuration, empty; KeyError or ValueError where the tensors are of another."""
+    """Returns the network of a configuration, empty; KeyError or ValueError where the tensors are of another."""
     kind, patch = options.get("type", "image_v1"), options.get("patch_size", 1)
     unknown = [k for k in ("skip_stages", "unet_cond_dim", "cross_cond_dim") if options.get(k)]
     unknown += [k for k in ("mapping_cond_dim",) if options.get(k) and kind == "image_transformer_v2"]
@@ -113,7 +113,7 @@ def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn
 
 
 def _config(path: str | Path, checkpoint: Any, config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part "model" of the configuration."""
+    """Returns the part "model" of the configuration."""
     if config is None:
         config = checkpoint.get("config")
     if config is None and not any(isinstance(value, Mapping) for value in checkpoint.values()):

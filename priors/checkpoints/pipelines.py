@@ -51,7 +51,7 @@ def from_pipeline(
     revision: str | None = None,
     **facts: Any,
 ) -> LatentDiffusion:
-    """The latent prior in a folder (or hub name) that diffusers wrote, or in a pipeline that has been built.
+    """Returns the latent prior in a folder (or hub name) that diffusers wrote, or in a pipeline that has been built.
 
         prior = priors.from_pipeline("path/to/stable-diffusion")
         prior = prior.guided("a photograph of a cat", scale=7.5)
@@ -129,7 +129,7 @@ def _latent(
 
 
 def _read(model: str | Path, with_scheduler: bool, files: dict[str, Any]) -> dict[str, Any]:
-    """The network, autoencoder and scheduler of a folder or hub name; True for a text encoder that is there."""
+    """Returns the network, autoencoder and scheduler of a folder or hub name; True for a text encoder that is there."""
     import diffusers
 
     with reading(model):
@@ -140,7 +140,7 @@ def _read(model: str | Path, with_scheduler: bool, files: dict[str, Any]) -> dic
             return index is None or (isinstance(index.get(name), list) and all(index[name]))
 
         def described(name: str, file: str) -> tuple[Any, Any]:
-            """The class and the configuration of a part, None for one that the pipeline lacks."""
+            """Returns the class and the configuration of a part, None for one that the pipeline lacks."""
             config = read_json(folder / name / file) if there(name) else None
             if config is None:
                 if index is not None and there(name):
@@ -182,7 +182,8 @@ def _part(parts: Mapping[str, Any], names: Sequence[str], title: str) -> Any:
 
 
 def _prompts(kind: str, source: Any, parts: Mapping[str, Any], files: Mapping[str, Any]) -> Prompts | None:
-    """The text encoders, if the pipeline has any; by its own class where that is known, by its network's otherwise."""
+    """Returns the text encoders, if the pipeline has any; by its own class where that is known, by its network's
+    otherwise."""
     kind = parts["_class_name"] if parts["_class_name"] in ENCODE else kind
     if not any(parts.get(name) is not None for name in TEXT_ENCODERS):
         return None
@@ -210,7 +211,8 @@ def _latent_size(shape: int | Sequence[int] | None, network: nn.Module, autoenco
 
 
 def _shift(scheduler: Any, size: tuple[int, int], network: nn.Module) -> float | None:
-    """The dynamic shift of a flow-matching scheduler: linear in the number of tokens, between those of two image sizes."""
+    """Returns the dynamic shift of a flow-matching scheduler: linear in the number of tokens, between those of two image
+    sizes."""
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return None
@@ -323,7 +325,8 @@ def _call_sd3(net: nn.Module, x: Tensor, t: Tensor, text: TextEmbedding) -> Tens
 
 
 def _call_flux(net: nn.Module, x: Tensor, t: Tensor, text: TextEmbedding, guidance: float | None) -> Tensor:
-    """A token is a patch of 2 x 2 codes, channels first; its position is (0, row, column), that of text (0, 0, 0)."""
+    """Returns a token is a patch of 2 x 2 codes, channels first; its position is (0, row, column), that of text (0, 0,
+    0)."""
     embeds, pooled, _ = text.rows(x)
     batch, channels, height, width = x.shape
     rows, columns = height // 2, width // 2

@@ -71,7 +71,7 @@ def from_score_sde(
     ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
-    """The prior in a .pth checkpoint of score_sde_pytorch, with its averaged weights.
+    """Returns the prior in a .pth checkpoint of score_sde_pytorch, with its averaged weights.
 
     Args:
         path: the checkpoint ("model", "ema", ...), or a state dict of the network (`all_modules.0.weight`, ...).
@@ -146,7 +146,8 @@ def _schedule(sde: str, continuous: bool, sigmas: Tensor | None, path: str | Pat
 
 
 def renamed_modules(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """The tensors under the names of an `EDMUNet` for images of `size`; KeyError, IndexError or ValueError if none."""
+    """Returns the tensors under the names of an `EDMUNet` for images of `size`; KeyError, IndexError or ValueError if
+    none."""
     count = 1 + max(int(name.split(".")[1]) for name in tensors)
     modules: Modules = [{} for _ in range(count)]
     for name, tensor in tensors.items():
@@ -225,7 +226,8 @@ def _walk(modules: Modules, size: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _attention(name: str, module: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The projections are matrices (in, out) there and convolutions here; rows of the joint one are (channel, qkv)."""
+    """Yields the projections are matrices (in, out) there and convolutions here; rows of the joint one are (channel,
+    qkv)."""
     for kind in ("weight", "bias"):
         yield f"{name}.norm2.{kind}", module[f"GroupNorm_0.{kind}"]
     q, k, v, out = (module[f"NIN_{i}.W"].t()[:, :, None, None] for i in range(4))

@@ -91,7 +91,7 @@ class StyleGAN(Generator):
         self.shape = output_shape(self, latent, shape)
 
     def style(self, u: Tensor) -> Tensor:
-        """The style of the first part of a code: (B, *code_shape) -> what synthesis takes."""
+        """Returns the style of the first part of a code: (B, *code_shape) -> what synthesis takes."""
         if self.space == "z":
             return evaluate(self.mapping, u)
         v = u * self.style_root if self.style_root.ndim == 1 else u @ self.style_root.T
@@ -99,7 +99,7 @@ class StyleGAN(Generator):
         return w[:, None].expand(-1, *self.style_shape) if w.ndim == 2 and len(self.style_shape) == 2 else w
 
     def forward(self, z: Tensor) -> Tensor:
-        """The image of a code: (B, *latent_shape) -> (B, *shape)."""
+        """Returns the image of a code: (B, *latent_shape) -> (B, *shape)."""
         style, noise = z, self.fixed_noise
         if self.noise_shapes and self.noise_kind == "latent":
             style, noise = z.split([math.prod(self.code_shape), noise.numel()], 1)
@@ -128,7 +128,7 @@ def _fit(mapping: Network, codes: Any, count: int, seed: int, covariance: str) -
 
 @checked
 def from_stylegan(mapping: Network, synthesis: Synthesis, z_dim: int, **options: Any) -> StyleGAN:
-    """The prior of a generator of StyleGAN's shape: see `StyleGAN`.
+    """Returns the prior of a generator of StyleGAN's shape: see `StyleGAN`.
 
         G = ...                                           # NVIDIA's StyleGAN2: mapping(z, c), synthesis(ws, noise_mode=)
         prior = priors.from_stylegan(lambda z: G.mapping(z, None), lambda w: G.synthesis(w, noise_mode="const"), G.z_dim)

@@ -42,7 +42,7 @@ class TextEmbedding(nn.Module):
             self.register_buffer(name, None if value is None else value.detach(), persistent=False)
 
     def zeros(self) -> "TextEmbedding":
-        """The embedding of zeros in the same sizes, which stands for no text in SDXL."""
+        """Returns the embedding of zeros in the same sizes, which stands for no text in SDXL."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return TextEmbedding(torch.zeros_like(self.embeds), pooled, self.mask)
 
@@ -80,7 +80,7 @@ class Prompts:
         return self.known[prompt]
 
     def empty(self) -> TextEmbedding:
-        """The condition that stands for no text: the empty prompt, or zeros if the pipeline says so (SDXL)."""
+        """Returns the condition that stands for no text: the empty prompt, or zeros if the pipeline says so (SDXL)."""
         empty = self("")
         return empty.zeros() if self.source.config.get("force_zeros_for_empty_prompt") else empty
 

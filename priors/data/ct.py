@@ -92,7 +92,7 @@ class CTViews:
 
 
 def ellipses(size: int, generator: Generator, count: int = 14) -> Tensor:
-    """A phantom, (1, 1, size, size) in HU / 1000: an ellipse of soft tissue in air, with `count` ellipses in it."""
+    """Returns a phantom, (1, 1, size, size) in HU / 1000: an ellipse of soft tissue in air, with `count` ellipses in it."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     u = torch.rand(count + 1, 6, generator=generator)

@@ -167,7 +167,7 @@ def _mricron(work: Path, path: Path) -> None:
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """The values (x, y, z) and the spacing in mm of a plain NIfTI-1 file, .nii or .nii.gz, without nibabel."""
+    """Returns the values (x, y, z) and the spacing in mm of a plain NIfTI-1 file, .nii or .nii.gz, without nibabel."""
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     order = "<" if raw[:4] == b"\x5c\x01\x00\x00" else ">"
@@ -252,7 +252,7 @@ def _wheel(requirement: str, work: Path) -> None:
 
 
 def _listed(work: Path, *requirements: str) -> str:
-    """A file of requirements with their hashes."""
+    """Returns a file of requirements with their hashes."""
     path = work / f"{requirements[0]}.txt"
     path.write_text(pinned(*requirements))
     return str(path)

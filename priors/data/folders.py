@@ -85,7 +85,7 @@ class CropViews:
 
 
 def find(folders: Sequence[Path | str]) -> dict[str, list[Path]]:
-    """The files under the folders by kind: "images", "volumes", "waves". A file without a suffix may be DICOM."""
+    """Returns the files under the folders by kind: "images", "volumes", "waves". A file without a suffix may be DICOM."""
     found: dict[str, list[Path]] = {kind: [] for kind in SUFFIXES}
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -103,7 +103,7 @@ def find(folders: Sequence[Path | str]) -> dict[str, list[Path]]:
 
 
 def recipe_for(folders: Sequence[Path | str], name: str = "own", size: int | None = None) -> Recipe:
-    """The recipe for a folder of a user's own, by what lies in it.
+    """Returns the recipe for a folder of a user's own, by what lies in it.
 
     size: side of a view in pixels or samples; 64 for pictures, 128 for slices, 8192 for recordings if left out, and less
     where the data is smaller.

@@ -101,7 +101,7 @@ def _validation(folders: Sequence[Path | str]) -> list[Path]:
 
 
 def _merged(read: Callable[[Path | str, str], dict[str, Any]], folders: Sequence[Path | str]) -> dict[str, Any]:
-    """The held-out part of all folders; one of them may have none."""
+    """Returns the held-out part of all folders; one of them may have none."""
     found, failure = {}, None
     for folder in folders:
         try:
@@ -134,7 +134,7 @@ def _halved(plane: np.ndarray) -> Tensor:
 
 
 def _sagittal() -> np.ndarray:
-    """The magnitude image s1045 of matplotlib's sample data, 256 x 256."""
+    """Returns the magnitude image s1045 of matplotlib's sample data, 256 x 256."""
     import gzip
 
     from matplotlib import cbook
@@ -180,7 +180,7 @@ def _dicom_slice() -> tuple[str, Tensor, float]:
 
 
 def _reduced_slice() -> Iterator[tuple[str, Tensor, float]]:
-    """A slice of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched it."""
+    """Yields a slice of the held-out patient lung1, reduced to 128x128, where `invgen data ct` has fetched it."""
     import numpy as np
 
     path = data_folder() / "ct" / "pyradiomics.npz"
@@ -197,7 +197,8 @@ EXCERPT = 8192  # samples: the loudest piece of that length is in the middle of 
 
 
 def shipped(kind: str) -> dict[str, Signal]:
-    """A held-out set: "photo" (scikit-image's photographs), "ct" (pydicom's slice, and lung1 where it was fetched), "mr"
+    """Returns a held-out set: "photo" (scikit-image's photographs), "ct" (pydicom's slice, and lung1 where it was
+    fetched), "mr"
     (matplotlib's sagittal head, and eight slices of brain2 where they were fetched), "digits" and "clothing" (five of each
     class of the test sets), "speech" (test sentences, their loudest half second in the middle).
 
@@ -261,7 +262,7 @@ def _sentences(folder: Path) -> dict[str, Signal]:
 
 
 def _loudest(samples: np.ndarray, rate: int) -> Signal:
-    """A recording cut at one end, so that the excerpt of most energy is in its middle."""
+    """Returns a recording cut at one end, so that the excerpt of most energy is in its middle."""
     length = samples.shape[1]
     energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64).mean(0) ** 2)])
     width = min(EXCERPT, length)

@@ -41,7 +41,7 @@ def heads(folder: Path | str, split: str = "train") -> dict[str, tuple[np.ndarra
 
 
 def normalised(volume: np.ndarray) -> np.ndarray:
-    """A magnitude volume divided by its 99.5th percentile over what is not zero, clipped to [0, 1]."""
+    """Returns a magnitude volume divided by its 99.5th percentile over what is not zero, clipped to [0, 1]."""
     return mapped(volume, "magnitude", *ends([volume], "magnitude"))
 
 
@@ -112,7 +112,7 @@ class MRViews:
 
 
 def _curve(view: Tensor, tones: Tensor) -> Tensor:
-    """A tone curve: linear from 0 at 0 through random levels at 0.2, 0.4, ... 1."""
+    """Returns a tone curve: linear from 0 at 0 through random levels at 0.2, 0.4, ... 1."""
     knots = torch.cat([torch.zeros(1), 0.1 + 0.9 * tones])
     at = (view * 5).clamp(0, 4.9999)
     low = at.floor().long()

@@ -17,7 +17,8 @@ PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 def photographs(folder: Path | str, leave_out: Sequence[str] = ("val",)) -> list[Path]:
-    """The pictures under a folder, sorted by name, except those in a subfolder named in `leave_out` (BSDS500's val)."""
+    """Returns the pictures under a folder, sorted by name, except those in a subfolder named in `leave_out` (BSDS500's
+    val)."""
     folder = Path(folder)
     found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES]
     found = [p for p in found if not set(p.relative_to(folder).parts[:-1]) & set(leave_out)]
@@ -27,7 +28,7 @@ def photographs(folder: Path | str, leave_out: Sequence[str] = ("val",)) -> list
 
 
 def read_picture(path: Path | str) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8."""
+    """Returns a picture file as (H, W, 3) uint8."""
     from PIL import Image
 
     with readable(path), Image.open(path) as file:

@@ -15,7 +15,8 @@ VALIDATION, TEST = range(561, 591), range(591, 621)  # sentences of festvox-ru t
 
 
 def sentences(folder: Path | str, split: str = "train") -> list[Path]:
-    """The recordings ru_NNNN.wav under a folder, of one split: "train", "validation" (0561-0590), "test" (0591-0620)."""
+    """Returns the recordings ru_NNNN.wav under a folder, of one split: "train", "validation" (0561-0590), "test"
+    (0591-0620)."""
     kept = {"validation": VALIDATION, "test": TEST}
     found = []
     for path in sorted(Path(folder).rglob("*.wav")):

@@ -34,7 +34,7 @@ def decompose(means: Tensor, var: float | Tensor, covariances: Tensor | None) ->
 
 
 def dense(spectrum: Tensor, basis: Tensor | None) -> Tensor:
-    """The covariances Q_k diag(l_k) Q_k^T, (1 or K, n, n)."""
+    """Returns the covariances Q_k diag(l_k) Q_k^T, (1 or K, n, n)."""
     return torch.diag_embed(spectrum) if basis is None else basis * spectrum[:, None] @ basis.mT
 
 

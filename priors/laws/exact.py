@@ -76,7 +76,8 @@ class Atoms(GaussianMixture):
         super().__init__(points, weights, 0.0, **options)
 
     def posterior(self, A: Operator, noise: Noise | float, y: Tensor) -> "Atoms":
-        """The exact p(x | y), the same points with other weights, for any operator and any noise that has a density."""
+        """Returns the exact p(x | y), the same points with other weights, for any operator and any noise that has a
+        density."""
         post = check_one(self, A, noise, y)
         points = self.means.double().reshape(-1, *self.shape)
         clean = A(points)

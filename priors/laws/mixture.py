@@ -139,7 +139,7 @@ class GaussianMixture(Denoiser):
         return log_weights - 0.5 * (z**2 / total + total.log()).sum(2), z, total
 
     def responsibilities(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
-        """The probability of each component given x_sigma = x, (B, K)."""
+        """Returns the probability of each component given x_sigma = x, (B, K)."""
         return self._joint(x.flatten(1), _square(sigma, x))[0].softmax(1)
 
     def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
@@ -197,7 +197,8 @@ class GaussianMixture(Denoiser):
         return (self.means[k] + z).reshape(num_samples, *self.shape)
 
     def posterior(self, A: Operator, noise: Noise | float, y: Tensor) -> "GaussianMixture":
-        """The exact p(x | y) for a linear operator and Gaussian noise, of the same family, by dense algebra in float64.
+        """Returns the exact p(x | y) for a linear operator and Gaussian noise, of the same family, by dense algebra in
+        float64.
 
         Component k becomes N(m_k + G_k (y - A m_k), (I - G_k A) S_k) with G_k = S_k A^T (A S_k A^T + R)^-1, its weight is
         multiplied by its evidence N(y; A m_k, A S_k A^T + R). `log_evidence` of the result is log p(y).
@@ -274,7 +275,7 @@ def _square(sigma: Sigma, x: Tensor) -> Tensor:
 
 
 def _real(batch: Tensor) -> Tensor:
-    """A batch of vectors, real and imaginary parts side by side where it is complex."""
+    """Returns a batch of vectors, real and imaginary parts side by side where it is complex."""
     return (torch.view_as_real(batch.resolve_conj()) if batch.is_complex() else batch).flatten(1)
 
 

@@ -82,7 +82,7 @@ def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tens
 
 
 def sheet(prior: Any, seed: int = 0) -> Tensor:
-    """A picture of samples, (3, H, W) uint8: ten columns, or four spectrograms of waveforms below each other."""
+    """Returns a picture of samples, (3, H, W) uint8: ten columns, or four spectrograms of waveforms below each other."""
     low, high = prior.value_range
     if len(prior.shape) == 2:
         waves = draw_samples(prior, 4, seed)[:, 0]

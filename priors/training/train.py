@@ -64,7 +64,7 @@ def draw(recipe: Recipe, views: Views, generator: Generator) -> tuple[Tensor, ..
 
 
 def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
-    """The untrained denoiser of a recipe, its mean and standard deviation measured on 1000 views."""
+    """Returns the untrained denoiser of a recipe, its mean and standard deviation measured on 1000 views."""
     sample = signals(views, 1000, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

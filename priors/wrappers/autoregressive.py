@@ -131,7 +131,7 @@ class CausalNetwork(Autoregressive):
 def from_autoregressive(
     net: Callable[..., Tensor], shape: int | Sequence[int], levels: Tensor | Sequence[float], **options: Any
 ) -> CausalNetwork:
-    """The prior of a causal network with finitely many levels a value: see `CausalNetwork`.
+    """Returns the prior of a causal network with finitely many levels a value: see `CausalNetwork`.
 
         prior = priors.from_autoregressive(pixelcnn, (1, 28, 28), torch.linspace(0, 1, 16), layout="image")
 

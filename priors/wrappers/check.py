@@ -118,7 +118,7 @@ def declare(prior: Denoiser, data: Tensor, given: Collection[str]) -> None:
 
 
 def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
-    """The first signals, where the prior computes.
+    """Returns the first signals, where the prior computes.
 
     Raises:
         ShapeError: they are no signals of this prior.  OptionError: they are not finite, or all their values are one.
@@ -137,7 +137,8 @@ def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
 def _report(
     prior: Denoiser, x0: Tensor, measured: list[Level], found: tuple[float, float] | None, away: str | None
 ) -> PriorReport:
-    """The table and all findings. found: the range that can be trusted; away: another declaration that fits, in words."""
+    """Returns the table and all findings. found: the range that can be trusted; away: another declaration that fits, in
+    words."""
     report = PriorReport(f"{type(prior).__name__} on {len(x0)} signals", measured, trusted=found)
     report.findings += _contract(prior, x0, measured)
     report.findings += _range(prior, x0)
@@ -155,7 +156,7 @@ def _told(report: PriorReport) -> PriorReport:
 
 
 def _reach(prior: Denoiser, x0: Tensor, measured: list[Level], found: tuple[float, float]) -> Iterator[str]:
-    """Whether the declared range is the one in which the network is good."""
+    """Tells whether the declared range is the one in which the network is good."""
     low, high = found
     if prior.sigma_max > 1.02 * high or prior.sigma_min < 0.98 * low:
         worst = measured[-1] if prior.sigma_max > 1.02 * high else measured[0]
@@ -222,7 +223,7 @@ def _away(prior: Denoiser, x0: Tensor, measured: list[Level], seed: int) -> str 
 
 
 def _misfit(prior: Denoiser, x0: Tensor, measured: list[Level], advice: str | None) -> Iterator[str]:
-    """The first level that no denoiser shows, and the declaration that would mend it."""
+    """Yields the first level that no denoiser shows, and the declaration that would mend it."""
     wrong = [level for level in measured if not trusted(level, x0)]
     if not wrong:
         return

@@ -48,7 +48,7 @@ def better(prior: Denoiser, x0: Tensor, measured: list[Level], seed: int, units:
 
 
 def _cost(prior: Denoiser, x0: Tensor, sigmas: Sequence[float], seed: int) -> float:
-    """The mean log error, relative to that of one gain: least for the right declaration."""
+    """Returns the mean log error, relative to that of one gain: least for the right declaration."""
     try:
         levels = [measure(prior, x0, s, seed) for s in sigmas]
     except (RuntimeError, IndexError, ValueError):  # a network that cannot take such times or inputs
@@ -58,7 +58,7 @@ def _cost(prior: Denoiser, x0: Tensor, sigmas: Sequence[float], seed: int) -> fl
 
 
 def _declarations(prior: Denoiser) -> Iterator[tuple[str, Denoiser]]:
-    """The same network under other declarations, and how they are written."""
+    """Yields the same network under other declarations, and how they are written."""
     inner = prior.prior if isinstance(prior, Conditioned) else prior
     if not isinstance(inner, NetworkDenoiser):
         return
@@ -88,7 +88,7 @@ def _declarations(prior: Denoiser) -> Iterator[tuple[str, Denoiser]]:
 
 
 def _with(module: Denoiser, **modules: Module) -> Denoiser:
-    """A copy that shares everything but these submodules."""
+    """Returns a copy that shares everything but these submodules."""
     other = copy.copy(module)
     other.__dict__["_modules"] = {**module._modules, **modules}  # the copy's own dictionary: copy() shares it
     return other

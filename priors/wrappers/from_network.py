@@ -109,7 +109,7 @@ class NetworkDenoiser(ConditionalDenoiser):
         return self.sigma_data**2 / (above**2 + self.sigma_data**2) * x + above * self.sigma_data * scale * o
 
     def _network(self, x: Tensor, time: Tensor, condition: Any) -> Tensor:
-        """The network's prediction at x_t, (B, *shape)."""
+        """Returns the network's prediction at x_t, (B, *shape)."""
         dtype = network_dtype(self.net) or x.dtype
         padded = pad_to_multiple(x, self.stride).to(dtype)
         out = self.call(self.net, padded, time.to(torch.promote_types(dtype, torch.float32)), condition)
@@ -133,12 +133,12 @@ def call_network(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor
 
 
 def network_dtype(net: nn.Module) -> torch.dtype | None:
-    """The dtype of the floating-point weights, None for a network without any."""
+    """Returns the dtype of the floating-point weights, None for a network without any."""
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), None)
 
 
 def in_half(net: nn.Module) -> bool:
-    """Whether a network runs in half precision, in which gradients overflow above 65504 (or lose all but 8 bits)."""
+    """Tells whether a network runs in half precision, in which gradients overflow above 65504 (or lose all but 8 bits)."""
     return network_dtype(net) in (torch.float16, torch.bfloat16)
 
 
@@ -190,7 +190,7 @@ def from_network(
     schedule: Schedule,
     **options: Any,
 ) -> NetworkDenoiser:
-    """The prior of a network that predicts epsilon, v, the sample, the score or a velocity: see `NetworkDenoiser`.
+    """Returns the prior of a network that predicts epsilon, v, the sample, the score or a velocity: see `NetworkDenoiser`.
 
         prior = priors.from_network(net, (1, 128, 128), prediction="epsilon", schedule=priors.Schedule.linear())
 
@@ -300,7 +300,7 @@ class FunctionDenoiser(ConditionalDenoiser):
 @takes_data
 @checked
 def from_denoiser(f: Callable[..., Tensor], shape: int | Sequence[int], **options: Any) -> FunctionDenoiser:
-    """The prior of a denoiser in the units of its signals, a function or nn.Module: see `FunctionDenoiser`.
+    """Returns the prior of a denoiser in the units of its signals, a function or nn.Module: see `FunctionDenoiser`.
 
     priors.from_denoiser(drunet, (3, 256, 256), sigma_min=0.01, sigma_max=0.2)              # f(x, sigma)
     priors.from_denoiser(dncnn, (1, 180, 180), level=25 / 255, value_range=(0, 1))          # f(x), of one level

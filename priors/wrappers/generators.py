@@ -32,7 +32,7 @@ def standard_codes(shape: int | Sequence[int], network: Network) -> StandardNorm
 
 
 def frozen(network: Network) -> Network:
-    """A network in eval mode without gradients of its weights; a plain function as it is."""
+    """Returns a network in eval mode without gradients of its weights; a plain function as it is."""
     if not callable(network):
         raise OptionError(f"expected a network or a function of a tensor, got {type(network).__name__}")
     return network.eval().requires_grad_(False) if isinstance(network, nn.Module) else network
@@ -52,7 +52,7 @@ def evaluate(network: Network, x: Tensor, condition: Tensor | None = None) -> Te
 
 
 def output_shape(network: Callable[[Tensor], Tensor], latent: Denoiser, shape: int | Sequence[int] | None) -> torch.Size:
-    """The shape of one signal, from two codes; compared with `shape` where that is given.
+    """Returns the shape of one signal, from two codes; compared with `shape` where that is given.
 
     Raises:
         OptionError: the network does not give tensors.
@@ -115,7 +115,7 @@ class Decoder(Generator):
         self.register_buffer("given", given)
 
     def forward(self, z: Tensor) -> Tensor:
-        """The signal of a code, differentiable: (B, *latent_shape) -> (B, *shape)."""
+        """Returns the signal of a code, differentiable: (B, *latent_shape) -> (B, *shape)."""
         if self.sphere:
             z = z * (z[0].numel() ** 0.5 / norm(z))
         return evaluate(self.g, z, self.given)
@@ -143,7 +143,7 @@ class VAE(Decoder):
         self.encode(torch.zeros(2, *self.shape, dtype=self.dtype, device=self.device))  # fails here rather than in a run
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z | x): (B, *shape) -> (B, *latent_shape), differentiable."""
+        """Returns the mean of q(z | x): (B, *shape) -> (B, *latent_shape), differentiable."""
         z = code_of(evaluate(self.encoder, x, self.given)).to(x.dtype)
         if z.shape != (len(x), *self.latent_shape):
             raise ShapeError(
@@ -156,7 +156,8 @@ class VAE(Decoder):
 
 
 def code_of(out: Any) -> Tensor:
-    """The code in what an encoder returns: a tensor, a distribution's mean, or the first of a pair (mean, log-variance)."""
+    """Returns the code in what an encoder returns: a tensor, a distribution's mean, or the first of a pair (mean,
+    log-variance)."""
     if isinstance(out, torch.distributions.Distribution):
         return out.mean
     out = out[0] if isinstance(out, tuple | list) and out else out
@@ -172,7 +173,7 @@ UNITS = ((0.0, 1.0), (-1.0, 1.0))  # the ranges of a sigmoid and of a tanh
 
 
 def measure_facts(prior: Made, given: Collection[str]) -> Made:
-    """The decoder with value_range, data_mean and data_std of 64 samples of it, but for those that were given.
+    """Returns the decoder with value_range, data_mean and data_std of 64 samples of it, but for those that were given.
 
     A decoder whose values fill four fifths of [0, 1], or of [-1, 1], without leaving it ends in a sigmoid or a tanh and has
     that range; any other has the least and the largest value drawn. `prior.measured` names what was set, and the printed
@@ -201,7 +202,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
 def from_generator(
     g: Network, latent_shape: int | Sequence[int] | Denoiser, shape: int | Sequence[int] | None = None, **options: Any
 ) -> Decoder:
-    """The prior x = g(z), z ~ N(0, I), of a GAN's generator or any other network: see `Decoder`.
+    """Returns the prior x = g(z), z ~ N(0, I), of a GAN's generator or any other network: see `Decoder`.
 
         prior = priors.from_generator(g, (128,), (3, 64, 64), data_std=0.5)
         invgen.solve(y, A, prior, noise=0.05, sampler="csgm")

@@ -68,14 +68,14 @@ class Autoencoder(nn.Module):
         return next(self.network.parameters()).dtype
 
     def decode(self, z: Tensor) -> Tensor:
-        """The image of a code: (B, channels, h, w) -> (B, C, stride h, stride w), differentiable."""
+        """Returns the image of a code: (B, channels, h, w) -> (B, C, stride h, stride w), differentiable."""
         code = (z * _channels(self.spread, z) + _channels(self.centre, z)).to(self.dtype)
         if self.has_codebook:
             return self.network.decode(code, force_not_quantize=not self.quantize).sample.to(z.dtype)
         return self.network.decode(code).sample.to(z.dtype)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code of an image: (B, C, H, W) -> (B, channels, H / stride, W / stride), differentiable."""
+        """Returns the code of an image: (B, C, H, W) -> (B, channels, H / stride, W / stride), differentiable."""
         out = self.network.encode(x.to(self.dtype))
         if hasattr(out, "latent_dist"):
             code = out.latent_dist.mode()
@@ -90,7 +90,7 @@ def _channels(values: tuple[float, ...], like: Tensor) -> float | Tensor:
 
 
 def _stride(network: nn.Module) -> int:
-    """The number of pixels along an axis for one code."""
+    """Returns the number of pixels along an axis for one code."""
     ratio = getattr(network, "spatial_compression_ratio", None)  # AutoencoderDC, whose blocks are of several kinds
     if ratio is not None:
         return int(ratio)
@@ -125,15 +125,15 @@ class LatentDiffusion(Generator):
         self.autoencoder = autoencoder
 
     def forward(self, z: Tensor) -> Tensor:
-        """The image of a code, not clamped: (B, *latent_shape) -> (B, *shape)."""
+        """Returns the image of a code, not clamped: (B, *latent_shape) -> (B, *shape)."""
         return self.autoencoder.decode(z)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code of an image: (B, *shape) -> (B, *latent_shape)."""
+        """Returns the code of an image: (B, *shape) -> (B, *latent_shape)."""
         return self.autoencoder.encode(x)
 
     def over(self, latent: Denoiser) -> "LatentDiffusion":
-        """The same decoder over another denoiser of its codes."""
+        """Returns the same decoder over another denoiser of its codes."""
         return LatentDiffusion(
             self.autoencoder,
             latent,

@@ -25,7 +25,7 @@ class NormalisingFlow(Generator):
         raise TypeError(f"{type(self).__name__} must define inverse(self, x)")
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code of a signal, exactly: (B, *shape) -> (B, *latent_shape)."""
+        """Returns the code of a signal, exactly: (B, *shape) -> (B, *latent_shape)."""
         return self.inverse(x)[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Standardised(NormalisingFlow):
         return self.loc + self.scale * (torch.special.ndtr(z) if self.uniform else z)
 
     def _from_base(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The standard normal of a value of the base, and the log-determinant, (B,)."""
+        """Returns the standard normal of a value of the base, and the log-determinant, (B,)."""
         z = (u - self.loc) / self.scale
         log_det = -self.scale.abs().log().expand_as(z)
         if self.uniform:
@@ -195,7 +195,7 @@ _TABLES = ("loc", "scale")
 
 
 def _size(base: nn.Module) -> tuple[int, ...]:
-    """The shape of a base of normflows."""
+    """Returns the shape of a base of normflows."""
     shape = getattr(base, "shape", None) or getattr(base, "dim", None)
     if shape is None:
         raise _unknown(base)
@@ -214,7 +214,7 @@ def _multiscale(flow: nn.Module) -> bool:
 
 
 def _plain(flow: nn.Module) -> bool:
-    """Whether a flow is one list of layers, each with an inverse."""
+    """Tells whether a flow is one list of layers, each with an inverse."""
     return isinstance(getattr(flow, "flows", None), nn.ModuleList) and hasattr(flow, "q0") and not _multiscale(flow)
 
 
@@ -234,7 +234,7 @@ def _base_of_distribution(base: Any, size: int) -> Base:
 
 
 def _base_of_normflows(base: nn.Module | None, given: Tensor | None) -> Base:
-    """The parameters of a base of normflows, N(0, I) for none."""
+    """Returns the parameters of a base of normflows, N(0, I) for none."""
     if base is None:
         return Base(torch.zeros(1), torch.ones(1))
     name, size = type(base).__name__, math.prod(_size(base))

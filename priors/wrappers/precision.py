@@ -35,7 +35,7 @@ class Cast(DenoiserOf):
 
 @checked
 def cast(prior: Denoiser, dtype: torch.dtype = torch.bfloat16, above: float | None = None) -> Denoiser:
-    """A copy of the prior whose networks run in half precision; samplers keep their state in float32.
+    """Returns a copy of the prior whose networks run in half precision; samplers keep their state in float32.
 
     `prior.to(torch.bfloat16)` does the same in place for the priors of this package: the network's weights and inputs are
     cast, the combination to D is done in float32. Only the prediction of epsilon (or of the score) does not bear it: its

@@ -38,13 +38,13 @@ class Schedule(nn.Module):
             )
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        """The time that the network is given at each noise level, float64, in the shape of sigma."""
+        """Returns the time that the network is given at each noise level, float64, in the shape of sigma."""
         device = sigma.device if isinstance(sigma, Tensor) else next((b.device for b in self.buffers()), None)
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device)
         return self._time(sigma.clamp(self.sigma_min, self.sigma_max))
 
     def alpha(self, sigma: Tensor) -> Tensor:
-        """The factor of the signal in x_t = alpha x_sigma, in the shape and dtype of sigma."""
+        """Returns the factor of the signal in x_t = alpha x_sigma, in the shape and dtype of sigma."""
         raise TypeError(f"{type(self).__name__} must define alpha(self, sigma)")
 
     def _time(self, sigma: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ def _check_sizes(prior: Denoiser, shape: torch.Size) -> None:
 
 
 def _tiles(total: int, tile: int, overlap: int, margin: int, multiple: int) -> list[Window]:
-    """The tiles along one axis, evenly spaced, their weights adding up to one at every entry."""
+    """Returns the tiles along one axis, evenly spaced, their weights adding up to one at every entry."""
     if total == tile:
         return [(0, torch.ones(tile, dtype=torch.float64))]
     if overlap <= 2 * margin and margin:
@@ -229,7 +229,8 @@ def _uniforms(seed: int, sigma: float, cut: int, count: int) -> Iterator[float]:
 
 
 def _blend(prior: _Windowed, x: Tensor, sigma: Sigma, cuts: list[list[list[Window]]]) -> Tensor:
-    """The mean over all cuts of the weighted sum of denoised windows; each cut has a list of windows along each axis."""
+    """Returns the mean over all cuts of the weighted sum of denoised windows; each cut has a list of windows along each
+    axis."""
     if x.shape[1:] != prior.shape:
         raise ShapeError(f"the prior denoises (B, {', '.join(map(str, prior.shape))}), got {tuple(x.shape)}")
     per_call = max(1, (prior.max_batch or 2**62) // max(len(x), 1))

@@ -68,29 +68,30 @@ def measure(prior: Denoiser, x0: Tensor, sigma: float, seed: int = 0) -> Level:
 
 
 def errs(level: Level, relative: float = 0.0) -> bool:
-    """Whether D errs more than one gain for all values, with a margin."""
+    """Tells whether D errs more than one gain for all values, with a margin."""
     return not level.error <= MARGIN * level.linear + (relative * level.sigma) ** 2
 
 
 def leans(level: Level, x0: Tensor) -> bool:
-    """Whether the noise is another multiple of the predicted one than 1, by more than two standard errors."""
+    """Tells whether the noise is another multiple of the predicted one than 1, by more than two standard errors."""
     slope = SLOPE + 2 / (max(level.residual, 1e-9) * math.sqrt(x0.numel()))
     return not (abs(math.log(max(level.slope, 1e-9))) < math.log1p(slope) or level.sigma < LEAST * x0.std().item())
 
 
 def invents(level: Level) -> bool:
-    """Whether D adds to the mean of the signals what is none of theirs, by more than a standard error."""
+    """Tells whether D adds to the mean of the signals what is none of theirs, by more than a standard error."""
     return not level.excess <= EXCESS + level.chance
 
 
 def trusted(level: Level, x0: Tensor) -> bool:
-    """Whether one level is what a denoiser of these signals shows; at the least ones, to the precision of a network."""
+    """Tells whether one level is what a denoiser of these signals shows; at the least ones, to the precision of a
+    network."""
     small = level.sigma < MIDDLE[0] * x0.std().item()
     return not (errs(level, RELATIVE if small else 0.0) or leans(level, x0) or invents(level))
 
 
 def whole_range(prior: Denoiser) -> tuple[float, float]:
-    """The noise levels that the network was trained on, as far as its schedule says, at least those declared."""
+    """Returns the noise levels that the network was trained on, as far as its schedule says, at least those declared."""
     low, high = prior.sigma_min, prior.sigma_max
     inner, scale = getattr(prior, "prior", None), prior.scale if isinstance(prior, Rescaled) else 1.0
     schedule = getattr(prior, "schedule", None)
@@ -115,7 +116,8 @@ def survey(prior: Denoiser, x0: Tensor, seed: int = 0) -> list[Level]:
 def trusted_range(
     prior: Denoiser, x0: Tensor, levels: Sequence[Level] | None = None, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The noise levels (lowest, highest) between which the denoiser can be trusted on such signals; None if there are none.
+    """Returns the noise levels (lowest, highest) between which the denoiser can be trusted on such signals; None if
+    there are none.
 
     Both ends are found to a sixth of the ratio of two levels of the survey. The lowest level is that of the schedule where
     nothing speaks against it.
@@ -148,7 +150,7 @@ def trusted_range(
 
 
 def _edge(prior: Denoiser, x0: Tensor, good: float, bad: float, seed: int, halvings: int = 3) -> float:
-    """The level nearest to `bad` that can be trusted, between a good and a bad one."""
+    """Returns the level nearest to `bad` that can be trusted, between a good and a bad one."""
     for _ in range(halvings):
         middle = math.sqrt(good * bad)
         if trusted(measure(prior, x0, middle, seed), x0):
@@ -159,7 +161,7 @@ def _edge(prior: Denoiser, x0: Tensor, good: float, bad: float, seed: int, halvi
 
 
 def plain(value: float, up: bool = False) -> float:
-    """A number with two digits, rounded towards the inside of a range: up for its lower end, down for its upper."""
+    """Returns a number with two digits, rounded towards the inside of a range: up for its lower end, down for its upper."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return round((math.ceil(value / unit - 1e-9) if up else math.floor(value / unit + 1e-9)) * unit, 12)
 

@@ -45,7 +45,7 @@ class SCG(Sampler):
 
     @classmethod
     def paper(cls, candidates: int = 16) -> "SCG":
-        """The released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
+        """Returns the released settings: 1000 steps of DDPM, the best candidate from the 750th on."""
         return cls(steps=1000, schedule="vp", candidates=candidates, choice="best")
 
     def draw_chunk(self, post: Posterior, index: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Tensor]:

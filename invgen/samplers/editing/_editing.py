@@ -49,7 +49,7 @@ class Editor(Sampler):
 
 
 def as_signal(name: str, value: Tensor, post: Posterior) -> Tensor:
-    """A tensor given as an option, broadcast to signals (B, *shape).
+    """Returns a tensor given as an option, broadcast to signals (B, *shape).
 
     Raises:
         ShapeError: it does not broadcast to the prior's shape.

@@ -47,7 +47,7 @@ class SDEdit(Editor):
 
     @classmethod
     def paper(cls, sigma0: float = 6.9, repeats: int = 3) -> "SDEdit":
-        """The released demo: the last 500 steps of DDPM's 1000, 3 times over."""
+        """Returns the released demo: the last 500 steps of DDPM's 1000, 3 times over."""
         return cls(steps=500, schedule="vp", sigma0=sigma0, repeats=repeats)
 
     def levels(self, prior: Denoiser) -> Levels:

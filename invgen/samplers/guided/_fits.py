@@ -67,7 +67,7 @@ def step_width(post: Posterior, std: float, s: float, s_next: float) -> float:
 
 
 def perturbed(post: Posterior, randn: Streams, weight: float = 1.0) -> Posterior:
-    """The posterior with a draw of noise added to y, of variance 1 / weight for a likelihood to that power.
+    """Returns the posterior with a draw of noise added to y, of variance 1 / weight for a likelihood to that power.
 
     For noise that is not Gaussian, of the variance at y. A loss has no noise, and is returned as it is.
     """

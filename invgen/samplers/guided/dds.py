@@ -40,7 +40,7 @@ class DDS(Sampler):
 
     @classmethod
     def paper(cls, steps: int = 50) -> "DDS":
-        """The published numbers of steps (20 to 100), iterations and eta; gamma as in Args."""
+        """Returns the published numbers of steps (20 to 100), iterations and eta; gamma as in Args."""
         return cls(steps=steps, schedule="vp", eta=0.85, iterations=5)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

@@ -44,7 +44,7 @@ class DiffPIR(Sampler):
 
     @classmethod
     def paper(cls, task: str = "deblurring") -> "DiffPIR":
-        """The released scripts' settings of a task, on DDPM's schedule, for data in [-1, 1]."""
+        """Returns the released scripts' settings of a task, on DDPM's schedule, for data in [-1, 1]."""
         steps, lam, zeta = published("DiffPIR", _TASKS, task)
         return cls(steps=steps, schedule="vp", lam=lam, zeta=zeta)
 

@@ -33,7 +33,7 @@ class MMPS(GuidedSampler):
 
     @classmethod
     def paper(cls, steps: int = 100, iterations: int = 1) -> "MMPS":
-        """The published form for every task: 64 to 1000 steps, 1 to 5 iterations."""
+        """Returns the published form for every task: 64 to 1000 steps, 1 to 5 iterations."""
         return cls(steps=steps, iterations=iterations)
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:

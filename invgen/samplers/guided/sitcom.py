@@ -57,7 +57,7 @@ class SITCOM(Sampler):
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "SITCOM":
-        """The published steps and iterations of a task, on DDPM's schedule."""
+        """Returns the published steps and iterations of a task, on DDPM's schedule."""
         steps, iterations = published("SITCOM", _TASKS, task)
         return cls(steps=steps, schedule="vp", iterations=iterations)
 

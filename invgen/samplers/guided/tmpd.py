@@ -26,7 +26,7 @@ class TMPD(GuidedSampler):
 
     @classmethod
     def paper(cls, steps: int = 1000) -> "TMPD":
-        """The published form, which has nothing to tune: ancestral steps on DDPM's schedule."""
+        """Returns the published form, which has nothing to tune: ancestral steps on DDPM's schedule."""
         return cls(steps=steps, schedule="vp")
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:

@@ -74,5 +74,5 @@ class PULSE(Sampler):
 
 
 def one_cycle(u: float) -> float:
-    """The released code's factor of the learning rate at the fraction u of the steps ("linear1cycledrop")."""
+    """Returns the released code's factor of the learning rate at the fraction u of the steps ("linear1cycledrop")."""
     return (9 * (1 - 2 * abs(u / 0.9 - 0.5)) + 1) / 10 if u < 0.9 else 0.1 - 0.99 * (u - 0.9)

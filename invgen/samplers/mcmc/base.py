@@ -74,7 +74,7 @@ def skrock(x: Tensor, score: Score, h: float | Tensor, stages: int, randn: Strea
 
 
 def skrock_stability(stages: int, eta: float = 0.05) -> float:
-    """The largest stable product of step and precision of `skrock`; 2 for Langevin steps."""
+    """Returns the largest stable product of step and precision of `skrock`; 2 for Langevin steps."""
     return (stages - 0.5) ** 2 * (2 - 4 / 3 * eta) - 1.5
 
 
@@ -82,7 +82,7 @@ def skrock_stability(stages: int, eta: float = 0.05) -> float:
 
 
 def curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
-    """The curvature of -log p(y | u) around u = x along the direction of the gradient, (B, 1, ..., 1).
+    """Returns the curvature of -log p(y | u) around u = x along the direction of the gradient, (B, 1, ..., 1).
 
     |J v|^2 / noise variance, with products J v by finite differences: exact for a linear operator. For another it is the
     larger of the slope at x and the slope over the distance `distance`, because an operator that is flat at x (a square at
@@ -97,7 +97,8 @@ def curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
 
 
 def largest_curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
-    """The largest curvature of -log p(y | u), (B, 1, ..., 1): a bound for linear-Gaussian problems, else an estimate.
+    """Returns the largest curvature of -log p(y | u), (B, 1, ..., 1): a bound for linear-Gaussian problems, else an
+    estimate.
 
     The estimate is the larger of `curvature` and of three power iterations on the Hessian, which is applied by differences
     of the gradient. They start from the gradient and from x: the gradient alone misses a stiff direction along which
@@ -117,7 +118,7 @@ def largest_curvature(post: Posterior, x: Tensor, distance: float) -> Tensor:
 
 
 def local_step(post: Posterior, x: Tensor, var_x: float) -> Tensor:
-    """A stable Langevin step for N(u; x, var_x I) p(y | u) around u = x, per sample, (B, 1, ..., 1).
+    """Returns a stable Langevin step for N(u; x, var_x I) p(y | u) around u = x, per sample, (B, 1, ..., 1).
 
     0.1 of the inverse curvature, which keeps the discretisation bias of the stationary variance below about 5 per cent.
     """
@@ -205,7 +206,7 @@ class LatentChain(Sampler):
     exact: ClassVar[str] = "as steps (and the ODE's) grow"
 
     def lifted(self, post: Posterior) -> Posterior:
-        """The problem with a Generator for its prior."""
+        """Returns the problem with a Generator for its prior."""
         if not isinstance(post.prior, Denoiser):
             return post
         return replace(post, prior=Flow(post.prior, self.ode_steps, self.schedule, method="midpoint"))
@@ -227,7 +228,7 @@ class LatentChain(Sampler):
         return super().start(self.lifted(post), randn, rows)
 
     def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
-        """The algorithm: codes z, (B, *latent_shape), and their signals, (B, *shape), after each step."""
+        """Yields the algorithm: codes z, (B, *latent_shape), and their signals, (B, *shape), after each step."""
         raise TypeError(f"{type(self).__name__} must define chain(self, post, z, randn)")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
@@ -238,7 +239,7 @@ class LatentChain(Sampler):
 
 
 def decode(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The signal of a latent code and its log-likelihood, (B, *shape) and (B, 1, ..., 1) in the rank of z."""
+    """Returns the signal of a latent code and its log-likelihood, (B, *shape) and (B, 1, ..., 1) in the rank of z."""
     x = post.prior(z)
     return x, per_sample(post.log_likelihood(x), z)
 

@@ -51,7 +51,7 @@ class PnPDM(Sampler):
 
     @classmethod
     def fixed(cls, rho: float = 0.1, sweeps: int = 50, **options: Any) -> "PnPDM":
-        """The split Gibbs sampler of Vono et al. at one rho (in units of data_std): a chain with a stationary law.
+        """Returns the split Gibbs sampler of Vono et al. at one rho (in units of data_std): a chain with a stationary law.
 
         That law is p(x) E[p(y | x + rho eps)], for linear-Gaussian problems p(x) N(y; A x, sigma_y^2 I + rho^2 A A^T).
         The smaller rho, the less the bias and the more sweeps until the chain has forgotten its start, a Gaussian of the

@@ -45,7 +45,8 @@ class SNIPS(Sampler):
 
     @classmethod
     def paper(cls) -> "SNIPS":
-        """The released configuration for CelebA in [0, 1]: 500 levels from 90 to 0.01, steps of 3.3e-6 at the last."""
+        """Returns the released configuration for CelebA in [0, 1]: 500 levels from 90 to 0.01, steps of 3.3e-6 at the
+        last."""
         return cls(500, tuple(90 * (0.01 / 90) ** (k / 499) for k in range(500)), iterations=5, step=3.3e-6 / 0.01**2)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

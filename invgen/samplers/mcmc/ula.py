@@ -63,7 +63,7 @@ class ULA(Sampler):
         return x + self.levels(post.prior)[0][0] * randn(x)
 
     def bounds(self, post: Posterior, x: Tensor, sigma: float, k: int, last: Tensor | float) -> Tensor:
-        """A bound on the curvature of the target at step k, (B, 1, ..., 1), from that of the step before."""
+        """Returns a bound on the curvature of the target at step k, (B, 1, ..., 1), from that of the step before."""
         constant = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
         if k and (k >= self.steps // 2 or constant):
             return last

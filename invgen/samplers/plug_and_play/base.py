@@ -28,7 +28,8 @@ class PlugAndPlay(Sampler):
     family: ClassVar[str] = "variational"
 
     def level(self, prior: Denoiser) -> float:
-        """The level of the denoiser in units of the signal: its own if it has one alone, else `sigma` within its range."""
+        """Returns the level of the denoiser in units of the signal: its own if it has one alone, else `sigma` within its
+        range."""
         if prior.one_level and self.sigma is None:
             return prior.sigma_min
         low, high = prior.value_range
@@ -40,7 +41,8 @@ class PlugAndPlay(Sampler):
         return self.steps * [(level, level)]
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        """The first image: the most likely one for values N(data_mean, data_std^2) that do not depend on each other."""
+        """Returns the first image: the most likely one for values N(data_mean, data_std^2) that do not depend on each
+        other."""
         prior = post.prior
         x = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
         return post.A.prox(x, post.y, prior.data_std**2, post.noise.var)

@@ -44,7 +44,7 @@ class DPIR(PlugAndPlay):
 
     @classmethod
     def paper(cls, task: str = "deblurring") -> "DPIR":
-        """The published number of steps of a task, with the self-ensemble."""
+        """Returns the published number of steps of a task, with the self-ensemble."""
         return cls(steps=published("DPIR", _STEPS, task), ensemble=True)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
@@ -60,7 +60,8 @@ class DPIR(PlugAndPlay):
 
 
 def turned(x: Tensor, k: int, back: bool = False) -> Tensor:
-    """The k-th of the eight turns and mirrors of the last two axes, or its inverse; of the four for oblong images."""
+    """Returns the k-th of the eight turns and mirrors of the last two axes, or its inverse; of the four for oblong
+    images."""
     if x.ndim < 4:  # (B, C, n) has one axis to mirror
         return x.flip(-1) if k % 2 else x
     turns = k % 4 if x.shape[-1] == x.shape[-2] else 2 * (k % 2)

@@ -42,7 +42,8 @@ class RED(PlugAndPlay):
 
     @classmethod
     def paper(cls, task: str = "uniform deblurring") -> "RED":
-        """The released parameters of a task: a denoiser of 3 to 4 grey levels of 255, lambda sigma^2 of 0.07 to 0.21."""
+        """Returns the released parameters of a task: a denoiser of 3 to 4 grey levels of 255, lambda sigma^2 of 0.07 to
+        0.21."""
         weight, level = published("RED", _TASKS, task)
         return cls(sigma=level / 255, lam=weight * level**2)
 

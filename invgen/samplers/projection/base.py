@@ -81,7 +81,7 @@ class Projection:
         self.spectral = Spectral(post) if post.noise.sigma > 0 else None
 
     def __call__(self, x: Tensor, s: float, weight: float = 1.0) -> Tensor:
-        """The state x, (B, *shape), at level s, with its measured part replaced (for weight = 1) or moved."""
+        """Returns the state x, (B, *shape), at level s, with its measured part replaced (for weight = 1) or moved."""
         known = self.spectral
         if known is None:
             clean = x - s * self.randn(x) if s > 0 else x
@@ -93,7 +93,8 @@ class Projection:
         return x + known.A.V(torch.where(known.seen & (known.s_y <= s), weight * gap, 0))
 
     def up(self, x: Tensor, s: float, s_next: float) -> Tensor:
-        """The forward process from level s up to s_next, passing through the measurement where its level is above s."""
+        """Returns the forward process from level s up to s_next, passing through the measurement where its level is
+        above s."""
         z, rise = self.randn(x), s_next**2 - s**2
         if self.spectral is None:
             return x + math.sqrt(rise) * z
@@ -138,7 +139,7 @@ def estimate(post: Posterior) -> Tensor:
 
 
 def levels_from(prior: Denoiser, top: float, steps: int, schedule: str | Sequence[float]) -> Levels:
-    """The levels of a sampler that starts at `top` times the prior's data_std, at most at sigma_max.
+    """Returns the levels of a sampler that starts at `top` times the prior's data_std, at most at sigma_max.
 
     A schedule given as numbers is taken as it is; `steps` is the number of levels of the others.
     """
@@ -147,7 +148,7 @@ def levels_from(prior: Denoiser, top: float, steps: int, schedule: str | Sequenc
 
 
 def with_jumps(levels: Levels, length: int, repeat: int) -> Iterator[tuple[float, float, bool]]:
-    """The moves (s, s_next, whether s_next is reached for the first time) of a chain that goes back up to resample.
+    """Yields the moves (s, s_next, whether s_next is reached for the first time) of a chain that goes back up to resample.
 
     RePaint's schedule (Lugmayr et al., 2022, Appendix B; also DDNM's time travel): counted from the last level, after every
     `length` steps go back up as many, repeat - 1 times; a move with s_next > s adds noise. The first stretch, where the

@@ -32,7 +32,7 @@ class ILVR(ProjectionSampler):
 
     @classmethod
     def paper(cls) -> "ILVR":
-        """The published budget, 250 steps of DDPM's schedule, for data in [-1, 1]."""
+        """Returns the published budget, 250 steps of DDPM's schedule, for data in [-1, 1]."""
         return cls(steps=250, schedule="vp")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

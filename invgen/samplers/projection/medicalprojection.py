@@ -38,7 +38,8 @@ class MedicalProjection(ProjectionSampler):
 
     @classmethod
     def paper(cls, task: str = "lidc") -> "MedicalProjection":
-        """The released settings, 1000 levels evenly spaced in log sigma, for "lidc" and "ldct" (CT) and "brats" (MRI)."""
+        """Returns the released settings, 1000 levels evenly spaced in log sigma, for "lidc" and "ldct" (CT) and "brats"
+        (MRI)."""
         if task not in _TASKS:
             raise OptionError(f"there are published settings of MedicalProjection for {', '.join(_TASKS)}, got {task!r}")
         snr, lam = _TASKS[task]

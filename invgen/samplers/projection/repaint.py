@@ -32,7 +32,8 @@ class RePaint(ProjectionSampler):
 
     @classmethod
     def paper(cls) -> "RePaint":
-        """The published settings: 250 steps of DDPM's schedule, jumps of 10, 10 repeats: 2410 network evaluations."""
+        """Returns the published settings: 250 steps of DDPM's schedule, jumps of 10, 10 repeats: 2410 network
+        evaluations."""
         return cls(steps=250, schedule="vp", jump=10 / 250, repeat=10)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

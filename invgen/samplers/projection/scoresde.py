@@ -36,7 +36,8 @@ class ScoreSDE(ProjectionSampler):
 
     @classmethod
     def paper(cls) -> "ScoreSDE":
-        """The published budget of the VE model: 1000 levels, evenly spaced in log sigma, a corrector step at each."""
+        """Returns the published budget of the VE model: 1000 levels, evenly spaced in log sigma, a corrector step at
+        each."""
         return cls(steps=1000, schedule="log", rule="norm")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

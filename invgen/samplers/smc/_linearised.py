@@ -56,7 +56,7 @@ def deviations(x0: Tensor, vjp: Callable[[Tensor], Tensor], s: float, directions
 
 
 def changes(A: Operator, x0: Tensor, clean: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-    """The even and the odd part, in the move, of A(x0 + move) - A(x0), (K, B, *out_shape) each.
+    """Returns the even and the odd part, in the move, of A(x0 + move) - A(x0), (K, B, *out_shape) each.
 
     Args:
         clean: A(x0); moves: (K, B, *shape).

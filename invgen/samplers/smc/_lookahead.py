@@ -23,7 +23,7 @@ PAIRS = 8  # of signals that a likelihood is tried on
 
 
 def fits_gaussian(post: Posterior) -> bool:
-    """Whether psi has a closed form: a linear operator, not too large to be written down, and Gaussian noise."""
+    """Tells whether psi has a closed form: a linear operator, not too large to be written down, and Gaussian noise."""
     noise, size = post.noise, post.A.in_shape.numel() * max(post.A.out_shape.numel(), 1)
     if not (isinstance(post.A, LinearOperator) and isinstance(noise, GaussianNoise)) or post.A.in_dtype.is_complex:
         return False
@@ -132,7 +132,7 @@ class Channel:
 
 
 def fits_channel(post: Posterior) -> bool:
-    """Whether the likelihood is a product over sites whose tables are not too large, as tried on pairs of signals.
+    """Tells whether the likelihood is a product over sites whose tables are not too large, as tried on pairs of signals.
 
     For a sum over sites, f(a) + f(b) stays when a and b exchange some of their sites.
     """

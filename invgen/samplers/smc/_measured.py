@@ -32,7 +32,7 @@ class Measured(Spectral):
         self.post = post
 
     def ahead(self, s: float) -> Tensor:
-        """The measured coordinates whose level lies below s."""
+        """Returns the measured coordinates whose level lies below s."""
         return self.seen & (self.s_y < s)
 
     def log_normal(self, gap: Tensor, var: Tensor, where: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class SpectralParticles(ParticleSampler):
     one_level: ClassVar[bool] = True
 
     def measured(self, post: Posterior) -> Measured:
-        """The measured coordinates; those noisier than the highest level are not used."""
+        """Returns the measured coordinates; those noisier than the highest level are not used."""
         return Measured(post, self.levels(post.prior)[0][0])
 
 

@@ -66,7 +66,7 @@ class Cloud:
 
 
 def effective_size(log_w: Tensor) -> Tensor:
-    """The effective sample size 1 / sum of squared normalised weights, (C,), for log-weights (C, N)."""
+    """Returns the effective sample size 1 / sum of squared normalised weights, (C,), for log-weights (C, N)."""
     return torch.exp(2 * log_w.logsumexp(1) - (2 * log_w).logsumexp(1))
 
 
@@ -118,7 +118,7 @@ class EnsembleSampler(Sampler):
     draws: Count = 1
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
-        """The algorithm on (C * particles, *shape); randn has a row for each row of x."""
+        """Yields the algorithm on (C * particles, *shape); randn has a row for each row of x."""
         raise TypeError(f"{type(self).__name__} must define run(self, post, x, randn, cloud)")
 
     def per_chain(self, x: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class ParticleSampler(EnsembleSampler):
         raise TypeError(f"{type(self).__name__} must define move(self, post, x, s, s_next, randn, potential, *seen)")
 
     def last(self, post: Posterior, x: Tensor) -> Tensor:
-        """The log of the last weight, (B,): the likelihood."""
+        """Returns the log of the last weight, (B,): the likelihood."""
         return post.log_likelihood(x)
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:

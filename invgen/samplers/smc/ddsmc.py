@@ -40,7 +40,8 @@ class DDSMC(SpectralParticles):
 
     @classmethod
     def paper(cls) -> "DDSMC":
-        """The configuration its authors give InverseBench: 200 steps, 16 particles, eta = 0.5, multinomial resampling."""
+        """Returns the configuration its authors give InverseBench: 200 steps, 16 particles, eta = 0.5, multinomial
+        resampling."""
         return cls(steps=200, particles=16, eta=0.5, resampling="multinomial")
 
     def potential(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:

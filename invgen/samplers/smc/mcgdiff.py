@@ -45,7 +45,7 @@ class MCGDiff(PassingParticles):
 
     @classmethod
     def paper(cls) -> "MCGDiff":
-        """The released configuration for images: 100 steps, 64 particles, multinomial resampling."""
+        """Returns the released configuration for images: 100 steps, 64 particles, multinomial resampling."""
         return cls(steps=100, particles=64, resampling="multinomial", order=1)
 
     def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:

@@ -43,7 +43,7 @@ class DMPlug(Sampler):
 
     @classmethod
     def paper(cls, task: str = "linear") -> "DMPlug":
-        """The published optimiser and its steps, task "linear" or "nonlinear", and the levels of its 3 DDIM steps.
+        """Returns the published optimiser and its steps, task "linear" or "nonlinear", and the levels of its 3 DDIM steps.
 
         They are those of DDPM's linear schedule at times 666, 333 and 0 of 1000, for data in [-1, 1].
         """

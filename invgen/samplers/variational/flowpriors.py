@@ -49,7 +49,7 @@ class FlowPriors(Sampler):
     backprop: ClassVar[bool] = True
 
     def levels(self, prior: object) -> list[tuple[float, float]]:
-        """The noise level data_std (1 - t) / t of each time and of the next."""
+        """Returns the noise level data_std (1 - t) / t of each time and of the next."""
         first = 1 / (1 + prior.sigma_max / prior.data_std)
         t = [first + (1 - first) * k / self.steps for k in range(self.steps + 1)]
         sigma = [prior.data_std * (1 - u) / u for u in t[:-1]] + [0.0]

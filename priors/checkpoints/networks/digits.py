@@ -49,7 +49,7 @@ class VAENetworks(nn.Module):
         self.decoder, self.encoder = decoder(latent), encoder(2 * latent)
 
     def elbo(self, x: Tensor, eps: Tensor, variance: float | None = None) -> Tensor:
-        """The evidence lower bound in nats, (B,), with the decoder's variance given, or that of the batch."""
+        """Returns the evidence lower bound in nats, (B,), with the decoder's variance given, or that of the batch."""
         mean, log_var = self.encoder(x).chunk(2, 1)
         error = (self.decoder(mean + (0.5 * log_var).exp() * eps) - x).square().flatten(1).sum(1)
         n = x[0].numel()

@@ -67,7 +67,7 @@ def weights_folder() -> Path:
 
 
 def at_hand() -> bool:
-    """Whether the weights have been fetched."""
+    """Tells whether the weights have been fetched."""
     return all((weights_folder() / f"dncnn_{name}.safetensors").is_file() for name in NETWORKS)
 
 
@@ -107,7 +107,7 @@ def convert(work: Path, target: Path) -> None:
 
 
 def read_flax(raw: bytes) -> dict[str, Any]:
-    """The nested arrays of float32 numbers in flax's msgpack format, which can hold nothing that runs."""
+    """Returns the nested arrays of float32 numbers in flax's msgpack format, which can hold nothing that runs."""
     try:
         import msgpack
     except ImportError as error:

@@ -242,7 +242,7 @@ def below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def part_names(shapes: Shapes, part: str) -> list[tuple[str, str]]:
-    """The modules of the encoder or decoder, such as 16x16_block3, with their kind, in the order of computation."""
+    """Returns the modules of the encoder or decoder, such as 16x16_block3, with their kind, in the order of computation."""
     found = []
     for name in {key.split(".")[1] for key in shapes if key.startswith(part + ".")}:
         match = re.fullmatch(r"(\d+)x\1_(block(?=\d)|[a-z]+(?:_[a-z]+)?[01]?)(\d*)", name)

@@ -84,7 +84,7 @@ class MappingNetwork(nn.Module):
 
 
 def module_list(shapes: Shapes, prefix: str, make: Any) -> nn.ModuleList:
-    """The modules prefix.0, prefix.1 ... of a checkpoint; none of them may be missing."""
+    """Returns the modules prefix.0, prefix.1 ... of a checkpoint; none of them may be missing."""
     inner = below(shapes, prefix)
     found = sorted({int(name.split(".")[0]) for name in inner})
     if found != list(range(len(found))):
@@ -164,7 +164,7 @@ class Attention2(nn.Module):
 
 
 def _turned(x: Tensor, angle: Tensor) -> Tensor:
-    """The first values of each head, and as many after them, turned as pairs by the angles; the rest stays."""
+    """Returns the first values of each head, and as many after them, turned as pairs by the angles; the rest stays."""
     n, wide = angle.shape[-1], torch.promote_types(x.dtype, torch.float32)
     a, b, rest = x[..., :n].to(wide), x[..., n : 2 * n].to(wide), x[..., 2 * n :]
     cos, sin = angle.to(wide).cos(), angle.to(wide).sin()

@@ -16,7 +16,7 @@ from invgen.priors.checkpoints.networks.edm import Shapes, below
 
 
 def is_ddpm(shapes: Shapes) -> bool:
-    """Whether blocks have shortcuts by matrices: an NCSN++ or DDPM++ has convolutions there."""
+    """Tells whether blocks have shortcuts by matrices: an NCSN++ or DDPM++ has convolutions there."""
     return any(name.endswith("NIN_0.W") and name.replace("NIN_0.W", "Conv_1.weight") in shapes for name in shapes)
 
 

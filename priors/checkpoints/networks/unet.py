@@ -131,7 +131,7 @@ def fold(x: Tensor, factor: int) -> Tensor:
 
 
 def unfold(x: Tensor, factor: int) -> Tensor:
-    """The inverse of `fold`."""
+    """Returns the inverse of `fold`."""
     if x.ndim == 4:
         return F.pixel_shuffle(x, factor)
     return x.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2, 3)
