@@ -19,7 +19,8 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
         given = "neither" if angles is None else "both"
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
     if angles is None:
-        return np.arange(integer("num_angles", num_angles)) * (period / num_angles)
+        check_size(8 * num_angles, f"num_angles = {num_angles}")
+        return np.arange(num_angles) * (period / num_angles)
     try:
         listed = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles, dtype=np.float64)
     except (TypeError, ValueError):
@@ -56,25 +57,3 @@ def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise OptionError(f"image_shape must be (H, W) or (C, H, W) with positive sizes, got {image_shape!r}")
     return shape
-
-
-def integer(name: str, value: int) -> int:
-    """Returns a positive whole number, or an OptionError that names the option."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise OptionError(f"{name} must be a positive whole number, got {value!r}")
-    check_size(8 * int(value), f"{name} = {value}")
-    return int(value)
-
-
-def length(name: str, value: float, signed: bool = False) -> float:
-    """Returns a finite length in mm, positive unless `signed`, or an OptionError that names the option."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (value <= 0 and not signed):
-        raise OptionError(f"{name} must be a {'finite' if signed else 'positive'} number in mm, got {value!r}")
-    return float(value)
-
-
-def choice(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value

@@ -13,7 +13,6 @@ from invgen.forward import LinearOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
 from invgen.messages import warn
 from invgen.operators.ct._astra import AstraProjector
-from invgen.operators.ct._options import choice
 from invgen.operators.ct._sparse import SparseMatrix
 from invgen.operators.ct._spectrum import SpectralCT, Spectrum
 
@@ -50,12 +49,12 @@ class Tomography(LinearOperator):
         pixel_size: float, solver: str,
     ) -> None:  # fmt: skip
         super().__init__(tuple(image_shape))
-        self.angles, self.det_count, self.pixel_size = angles, det_count, pixel_size
-        self.det_spacing, self.det_offset = det_spacing, det_offset
+        self.angles, self.det_count, self.pixel_size = angles, det_count, float(pixel_size)
+        self.det_spacing, self.det_offset = float(det_spacing), float(det_offset)
         self.size = (self.in_shape[-2], self.in_shape[-1])
         self.out_shape = (*self.in_shape[:-2], len(angles), det_count)
         self.register_buffer("_anchor", torch.empty(0), persistent=False)  # tells on which device the operator lies
-        self.solver = choice("solver", solver, ("auto", "exact", "cg"))
+        self.solver = solver
         self._norm: float | None = None
         self._blocks: Spectrum | None = None
 

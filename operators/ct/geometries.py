@@ -9,7 +9,7 @@ rotates about pixel N // 2: for an even N its axis lies at det_offset = +0.5 pix
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.operators.ct import _fbp, _projector
 from invgen.operators.ct._astra import AstraProjector
-from invgen.operators.ct._options import Angles, choice, choose_angles, choose_shape, integer, length
+from invgen.operators.ct._options import Angles, choose_angles, choose_shape
 from invgen.operators.ct._sparse import SparseMatrix
 from invgen.operators.ct.base import Tomography, check_memory, check_rays
+from invgen.validation.hints import Count, NonNegative, Positive
+from invgen.validation.limits import check_size
 
 
 class ParallelBeamCT(Tomography):
@@ -58,27 +60,26 @@ class ParallelBeamCT(Tomography):
     def __init__(
         self,
         image_shape: Sequence[int],
-        num_angles: int | None = None,
+        num_angles: Count | None = None,
         *,
         angles: Angles | None = None,
-        det_count: int | None = None,
-        det_spacing: float | None = None,
+        det_count: Count | None = None,
+        det_spacing: Positive | None = None,
         det_offset: float = 0.0,
-        pixel_size: float = 1.0,
-        projector: str = "linear",
-        backend: str = "auto",
-        solver: str = "auto",
+        pixel_size: Positive = 1.0,
+        projector: Literal["linear", "strip"] = "linear",
+        backend: Literal["auto", "sparse", "astra"] = "auto",
+        solver: Literal["auto", "exact", "cg"] = "auto",
     ) -> None:
         shape = choose_shape(image_shape)
         views = choose_angles(num_angles, angles, math.pi)
-        pixel_size = length("pixel_size", pixel_size)
-        det_spacing = pixel_size if det_spacing is None else length("det_spacing", det_spacing)
+        det_spacing = pixel_size if det_spacing is None else det_spacing
         if det_count is None:
             det_count = math.ceil(math.sqrt(2) * max(shape[-2:]) * pixel_size / det_spacing - 1e-9)
-        det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
+        check_size(8 * det_count, f"det_count = {det_count}")
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         check_rays(self)
-        self.projector = choice("projector", projector, ("linear", "strip"))
+        self.projector = projector
         self.spacing = det_spacing
         s = self._along()
         normals = np.repeat(np.stack([np.cos(views), np.sin(views)], axis=1), det_count, axis=0)
@@ -89,7 +90,7 @@ class ParallelBeamCT(Tomography):
         else:
             per_pixel = 1 + 1.27 * steps  # the mean width of a pixel's shadow is 4 / pi pixels
             build = partial(_projector.strip, views, s, det_spacing, self.size, pixel_size)
-        if choice("backend", backend, ("auto", "sparse", "astra")) == "astra":
+        if backend == "astra":
             detector = det_count, det_spacing, det_offset
             self.matrix = AstraProjector(self.size, views, *detector, pixel_size, projector)
             return
@@ -152,33 +153,30 @@ class FanBeamCT(Tomography):
     def __init__(
         self,
         image_shape: Sequence[int],
-        num_angles: int | None = None,
+        num_angles: Count | None = None,
         *,
-        source_origin: float,
-        origin_det: float,
+        source_origin: Positive,
+        origin_det: NonNegative,
         angles: Angles | None = None,
-        det_count: int | None = None,
-        det_spacing: float | None = None,
-        pixel_size: float = 1.0,
+        det_count: Count | None = None,
+        det_spacing: Positive | None = None,
+        pixel_size: Positive = 1.0,
         det_offset: float = 0.0,
-        solver: str = "auto",
+        solver: Literal["auto", "exact", "cg"] = "auto",
     ) -> None:
         shape = choose_shape(image_shape)
         views = choose_angles(num_angles, angles, 2 * math.pi)
-        pixel_size, source_origin = length("pixel_size", pixel_size), length("source_origin", source_origin)
-        origin_det = length("origin_det", origin_det, signed=True)
         radius = math.hypot(*shape[-2:]) * pixel_size / 2
-        if source_origin <= radius or origin_det < 0:
+        if source_origin <= radius:
             raise OptionError(
-                f"source_origin must be above {radius:g} mm (half the diagonal of the image) and origin_det at least 0, "
-                f"got {source_origin:g} and {origin_det:g}"
+                f"source_origin must be above {radius:g} mm (half the diagonal of the image), got {source_origin:g}"
             )
         magnification = (source_origin + origin_det) / source_origin
-        det_spacing = pixel_size * magnification if det_spacing is None else length("det_spacing", det_spacing)
+        det_spacing = pixel_size * magnification if det_spacing is None else det_spacing
         if det_count is None:
             shadow = (source_origin + origin_det) * radius / math.sqrt(source_origin**2 - radius**2)
             det_count = math.ceil(2 * shadow / det_spacing)
-        det_count, det_offset = integer("det_count", det_count), length("det_offset", det_offset, signed=True)
+        check_size(8 * det_count, f"det_count = {det_count}")
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
         check_rays(self)

@@ -241,9 +241,9 @@ def test_no_warning_of_beta_state():
         ({"num_angles": 4, "det_spacing": -1.0}, "det_spacing"),
         ({"num_angles": 4, "det_count": 0}, "det_count"),
         ({"num_angles": 4, "det_offset": math.inf}, "det_offset"),
-        ({"num_angles": 4, "projector": "siddon"}, "linear, strip"),
-        ({"num_angles": 4, "backend": "cuda"}, "auto, sparse, astra"),
-        ({"num_angles": 4, "solver": "best"}, "auto, exact, cg"),
+        ({"num_angles": 4, "projector": "siddon"}, "'linear', 'strip'"),
+        ({"num_angles": 4, "backend": "cuda"}, "'auto', 'sparse', 'astra'"),
+        ({"num_angles": 4, "solver": "best"}, "'auto', 'exact', 'cg'"),
     ],
 )
 def test_bad_options_are_one_sentence(options, words):
