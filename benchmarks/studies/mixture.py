@@ -48,11 +48,14 @@ PUBLISHED = (
     "MMPS(schedule='amplitude')",  # the levels of the re-run but for its stops at the singular values
     "LinearisedTDS(steps=100, particles=2000, draws=1000)",  # as many paths as two runs of MCGDiff as published
 )
-# the column of the re-runs that a sampler is compared with
+# the column of the re-runs that a sampler is compared with, our variants with that of their paper
 RERUNS = {
     "MCGDiff": "mcg_k1e-2",
+    "AdaptiveDDRM": "ddrm",
+    "AdaptivePiGDM": "pigdm",
     "DDRM": "ddrm",
     "DPS": "dps.1",
+    "DampedDPS": "dps.1",
     "MMPS": "mmps",
     "PiGDM": "pigdm",
     "TMPD": "tmpd",

@@ -6,7 +6,7 @@ from invgen.benchmarks.studies import speed
 from invgen.forward import LinearOperator
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture, GaussianPrior
-from invgen.samplers import DPS, MMPS, FlowPriors, PiGDM
+from invgen.samplers import DPS, MMPS, AdaptivePiGDM, DampedFlowPriors
 
 
 class Half(LinearOperator):
@@ -16,7 +16,7 @@ class Half(LinearOperator):
 
 def test_recorded_counts_evaluations_and_products():
     recorded = speed.Recorded(GaussianPrior((4,)))
-    PiGDM(steps=3)(Posterior(recorded, Half((4,)), 0.1, torch.zeros(2)), 5)
+    AdaptivePiGDM(steps=3)(Posterior(recorded, Half((4,)), 0.1, torch.zeros(2)), 5)
     # one evaluation a step, with the two products of the local width
     calls = recorded.tape.calls
     assert [(c.rows, c.products) for c in calls] == [(5, 2)] * 3
@@ -40,5 +40,5 @@ def test_overhead_counts_the_way_back_through_an_operator_and_products_of_produc
     assert tape.operator > 0
     assert [(c.products, c.second) for c in tape.calls] == [(1, 0)] * 2
     tape.clear()
-    FlowPriors(steps=1)(post, 1)
+    DampedFlowPriors(steps=1)(post, 1)
     assert [(c.products, c.second) for c in tape.calls] == [(1, 1), (0, 0)]
