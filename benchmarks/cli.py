@@ -158,7 +158,7 @@ def reference_(context: typer.Context) -> None:
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """ "1/4" as (1, 4).
+    """Returns  "1/4" as (1, 4).
 
     Raises:
         OptionError: something else.

@@ -54,7 +54,7 @@ class Problem:
 
 
 def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
-    """Five restorations of photographs that come with scikit-image, 128x128, noise 0.05 in units of [-1, 1]."""
+    """Yields five restorations of photographs that come with scikit-image, 128x128, noise 0.05 in units of [-1, 1]."""
     face, cat, cup, spoon = held_out_photographs().values()
     shape = face.shape
     prior = prior_of(tuple(shape))
@@ -80,7 +80,8 @@ def photographs(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> I
 
 
 def slices(prior_of: Callable[[tuple[int, ...]], Denoiser], seed: int) -> Iterator[Problem]:
-    """Sparse-view CT at 23 and at 60 angles: pydicom's slice, and the held-out patient's where it has been fetched."""
+    """Yields the sparse-view CT at 23 and at 60 angles: pydicom's slice, and the held-out patient's where it has been
+    fetched."""
     prior = prior_of((1, 128, 128))
     water = float(hu_to_mu(torch.zeros(())))
     prior = prior.rescaled(water, water)  # the prior's [-1, 1] is [-1000, 1000] HU, so attenuation is water (1 + x)
@@ -253,7 +254,8 @@ def table(rows: list[dict]) -> str:
 
 
 def summary(rows: list[dict]) -> str:
-    """One line a problem, in Markdown: PSNR of the best classical method, of one sample and of the mean of the samples."""
+    """Returns one line a problem, in Markdown: PSNR of the best classical method, of one sample and of the mean of the
+    samples."""
     lines = [
         "| problem | best classical method | one sample | mean of the samples | seconds |",
         "|---|---:|---:|---:|---:|",

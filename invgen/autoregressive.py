@@ -62,15 +62,16 @@ class Autoregressive(Prior):
     # -- what a subclass writes ----------------------------------------------------------------------------------
 
     def next_logits(self, prefix: Tensor) -> Tensor:
-        """Logits of the token at site i given the tokens before it: (B, i) integers -> (B, V), any i < sites."""
+        """Returns logits of the token at site i given the tokens before it: (B, i) integers -> (B, V), any i < sites."""
         raise TypeError(f"{type(self).__name__} must define next_logits(self, prefix)")
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Logits of every site given the tokens before it, (B, sites) -> (B, sites, V); a network may do it at once."""
+        """Returns logits of every site given the tokens before it, (B, sites) -> (B, sites, V); a network may do it at
+        once."""
         return torch.stack([self(tokens[:, :i]) for i in range(self.sites)], 1)
 
     def forward(self, prefix: Tensor) -> Tensor:
-        """`next_logits(prefix)`: what samplers call, so that evaluations are counted."""
+        """Returns `next_logits(prefix)`: what samplers call, so that evaluations are counted."""
         return self.next_logits(prefix)
 
     # -- tokens and values ---------------------------------------------------------------------------------------
@@ -92,12 +93,12 @@ class Autoregressive(Prior):
     # -- capabilities --------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log P(x), (B,): the probability of the levels nearest to x, a probability and not a density."""
+        """Returns log P(x), (B,): the probability of the levels nearest to x, a probability and not a density."""
         tokens = self.encode(x)
         return self.logits(tokens).log_softmax(-1).gather(-1, tokens[..., None])[..., 0].sum(1)
 
     def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
-        """Exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
+        """Returns exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
         randn = Streams(seed, range(num_samples))
         tokens = torch.empty(num_samples, 0, dtype=torch.int64, device=self.device)
         with torch.no_grad():
@@ -106,7 +107,7 @@ class Autoregressive(Prior):
         return self.decode(tokens)
 
     def measure_moments(self, x: Tensor, shrinkage: float = 0.1) -> "Autoregressive":
-        """Mean and covariance of signals x, (B, *shape), which samplers look ahead with; returns self.
+        """Returns the mean and covariance of signals x, (B, *shape), which samplers look ahead with; returns self.
 
         Args:
             shrinkage: weight of the covariance's diagonal, at least the variance of rounding to a level.
@@ -124,7 +125,7 @@ class Autoregressive(Prior):
 
 
 def draw_token(logits: Tensor, randn: Streams) -> Tensor:
-    """One token of each row, (B, 1), in proportion to exp(logits), (B, V)."""
+    """Returns one token of each row, (B, 1), in proportion to exp(logits), (B, V)."""
     return token_at(logits, randn.uniform(logits.double()[:, :1]))
 
 

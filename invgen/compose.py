@@ -26,7 +26,7 @@ else:
 
 
 def compose(outer: Operator, inner: Operator) -> Operator:
-    """outer(inner(x)) in the most structured form known."""
+    """Returns outer(inner(x)) in the most structured form known."""
     if not isinstance(inner, Operator):
         raise OptionError(f"A @ B composes two operators, got {shown(inner)}; to measure a signal write A(x)")
     if outer.in_shape != inner.out_shape:
@@ -53,7 +53,7 @@ def compose(outer: Operator, inner: Operator) -> Operator:
 
 
 def add(a: Operator, b: Operator) -> Operator:
-    """a(x) + b(x)."""
+    """Returns a(x) + b(x)."""
     if not isinstance(b, Operator):
         raise OptionError(f"A + B adds two operators, got {shown(b)}")
     if a.in_shape != b.in_shape or a.out_shape != b.out_shape:
@@ -65,7 +65,7 @@ def add(a: Operator, b: Operator) -> Operator:
 
 
 def scale(a: Operator, factor: float) -> Operator:
-    """factor * a(x)."""
+    """Returns factor * a(x)."""
     if isinstance(factor, Operator):
         raise OptionError(f"c * A needs a number c, got {shown(factor)}; to compose operators write A @ B")
     factor = check("c of c * A", factor, float)
@@ -78,7 +78,7 @@ def scale(a: Operator, factor: float) -> Operator:
 
 @checked
 def stack(operators: Sequence[Operator] | Operators) -> Operator:
-    """All the measurements of one signal, each flattened, in one vector of shape (sum of sizes,)."""
+    """Returns all the measurements of one signal, each flattened, in one vector of shape (sum of sizes,)."""
     if not len(operators):
         raise OptionError("stack needs at least one operator, got an empty list")
     if len({a.in_shape for a in operators}) > 1:
@@ -282,7 +282,7 @@ class Zero(SVDOperator):
 
     @staticmethod
     def _nothing(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Zeros for each row of x, real or complex as dtype is, on which x's gradient is zero."""
+        """Returns zeros for each row of x, real or complex as dtype is, on which x's gradient is zero."""
         row = 0 * x.real.flatten(1).sum(1) if x.is_complex() else 0 * x.flatten(1).sum(1)
         row = row.to(row.dtype.to_complex()) if dtype.is_complex else row
         return row.reshape(-1, *[1] * len(shape)).expand(-1, *shape).clone()

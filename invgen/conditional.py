@@ -20,7 +20,7 @@ class Conditional(Protocol):
     """A prior that can be conditioned: one with a method `condition` that gives the prior of a class, a text, ..."""
 
     def condition(self, *condition: Any) -> Denoiser:
-        """p(x | condition), a denoiser over the same signals."""
+        """Returns p(x | condition), a denoiser over the same signals."""
         ...
 
 
@@ -31,11 +31,11 @@ class ConditionalDenoiser(Denoiser):
     """
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
-        """E[x_0 | x_sigma = x, condition], (B, *shape); a tensor as condition has B rows."""
+        """Returns E[x_0 | x_sigma = x, condition], (B, *shape); a tensor as condition has B rows."""
         raise TypeError(f"{type(self).__name__} must define forward(self, x, sigma, condition=None)")
 
     def condition(self, condition: Any) -> "Conditioned":
-        """p(x | condition), the condition without batch axis: a label, an embedding, ..."""
+        """Returns p(x | condition), the condition without batch axis: a label, an embedding, ..."""
         return Conditioned(self, condition)
 
 

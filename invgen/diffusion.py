@@ -76,7 +76,7 @@ class Prior(nn.Module):
         def __call__(self, *args: Any, **kwargs: Any) -> Tensor: ...
 
         def log_prob(self, x: Tensor) -> Tensor:
-            """log p(x), (B,), of a prior whose density is known."""
+            """Returns log p(x), (B,), of a prior whose density is known."""
             ...
 
     @property
@@ -163,7 +163,8 @@ class Denoiser(Prior):
             raise UnsupportedError(f"{what} {needs_levels(self)}")
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per sample, (B,)."""
+        """Returns E[x_0 | x_0 + sigma eps = x], (B, *shape) for x of shape (B, *shape); sigma: a number or one per
+        sample, (B,)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, x, sigma)")
 
     def __call__(self, x: Tensor, sigma: Sigma, *args: Any, **kwargs: Any) -> Tensor:
@@ -178,11 +179,11 @@ class Denoiser(Prior):
     if TYPE_CHECKING:
 
         def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
-            """log p_sigma(x), (B,), where the denoiser `has_density`."""
+            """Returns log p_sigma(x), (B,), where the denoiser `has_density`."""
             ...
 
     def vjp(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""
+        """Returns D(x, sigma) without a graph, and the map v -> (dD/dx)^T v, which may be called any number of times."""
         with differentiating():
             x = leaf(x)
             x0 = self(x, sigma)
@@ -286,7 +287,7 @@ class Rescaled(Denoiser):
         return self.prior.has_density
 
     def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
-        """log p_sigma(x), (B,), where the prior has a density."""
+        """Returns log p_sigma(x), (B,), where the prior has a density."""
         return self.prior.log_prob((x - self.shift) / self.scale, sigma / self.scale) - x[0].numel() * math.log(self.scale)
 
     def start(self, z: Tensor, sigma: float) -> Tensor:
@@ -370,7 +371,7 @@ def _interpolate(x: Tensor, y: Tensor, at: float) -> float:
 def step_kernel(
     x: Tensor, x0: Tensor, s: float, s_next: float, eta: float = 1.0, eps: Tensor | None = None
 ) -> tuple[Tensor, float]:
-    """Mean and standard deviation of the Gaussian step from noise level s to s_next.
+    """Returns the mean and standard deviation of the Gaussian step from noise level s to s_next.
 
     eta = 1 is the ancestral step of DDPM, the exact reverse of the forward process given x0; eta = 0 is DDIM, the
     probability-flow ODE. `eps` is the direction of the noise, (x - x0) / s unless a sampler keeps another.

@@ -113,11 +113,11 @@ class Operator(nn.Module):
     # -- composition ---------------------------------------------------------------------------------------------
 
     def fused(self, inner: "Operator") -> "Operator | None":
-        """`self @ inner` as one operator that keeps more structure than a chain, or None where none is known."""
+        """Returns `self @ inner` as one operator that keeps more structure than a chain, or None where none is known."""
         return None
 
     def __matmul__(self, inner: "Operator") -> "Operator":
-        """`(A @ B)(x) = A(B(x))`, linear where both are, with an exact SVD where the mathematics gives one."""
+        """Returns `(A @ B)(x) = A(B(x))`, linear where both are, with an exact SVD where the mathematics gives one."""
         from invgen.compose import compose
 
         return compose(self, inner)
@@ -151,7 +151,8 @@ class LinearOperator(Operator):
     max_iter: ClassVar[int] = 500
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y (A^H for complex signals): (*batch, *out_shape) -> (*batch, *in_shape), here as the vjp of forward."""
+        """Returns A^T y (A^H for complex signals): (*batch, *out_shape) -> (*batch, *in_shape), here as the vjp of
+        forward."""
         complex_in = self.in_dtype.is_complex
         dtype = y.dtype if y.is_complex() == complex_in else y.to(torch.complex64).dtype if complex_in else y.real.dtype
         differentiable = torch.is_grad_enabled() and y.requires_grad
@@ -168,7 +169,7 @@ class LinearOperator(Operator):
         return Transpose(self)
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b, here by conjugate gradients to a relative residual of `self.tolerance`.
+        """Returns (var_x A A^T + var_y I)^-1 b, here by conjugate gradients to a relative residual of `self.tolerance`.
 
         Args:
             b: (*batch, *out_shape).
@@ -179,7 +180,7 @@ class LinearOperator(Operator):
         return cg(lambda v: var_x * self(self.adjoint(v)) + var_y * v, b, tol=self.tolerance, max_iter=self.max_iter)
 
     def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        """A^T (var_x A A^T + var_y I)^-1 r: the score of N(r; 0, var_x A A^T + var_y I) with respect to the signal.
+        """Returns A^T (var_x A A^T + var_y I)^-1 r: the score of N(r; 0, var_x A A^T + var_y I) with respect to the signal.
 
         Times var_x it is the Kalman gain applied to a residual. `prox` and the guidance of samplers need no more of
         `solve`. An operator that knows a faster way, among signals instead of measurements, overrides it.
@@ -194,14 +195,14 @@ class LinearOperator(Operator):
         return self.adjoint(self.solve(r, var_x, var_y))
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
-        """argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x: the mean of N(u; x, var_x I) N(y; A u, var_y I).
+        """Returns argmin_u |y - A u|^2 / var_y + |u - x|^2 / var_x: the mean of N(u; x, var_x I) N(y; A u, var_y I).
 
         With var_y = 0 it projects x on the solutions of A u = y. Shapes: x (*batch, *in_shape), y (*batch, *out_shape).
         """
         return x + per_sample(var_x, x) * self.weighted_adjoint(y - self(x), var_x, var_y)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """A^+ y, the least-squares solution of least norm, here by conjugate gradients on A^T A from zero."""
+        """Returns A^+ y, the least-squares solution of least norm, here by conjugate gradients on A^T A from zero."""
         b = self.adjoint(y)
         return cg(lambda x: self.adjoint(self(x)), b, tol=self.tolerance, max_iter=self.max_iter)
 
@@ -265,11 +266,11 @@ class SVDOperator(LinearOperator):
         return self.V(self._singular_values(y) * self.Ut(y))
 
     def _gain(self, s: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """1 / (var_x s^2 + var_y) where s > 0, else zero."""
+        """Returns 1 / (var_x s^2 + var_y) where s > 0, else zero."""
         return torch.where(s > 0, 1 / (var_x * s**2 + var_y).where(s > 0, 1), 0)
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b, exactly; for var_y = 0 the pseudo-inverse of var_x A A^T."""
+        """Returns (var_x A A^T + var_y I)^-1 b, exactly; for var_y = 0 the pseudo-inverse of var_x A A^T."""
         if per_entry(var_y, b):
             return super().solve(b, var_x, var_y)
         c = self.Ut(b)
@@ -288,7 +289,7 @@ class SVDOperator(LinearOperator):
         return x + self.V(var_x * s * self._gain(s, var_x, var_y) * (self.Ut(y) - s * v))
 
     def pinv(self, y: Tensor, rtol: float | None = None) -> Tensor:
-        """A^+ y, where singular values below rtol times the largest count as zero (rtol: 10 machine epsilons)."""
+        """Returns A^+ y, where singular values below rtol times the largest count as zero (rtol: 10 machine epsilons)."""
         s = self._singular_values(y)
         rtol = 10 * torch.finfo(s.dtype).eps if rtol is None else rtol
         keep = s > rtol * s.max()

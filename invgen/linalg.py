@@ -39,12 +39,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm(a: Tensor) -> Tensor:
-    """The Euclidean norm of each sample, of shape (B, 1, ..., 1)."""
+    """Returns the Euclidean norm of each sample, of shape (B, 1, ..., 1)."""
     return torch.linalg.vector_norm(a.flatten(1), dim=1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def solve_positive(matrix: Tensor, b: Tensor) -> Tensor:
-    """matrix^-1 b for a batch of symmetric positive definite matrices, (..., n, n), (..., n, k) -> (..., n, k).
+    """Returns matrix^-1 b for a batch of symmetric positive definite matrices, (..., n, n), (..., n, k) -> (..., n, k).
 
     By Cholesky's factors: half the work of LU, and the batched LU of some builds of MKL fails on several threads. A matrix
     that is not positive, or not finite, gives NaN, so that a sampler which has diverged can say so.

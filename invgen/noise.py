@@ -31,7 +31,7 @@ class Noise:
         raise UnsupportedError(f"{type(self).__name__} must define sample(self, clean, generator=None)")
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """log p(y | clean), (B,), for y and clean of shape (B, *out_shape), differentiable in clean."""
+        """Returns log p(y | clean), (B,), for y and clean of shape (B, *out_shape), differentiable in clean."""
         raise UnsupportedError(f"{type(self).__name__} must define log_prob(self, y, clean)")
 
     def std(self, clean: Tensor) -> Tensor | float:
@@ -48,11 +48,11 @@ class Noise:
         return y, self
 
     def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Noise":
-        """This noise for the rows `index` of the flattened batch: itself, unless a parameter carries batch axes."""
+        """Returns this noise for the rows `index` of the flattened batch: itself, unless a parameter carries batch axes."""
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> "Noise":
-        """This noise with its tensors on another device or in another dtype."""
+        """Returns this noise with its tensors on another device or in another dtype."""
         return self
 
 
@@ -203,7 +203,7 @@ class Energy(Noise):
         )
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """-loss(clean, y), (B,): the density up to a factor that does not depend on clean."""
+        """Returns -loss(clean, y), (B,): the density up to a factor that does not depend on clean."""
         value = self.loss(clean, y)
         if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != len(clean):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -214,7 +214,7 @@ class Energy(Noise):
         return self.scale
 
     def to(self, *args: Any, **kwargs: Any) -> "Energy":
-        """This loss, moved where it is a module with tables of its own (an encoder); a plain function as it is."""
+        """Returns this loss, moved where it is a module with tables of its own (an encoder); a plain function as it is."""
         return Energy(self.loss.to(*args, **kwargs), self.scale) if isinstance(self.loss, torch.nn.Module) else self
 
 
@@ -222,6 +222,6 @@ NoiseLike = Noise | Annotated[Positive, "for exact measurements use Noiseless()"
 
 
 def as_noise(noise: NoiseLike) -> Noise:
-    """A Noise from what users write: a Noise, or a number that means Gaussian noise of that standard deviation."""
+    """Returns a Noise from what users write: a Noise, or a number that means Gaussian noise of that standard deviation."""
     noise = check("noise", noise, NoiseLike)
     return noise if isinstance(noise, Noise) else Gaussian(noise)

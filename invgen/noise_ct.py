@@ -45,7 +45,7 @@ class TransmissionPoisson(Noise):
         return TransmissionPoisson(I0, background, self.electronic)
 
     def mean(self, clean: Tensor) -> Tensor:
-        """Expected counts for line integrals `clean`."""
+        """Returns expected counts for line integrals `clean`."""
         return self.I0 * torch.exp(-clean) + self.background
 
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -63,7 +63,8 @@ class TransmissionPoisson(Noise):
         return counts
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """log p(counts | line integrals), (B,). Without electronic noise the Poisson law; with it the shifted Poisson
+        """Returns log p(counts | line integrals), (B,). Without electronic noise the Poisson law; with it the shifted
+        Poisson
         model,
         y + electronic^2 ~ Poisson(mean + electronic^2), which has the right mean and variance (Snyder et al. 1993)."""
         shift = self.electronic**2
@@ -72,7 +73,7 @@ class TransmissionPoisson(Noise):
         return log.flatten(1).sum(1)
 
     def std(self, clean: Tensor) -> Tensor:
-        """Standard deviation of the counts, at least that of one photon."""
+        """Returns standard deviation of the counts, at least that of one photon."""
         return (self.mean(clean) + self.electronic**2).clamp(min=1.0).sqrt()
 
     def reduced(self, y: Tensor) -> "tuple[Tensor, LineIntegrals]":
@@ -130,7 +131,7 @@ class LineIntegrals(Gaussian):
         return self.most.rsqrt()
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """log p(counts | clean + lines - y), (B,): y is `lines`, or has been moved, and the law moves with it."""
+        """Returns log p(counts | clean + lines - y), (B,): y is `lines`, or has been moved, and the law moves with it."""
         if y.shape != clean.shape:
             raise ShapeError(f"y has shape {tuple(y.shape)} but the clean measurement {tuple(clean.shape)}")
         p, n, b = clean + (self.lines - y), self.counts, self.background

@@ -36,7 +36,7 @@ def show_posterior(
     index: int = 0,
     title: str | None = None,
 ) -> "Figure":
-    """One row: measurement, classical baseline, samples, mean, standard deviation, truth.
+    """Draws one row: measurement, classical baseline, samples, mean, standard deviation, truth.
 
     Args:
         result: of `invgen.solve`.

@@ -122,7 +122,7 @@ class Posterior:
         return self if noise is self.noise else replace(self, y=y, noise=noise)
 
     def near(self, x: Tensor, var_x: float | Tensor) -> "Posterior":
-        """This posterior with the data and the Gaussian noise that stand for it where the signal is N(x, var_x I).
+        """Returns this posterior with the data and the Gaussian noise that stand for it where the signal is N(x, var_x I).
 
         Itself, unless the law of the data is curved in A(x) (`LineIntegrals.near`). The variance of A(x) is the mean over
         the measured values of what one white perturbation of x, the same for all, changes.
@@ -138,11 +138,11 @@ class Posterior:
         return replace(self, y=y, noise=noise)
 
     def residual(self, x: Tensor) -> Tensor:
-        """y - A(x), (B, *out_shape)."""
+        """Returns y - A(x), (B, *out_shape)."""
         return self.y - self.A(x)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(y | x), (B,), differentiable in x."""
+        """Returns log p(y | x), (B,), differentiable in x."""
         return self.noise.log_prob(self.y, self.A(x))
 
     def likelihood_score(self, x: Tensor) -> Tensor:

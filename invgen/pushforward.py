@@ -33,12 +33,12 @@ class StandardNormal(Denoiser):
         return x / (1 + per_sample_sigma(sigma, x) ** 2)
 
     def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
-        """log N(x; 0, (1 + sigma^2) I), the log-density of x_sigma, (B,)."""
+        """Returns log N(x; 0, (1 + sigma^2) I), the log-density of x_sigma, (B,)."""
         var = 1 + torch.as_tensor(per_sample_sigma(sigma, x), dtype=x.dtype, device=x.device) ** 2
         return -0.5 * (x.square() / var + (2 * math.pi * var).log()).flatten(1).sum(1)
 
     def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
-        """Standard normals, (num_samples, *shape); sample i depends on the seed and on i only."""
+        """Returns standard normals, (num_samples, *shape); sample i depends on the seed and on i only."""
         return Streams(seed, range(num_samples))(self.zero.new_empty(num_samples, *self.shape, dtype=self.dtype))
 
 
@@ -91,7 +91,7 @@ class Generator(Prior):
         return type(self).encode is not Generator.encode
 
     def sample(self, num_samples: int = 1, seed: int = 0, *, max_batch: int | None = None) -> Tensor:
-        """Samples of the prior, (num_samples, *shape); sample i depends on the seed and on i only.
+        """Returns samples of the prior, (num_samples, *shape); sample i depends on the seed and on i only.
 
         Args:
             max_batch: how many codes to decode at once.
@@ -144,7 +144,7 @@ class RescaledGenerator(Generator):
         return self.generator.has_encoder
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), (B,), where the generator has a density (a normalising flow)."""
+        """Returns log p(x), (B,), where the generator has a density (a normalising flow)."""
         if not hasattr(self.generator, "log_prob"):
             raise UnsupportedError(f"{type(self.generator).__name__} has no density, so that there is no log_prob")
         return self.generator.log_prob((x - self.shift) / self.scale) - x[0].numel() * math.log(self.scale)
@@ -200,7 +200,7 @@ class Flow(Generator):
         return x
 
     def _midpoint(self, x: Tensor, s: float, s_next: float) -> Tensor:
-        """One step of x_t = (1 - t) x_0 + t data_std eps, whose velocity is data_std eps - x_0."""
+        """Returns one step of x_t = (1 - t) x_0 + t data_std eps, whose velocity is data_std eps - x_0."""
         size = self.prior.data_std
         t, t_next = flow_time(s, size), flow_time(s_next, size)
         middle = size * (t + t_next) / (2 - t - t_next)

@@ -47,7 +47,7 @@ class Asked:
 
 
 def asked(prior: Denoiser) -> Asked:
-    """D of pure noise: twelve rows of the network, one by one, once for each prior and range.
+    """Returns D of pure noise: twelve rows of the network, one by one, once for each prior and range.
 
     Not asked are priors with a density, whose D is exact, those with a measured table `mmse`, and ranges too short to tell.
     """

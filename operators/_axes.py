@@ -17,7 +17,7 @@ def spatial(in_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def per_axis(name: str, value: int | Sequence[int], in_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """One integer for each spatial axis; a sequence says by its length which of the last axes are meant."""
+    """Returns one integer for each spatial axis; a sequence says by its length which of the last axes are meant."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * len(spatial(in_shape))
     if not 1 <= len(values) <= len(in_shape) or any(not isinstance(v, int) or v < 1 for v in values):
         raise OptionError(
@@ -62,7 +62,7 @@ def check_offset(offset: Factor, factors: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def along(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Each matrix (m, n) applied along its axis of x, the last matrix along the last axis."""
+    """Returns each matrix (m, n) applied along its axis of x, the last matrix along the last axis."""
     for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
         M = matrix.to(x.dtype)
         if axis == -1:

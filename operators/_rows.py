@@ -28,7 +28,7 @@ class OrthogonalRows(SVDOperator):
 
 
 def householder(v: Tensor) -> tuple[Tensor, float]:
-    """w and a sign such that I - w w^T is orthogonal and maps e_0 to sign * v, for a unit vector v.
+    """Returns w and a sign such that I - w w^T is orthogonal and maps e_0 to sign * v, for a unit vector v.
 
     Golub & Van Loan, Matrix Computations, section 5.1: the sign is the one that adds, so that nothing cancels.
     """

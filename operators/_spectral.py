@@ -24,12 +24,13 @@ def transfer(kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 def hermitian(H: Tensor, dim: int) -> Tensor:
-    """(H(k) + conj H(-k)) / 2 over the last `dim` axes: rounding breaks this symmetry, and phases of zeros amplify it."""
+    """Returns (H(k) + conj H(-k)) / 2 over the last `dim` axes: rounding breaks this symmetry, and phases of zeros
+    amplify it."""
     return (H + reverse(H, dim).conj()) / 2
 
 
 def reverse(x: Tensor, dim: int) -> Tensor:
-    """x(-k) on a periodic grid over the last `dim` axes."""
+    """Returns x(-k) on a periodic grid over the last `dim` axes."""
     axes = _axes(dim)
     return x.flip(axes).roll([1] * dim, axes)
 

@@ -91,7 +91,7 @@ class CircularBlur(Blur, SVDOperator):
         self.register_buffer("s", H.abs().expand(self.in_shape).clone(), persistent=False)
 
     def fused(self, inner: Operator) -> "Blur | None":
-        """Two circular blurs of the same axes are one."""
+        """Returns two circular blurs of the same axes are one."""
         if not isinstance(inner, CircularBlur) or inner.dim != self.dim or self.per_channel or inner.per_channel:
             return None
         H = as_complex(self.H, torch.complex128) * as_complex(inner.H, torch.complex128)
@@ -121,7 +121,7 @@ class CircularBlur(Blur, SVDOperator):
         return hartley(multiply(y, self._all_pass(), self.dim, adjoint=True), self.dim)
 
     def _inverse_gram(self, H: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """1 / (var_x |H|^2 + var_y) where |H| > 0, else 0."""
+        """Returns 1 / (var_x |H|^2 + var_y) where |H| > 0, else 0."""
         power = H.real**2 + H.imag**2
         return torch.where(power > 0, 1 / (var_x * power + var_y).where(power > 0, 1), 0)
 

@@ -85,7 +85,7 @@ class BlockAverage(OrthogonalRows, Downsample):
         return pool(x.reshape(-1, 1, *x.shape[-dim:]), self.factors).reshape(-1, *self.out_shape)
 
     def _spread(self, y: Tensor) -> Tensor:
-        """Each value of y over its whole block."""
+        """Returns each value of y over its whole block."""
         for axis, f in zip(range(-len(self.factors), 0), self.factors, strict=True):
             y = y.repeat_interleave(f, axis)
         return y

@@ -37,7 +37,7 @@ TO_RGB = [[0, 91881], [-22554, -46802], [116130, 0]]
 
 
 def quantisation_table(base: str, quality: int) -> Tensor:
-    """The 8x8 quantisation steps at a quality from 1 to 100, scaled and clipped to 1..255 as libjpeg does."""
+    """Returns the 8x8 quantisation steps at a quality from 1 to 100, scaled and clipped to 1..255 as libjpeg does."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     steps = [min(max((int(step) * scale + 50) // 100, 1), 255) for step in base.split()]
     return torch.tensor(steps, dtype=torch.float64).reshape(8, 8)
@@ -106,7 +106,8 @@ class JPEG(Operator):
         return decoded * ((high - low) / 255) + low
 
     def _to_ycbcr(self, pixels: Tensor) -> Tensor:
-        """Whole RGB values to whole YCbCr values (JFIF 1.02); every product and sum is exact in single precision."""
+        """Returns whole RGB values to whole YCbCr values (JFIF 1.02); every product and sum is exact in single
+        precision."""
         mixed = torch.einsum("ij,bjhw->bihw", self.to_ycbcr.to(pixels.dtype), pixels) + self.offset.to(pixels.dtype)
         return straight_through((mixed / 65536).floor(), mixed / 65536 - 0.5)
 
@@ -132,7 +133,8 @@ class JPEG(Operator):
         return straight_through((full + bias.to(full.dtype)).floor(), full)
 
     def _code(self, plane: Tensor, steps: Tensor) -> Tensor:
-        """One plane (B, 1, H, W) through the cosine transform, the quantiser and back, to whole values in 0..255."""
+        """Returns one plane (B, 1, H, W) through the cosine transform, the quantiser and back, to whole values in
+        0..255."""
         height, width = plane.shape[-2:]
         steps, C = steps.to(plane.dtype), self.cosines.to(plane.dtype)
         padded = F.pad(plane, (0, -width % 8, 0, -height % 8), mode="replicate")

@@ -15,7 +15,7 @@ from invgen.validation.limits import check_size
 def gaussian_kernel(
     std: Positive | tuple[Positive, ...], size: Count | tuple[Count, ...] | None = None, dim: Count = 2
 ) -> Tensor:
-    """exp(-|r|^2 / 2 std^2), sampled at the pixels.
+    """Returns exp(-|r|^2 / 2 std^2), sampled at the pixels.
 
     Args:
         std: standard deviation in pixels, one number or one for each axis.

@@ -87,7 +87,7 @@ class NonlinearBlur(Operator):
 
 
 def _path(steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Three smooth random functions of time with mean zero, (steps,): a velocity that wanders, integrated."""
+    """Returns three smooth random functions of time with mean zero, (steps,): a velocity that wanders, integrated."""
     g = torch.Generator().manual_seed(seed)
     velocity = torch.randn(3, 1, dtype=torch.float64, generator=g)
     velocity = velocity + torch.randn(3, steps, dtype=torch.float64, generator=g).cumsum(1) * (3 / steps**0.5)
@@ -96,7 +96,7 @@ def _path(steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode_srgb(v: Tensor) -> Tensor:
-    """Light in [0, 1] from an sRGB value in [0, 1] (IEC 61966-2-1): 0 below, the same power law above."""
+    """Returns light in [0, 1] from an sRGB value in [0, 1] (IEC 61966-2-1): 0 below, the same power law above."""
     curve = ((v.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
     return torch.where(v > 0.04045, curve, v.clamp(min=0) / 12.92)
 

@@ -13,7 +13,7 @@ from invgen.operators._axes import along, per_axis
 
 
 def _bicubic(t: Tensor) -> Tensor:
-    """Keys' kernel with a = -1/2 (Keys, IEEE TASSP 1981, eq. 4)."""
+    """Returns Keys' kernel with a = -1/2 (Keys, IEEE TASSP 1981, eq. 4)."""
     t = t.abs()
     near = (1.5 * t - 2.5) * t * t + 1
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
@@ -29,7 +29,7 @@ FILTERS = {  # name: (kernel, half width)
 
 
 def resize_matrix(n: int, m: int, method: str) -> Tensor:
-    """The (m, n) matrix that resamples n samples to m, in double precision; each row sums to one.
+    """Returns the (m, n) matrix that resamples n samples to m, in double precision; each row sums to one.
 
     Sample i of the result lies at (i + 1/2) n / m. The filter is stretched by n / m where that exceeds one, which is the
     antialiasing, cut off at the edges of the signal and normalised there.

@@ -104,7 +104,8 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
 
 
 def _sampling_rate(units: str) -> float | None:
-    """Samples a second, in files that were written before they said so: "waveform of 16 kHz, full scale is 1" as 16000."""
+    """Returns samples a second, in files that were written before they said so: "waveform of 16 kHz, full scale is 1" as
+    16000."""
     found = re.fullmatch(r"waveform of (\d+(?:\.\d+)?) (k?)Hz, full scale is 1", units)
     return float(found[1]) * (1000 if found[2] else 1) if found else None
 

@@ -103,7 +103,8 @@ def _nothing() -> None:
 
 
 def on_worker(task: Task, folder: str, here: str) -> list[Outcome]:
-    """`run_task` on a worker, which may have several threads: one cell at a time, as the hooks that count are shared.
+    """Returns `run_task` on a worker, which may have several threads: one cell at a time, as the hooks that count are
+    shared.
 
     Args:
         folder: of the results.

@@ -35,7 +35,7 @@ GUARD = (
 
 
 def serial(tasks: Sequence[Task], store: Store) -> Iterator[tuple[Cell, Outcome]]:
-    """One task after the other."""
+    """Yields one task after the other."""
     queue, waited = deque(tasks), 0
     with one_thread():
         while queue:

@@ -286,6 +286,6 @@ def _amiss(key: str, found: Mapping[str, Any], fields: Mapping[str, Any]) -> str
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record, whatever the order and the layout of its file, without the checksum itself."""
+    """Returns the SHA-256 of a record, whatever the order and the layout of its file, without the checksum itself."""
     plain = json.loads(json.dumps({name: value for name, value in record.items() if name != "sha256"}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -42,7 +42,7 @@ class Exact(Method):
 
 
 def exact_law(post: Posterior, k: int = 0) -> GaussianMixture:
-    """p(x | y) of measurement k of the flattened batch.
+    """Returns p(x | y) of measurement k of the flattened batch.
 
     Raises:
         UnsupportedError: the prior does not know it.

@@ -10,7 +10,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 def visible(value: Any) -> Any:
-    """Texts in dicts and lists without control characters and bidirectional marks; anything else as it is."""
+    """Returns texts in dicts and lists without control characters and bidirectional marks; anything else as it is."""
     if isinstance(value, str):
         return "".join(_shown(c) for c in value)
     if isinstance(value, Mapping):

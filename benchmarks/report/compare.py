@@ -213,7 +213,7 @@ def _sorted(changes: Iterable[Change]) -> list[Change]:
 
 
 def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
-    """["0.02", "psnr=0.1"] as {"": 0.02, "psnr": 0.1}.
+    """Returns ["0.02", "psnr=0.1"] as {"": 0.02, "psnr": 0.1}.
 
     Raises:
         OptionError: one is not of this form.

@@ -215,7 +215,7 @@ def _notes(results: Results, problems: int, damaged: Sequence[str]) -> list[str]
 
 
 def _alike(said: Iterable[tuple[Row, str]]) -> list[dict[str, Any]]:
-    """Sentences, most frequent first, with the cells that they are said of."""
+    """Returns sentences, most frequent first, with the cells that they are said of."""
     found: dict[str, list[Row]] = {}
     for row, sentence in said:
         found.setdefault(sentence, []).append(row)
@@ -237,7 +237,7 @@ def _warnings(row: Row) -> list[str]:
 
 
 def _listed(values: Sequence[tuple[str, int]], most: int = 8) -> str:
-    """Values with the number of cells that have them (0: not said)."""
+    """Returns values with the number of cells that have them (0: not said)."""
     shown = [f"{value} ({count(n, 'cell')})" if n and len(values) > 1 else value for value, n in values[:most]]
     return ", ".join(shown) + (f" and {len(values) - most} more" if len(values) > most else "")
 

@@ -125,7 +125,8 @@ def _arrays(store: Store, row: Row) -> "dict[str, np.ndarray] | None":
 
 
 def _of_method(arrays: "Mapping[str, np.ndarray]", scale: float) -> list[Picture | None]:
-    """Samples, mean, standard deviation, error; None keeps a place empty, so that the columns of all methods agree."""
+    """Returns samples, mean, standard deviation, error; None keeps a place empty, so that the columns of all methods
+    agree."""
     limits = _range(arrays["truth"])
     samples = list(arrays.get("samples", ()))[:SAMPLES]
     if len(samples) == 1 or not arrays.get("std", arrays["mean"]).any():  # a point estimate
@@ -185,7 +186,7 @@ def _measured(operator: str, arrays: "Mapping[str, np.ndarray]") -> list[Picture
 
 
 def _adjoint(operator: str, y: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
-    """A^T y; None for a nonlinear operator, and where it cannot be made again (a user's, from another folder)."""
+    """Returns A^T y; None for a nonlinear operator, and where it cannot be made again (a user's, from another folder)."""
     import torch
 
     from invgen.forward import LinearOperator
@@ -205,7 +206,7 @@ def _adjoint(operator: str, y: "np.ndarray", shape: tuple[int, ...]) -> "np.ndar
 
 
 def _drawable(x: "np.ndarray") -> "np.ndarray":
-    """(H, W), (H, W, 3) or (N,), float."""
+    """Returns (H, W), (H, W, 3) or (N,), float."""
     import torch
 
     from invgen.plots import as_picture
@@ -272,7 +273,7 @@ def _wave(x: "np.ndarray", limits: tuple[float, float]) -> "np.ndarray":
 
 
 def _spectrogram(x: "np.ndarray") -> "np.ndarray":
-    """Log magnitudes of the short-time Fourier transform over 80 dB, low frequencies at the bottom."""
+    """Returns log magnitudes of the short-time Fourier transform over 80 dB, low frequencies at the bottom."""
     import numpy as np
     import torch
     from PIL import Image

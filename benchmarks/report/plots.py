@@ -104,7 +104,7 @@ def _half(found: Interval) -> float:
 
 
 def _front(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, float]]:
-    """(cost, value) of those that are not beaten in both, by cost. Points are (cost, loss, value)."""
+    """Returns (cost, value) of those that are not beaten in both, by cost. Points are (cost, loss, value)."""
     found, least = [], math.inf
     for cost, loss, value in sorted(points):
         if loss < least:
@@ -129,7 +129,7 @@ def curve(rows: Sequence[Row]) -> list[tuple[float, Interval]]:
 
 
 def calibrations(table: Table, colour: Mapping[str, str]) -> str | None:
-    """Coverage against level, samplers side by side in panels of a few; None where no cell has a curve."""
+    """Returns the coverage against level, samplers side by side in panels of a few; None where no cell has a curve."""
     curves = [(line, curve(line.cells)) for line in table.lines]
     curves = [(line, points) for line, points in curves if points]
     if not curves:

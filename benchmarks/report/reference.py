@@ -34,7 +34,7 @@ def path_of(name: str) -> Path:
 
 
 def table(results: Results) -> str:
-    """Problems by methods, in Markdown: one metric, averaged over images and seeds.
+    """Returns problems by methods, in Markdown: one metric, averaged over images and seeds.
 
     Classical methods that fit every problem have a column each; of the others the best on a problem is shown, with its
     name: chosen by the truth, an advantage that no sampler gets.

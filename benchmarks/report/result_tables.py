@@ -105,7 +105,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def parquet_module() -> Any:
-    """pyarrow with its Parquet reader and writer.
+    """Returns pyarrow with its Parquet reader and writer.
 
     Raises:
         MissingExtraError: it is not installed.

@@ -103,7 +103,8 @@ def read(source: str | Path) -> Results:
 
 
 def _in_reading_order(rows: Iterable[Row]) -> list[Row]:
-    """Problems as they were computed first, and within them kinds, priors, samplers, images, seeds; numbers as numbers."""
+    """Returns problems as they were computed first, and within them kinds, priors, samplers, images, seeds; numbers as
+    numbers."""
     rows = list(rows)
     first: dict[str, tuple[str, str]] = {}
     for row in rows:
@@ -141,7 +142,7 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def _told_apart(rows: list[Row]) -> list[Row]:
-    """Problems of one name, but of several operators or noises, get those into their names."""
+    """Returns problems of one name, but of several operators or noises, get those into their names."""
     laws: dict[str, set[tuple[str, str]]] = {}
     for row in rows:
         laws.setdefault(row.problem, set()).add((row.operator, row.noise))

@@ -71,7 +71,7 @@ def interval(values: Values) -> Interval:
 
 
 def paired(a: Values, b: Values) -> Difference:
-    """a - b over the images and seeds that both have."""
+    """Returns a - b over the images and seeds that both have."""
     shared = a.keys() & b.keys()
     differences = list(per_image({place: a[place] - b[place] for place in sorted(shared)}).values())
     mean, half, p = _t(differences)
@@ -82,7 +82,7 @@ def paired(a: Values, b: Values) -> Difference:
 
 
 def _t(means: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, half width of its interval, and two-sided p value of a zero mean, by Student's t."""
+    """Returns the mean, half width of its interval, and two-sided p value of a zero mean, by Student's t."""
     from scipy.special import stdtr, stdtrit  # the t distribution's cumulative function and its inverse
 
     n = len(means)
@@ -99,7 +99,8 @@ def _t(means: Sequence[float]) -> tuple[float, float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values: rejecting where they are below 5 % errs in any of them with at most that probability.
+    """Returns Holm's adjusted p values: rejecting where they are below 5 % errs in any of them with at most that
+    probability.
 
     nan (no test) stays nan and does not count.
     """

@@ -95,7 +95,7 @@ def values_of(rows: Iterable[Row], metric: str) -> dict[Place, float]:
 
 
 def tables(results: Results) -> list[Table]:
-    """One for each problem, in the order of the rows."""
+    """Returns one for each problem, in the order of the rows."""
     problems: dict[str, list[Row]] = {}
     for row in results.rows:
         problems.setdefault(row.problem, []).append(row)
@@ -178,7 +178,7 @@ def number(value: float, digits: int) -> str:
 
 
 def markdown(found: Sequence[Table], title: str) -> str:
-    """All tables as one document; best in bold, second best in italics."""
+    """Returns all tables as one document; best in bold, second best in italics."""
     parts = [f"# {_md(title)}", NOTE.format(best="**Bold**", second="*italic*")]
     for table in found:
         parts.append(f"## {_md(table.problem)}\n\n{_md(about(table))}")
@@ -218,7 +218,7 @@ def count(n: int, what: str) -> str:
 
 
 def latex(found: Sequence[Table], title: str) -> str:
-    r"""All tables, for \usepackage{booktabs}; best in bold, second best underlined."""
+    r"""Returns all tables, for \usepackage{booktabs}; best in bold, second best underlined."""
     head = f"% {_tex(title)}; needs \\usepackage{{booktabs}}\n"
     return head + "".join(f"\n{_latex(table)}" for table in found)
 

@@ -18,7 +18,7 @@ PROBLEMS = ((128, 23, 8), (256, 23, 1), (256, 60, 1), (256, 60, 8), (256, 60, 32
 
 
 def table(problems: tuple[tuple[int, int, int], ...] = PROBLEMS, rounds: int = 7, skimage: bool = True) -> list[dict]:
-    """One row per problem and operation: ours in ms, and how many times as long each alternative takes.
+    """Returns one row per problem and operation: ours in ms, and how many times as long each alternative takes.
 
     Args:
         rounds: of the alternation; the median of each candidate counts.

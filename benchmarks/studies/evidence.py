@@ -47,12 +47,12 @@ def errors(spec: str, dy: int, particles: int, steps: int = 100) -> list[float]:
 
 
 def table(particles: Sequence[int] = (100, 1000)) -> dict[str, list[float]]:
-    """ "sampler, particles, d_y" -> the errors of 20 instances."""
+    """Returns  "sampler, particles, d_y" -> the errors of 20 instances."""
     return {f"{s}, {n}, {dy}": errors(s, dy, n) for s in specs() for n in particles for dy in (1, 2, 4)}
 
 
 def markdown(results: dict[str, list[float]]) -> str:
-    """Mean ratio of the evidence to the exact one, and mean and spread of the logarithm's error."""
+    """Returns the mean ratio of the evidence to the exact one, and mean and spread of the logarithm's error."""
     lines = [
         "### Model evidence, mixture with d = 8",
         "",

@@ -55,7 +55,7 @@ class Run:
 
 
 def _price(sampler: Sampler, post: Posterior) -> tuple[float, float]:
-    """Network evaluations a sample as a + b * steps, of a particle where there are chains.
+    """Returns network evaluations a sample as a + b * steps, of a particle where there are chains.
 
     Measured with 8 and 16 steps on two samples; with more of both where so few diverge.
     """
@@ -73,7 +73,7 @@ def _price(sampler: Sampler, post: Posterior) -> tuple[float, float]:
 
 
 def evaluations(sampler: Sampler, post: Posterior) -> float:
-    """Network evaluations for one sample with the options as they are."""
+    """Returns network evaluations for one sample with the options as they are."""
     fixed, each = _price(sampler, post)
     chain = sampler.particles / sampler.draws if isinstance(sampler, EnsembleSampler) else 1
     return chain * (fixed + each * sampler.steps)

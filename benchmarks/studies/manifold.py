@@ -30,7 +30,8 @@ THICKNESS, SIGMA_Y = 0.01, 0.01
 
 
 def smooth_curve(count: int, seed: int) -> Tensor:
-    """Points on a smooth random curve, scaled to [-2, 2]^3: sums of sines whose amplitudes fall as k^-3, (count, 3)."""
+    """Returns points on a smooth random curve, scaled to [-2, 2]^3: sums of sines whose amplitudes fall as k^-3, (count,
+    3)."""
     g = torch.Generator().manual_seed(seed)
     k = torch.arange(1, 11, dtype=F64)
     amplitude, frequency, phase = torch.rand(3, 3, 10, dtype=F64, generator=g)
@@ -98,13 +99,13 @@ def divergences(seed: int, points: int = 1000, cloud: int = 2**16) -> dict[str, 
 
 
 def table(seeds: Iterable[int]) -> dict[str, list[list[float]]]:
-    """choice -> level -> a distance for each seed."""
+    """Returns choice -> level -> a distance for each seed."""
     runs = [divergences(seed) for seed in seeds]
     return {choice: [[run[choice][k] for run in runs] for k in range(len(LEVELS))] for choice in CHOICES}
 
 
 def markdown(results: dict[str, list[list[float]]]) -> str:
-    """Medians over the seeds, a line for each choice."""
+    """Returns medians over the seeds, a line for each choice."""
     count = len(next(iter(results.values()))[0])
     lines = [
         "### The covariance of p(x_0 | x_sigma), d = 3",

@@ -71,7 +71,7 @@ def table(name: str = "mixture25.npz") -> dict[str, np.ndarray]:
 
 @cache
 def reruns() -> dict[tuple[int, int, int], dict[str, float]]:
-    """Distances of public code: method -> distance for each (d, d_y, instance); nan where it diverged."""
+    """Returns distances of public code: method -> distance for each (d, d_y, instance); nan where it diverged."""
     lines = (resources.files("invgen.benchmarks") / "data" / "mixture25_reruns.csv").read_text().splitlines()
     out = {}
     for row in csv.DictReader(lines):
@@ -96,7 +96,7 @@ def mixture(d: int, weights: Tensor | None = None) -> GaussianMixture:
 
 
 def problem(d: int, dy: int, instance: int) -> Posterior:
-    """Instance 0 to 19 of dimension d in {8, 80, 800} with dy in {1, 2, 4} measurements."""
+    """Returns instance 0 to 19 of dimension d in {8, 80, 800} with dy in {1, 2, 4} measurements."""
     if (d, dy) not in ALL_DIMS or not 0 <= instance < INSTANCES:
         raise OptionError(f"there are d in 8, 80, 800, d_y in 1, 2, 4 and instances 0 to 19, got {d}, {dy}, {instance}")
     A, y, sigma = (table()[f"{name}_d{d}_dy{dy}"][instance] for name in ("A", "y", "sigma"))
@@ -120,12 +120,12 @@ def exact_samples(d: int, dy: int, instance: int, num_samples: int) -> tuple[Ten
 
 
 def distance(x: Tensor, y: Tensor) -> float:
-    """Sliced Wasserstein-1 with 1000 slices, in units of the signal: components have standard deviation 1."""
+    """Returns the sliced Wasserstein-1 with 1000 slices, in units of the signal: components have standard deviation 1."""
     return sliced_wasserstein(x, y, p=1, slices=1000).item()
 
 
 def ratio(distances: Sequence[float], others: Sequence[float]) -> float:
-    """Geometric mean over the instances of one distance over another, where both are known."""
+    """Returns the geometric mean over the instances of one distance over another, where both are known."""
     logs = np.log(np.asarray(distances) / np.asarray(others))
     return math.exp(np.nanmean(logs)) if np.isfinite(logs).any() else math.nan
 
@@ -147,7 +147,7 @@ class Row:
         return values[np.isfinite(values)]
 
     def against(self, others: Sequence[float]) -> float:
-        """Geometric mean over the instances of this distance over another's."""
+        """Returns the geometric mean over the instances of this distance over another's."""
         return ratio(self.distances, others)
 
 
@@ -181,7 +181,7 @@ def floor(d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) 
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean +- 95 % interval (number kept / number, where some diverged)."""
+    """Returns the mean +- 95 % interval (number kept / number, where some diverged)."""
     values = np.asarray(values)
     kept = values[np.isfinite(values)]
     if not len(kept):

@@ -194,7 +194,7 @@ class LinearDecoder(Generator):
 
 
 def _latent(i: int, normal: bool) -> Problem:
-    """Three noisy rows of a decoded signal, z from the mixture, or standard normal as GANs and VAEs have it."""
+    """Returns three noisy rows of a decoded signal, z from the mixture, or standard normal as GANs and VAEs have it."""
     exact_prior = GaussianPrior((8,), torch.zeros(8, dtype=F64), 1.0) if normal else mixture.mixture(8)
     prior = LinearDecoder(StandardNormal((8,), F64) if normal else exact_prior)
     g, sigma = torch.Generator().manual_seed(i), 0.1
@@ -223,7 +223,7 @@ _BENCHOPT = {
 
 @cache
 def families() -> dict[str, Family]:
-    """All families by their key, in the order of the report."""
+    """Returns all families by their key, in the order of the report."""
     out = {f"mixture-{d}-{dy}": _mixture(d, dy) for d, dy in mixture.ALL_DIMS}
     out |= {f"seeded-{dy}": _benchopt(dy) for dy in _BENCHOPT}
     out |= {f"sixteen-{kind}-{sigma}": _sixteen(kind, sigma) for kind, sigma in _QIU}

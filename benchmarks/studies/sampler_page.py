@@ -49,7 +49,8 @@ GROUPS = {
 
 
 def over_floor(runs: Sequence[exact_full.Run]) -> dict[str, dict[str, float]]:
-    """sampler -> group -> mean distance over the floor's, geometric mean over the cells of a group that have been run."""
+    """Returns sampler -> group -> mean distance over the floor's, geometric mean over the cells of a group that have
+    been run."""
     cells: dict[tuple[str, str], float] = {}
     for key in families():
         rows = exact_full.lines(key, runs)
@@ -66,7 +67,7 @@ def over_floor(runs: Sequence[exact_full.Run]) -> dict[str, dict[str, float]]:
 
 
 def evaluations(cls: type[Sampler]) -> float:
-    """Network evaluations for one sample with the default options, found on the first small problem that fits."""
+    """Returns network evaluations for one sample with the default options, found on the first small problem that fits."""
     if issubclass(cls, Unconditional):
         spent = Cost()
         cls()(mixture.mixture(8), 1, cost=spent)

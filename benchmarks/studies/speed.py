@@ -69,7 +69,7 @@ class Tape:
         self._depth, self._begin, self._turned = 0, 0.0, 0.0
 
     def through(self, network: Callable[..., Tensor], x: Tensor, *rest: Sigma) -> Tensor:
-        """network(x, *rest), noted and timed."""
+        """Returns network(x, *rest), noted and timed."""
         call = Call(len(x))
         self.calls.append(call)
         differentiable = torch.is_grad_enabled() and x.requires_grad
@@ -94,7 +94,7 @@ class Tape:
             gradient.register_hook(lambda _: self._enter(call, again=True))
 
     def time(self, A: Operator) -> Operator:
-        """A, whose own methods are timed from now on, and the passes of autograd back through them."""
+        """Returns A, whose own methods are timed from now on, and the passes of autograd back through them."""
         for name in _OPERATOR:
             if hasattr(A, name):
                 setattr(A, name, partial(self._timed, getattr(A, name)))
@@ -181,7 +181,7 @@ def cpu(f: Callable[[], object]) -> float:
 
 
 def alternate(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round, after one round that is not counted."""
+    """Returns seconds of each candidate in each round, after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for k in range(rounds + 1):
         for name, f in candidates.items():
@@ -199,7 +199,7 @@ def ratio(a: list[float], b: list[float]) -> float:
 def problems(
     net: Denoiser, tape: Tape, latent: Denoiser | None = None, widths: tuple[int, ...] = (32, 64)
 ) -> dict[str, Posterior]:
-    """Problems of which each sampler gets the first that it accepts, at the shape of the prior.
+    """Returns problems of which each sampler gets the first that it accepts, at the shape of the prior.
 
     Args:
         net: the prior.
@@ -236,7 +236,7 @@ def short(kind: type[Sampler], steps: int) -> Sampler:
 def sampler_overhead(
     network: str, posts: dict[str, Posterior], tape: Tape, rounds: int, steps: int, batch: int, names: list[str] | None
 ) -> Iterator[dict[str, str]]:
-    """One row for each sampler on the first of `posts` that it accepts, `batch` samples (of 4 particles each).
+    """Yields one row for each sampler on the first of `posts` that it accepts, `batch` samples (of 4 particles each).
 
     A sampler whose step takes many evaluations gets fewer steps, so that no run takes many more than others. All times are
     processor time. `own` is the overhead that samplers are judged by: all time but the operator's, over that of the
@@ -333,7 +333,7 @@ _HEADER = (
 
 
 def operator_overhead(rounds: int, shape: tuple[int, ...] = (3, 256, 256), batch: int = 8) -> list[dict]:
-    """Rows for forward and adjoint of the image operators over the plain torch expression of the same map."""
+    """Returns rows for forward and adjoint of the image operators over the plain torch expression of the same map."""
     x = torch.randn(batch, *shape)
     kernel = gaussian_kernel(1.0, 9)
     mask = Mask.random(shape, 0.3, seed=0)
@@ -406,7 +406,7 @@ def print_rows(title: str, rows: list[dict]) -> None:
 
 
 def large_network(shape: tuple[int, ...]) -> EDMDenoiser:
-    """About ten million parameters, untrained: what it computes does not matter here."""
+    """Returns about ten million parameters, untrained: what it computes does not matter here."""
     net = UNet(3, widths=(96, 192, 288), blocks=2, unshuffle=2)
     return EDMDenoiser(net, shape, sigma_min=0.01, sigma_max=80.0, data_std=0.5).eval().requires_grad_(False)
 

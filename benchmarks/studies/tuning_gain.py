@@ -42,7 +42,7 @@ SPACE = {
 
 
 def crops() -> Tensor:
-    """Held-out photographs, (24, 3, 32, 32) in [-1, 1]: six crops each of four pictures, reduced by 4."""
+    """Returns Held-out photographs, (24, 3, 32, 32) in [-1, 1]: six crops each of four pictures, reduced by 4."""
     from skimage import data
     from skimage.transform import downscale_local_mean
 
@@ -56,7 +56,7 @@ def crops() -> Tensor:
 
 
 def problems() -> dict[str, Operator]:
-    """Gaussian deblurring, and inpainting from 30 % of the pixels."""
+    """Returns Gaussian deblurring, and inpainting from 30 % of the pixels."""
     return {"deblurring": Blur(SHAPE, gaussian_kernel(1.5)), "inpainting": Mask.random(SHAPE, 0.3, seed=0)}
 
 

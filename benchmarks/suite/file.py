@@ -60,7 +60,7 @@ class Suite:
         raise OptionError(f"{where}: {shown + ': ' if shown else ''}{clipped(sentence, 1500)}")
 
     def attempt(self, place: Place, make: Callable[..., Any], *args: Any) -> Any:
-        """`make(*args)`, whose errors are told with the place."""
+        """Returns `make(*args)`, whose errors are told with the place."""
         try:
             return make(*args)
         except InvgenError as error:

@@ -33,7 +33,7 @@ _BELOW = ("torch", "numpy", "scipy", "builtins", "abc", "typing", "collections",
 
 
 def digest(value: Any) -> str:
-    """24 hexadecimal digits of the SHA-256 of a value made of dicts, lists, strings and numbers."""
+    """Returns 24 hexadecimal digits of the SHA-256 of a value made of dicts, lists, strings and numbers."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -82,6 +82,6 @@ def _computed(make: Callable[[], Tensor]) -> tuple[float, ...]:
 
 
 def _signal(shape: Sequence[int], value_range: tuple[float, float]) -> Tensor:
-    """Values spread over a range, (1, *shape): 24 random bits each, the same on every machine."""
+    """Returns values spread over a range, (1, *shape): 24 random bits each, the same on every machine."""
     low, high = value_range
     return low + (high - low) * Streams(0, [0]).uniform(torch.empty(1, *shape, dtype=torch.float64))

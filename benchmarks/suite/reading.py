@@ -158,7 +158,7 @@ def priors(suite: Suite, value: Any, place: Place) -> list[PriorEntry]:
 
 
 def images(suite: Suite, value: Any, place: Place) -> list[tuple[str, str, Place]]:
-    """(name, source, place) of each image."""
+    """Returns (name, source, place) of each image."""
     found = []
     for item, where in items(suite, value, place):
         given = item if isinstance(item, Mapping) else {"source": item}

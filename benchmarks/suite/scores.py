@@ -76,7 +76,8 @@ def _coverage(result: Result, truth: Tensor, level: float = 0.5) -> Tensor:
 
 
 def _distance(result: Result, truth: Tensor, samples: int = 1000, slices: int = 200) -> Tensor:
-    """Sliced Wasserstein-1 to exact posterior samples, in units of the signal; the sampler `Exact` shows its floor."""
+    """Returns the sliced Wasserstein-1 to exact posterior samples, in units of the signal; the sampler `Exact` shows its
+    floor."""
     exact = exact_law(result.posterior).sample(samples, seed=2**62)  # a seed that no cell has
     return metrics.sliced_wasserstein(result.samples.to(exact), exact, p=1, slices=slices, dims=_dims(result))
 

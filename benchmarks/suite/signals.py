@@ -33,7 +33,8 @@ _drawn: "WeakKeyDictionary[Prior, dict[int, Tensor]]" = WeakKeyDictionary()
 
 
 def sources(spec: str, folder: Path, limit: int | None = None) -> list[tuple[str, str]]:
-    """(name, source) of what a suite calls its data: "prior", a shipped set or one of it, a folder, or a file's address.
+    """Returns (name, source) of what a suite calls its data: "prior", a shipped set or one of it, a folder, or a file's
+    address.
 
     Args:
         spec: "prior", "photo", "photo/face", "scans/", "head.nii.gz[20:60:5]".

@@ -12,7 +12,7 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # headings, and the rows u
 
 
 def operators() -> Rows:
-    """Name, options, kind and first sentence of each operator."""
+    """Returns the name, options, kind and first sentence of each operator."""
     from invgen import operators as package
     from invgen.forward import LinearOperator, Operator, SVDOperator
 
@@ -31,7 +31,7 @@ def operators() -> Rows:
 
 
 def priors() -> Rows:
-    """Name, signals and a sentence for each prior, the shipped ones first."""
+    """Returns the name, signals and a sentence for each prior, the shipped ones first."""
     from invgen import priors as package
     from invgen.diffusion import Prior
     from invgen.priors.load import load, metadata, names
@@ -47,7 +47,7 @@ def priors() -> Rows:
 
 
 def samplers() -> Rows:
-    """Name, needs, a sentence and the paper of each sampler."""
+    """Returns the name, needs, a sentence and the paper of each sampler."""
     from invgen import samplers as package
     from invgen.forward import LinearOperator, Operator
     from invgen.noise import Noise
@@ -129,7 +129,7 @@ def write(path: str | Path, refresh: Callable[[str], str]) -> bool:
 
 
 def _short(source: str) -> str:
-    """`Zhang, Chu & Song, "Title" (CVPR 2025), Algorithm 1` as `Zhang et al., CVPR 2025`."""
+    """Returns `Zhang, Chu & Song, "Title" (CVPR 2025), Algorithm 1` as `Zhang et al., CVPR 2025`."""
     paper = re.match(r"(?P<first>\w+)(?P<more>,? .*?)?, \".+?\" \((?P<venue>.+?)\)", source)
     if not paper:
         return source

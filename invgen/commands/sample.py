@@ -86,7 +86,7 @@ def generate(
 
 
 def conditioned(prior: Prior, condition: str | None, guidance: float | None) -> Prior:
-    """p(x | condition), guided where a scale is given; the prior itself without a condition."""
+    """Returns p(x | condition), guided where a scale is given; the prior itself without a condition."""
     if condition is None:
         if guidance is not None:
             raise OptionError("guidance needs a condition to guide towards: pass --condition too")

@@ -170,7 +170,8 @@ def checked(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def array_signal(array: np.ndarray, where: str, notes: tuple[str, ...] = ()) -> Signal:
-    """Unsigned integers of 8 and 16 bits as grey levels, bool as black and white, all else as it is; and says so."""
+    """Returns unsigned integers of 8 and 16 bits as grey levels, bool as black and white, all else as it is; and says
+    so."""
     import torch
 
     name, kind = array.dtype.name, array.dtype.kind

@@ -98,7 +98,7 @@ def _scan(dataset: Any, modality: str | None) -> Scan:
 
 
 def _coloured(dataset: Any, photometric: str) -> tuple[np.ndarray, str]:
-    """(frames, 3, rows, columns) of 0 to 1, and what was done."""
+    """Returns (frames, 3, rows, columns) of 0 to 1, and what was done."""
     pixels = dataset.pixel_array  # pydicom turns YBR into RGB
     if photometric == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
@@ -148,7 +148,7 @@ def _range(numbers: set[float]) -> str:
 
 
 def _transform(dataset: Any, frame: int) -> tuple[float, float, str] | None:
-    """Slope, intercept and type of a frame; "HU" where none is given, as the standard says."""
+    """Returns the slope, intercept and type of a frame; "HU" where none is given, as the standard says."""
     item = _group(dataset, frame, "PixelValueTransformationSequence") or dataset
     if item.get("RescaleSlope") is None or item.get("RescaleIntercept") is None:
         return None
@@ -175,7 +175,8 @@ def _wrapped(value: int, dtype: np.dtype) -> int:
 
 
 def _inverted(dataset: Any, values: np.ndarray, padding: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Grey pictures that store white as 0, with white as the largest value. Numbers with a unit stay what they are."""
+    """Returns grey pictures that store white as 0, with white as the largest value. Numbers with a unit stay what they
+    are."""
     if unit := str(dataset.get("Units", "")).strip():
         notes.append(f"its MONOCHROME1 concerns how it is shown: its values in {unit} were kept")
         return values
@@ -203,7 +204,7 @@ def _group(dataset: Any, frame: int, name: str) -> Any:
 
 
 def _spacing(dataset: Any, frames: int) -> tuple[tuple[float, float] | None, list[str]]:
-    """(row, column) distance in mm, and a note where it is not that of the body."""
+    """Returns (row, column) distance in mm, and a note where it is not that of the body."""
     found = [(_group(dataset, k, "PixelMeasuresSequence") or dataset).get("PixelSpacing") for k in _each(dataset, frames)]
     if len({str(one) for one in found}) > 1:
         return None, ["its frames have pixels of several sizes"]

@@ -71,7 +71,7 @@ def fit(
 
 
 def picture_size(signal: Signal) -> tuple[int, int] | None:
-    """The (rows, columns) of a picture or of a slice of a volume; None for recordings and vectors."""
+    """Returns the (rows, columns) of a picture or of a slice of a volume; None for recordings and vectors."""
     shape = tuple(signal.values.shape)
     if signal.rate is not None or len(shape) < 2:
         return None
@@ -144,7 +144,8 @@ def _check_rate(rate: float, prior: "Prior") -> None:
 
 
 def _excerpt(values: "Tensor", shape: tuple[int, ...], notes: list[str]) -> "Tensor":
-    """(channels, samples) or (samples,) -> shape, from the middle; several channels are averaged for a prior over one."""
+    """Returns (channels, samples) or (samples,) -> shape, from the middle; several channels are averaged for a prior
+    over one."""
     values = values[None] if values.ndim == 1 else values
     if shape[0] == 1 and len(values) > 1 and values.shape[1] >= shape[1]:
         notes.append(f"its {len(values)} channels were averaged")
@@ -169,7 +170,7 @@ def _middle(values: "Tensor", shape: tuple[int, ...], volume: bool, notes: list[
 
 
 def _channels(values: "Tensor", count: int, notes: list[str]) -> "Tensor":
-    """(H, W), (C, H, W) or (H, W, C) -> (count, H, W) where grey and colour allow it."""
+    """Returns (H, W), (C, H, W) or (H, W, C) -> (count, H, W) where grey and colour allow it."""
     if values.ndim == 2:
         values = values[None]
     if values.ndim == 3 and values.shape[-1] in (1, 3, 4) and values.shape[0] not in (1, 3):
@@ -187,7 +188,7 @@ def _channels(values: "Tensor", count: int, notes: list[str]) -> "Tensor":
 
 
 def _resample(values: "Tensor", size: tuple[int, ...], notes: list[str]) -> tuple["Tensor", float]:
-    """(C, H, W) -> (C, *size), and by how much a pixel has grown."""
+    """Returns (C, H, W) -> (C, *size), and by how much a pixel has grown."""
     from torch.nn.functional import interpolate
 
     rows, columns = values.shape[1:]

@@ -294,7 +294,8 @@ def _finished(value: Any, done: dict[int, Any]) -> Any:
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> nn.Module:
-    """`net`, built on the meta device or not, with these weights: every tensor has its place, and every place its tensor.
+    """Returns `net`, built on the meta device or not, with these weights: every tensor has its place, and every place
+    its tensor.
 
     Raises:
         WeightsError: a tensor is missing, extra, of another shape, or not finite.

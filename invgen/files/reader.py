@@ -39,7 +39,7 @@ _ADDRESS = re.compile(
 
 
 def address(text: str | Path) -> tuple[Path, str | None, str | None]:
-    """ "scans.npz:lung1[12]" as (path, "lung1", "12"). A file whose name has brackets or a colon is taken as it is.
+    """Returns  "scans.npz:lung1[12]" as (path, "lung1", "12"). A file whose name has brackets or a colon is taken as it is.
 
     Raises:
         OptionError: no text and no path.  FileError: a name that no file can have.

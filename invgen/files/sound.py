@@ -147,7 +147,7 @@ def _read_compressed(path: Path, source: Any) -> tuple[np.ndarray, int]:
 
 
 def _checked(values: np.ndarray, path: str | Path) -> np.ndarray:
-    """(samples,) or (samples, channels) -> (channels, samples) float32."""
+    """Returns (samples,) or (samples, channels) -> (channels, samples) float32."""
     if values.size == 0:
         raise FileError(f"{path} holds no samples, expected a recording")
     if not np.isfinite(values).all():

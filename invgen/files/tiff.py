@@ -79,7 +79,7 @@ def _require_known(path: Path, page: Any) -> None:
 
 
 def _pixels(path: Path, page: Any) -> np.ndarray:
-    """(samples, rows, columns) of a page, as stored."""
+    """Returns (samples, rows, columns) of a page, as stored."""
     _check_segments(path, page)
     try:
         if page.photometric == YCBCR:
@@ -95,7 +95,7 @@ def _pixels(path: Path, page: Any) -> np.ndarray:
 
 
 def _by_pillow(path: Path, page: Any) -> np.ndarray:
-    """Pillow's libtiff knows compressions that tifffile leaves to imagecodecs; for 8 bits, and for grey of 16."""
+    """Returns Pillow's libtiff knows compressions that tifffile leaves to imagecodecs; for 8 bits, and for grey of 16."""
     from PIL import Image
 
     modes = {(8, 1): ("L", "P"), (8, 3): ("RGB", "YCbCr"), (8, 4): ("RGBA",), (16, 1): ("I;16", "I;16B", "I;16L")}
@@ -135,7 +135,7 @@ def _check_segments(path: Path, page: Any) -> None:
 
 
 def _scaled(path: Path, page: Any, array: np.ndarray, notes: list[str]) -> tuple[np.ndarray, str]:
-    """(pages, channels, rows, columns) as stored -> float32 or complex64 in grey or RGB, and its units."""
+    """Returns (pages, channels, rows, columns) as stored -> float32 or complex64 in grey or RGB, and its units."""
     bits, kind = page.bitspersample, array.dtype.kind
     if page.photometric == PALETTE:
         table = np.asarray(page.colormap)

@@ -100,7 +100,7 @@ def tensor_of_dtype(
 
 
 def _kind(entry: Any) -> tuple[torch.dtype, str, int, Any]:
-    """(dtype, key, bytes, the rest) of what a pickle says of a storage."""
+    """Returns (dtype, key, bytes, the rest) of what a pickle says of a storage."""
     word, dtype, key, _, numel, *rest = entry
     if word not in ("storage", b"storage") or not isinstance(dtype, torch.dtype) or type(numel) is not int or numel < 0:
         raise ValueError("it describes its numbers in a way that is not torch's")

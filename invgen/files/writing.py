@@ -22,7 +22,7 @@ LEFT = re.compile(r"\.(?:.*\.)?(?:unfinished-)?([0-9a-f]{8})-([0-9]+)-[0-9a-z_]+
 
 @functools.cache
 def _host() -> str:
-    """Eight letters for this machine, or the container on it, among whose processes a number means one."""
+    """Returns eight letters for this machine, or the container on it, among whose processes a number means one."""
     try:
         among = os.readlink("/proc/self/ns/pid")
     except OSError:

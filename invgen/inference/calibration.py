@@ -110,7 +110,8 @@ class Calibration:
         return min(self.p_values.values()) >= self.alpha
 
     def interval(self, level: float) -> tuple[float, float, float, float]:
-        """(level, coverage, low, high) of central intervals of single values, on average over values and simulations.
+        """Returns (level, coverage, low, high) of central intervals of single values, on average over values and
+        simulations.
 
         At the nearest level that num_samples give. The band is that of one value at confidence 1 - alpha, wider than that
         of an average of values.
@@ -125,7 +126,7 @@ class Calibration:
         return nominal, inside.double().mean().item(), low / self.num_simulations, high / self.num_simulations
 
     def table(self) -> str:
-        """Coverage by level, and each test quantity with its verdict, as Markdown.
+        """Returns the coverage by level, and each test quantity with its verdict, as Markdown.
 
         Few samples give few levels: those nearest to 50, 80, 90 and 95 %, each once, and not the trivial one of 100 %.
         """
@@ -332,7 +333,7 @@ def _check(sampler: Sampler, num_samples: int, alpha: float) -> None:
 
 
 def _by_rows(function: Callable[[Posterior, Tensor], Tensor], post: Posterior, x: Tensor, max_batch: int) -> Tensor:
-    """function(posterior of the rows, x of the rows), part by part: (N,) for x of shape (N, *shape)."""
+    """Returns function(posterior of the rows, x of the rows), part by part: (N,) for x of shape (N, *shape)."""
     parts = torch.arange(len(x)).split(max_batch)
     with torch.no_grad():
         return torch.cat([function(post.rows(rows), x[rows]) for rows in parts])
@@ -341,7 +342,7 @@ def _by_rows(function: Callable[[Posterior, Tensor], Tensor], post: Posterior, x
 def _ranked(
     post: Posterior, x: Tensor, samples: Tensor, more: Mapping[str, Quantity], seed: int, max_batch: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Ranks of the truths by every quantity, and by single values."""
+    """Returns ranks of the truths by every quantity, and by single values."""
     functions = _quantities(post.prior, seed)
     if not isinstance(post.noise, Noiseless):
         functions = {LIKELIHOOD: Posterior.log_likelihood} | functions
@@ -389,7 +390,7 @@ def _quantities(prior: Prior, seed: int) -> dict[str, Callable[[Posterior, Tenso
 
 
 def _places(size: int, count: int, seed: int) -> Tensor:
-    """`count` places of `size` at random, in order, or all of them."""
+    """Returns `count` places of `size` at random, in order, or all of them."""
     if size <= count:
         return torch.arange(size)
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values

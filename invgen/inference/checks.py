@@ -95,7 +95,7 @@ def check_operator(
 
 
 def _failure(error: Exception) -> str:
-    """One sentence about an exception: the method of the operator that was called, and what it said where."""
+    """Returns one sentence about an exception: the method of the operator that was called, and what it said where."""
     if isinstance(error, OperatorError) and error.__cause__ is None:
         return str(error)
     error = error.__cause__ if isinstance(error, OperatorError) else error
@@ -213,7 +213,8 @@ class _Checks:
     def _matrix(
         self, apply: Callable[[Tensor], Tensor], at: Tensor, size: int, dtype: torch.dtype, shape: tuple[int, ...]
     ) -> Tensor:
-        """Columns of the real matrix of a map; complex values count as two real ones, which covers maps between both."""
+        """Returns columns of the real matrix of a map; complex values count as two real ones, which covers maps between
+        both."""
         eye = torch.zeros(len(at), size, dtype=dtype, device=self.A.device)
         eye[torch.arange(len(at)), at] = 1
         basis = torch.cat([eye, 1j * eye]) if dtype.is_complex else eye

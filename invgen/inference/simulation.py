@@ -91,7 +91,7 @@ def sample(
     max_batch: Count | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Samples of any prior, (num_samples, *shape).
+    """Returns samples of any prior, (num_samples, *shape).
 
     A prior with a method `sample(num_samples, seed)` of its own is asked, unless a sampler is given; a Generator decodes
     samples of its latent prior; any other Denoiser is drawn from by the unconditional `sampler`.

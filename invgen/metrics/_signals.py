@@ -70,5 +70,5 @@ def mean_over(x: Tensor, dims: int) -> Tensor:
 
 
 def square(x: Tensor) -> Tensor:
-    """|x|^2, real for complex x too."""
+    """Returns |x|^2, real for complex x too."""
     return x.real.square() + x.imag.square() if x.is_complex() else x.square()

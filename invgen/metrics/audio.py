@@ -13,7 +13,7 @@ from invgen.validation.hints import Count, Index
 
 @checked
 def snr(estimate: Tensor, truth: Tensor, *, dims: Index = 2) -> Tensor:
-    """Signal-to-noise ratio in dB, 10 log10(mean |truth|^2 / mean |estimate - truth|^2): (*batch).
+    """Returns the signal-to-noise ratio in dB, 10 log10(mean |truth|^2 / mean |estimate - truth|^2): (*batch).
 
     The `dims` last axes are one signal, (channels, length) for 2; batch axes broadcast. Infinite where the two are equal.
     """
@@ -25,7 +25,7 @@ def snr(estimate: Tensor, truth: Tensor, *, dims: Index = 2) -> Tensor:
 def log_spectral_distance(
     estimate: Tensor, truth: Tensor, *, window: Count = 512, hop: Count = 128, floor: float = -80.0, dims: Index = 2
 ) -> Tensor:
-    """Log-spectral distance in dB (Gray & Markel, IEEE Trans. ASSP 1976): (*batch).
+    """Returns the log-spectral distance in dB (Gray & Markel, IEEE Trans. ASSP 1976): (*batch).
 
         mean over frames of  sqrt(mean over frequencies of (10 log10 P_estimate - 10 log10 P_truth)^2)
 

@@ -42,7 +42,7 @@ def crps_ensemble(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: I
 
 @checked
 def energy_score(samples: Tensor, truth: Tensor, *, fair: bool = False, dims: Index = 3) -> Tensor:
-    """Energy score of whole signals (Gneiting & Raftery, JASA 2007, equation 22): (*batch).
+    """Returns the energy score of whole signals (Gneiting & Raftery, JASA 2007, equation 22): (*batch).
 
         ES = mean_i |x_i - t| - 1/2 mean_ij |x_i - x_j|,  Euclidean norms over one signal
 
@@ -102,7 +102,8 @@ def _order_statistic(ordered: Tensor, position: float) -> Tensor:
 
 @checked
 def residual_over_noise(samples: Tensor, posterior: "Posterior") -> Tensor:
-    """Root mean square of (y - A(x)) / noise level for every sample: about 1 where x explains the data, no more, no less.
+    """Returns the root mean square of (y - A(x)) / noise level for every sample: about 1 where x explains the data, no
+    more, no less.
 
     Args:
         samples: (*any, *batch, *shape), where (*batch, *out_shape) is the shape of posterior.y.

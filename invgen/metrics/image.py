@@ -21,7 +21,7 @@ WINDOW = 11  # taps of the Gaussian window of SSIM
 
 @checked
 def psnr(estimate: Tensor, truth: Tensor, *, data_range: DataRange, dims: Index = 3) -> Tensor:
-    """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean |estimate - truth|^2): (*batch).
+    """Returns the peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean |estimate - truth|^2): (*batch).
 
     The mean runs over one image, so that the mean of a batch is the mean of the PSNRs, not the PSNR of the mean error.
     Infinite where the two are equal. Complex signals allowed. Nothing is clipped to the range.
@@ -41,7 +41,8 @@ def psnr(estimate: Tensor, truth: Tensor, *, data_range: DataRange, dims: Index 
 
 @checked
 def nrmse(estimate: Tensor, truth: Tensor, *, data_range: DataRange | None, dims: Index = 3) -> Tensor:
-    """Root mean square error over `data_range`, or with data_range=None over the root mean square of the truth: (*batch).
+    """Returns the root mean square error over `data_range`, or with data_range=None over the root mean square of the
+    truth: (*batch).
 
     With None it is the relative error |estimate - truth| / |truth|, skimage's normalization="euclidean", which needs no
     range; it is not differentiable where the two are equal (the gradient there is not finite).
@@ -67,7 +68,8 @@ def ssim(
     boundary: Literal["valid", "reflect"] = "valid",
     dims: Index = 3,
 ) -> Tensor:
-    """Structural similarity (Wang et al., IEEE TIP 2004), averaged over the channels and positions of one image: (*batch).
+    """Returns the structural similarity (Wang et al., IEEE TIP 2004), averaged over the channels and positions of one
+    image: (*batch).
 
     Gaussian window of 11 taps, standard deviation 1.5, K1 = 0.01, K2 = 0.03, population covariances. The luminance term
     compares local means as ratios and so needs to know where black lies: both images are shifted by `low` first, and the
@@ -111,7 +113,7 @@ def ssim(
 
 
 def _windowed_means(x: Tensor, axes: int, boundary: str) -> Tensor:
-    """Gaussian means over the last `axes` axes, one axis at a time: the window is separable."""
+    """Returns Gaussian means over the last `axes` axes, one axis at a time: the window is separable."""
     offset = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     window = torch.exp(-0.5 * (offset / 1.5) ** 2)
     window = (window / window.sum()).reshape(1, 1, -1)

@@ -53,7 +53,8 @@ def from_file(path: Path, net: str) -> dict[str, Tensor]:
 
 
 def tensors_of(params: dict[str, dict]) -> dict[str, Tensor]:
-    """Flax's parameters as those of `invgen.metrics.LPIPS`: convolutions (out, in, height, width), heads (channels,)."""
+    """Returns Flax's parameters as those of `invgen.metrics.LPIPS`: convolutions (out, in, height, width), heads
+    (channels,)."""
     backbone = next(value for key, value in params.items() if not key.startswith("NetLinLayer"))
     tensors = {}
     for k in range(len(backbone)):

@@ -87,7 +87,7 @@ class LPIPS(nn.Module):
         return taps
 
     def forward(self, estimate: Tensor, truth: Tensor, *, value_range: tuple[float, float]) -> Tensor:
-        """(*batch) for images (*batch, C, H, W); see `lpips`."""
+        """Returns (*batch) for images (*batch, C, H, W); see `lpips`."""
         check_pair("lpips", estimate, truth, 3)
         layers = []
         for images in (estimate, truth):  # each through the network once, however often it is compared
@@ -106,7 +106,8 @@ def lpips(
     value_range: ValueRange,
     net: Net = "alex",
 ) -> Tensor:
-    """LPIPS distance of each image from the truth, (*batch): the smaller, the more alike to the eye. Differentiable.
+    """Returns LPIPS distance of each image from the truth, (*batch): the smaller, the more alike to the eye.
+    Differentiable.
 
     Args:
         estimate, truth: (*batch, C, H, W) of 3 channels, or of 1, which is shown as grey; batch axes broadcast. At least 31
@@ -126,7 +127,7 @@ def lpips(
 
 @checked
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
-    """The Frechet distance of two sets of features, (N, d) and (M, d): a number, in squared units of the features.
+    """Returns the Frechet distance of two sets of features, (N, d) and (M, d): a number, in squared units of the features.
 
         |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))       (Dowson & Landau, J. Multivariate Analysis 1982)
 
@@ -160,7 +161,7 @@ def frechet_feature_distance(
     net: Net = "alex",
     max_batch: Count = 64,
 ) -> Tensor:
-    """The Frechet distance of two sets of images in the features of AlexNet or VGG16: a number, 0 for equal sets.
+    """Returns the Frechet distance of two sets of images in the features of AlexNet or VGG16: a number, 0 for equal sets.
 
     The features are those of the last layer of `LPIPS`, averaged over the positions: 256 of AlexNet, 512 of VGG16. This is
     not the FID, which has the features of one Inception network at 299 x 299 pixels, and no number of one can be compared
@@ -269,7 +270,7 @@ def _loaded(net: Net, device: str) -> LPIPS:
 
 
 def _unit(x: Tensor, value_range: Sequence[float], net: Net) -> Tensor:
-    """Images (B, C, H, W) as three colours in [-1, 1]."""
+    """Returns images (B, C, H, W) as three colours in [-1, 1]."""
     low, high = check_value_range("LPIPS", value_range)
     if x.is_complex() or x.shape[1] not in (1, 3):
         kind = "complex images" if x.is_complex() else f"{x.shape[1]} channels"

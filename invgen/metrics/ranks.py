@@ -169,7 +169,7 @@ class CoverageCurve:
         return bool(((self.coverage >= self.low - slack) & (self.coverage <= self.high + slack)).all())
 
     def at(self, level: float) -> tuple[float, float, float, float]:
-        """(level, coverage, low, high) at the nearest level there is."""
+        """Returns (level, coverage, low, high) at the nearest level there is."""
         k = int((self.level - level).abs().argmin())
         return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
 
@@ -215,7 +215,8 @@ def tarp(
     seed: Seed = 0,
     dims: Index = 1,
 ) -> CoverageCurve:
-    """Expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random points".
+    """Returns expected coverage of balls around random points, with bootstrap limits: "tests of accuracy with random
+    points".
 
     Lemos, Coogan, Hezaveh & Perreault-Levasseur, "Sampling-based accuracy testing of posterior estimators for general
     inference" (ICML 2023): the fraction of simulations in which fewer than a fraction `level` of the samples lie

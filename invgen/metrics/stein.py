@@ -27,7 +27,8 @@ def kernel_stein_discrepancy(
     unbiased: bool = True,
     dims: Index = 1,
 ) -> Tensor:
-    """Squared kernel Stein discrepancy of samples to the law with this score, with the inverse multiquadric kernel: ().
+    """Returns the squared kernel Stein discrepancy of samples to the law with this score, with the inverse multiquadric
+    kernel: ().
 
         mean over pairs of  s(x).s(y) k + s(x).grad_y k + s(y).grad_x k + tr grad_x grad_y k,  k = (c^2 + |x - y|^2)^beta
 

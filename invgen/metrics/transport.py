@@ -23,7 +23,8 @@ def sliced_wasserstein(
     reduce: Literal["mean", "max"] = "mean",
     dims: Index = 1,
 ) -> Tensor:
-    """Sliced Wasserstein distance of order p between two sample sets (Rabin et al., 2011; Bonneel et al., 2015): (*batch).
+    """Returns the sliced Wasserstein distance of order p between two sample sets (Rabin et al., 2011; Bonneel et al.,
+    2015): (*batch).
 
         SW_p = (mean over directions u of W_p(<u, x>, <u, y>)^p)^(1/p),
 

@@ -24,7 +24,7 @@ def mmd(
     unbiased: bool = True,
     dims: Index = 1,
 ) -> Tensor:
-    """Squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
+    """Returns the squared maximum mean discrepancy with the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 h^2)): (*batch).
 
     Gretton et al., "A kernel two-sample test" (JMLR 13, 2012): lemma 6 has the unbiased estimate, which is about zero and
     may be negative where the laws agree; the biased one is the squared distance of the two mean embeddings
@@ -71,7 +71,8 @@ def c2st(
     classifier: "ClassifierMixin | None" = None,
     dims: Index = 1,
 ) -> float:
-    """Classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017): how often a classifier tells x from y on unseen samples.
+    """Returns the classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017): how often a classifier tells x from y on
+    unseen samples.
 
     0.5 where the laws agree, 1 where they have nothing in common; cross-validated, with equal counts of both sets in every
     fold. For samples of equal law the standard deviation is about 0.5 / sqrt(N + M).
@@ -114,7 +115,7 @@ def c2st(
 
 
 def _sets(name: str, x: Tensor, y: Tensor, dims: int, at_least: int) -> tuple[Tensor, Tensor]:
-    """Two sets of samples as (*batch, N, d) and (*batch, M, d), checked."""
+    """Returns two sets of samples as (*batch, N, d) and (*batch, M, d), checked."""
     for samples in (x, y):
         if not isinstance(samples, Tensor):
             raise ShapeError(f"{name} takes two torch.Tensors, got {type(samples).__name__}; use torch.as_tensor")
@@ -131,7 +132,7 @@ def _sets(name: str, x: Tensor, y: Tensor, dims: int, at_least: int) -> tuple[Te
 
 
 def _square_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, (*batch, N, M), from differences: without the cancellation of |a|^2 + |b|^2 - 2ab."""
+    """Returns |a_i - b_j|^2, (*batch, N, M), from differences: without the cancellation of |a|^2 + |b|^2 - 2ab."""
     if a.shape[-1] * a.shape[-2] * b.shape[-2] <= 2**22:
         return (a[..., :, None, :] - b[..., None, :, :]).square().sum(-1)
     parts = [(a[..., i : i + 1, :] - b).square().sum(-1) for i in range(a.shape[-2])]  # the memory of one row at a time

@@ -17,7 +17,7 @@ Array = np.ndarray
 
 @lru_cache(maxsize=64)
 def _increments(n: int, probs: tuple[float, ...]) -> list[tuple[int, Array]]:
-    """The Poisson laws of the counts: for each class the first value and the probabilities from there on."""
+    """Returns the Poisson laws of the counts: for each class the first value and the probabilities from there on."""
     from scipy.stats import poisson
 
     laws: dict[float, tuple[int, Array]] = {}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parse_size(text: str | None, ranks: Container[int] = (1, 2)) -> tuple[int, ...] | None:
-    """ "256" or "240x320" as a tuple of sizes.
+    """Returns  "256" or "240x320" as a tuple of sizes.
 
     Raises:
         OptionError: something else.

@@ -47,7 +47,7 @@ def log_prob(
     seed: int = 0,
     max_batch: int | None = None,
 ) -> Tensor:
-    """log p(x) in nats, (B,), of the density over signals in the units of the prior.
+    """Returns log p(x) in nats, (B,), of the density over signals in the units of the prior.
 
     Args:
         prior: any Denoiser, or any prior with a method log_prob(x) of its own (exact priors, normalising flows).
@@ -103,7 +103,7 @@ def log_prob(
 
 @checked
 def bits_per_dim(log_prob: Tensor, num_values: int, bin_width: float) -> Tensor:
-    """-log2 of the probability of a signal of discrete values, over their number: (B,).
+    """Returns -log2 of the probability of a signal of discrete values, over their number: (B,).
 
     Args:
         log_prob: in nats, of signals to which noise uniform over one bin was added (uniform dequantisation: then the mean

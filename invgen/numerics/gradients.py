@@ -19,7 +19,7 @@ def differentiating() -> Iterator[None]:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """x without its history, as something to differentiate by; to be called while `differentiating`."""
+    """Returns x without its history, as something to differentiate by; to be called while `differentiating`."""
     return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 

@@ -31,7 +31,7 @@ class Adam:
         self.count = 0
 
     def step(self, x: Tensor, grad: Tensor, factor: float = 1.0) -> Tensor:
-        """x after one step of length factor * lr against grad, (B, *shape)."""
+        """Returns x after one step of length factor * lr against grad, (B, *shape)."""
         a, b = self.betas
         self.count += 1
         self.mean = a * self.mean + (1 - a) * grad
@@ -155,7 +155,7 @@ def noise_floor(post: Posterior, stop: float = 1.0) -> Tensor:
 
 
 def _evaluate(f: Objective, z: Tensor, shape: torch.Size | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, signal and gradient, the latter in the shape of z."""
+    """Returns the value, signal and gradient, the latter in the shape of z."""
     with differentiating():
         z = leaf(z)
         value, signal = f(z if shape is None else z.reshape(shape))

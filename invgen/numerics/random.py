@@ -18,7 +18,7 @@ _BLOCK = 2**15  # words at once on a processor: a quarter of a megabyte
 
 
 def _mix_(z: Tensor) -> Tensor:
-    """SplitMix64's output function, in place."""
+    """Returns SplitMix64's output function, in place."""
     for bits, factor in ((30, _MIX1), (27, _MIX2), (31, 1)):
         # torch shifts arithmetically, the generator logically: the mask removes the copies of the sign bit
         z ^= (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)
@@ -28,7 +28,7 @@ def _mix_(z: Tensor) -> Tensor:
 
 
 def seeds_of(seeds: Sequence[int]) -> Tensor:
-    """Integers of any size as 64-bit ones: equal where they are equal modulo 2^64."""
+    """Returns integers of any size as 64-bit ones: equal where they are equal modulo 2^64."""
     return torch.tensor([(int(seed) + 2**63) % 2**64 - 2**63 for seed in seeds], dtype=torch.int64)
 
 
@@ -71,13 +71,14 @@ class Streams:
         self._draws = 0
 
     def every(self, step: int) -> "Streams":
-        """New streams, one for each `step` rows: those that belong to a chain of `step` particles."""
+        """Returns new streams, one for each `step` rows: those that belong to a chain of `step` particles."""
         other = object.__new__(Streams)
         other._key, other._draws = _mix_(self._key[::step].clone() + _GOLDEN), 0
         return other
 
     def _uniforms(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Two numbers uniform on (0, 1) for every two values of a row of `like`, as (which, first, second), block by block.
+        """Yields two numbers uniform on (0, 1) for every two values of a row of `like`, as (which, first, second), block
+        by block.
 
         They come from the upper and the lower half of each word, (N, block) in single or double precision. A block and what
         is computed from it stay in the cache of a processor.
@@ -108,7 +109,7 @@ class Streams:
         return self._shaped(z, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Numbers uniform on (0, 1), one for each entry of `like`, of shape (N, *shape)."""
+        """Returns numbers uniform on (0, 1), one for each entry of `like`, of shape (N, *shape)."""
         z = like.new_empty(len(like), 2, (like[0].numel() + 1) // 2 if len(like) else 0)
         for at, u, v in self._uniforms(like):
             # in single precision the largest of them would round to 1

@@ -174,7 +174,7 @@ __all__ = [
 
 
 def catalogue() -> dict[str, type[Sampler]]:
-    """All samplers by their lower-case name."""
+    """Returns all samplers by their lower-case name."""
     return {name.lower(): globals()[name] for name in __all__ if name not in ("catalogue", "get")}
 
 

@@ -154,7 +154,7 @@ def mask(name: str, value: Any) -> Tensor:
 
 
 def _exchanged(name: str, arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
-    """Another argument that would fit here, as this one would fit there."""
+    """Returns another argument that would fit here, as this one would fit there."""
     value = arguments[name]
     if isinstance(value, bool | int | float | None):  # a number out of range is no slip of the order
         return None

@@ -94,7 +94,7 @@ class AstraProjector:
             )
 
     def _id(self, astra: Any, slices: int) -> int:
-        """ASTRA's projector for a volume of that many slices; 0 is the two-dimensional one of the CPU."""
+        """Returns ASTRA's projector for a volume of that many slices; 0 is the two-dimensional one of the CPU."""
         if slices not in self._ids:
             (height, width), p, ds = self.size, self.pixel_size, self.det_spacing
             c, s = np.cos(self.angles), np.sin(self.angles)

@@ -90,7 +90,8 @@ def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step:
 
 
 def backproject(q: Tensor, position: Tensor, weight: Tensor) -> Tensor:
-    """Sum over the views of q (N, A, D) at `position` (A, P), in detector pixels, times `weight` (A, P or 1) -> (N, P)."""
+    """Returns the sum over the views of q (N, A, D) at `position` (A, P), in detector pixels, times `weight` (A, P or 1)
+    -> (N, P)."""
     count = q.shape[-1]
     out = q.new_zeros(len(q), position.shape[1])
     for view, (at, w) in enumerate(zip(position, weight, strict=True)):

@@ -49,7 +49,7 @@ def _refuse_degrees(angles: np.ndarray) -> None:
 
 
 def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
-    """(H, W) or (C, H, W) as positive integers."""
+    """Returns (H, W) or (C, H, W) as positive integers."""
     try:
         shape = tuple(int(n) for n in image_shape)
     except (TypeError, ValueError):

@@ -96,7 +96,7 @@ def transpose(matrix: Csr, columns: int) -> Csr:
 
 
 def _footprint_integral(u: np.ndarray, a: float, b: float) -> np.ndarray:
-    """Integral from -inf to u of the convolution of two boxes of half-widths a >= b, a trapezoid of mass 1."""
+    """Returns the integral from -inf to u of the convolution of two boxes of half-widths a >= b, a trapezoid of mass 1."""
     if b < 1e-9 * a:  # the footprint of an axis-parallel view is a box
         return np.clip((u + a) / (2 * a), 0.0, 1.0)
     u = np.clip(u, -(a + b), a + b)
@@ -108,7 +108,7 @@ def _footprint_integral(u: np.ndarray, a: float, b: float) -> np.ndarray:
 
 
 def _run_starts(flags: np.ndarray) -> np.ndarray:
-    """Borders of the runs of equal flags, first 0, last len(flags)."""
+    """Returns borders of the runs of equal flags, first 0, last len(flags)."""
     return np.concatenate([[0], np.flatnonzero(np.diff(flags)) + 1, [len(flags)]])
 
 

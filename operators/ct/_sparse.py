@@ -63,7 +63,7 @@ class SparseMatrix:
         return self  # immutable: copies of an operator share it
 
     def __call__(self, x: Tensor, turned: bool = False) -> Tensor:
-        """Differentiable product: x (N, n) -> (N, m), or (N, m) -> (N, n) with the transpose."""
+        """Returns the differentiable product: x (N, n) -> (N, m), or (N, m) -> (N, n) with the transpose."""
         return Product.apply(x, self, turned)
 
     def matched(self, device: torch.device) -> bool:
@@ -90,7 +90,7 @@ class SparseMatrix:
 
 
 def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
-    """x (N, n) -> (N, m) by the kernel that is fastest for N columns."""
+    """Returns x (N, n) -> (N, m) by the kernel that is fastest for N columns."""
     count = len(x)
     if count == 0:
         return x.new_zeros(0, matrix.shape[0])

@@ -62,7 +62,7 @@ class Spectrum:
         return symmetry.cache_file((*self.key, np.dtype(np.float32).str)).exists()
 
     def tables(self, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Eigenvalues (K,) and the eigenvectors of each block, in columns."""
+        """Returns eigenvalues (K,) and the eigenvectors of each block, in columns."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         key = (dtype, like.device)
         if key not in self._tables:
@@ -86,11 +86,11 @@ class Spectrum:
         return values > RTOL[values.dtype] * values.amax()
 
     def analyse(self, y: Tensor) -> Tensor:
-        """E^T Q^T y: (N, rays) -> (N, K)."""
+        """Returns E^T Q^T y: (N, rays) -> (N, K)."""
         return self._rotate(self.basis(y, turned=True), turned=False)
 
     def synthesise(self, w: Tensor) -> Tensor:
-        """Q E w: (N, K) -> (N, rays)."""
+        """Returns Q E w: (N, K) -> (N, rays)."""
         return self.basis(self._rotate(w, turned=True))
 
     def _rotate(self, w: Tensor, turned: bool) -> Tensor:
@@ -101,7 +101,8 @@ class Spectrum:
         return torch.cat(turn, dim=1).to(w.dtype)
 
     def solve(self, b: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b for b (N, rays), variances numbers or (N, 1); a pseudo-inverse if var_y = 0."""
+        """Returns (var_x A A^T + var_y I)^-1 b for b (N, rays), variances numbers or (N, 1); a pseudo-inverse if var_y =
+        0."""
         values = self.tables(b)[0]
         level = torch.as_tensor(var_y, dtype=b.dtype, device=b.device)
         seen = self.significant(values) | (level > 0)
@@ -137,7 +138,7 @@ class SpectralCT(SVDOperator):
         return self.s.reshape(-1, self.s.shape[-1])[0, : self.count] > 0
 
     def _inverse(self, like: Tensor) -> Tensor:
-        """1 / s on the first coordinates, zero where s is zero, in the precision of `like`."""
+        """Returns 1 / s on the first coordinates, zero where s is zero, in the precision of `like`."""
         values = self.spectrum.tables(like)[0]
         return torch.where(self._kept, values.where(self._kept, 1).rsqrt(), 0)
 
@@ -160,11 +161,11 @@ class SpectralCT(SVDOperator):
         return torch.cat([z_r, rows - self._range(z_r)], dim=1).reshape(len(x), *self.s.shape)
 
     def _range(self, z: Tensor) -> Tensor:
-        """V_r z."""
+        """Returns V_r z."""
         return self.base.matrix(self.spectrum.synthesise(z * self._inverse(z)), turned=True)
 
     def _coordinates(self, rows: Tensor) -> Tensor:
-        """V_r^T x."""
+        """Returns V_r^T x."""
         return self.spectrum.analyse(self.base.matrix(rows)) * self._inverse(rows)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ def _block(elements: np.ndarray, character: np.ndarray, rays: np.ndarray, partne
 
 
 def eigensystems(matrix: Csr, pixels: int, parts: Sequence[Block]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Eigenvalues (k,), from the largest, and eigenvectors (k, k), in columns, of each block's Gram matrix, float64."""
+    """Returns eigenvalues (k,), from the largest, and eigenvectors (k, k), in columns, of each block's Gram matrix,
+    float64."""
     import scipy.linalg
     import scipy.sparse
 

@@ -59,7 +59,7 @@ class Tomography(LinearOperator):
         self._blocks: Spectrum | None = None
 
     def geometry(self) -> tuple:
-        """All that determines the matrix: the key of what is kept on disk."""
+        """Returns all that determines the matrix: the key of what is kept on disk."""
         detector = (self.det_count, self.det_spacing, self.det_offset, self.pixel_size)
         return type(self).__name__, self.size, self.angles, *detector
 
@@ -68,7 +68,7 @@ class Tomography(LinearOperator):
         raise TypeError(f"{type(self).__name__} must define rays(self)")
 
     def _along(self) -> np.ndarray:
-        """Detector coordinates from where the rotation axis projects, (D,), in mm."""
+        """Returns detector coordinates from where the rotation axis projects, (D,), in mm."""
         return (np.arange(self.det_count) - (self.det_count - 1) / 2) * self.det_spacing - self.det_offset
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +136,8 @@ class Tomography(LinearOperator):
         )
 
     def svd(self) -> SpectralCT:
-        """This operator in spectral coordinates, for samplers that need a singular value decomposition (DDRM, DDNM+).
+        """Returns this operator in spectral coordinates, for samplers that need a singular value decomposition (DDRM,
+        DDNM+).
 
         Raises:
             UnsupportedError: the largest block of A A^T has more than `max_block` rays.
@@ -144,7 +145,8 @@ class Tomography(LinearOperator):
         return SpectralCT(self, self._spectrum() or self._too_large())
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if var_y = 0."""
+        """Returns (var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if
+        var_y = 0."""
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         uneven, precondition = per_entry(var_y, b), None
         spectrum = None if per_entry(var_x, b) else self._exact(uneven)
@@ -169,20 +171,20 @@ class Tomography(LinearOperator):
         )
 
     def _solve_even(self, spectrum: Spectrum, b: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """(var_x A A^T + var_y I)^-1 b for variances that are numbers or one per sample."""
+        """Returns (var_x A A^T + var_y I)^-1 b for variances that are numbers or one per sample."""
         slices = math.prod(b.shape[1:-2])
         rows = b.reshape(-1, self.matrix.shape[0])
         return spectrum.solve(rows, _per_slice(var_x, slices), _per_slice(var_y, slices)).reshape(b.shape)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """A^+ y, the least-squares image of least norm, exact or by conjugate gradients (see the class).
+        """Returns A^+ y, the least-squares image of least norm, exact or by conjugate gradients (see the class).
 
         In the exact one singular values below 1e-4 (double precision: 1e-5) of the largest count as zero.
         """
         return self.adjoint(self.solve(y)) if self._exact() else super().pinv(y)
 
     def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        """A^T (var_x A A^T + var_y I)^-1 r, by `solve` where blocks are diagonalised; `prox` is made of it.
+        """Returns A^T (var_x A A^T + var_y I)^-1 r, by `solve` where blocks are diagonalised; `prox` is made of it.
 
         Elsewhere conjugate gradients on (var_x A^T A / var_y + I) p = A^T r / var_y, from zero to a relative residual of
         `tolerance`, preconditioned by the ramp: A^T A of a beam from all sides divides by the frequency; where var_y
@@ -209,7 +211,7 @@ class Tomography(LinearOperator):
         return d / var_x
 
     def _weighted_ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:
-        """`_ramp` between the roots of what each pixel's rays weigh: A^T W A = D A^T A D (Fessler & Booth 1999)."""
+        """Returns `_ramp` between the roots of what each pixel's rays weigh: A^T W A = D A^T A D (Fessler & Booth 1999)."""
         seen = self(torch.ones_like(like[:1]))
         mean = self.adjoint(weight * seen) / self.adjoint(seen).clamp(min=1e-6 * self.pixel_size**2)
         level = mean.flatten(1).mean(1).reshape(-1, *[1] * (like.ndim - 1))
@@ -225,7 +227,8 @@ class Tomography(LinearOperator):
             )
 
     def _ramp(self, like: Tensor, weight: Tensor, ridge: Tensor | float) -> Callable[[Tensor], Tensor]:
-        """(weight A^T A + ridge)^-1, A^T A replaced by its symbol for dense views, num_angles p^2 / (pi spacing |f|)."""
+        """Returns (weight A^T A + ridge)^-1, A^T A replaced by its symbol for dense views, num_angles p^2 / (pi spacing
+        |f|)."""
         height, width = self.size
         f = torch.hypot(
             torch.fft.fftfreq(2 * height, self.pixel_size, dtype=torch.float64)[:, None],

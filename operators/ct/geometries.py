@@ -105,7 +105,8 @@ class ParallelBeamCT(Tomography):
         return angle, torch.from_numpy(self._along()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
-        """Filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the image's unit.
+        """Returns the filtered backprojection (Kak & Slaney 1988, section 3.3): (B, [C,] A, D) -> (B, [C,] H, W), in the
+        image's unit.
 
         Args:
             filter_name: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann": the window on the ramp, from sharp
@@ -196,7 +197,8 @@ class FanBeamCT(Tomography):
         return angle, (self.source_origin * gamma.sin()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
-        """Filtered backprojection for a flat detector, a full turn or a short scan (Kak & Slaney 1988, section 3.4).
+        """Returns the filtered backprojection for a flat detector, a full turn or a short scan (Kak & Slaney 1988,
+        section 3.4).
 
         Shapes, units and filters as in :meth:`ParallelBeamCT.fbp`; the weighted rays are filtered on the virtual
         detector through the rotation axis and backprojected with 1 / U^2. Views that leave a part of the circle out count
@@ -231,7 +233,7 @@ class FanBeamCT(Tomography):
 
 
 def _pixel_centres(size: tuple[int, int], pixel_size: float) -> tuple[Tensor, Tensor]:
-    """x and y of the pixel centres in mm, each (H W,) float64."""
+    """Returns x and y of the pixel centres in mm, each (H W,) float64."""
     x = (torch.arange(size[1], dtype=torch.float64) - (size[1] - 1) / 2) * pixel_size
     up = ((size[0] - 1) / 2 - torch.arange(size[0], dtype=torch.float64)) * pixel_size
     return x.repeat(size[0]), up.repeat_interleave(size[1])

@@ -89,7 +89,8 @@ class EllipsePhantom:
 
     @checked
     def sinogram(self, angle: Tensor, s: Tensor, width: NonNegative = 0.0) -> Tensor:
-        """Exact integrals over the lines x cos(angle) + y sin(angle) = s, in the unit of the values times mm, float64.
+        """Returns exact integrals over the lines x cos(angle) + y sin(angle) = s, in the unit of the values times mm,
+        float64.
 
         Args:
             angle: of the normal of each line, in radians; `s`: its distance from the origin in mm; shapes that
@@ -110,7 +111,7 @@ class EllipsePhantom:
 
 
 def _area(u: Tensor, square: Tensor) -> Tensor:
-    """Integral of sqrt(square - t^2) over t from 0 to u, |u| limited to where the root is real."""
+    """Returns the integral of sqrt(square - t^2) over t from 0 to u, |u| limited to where the root is real."""
     half = square.sqrt()
     u = u.clamp(-half, half)
     return (u * (square - u**2).clamp(min=0).sqrt() + square * (u / half).asin()) / 2

@@ -13,7 +13,8 @@ MU_WATER = 0.02  # 1/mm, linear attenuation of water at 60 to 70 keV, the mean e
 
 @checked
 def hu_to_mu(hu: Values, mu_water: Positive = MU_WATER) -> Values:
-    """Attenuation in 1/mm of Hounsfield units, mu = mu_water (1 + HU / 1000) (Hounsfield 1973); negative values are
+    """Returns the attenuation in 1/mm of Hounsfield units, mu = mu_water (1 + HU / 1000) (Hounsfield 1973); negative
+    values are
     kept.
 
     Args:
@@ -25,5 +26,5 @@ def hu_to_mu(hu: Values, mu_water: Positive = MU_WATER) -> Values:
 
 @checked
 def mu_to_hu(mu: Values, mu_water: Positive = MU_WATER) -> Values:
-    """Hounsfield units of an attenuation in 1/mm, HU = 1000 (mu / mu_water - 1)."""
+    """Returns Hounsfield units of an attenuation in 1/mm, HU = 1000 (mu / mu_water - 1)."""
     return 1000 * (mu / mu_water - 1)

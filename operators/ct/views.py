@@ -14,7 +14,8 @@ from invgen.validation.limits import check_size
 def limited_angles(
     count: Count, degrees: Annotated[float, Range(0, 360, above=True)] = 120.0, start: float = 0.0
 ) -> Tensor:
-    """`count` views spread evenly over `degrees` from `start` on, the end excluded: a limited-angle scan, in radians.
+    """Returns `count` views spread evenly over `degrees` from `start` on, the end excluded: a limited-angle scan, in
+    radians.
 
         ParallelBeamCT(shape, angles=limited_angles(40, 120.0))
 

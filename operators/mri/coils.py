@@ -18,7 +18,8 @@ EIGH_ROWS = 8192  # pixels whose small matrices are decomposed at once
 
 @checked
 def rss(images: Tensor, dim: int = -3) -> Tensor:
-    """Root sum of squares over the coils: complex (..., coils, H, W) -> real (..., H, W) (Roemer et al., MRM 1990)."""
+    """Returns the root sum of squares over the coils: complex (..., coils, H, W) -> real (..., H, W) (Roemer et al., MRM
+    1990)."""
     return torch.linalg.vector_norm(images, dim=dim)
 
 
@@ -33,7 +34,7 @@ def normalise_maps(maps: Tensor) -> Tensor:
 def birdcage_maps(
     shape: tuple[Count, Count, Count], radius: Annotated[float, Range(math.sqrt(2), above=True)] = 1.5
 ) -> Tensor:
-    """Normalised maps of ideal coils on a ring around the image, complex64 (coils, H, W).
+    """Returns normalised maps of ideal coils on a ring around the image, complex64 (coils, H, W).
 
     A stand-in where none are measured. Each coil falls off as 1 / distance and has the phase of the direction to it.
 
@@ -54,7 +55,7 @@ def birdcage_maps(
 
 @checked
 def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Fraction = 0.0) -> Tensor:
-    """Normalised maps from the fully measured centre of k-space, complex (..., coils, H, W).
+    """Returns normalised maps from the fully measured centre of k-space, complex (..., coils, H, W).
 
     The images of the centre alone, through a Hann window against ringing, over their root sum of squares: sound where the
     sensitivities are smooth against the window's resolution, and worse than ESPIRiT at the edge of the object. The slow
@@ -88,7 +89,8 @@ def sensitivity_maps(kspace: Tensor, center: tuple[Count, Count], threshold: Fra
 def espirit_maps(
     kspace: Tensor, center: tuple[Count, Count], kernel: Count = 6, threshold: Fraction = 0.02, crop: Fraction = 0.95
 ) -> Tensor:
-    """Normalised maps by ESPIRiT from the fully measured centre of k-space, complex (coils, H, W) (Uecker, MRM 2014).
+    """Returns normalised maps by ESPIRiT from the fully measured centre of k-space, complex (coils, H, W) (Uecker, MRM
+    2014).
 
     All patches of the centre, of `kernel` x `kernel` samples of all coils, lie near a linear space, because the coils see
     one object. A vector of sensitivities belongs to a pixel where the projection on that space leaves it alone: an

@@ -11,7 +11,7 @@ from invgen.validation.hints import Count
 
 @checked
 def fftc(x: Tensor, dims: Count = 2) -> Tensor:
-    """Centred orthonormal Fourier transform over the last `dims` axes, fftshift(fft(ifftshift(x))), complex.
+    """Returns the centred orthonormal Fourier transform over the last `dims` axes, fftshift(fft(ifftshift(x))), complex.
 
     Origin and zero frequency are both at index n // 2, as in fastMRI's fft2c.
     """
@@ -33,12 +33,12 @@ def _axes(x: Tensor, dims: int) -> tuple[int, ...]:
 
 
 def to_complex(x: Tensor) -> Tensor:
-    """(B, 2, *shape), real and imaginary part, as complex (B, *shape)."""
+    """Returns (B, 2, *shape), real and imaginary part, as complex (B, *shape)."""
     return torch.complex(x[:, 0], x[:, 1])
 
 
 def to_channels(z: Tensor) -> Tensor:
-    """Complex (B, *shape) as its real and imaginary part, (B, 2, *shape)."""
+    """Returns complex (B, *shape) as its real and imaginary part, (B, 2, *shape)."""
     return torch.stack([z.real, z.imag], 1)
 
 

@@ -135,7 +135,8 @@ class MRI(_Cartesian, SVDOperator):
 
 
 def _mirror(z: Tensor) -> Tensor:
-    """k-space at -k, (..., H, W): with zero frequency at n // 2 the axis is reversed, and for even n moved on by one."""
+    """Returns k-space at -k, (..., H, W): with zero frequency at n // 2 the axis is reversed, and for even n moved on by
+    one."""
     shifts = tuple(1 - n % 2 for n in z.shape[-2:])
     return z.flip(-2, -1).roll(shifts, (-2, -1))
 

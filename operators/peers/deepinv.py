@@ -70,7 +70,7 @@ class _Physics:
         return y.to(wide if like.dtype in _WIDE else narrow)
 
     def apply(self, f: Callable[[Tensor], Any], t: Tensor) -> Tensor:
-        """f of the rows of a batch, in the precision of t."""
+        """Returns f of the rows of a batch, in the precision of t."""
         if not self.batches and len(t) > 1:
             return torch.cat([self.apply(f, row) for row in t.split(1)])
         out = f(self._inputs(t))
@@ -300,7 +300,7 @@ def _is_svd(svd: DeepinvSVD, linear: DeepinvLinear) -> bool:
 
 
 def _half_spectrum(call: _Physics) -> Tensor:
-    """sqrt(2) for columns of a real FFT that stand for two frequencies, 1 for others, (W // 2 + 1, 1)."""
+    """Returns sqrt(2) for columns of a real FFT that stand for two frequencies, 1 for others, (W // 2 + 1, 1)."""
     width = call.in_shape[-1]
     weights = torch.full((width // 2 + 1, 1), 2.0, device=_device(call.physics)).sqrt()
     weights[0] = 1

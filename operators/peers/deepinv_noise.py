@@ -126,7 +126,7 @@ def _uniform(a: float) -> Law:
 
 
 def _gamma(shape: float) -> Law:
-    """y ~ Gamma(l, rate l / clean): speckle of mean clean and standard deviation clean / sqrt(l)."""
+    """Returns y ~ Gamma(l, rate l / clean): speckle of mean clean and standard deviation clean / sqrt(l)."""
 
     def draw(clean: Tensor, g: Any) -> Tensor:
         # torch's gamma sampler takes no generator: a seed drawn from it, in a fork of the global state
@@ -156,7 +156,8 @@ def _rician(sigma: float) -> Law:
 
 
 def _log_poisson(N0: float, mu: float) -> Law:
-    """y = -log(N / N0) / mu, N ~ Poisson(N0 exp(-mu clean)); a count of zero, an infinite y, is taken for 0.1 photons."""
+    """Returns y = -log(N / N0) / mu, N ~ Poisson(N0 exp(-mu clean)); a count of zero, an infinite y, is taken for 0.1
+    photons."""
 
     def draw(clean: Tensor, g: Any) -> Tensor:
         count = torch.poisson(N0 * torch.exp(-mu * clean), generator=g)

@@ -33,7 +33,7 @@ def noisy(x: Tensor, sigma: float) -> Tensor:
 
 
 def wiener(x: Tensor, sigma: float) -> Tensor:
-    """scipy's local Wiener filter, 5 x 5, knowing the noise variance. (1, C, H, W)."""
+    """Returns scipy's local Wiener filter, 5 x 5, knowing the noise variance. (1, C, H, W)."""
     from scipy.signal import wiener as local_wiener
 
     planes = [torch.from_numpy(local_wiener(p.double().numpy(), 5, sigma**2)) for p in x[0]]
@@ -41,7 +41,7 @@ def wiener(x: Tensor, sigma: float) -> Tensor:
 
 
 def spectral_wiener(x: Tensor, sigma: float) -> Tensor:
-    """A Wiener filter on a short-time Fourier transform, knowing the noise variance, (1, 1, L).
+    """Returns a Wiener filter on a short-time Fourier transform, knowing the noise variance, (1, 1, L).
 
     The power of the signal is that of the noisy one, averaged over 3 x 3 bins, less that of the noise: power spectral
     subtraction.
@@ -55,7 +55,7 @@ def spectral_wiener(x: Tensor, sigma: float) -> Tensor:
 
 
 def bm3d(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """BM3D (Dabov et al., 2007; colour: CBM3D) of the package `bm3d`, knowing sigma. (1, C, H, W)."""
+    """Returns BM3D (Dabov et al., 2007; colour: CBM3D) of the package `bm3d`, knowing sigma. (1, C, H, W)."""
     try:
         import bm3d as package
     except ImportError as error:

@@ -30,7 +30,8 @@ STEPS = {"photo": 2 / 255, "ct": 2 / 255, "mr": 1 / 255, "digits": 2 / 255, "clo
 def psnr(
     denoise: Denoise, images: Sequence[Tensor], sigma: float, seed: int = 0, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> float:
-    """Mean over images of the PSNR in dB of denoise(image + sigma noise), clipped to the range, whose width is the peak.
+    """Returns the mean over images of the PSNR in dB of denoise(image + sigma noise), clipped to the range, whose width
+    is the peak.
 
     For a waveform, (1, L), the signal-to-noise ratio instead: the peak of a waveform says little. NaN where the method is
     not for this level.
@@ -86,7 +87,7 @@ def evaluate(
 def likelihood(
     prior: Any, clean: Sequence[Tensor], step: float = 2 / 255, seed: int = 0, steps: int = 32
 ) -> dict[str, Any]:
-    """Bits per value of signals on a grid of width `step` under a prior with a density, and how they were found.
+    """Returns bits per value of signals on a grid of width `step` under a prior with a density, and how they were found.
 
     Signals are rounded to the grid, which leaves 8-bit pictures in [-1, 1] as they are, and get uniform noise over one of
     its cells, which makes the mean an upper bound of the bits of the rounded signals. A VAE gives the bound of its
@@ -185,7 +186,8 @@ def _components(views: Tensor, count: int = 32) -> Callable[[Tensor], Tensor]:
 
 
 def _band_energies(x: Tensor, bands: int = 24) -> Tensor:
-    """(B, 1, L) -> (B, 2 bands): mean and deviation over time of the log energies of bands that widen with frequency."""
+    """Returns (B, 1, L) -> (B, 2 bands): mean and deviation over time of the log energies of bands that widen with
+    frequency."""
     power = torch.stft(x[:, 0], 512, 256, window=torch.hann_window(512), return_complex=True).abs().square()
     edges = (256 * torch.linspace(0, 1, bands + 1) ** 1.5).round().long()
     parts = [power[:, a : max(b, a + 1)].mean(1) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]

@@ -161,7 +161,7 @@ def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
 
 
 def card(name: str, folder: Path = WEIGHTS) -> str:
-    """The Markdown card of a shipped prior, from its weights' metadata and its stored evaluation."""
+    """Returns the Markdown card of a shipped prior, from its weights' metadata and its stored evaluation."""
     stored = folder / f"{name}.json"
     if not stored.is_file():
         raise WeightsError(f"{stored} is missing: run python -m invgen.priors.cards {name} --data FOLDER")

@@ -321,7 +321,7 @@ def _layout(tensors: dict[str, Tensor], source: str | Path) -> Layout:
 def _renamed(
     name: str, tensor: Tensor, layout: Layout, head_channels: int | None, heads: int | None, new_order: bool
 ) -> dict[str, Tensor]:
-    """One tensor under its name in UNet2DModel; of a query-key-value projection, three."""
+    """Returns one tensor under its name in UNet2DModel; of a query-key-value projection, three."""
     stem, _, kind = name.rpartition(".")
     if stem in ENDS:
         return {f"{ENDS[stem]}.{kind}": tensor}

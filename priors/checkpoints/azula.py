@@ -47,7 +47,7 @@ class AzulaDenoiser(ConditionalDenoiser):
         return torch.float64 if network_dtype(self.denoiser) == torch.float64 else torch.float32
 
     def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """t and alpha_t of noise levels, (B,) each, in double precision."""
+        """Returns t and alpha_t of noise levels, (B,) each, in double precision."""
         table, t, log_alpha = (values.to(sigma.device) for values in self._tables)
         log = sigma.double().log()
         k = torch.searchsorted(table, log).clamp(1, len(table) - 1)

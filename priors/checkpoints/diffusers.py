@@ -67,7 +67,8 @@ class DiffusersDenoiser(NetworkDenoiser):
         self.takes_classes = self.num_classes is not None or config.get("class_embed_type") is not None
 
     def condition(self, condition: Any) -> Conditioned:
-        """p(x | class): a label 0, 1, ..., or what the network's class_embed_type asks for (a number, an embedding)."""
+        """Returns p(x | class): a label 0, 1, ..., or what the network's class_embed_type asks for (a number, an
+        embedding)."""
         if not self.takes_classes:
             raise UnsupportedError("this network knows no classes; use the prior itself, without condition()")
         if isinstance(condition, int) and self.num_classes is not None and not 0 <= condition < self.num_classes:
@@ -75,7 +76,8 @@ class DiffusersDenoiser(NetworkDenoiser):
         return Conditioned(self, torch.as_tensor(condition, device=self.device))
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
-        """E[x_0 | x_0 + sigma eps = x, class], (B, *shape); sigma: a number or (B,); condition: None, a label or (B,)."""
+        """Returns E[x_0 | x_0 + sigma eps = x, class], (B, *shape); sigma: a number or (B,); condition: None, a label or
+        (B,)."""
         if condition is None and self.takes_classes:
             if self.null_label is None:
                 raise UnsupportedError(

@@ -234,7 +234,7 @@ def _persistent(module: pickles.Inert) -> tuple[str, Mapping[str, Any]]:
 
 
 def _tensors(module: pickles.Inert, path: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a module in a pickle and of those in it."""
+    """Yields names and tensors of a module in a pickle and of those in it."""
     waiting, met = [("", module)], 0
     while waiting:
         prefix, module = waiting.pop()

@@ -194,7 +194,7 @@ def _prompts(kind: str, source: Any, parts: Mapping[str, Any], files: Mapping[st
 
 
 def _latent_size(shape: int | Sequence[int] | None, network: nn.Module, autoencoder: Autoencoder) -> tuple[int, int]:
-    """Height and width of the codes of images of a shape."""
+    """Returns the height and width of the codes of images of a shape."""
     stride, channels = autoencoder.stride, autoencoder.network.config["in_channels"]
     if shape is None:
         size = 128 if type(network).__name__ == "FluxTransformer2DModel" else network.config.get("sample_size")

@@ -161,7 +161,7 @@ def renamed_modules(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
 
 
 def _walk(modules: Modules, size: int) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors, in the order in which the network computes."""
+    """Yields names and tensors, in the order in which the network computes."""
     blocks = [m for m in modules if "Conv_1.weight" in m]
     # only a block that resamples has a shortcut between as many channels
     levels = (

@@ -112,7 +112,8 @@ class StyleGAN(Generator):
 
 
 def _fit(mapping: Network, codes: Any, count: int, seed: int, covariance: str) -> tuple[Tensor, Tensor]:
-    """Mean of v = LeakyReLU_5(mapping(z)), and its standard deviations (w_dim,) or a root of its covariance, square."""
+    """Returns the mean of v = LeakyReLU_5(mapping(z)), and its standard deviations (w_dim,) or a root of its covariance,
+    square."""
     if not isinstance(count, int) or count < 2:
         raise OptionError(f"the fit of the styles needs at least 2 samples, got fit_samples={count!r}")
     with torch.no_grad():

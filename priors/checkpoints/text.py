@@ -47,7 +47,8 @@ class TextEmbedding(nn.Module):
         return TextEmbedding(torch.zeros_like(self.embeds), pooled, self.mask)
 
     def rows(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """embeds, pooled and mask with a row for each of x, in its dtype (the mask in its own) and on its device."""
+        """Returns embeds, pooled and mask with a row for each of x, in its dtype (the mask in its own) and on its
+        device."""
         embeds = self.embeds.to(x).expand(len(x), -1, -1)
         pooled = None if self.pooled is None else self.pooled.to(x).expand(len(x), -1)
         return embeds, pooled, None if self.mask is None else self.mask.to(x.device).expand(len(x), -1)
@@ -204,11 +205,11 @@ class TextDenoiser(NetworkDenoiser):
         return text
 
     def condition(self, condition: Any) -> Conditioned:
-        """p(z | text): a prompt, a `TextEmbedding` or a tensor (tokens, width)."""
+        """Returns p(z | text): a prompt, a `TextEmbedding` or a tensor (tokens, width)."""
         return super().condition(self.embedding(condition).to(self.device))
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
-        """D(x, sigma) given a text, (B, *shape); None is the empty text."""
+        """Returns D(x, sigma) given a text, (B, *shape); None is the empty text."""
         if condition is None and self.empty is None:
             if self.prompts is None:
                 raise OptionError(

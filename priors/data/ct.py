@@ -18,7 +18,7 @@ HEAD_SLICES = slice(0, 80)  # of "head"; its upper slices are kept apart as a sa
 
 
 def ct_slices(folder: Path | str, split: str = "train") -> dict[str, np.ndarray]:
-    """CT slices in Hounsfield units by patient, {patient: (N, H, W) int16}, from the .npz files under a folder.
+    """Returns CT slices in Hounsfield units by patient, {patient: (N, H, W) int16}, from the .npz files under a folder.
 
     A file holds arrays named PATIENT or PATIENT_VISIT, (H, W) or (N, H, W); arrays named *_spacing_mm are left aside.
     split: "train" (without the held-out patients), "test" (these alone: lung1, A067967, A072894, A098752) or "all".
@@ -68,7 +68,7 @@ class CTViews:
         self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def batch(self, count: int, generator: Generator) -> Tensor:
-        """(count, 1, size, size) float32 in [-1, 1]."""
+        """Returns (count, 1, size, size) float32 in [-1, 1]."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         uniform = torch.rand(count, 8, generator=generator)
         normal = torch.randn(count, 4, generator=generator)

@@ -72,7 +72,7 @@ class CropViews:
         self.weights = torch.tensor([float(image[0].numel()) for image in self.images], dtype=torch.float64).sqrt()
 
     def batch(self, count: int, generator: Generator) -> Tensor:
-        """(count, C, size, size) float32."""
+        """Returns (count, C, size, size) float32."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         places = torch.rand(count, 3, generator=generator).tolist()
         crops = []
@@ -138,7 +138,7 @@ def recipe_for(folders: Sequence[Path | str], name: str = "own", size: int | Non
 
 
 def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence[int]) -> Material:
-    """Views of the files of one kind, split; warns of what was skipped, with the reason of each."""
+    """Returns views of the files of one kind, split; warns of what was skipped, with the reason of each."""
     paths = find(folders)[kind]
     if not paths:
         raise DataError(f"no {kind} ({', '.join(SUFFIXES[kind])}) under {', '.join(map(str, folders))}")
@@ -288,7 +288,7 @@ def _waves(paths: Sequence[Path]) -> tuple[list[Item], list[tuple[str, str]], di
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """SHA-256 of all parts, one after the other."""
+    """Returns SHA-256 of all parts, one after the other."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part)

@@ -114,7 +114,7 @@ def _merged(read: Callable[[Path | str, str], dict[str, Any]], folders: Sequence
 
 
 def _colour(picture: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) in [-1, 1]."""
+    """Returns (H, W, 3) uint8 -> (3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 127.5 - 1
 
 
@@ -124,7 +124,7 @@ def _centre(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def _hounsfield(plane: np.ndarray, size: int) -> Tensor:
-    """(H, W) in HU -> (1, size, size) in HU / 1000, averaged over blocks and clipped to [-1, 1]."""
+    """Returns (H, W) in HU -> (1, size, size) in HU / 1000, averaged over blocks and clipped to [-1, 1]."""
     values = torch.as_tensor(np.asarray(plane, dtype=np.float32))[None] / 1000
     return F.avg_pool2d(values, values.shape[-1] // size).clamp(-1, 1)
 
@@ -151,7 +151,8 @@ def _middle(samples: np.ndarray, length: int) -> Tensor:
 
 
 def held_out_photographs() -> dict[str, Tensor]:
-    """Four photographs that come with scikit-image, which no shipped prior has seen: (3, 128, 128) in [-1, 1] each."""
+    """Returns four photographs that come with scikit-image, which no shipped prior has seen: (3, 128, 128) in [-1, 1]
+    each."""
     from skimage import data
     from skimage.transform import downscale_local_mean
 
@@ -164,7 +165,8 @@ def held_out_photographs() -> dict[str, Tensor]:
 
 
 def held_out_slices() -> dict[str, tuple[Tensor, float]]:
-    """CT slices of patients that no shipped prior has seen: (128, 128) in Hounsfield units, and the size of a pixel in mm.
+    """Returns CT slices of patients that no shipped prior has seen: (128, 128) in Hounsfield units, and the size of a
+    pixel in mm.
 
     pydicom's CT_small, and lung1 where `invgen data ct` has fetched it.
     """
@@ -250,7 +252,7 @@ def _heads(folder: Path) -> dict[str, Signal]:
 
 
 def _labelled(folder: Path) -> dict[str, Signal]:
-    """Five of each class, the classes by turns, so that a limit takes all of them."""
+    """Returns five of each class, the classes by turns, so that a limit takes all of them."""
     images, labels = labelled(folder, "test")
     of_class = {int(label): torch.nonzero(labels == label).flatten()[:5].tolist() for label in labels.unique()}
     turns = [(label, k) for k in range(5) for label, found in of_class.items() if k < len(found)]

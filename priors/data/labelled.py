@@ -15,7 +15,8 @@ VALIDATION = 2000  # the last pictures of Fashion-MNIST's training set, kept fro
 
 
 def labelled(folder: Path | str, split: str = "train") -> tuple[Tensor, Tensor]:
-    """Pictures (N, 1, 32, 32) in [-1, 1] and labels (N,) of the .npz file that `invgen data digits` or clothing wrote.
+    """Returns pictures (N, 1, 32, 32) in [-1, 1] and labels (N,) of the .npz file that `invgen data digits` or clothing
+    wrote.
 
     The pictures of 28 x 28 get a border of two black pixels. split: "train" or "test" (never trained on).
     """
@@ -48,7 +49,7 @@ class LabelledViews:
         self.images, self.labels, self.warp = images, labels, warp
 
     def batch(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """(count, 1, H, W) float32 in [-1, 1] and the labels, (count,)."""
+        """Returns (count, 1, H, W) float32 in [-1, 1] and the labels, (count,)."""
         chosen = torch.randint(len(self.images), (count,), generator=generator)
         normal = torch.randn(count, 6, generator=generator)
         images, labels = self.images[chosen], self.labels[chosen]

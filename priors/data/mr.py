@@ -18,7 +18,7 @@ THIN = 1.5  # mm between slices up to which a volume is cut along all three axes
 
 
 def heads(folder: Path | str, split: str = "train") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Volumes by head, {head: (values (slices, rows, columns), spacing in mm)}, from the .npz files under a folder.
+    """Returns volumes by head, {head: (values (slices, rows, columns), spacing in mm)}, from the .npz files under a folder.
 
     A file holds arrays HEAD and HEAD_spacing_mm, as `invgen data mr` writes them. split: "train" (without the held-out
     heads), "test" (these alone: brain2) or "all".
@@ -73,7 +73,7 @@ class MRViews:
         self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def batch(self, count: int, generator: Generator) -> Tensor:
-        """(count, 1, size, size) float32 in [0, 1]."""
+        """Returns (count, 1, size, size) float32 in [0, 1]."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         uniform, normal = torch.rand(count, 9, generator=generator), torch.randn(count, 4, generator=generator)
         displacement = torch.randn(count, 2, 4, 4, generator=generator) * 0.015

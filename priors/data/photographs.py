@@ -57,7 +57,7 @@ class PhotoViews:
         self.weights = torch.tensor([image[0].numel() for image in self.images], dtype=torch.float64)
 
     def batch(self, count: int, generator: Generator) -> Tensor:
-        """(count, 3, size, size) float32 in [-1, 1]."""
+        """Returns (count, 3, size, size) float32 in [-1, 1]."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         places = torch.rand(count, 2, generator=generator).tolist()
         turns = torch.randint(8, (count,), generator=generator).tolist()

@@ -29,7 +29,8 @@ def sentences(folder: Path | str, split: str = "train") -> list[Path]:
 
 
 def read_wave(path: Path | str, rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Samples (channels, length) float32, full scale is 1, and the rate in Hz, of a .wav file of integers or floats.
+    """Returns samples (channels, length) float32, full scale is 1, and the rate in Hz, of a .wav file of integers or
+    floats.
 
     rate: resampled to that, if given.
     """
@@ -63,7 +64,7 @@ class WaveViews:
         self.weights = torch.tensor([r.shape[-1] - length + 1 for r in self.recordings], dtype=torch.float64)
 
     def batch(self, count: int, generator: Generator) -> Tensor:
-        """(count, channels, length) float32."""
+        """Returns (count, channels, length) float32."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
         places = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
         gains = (torch.randn(count, generator=generator) * 0.35).exp()

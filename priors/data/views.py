@@ -24,12 +24,13 @@ class Views(Protocol):
     """Training data: random views of it."""
 
     def batch(self, count: int, generator: Generator) -> Tensor | tuple[Tensor, Tensor]:
-        """(count, *shape) in the units of the prior, and labels (count,) where there are classes."""
+        """Returns (count, *shape) in the units of the prior, and labels (count,) where there are classes."""
         ...
 
 
 def open_views(recipe: Recipe, folders: Sequence[Path | str]) -> tuple[Views, Views | None, list[Source]]:
-    """Views to train on, held-out views where there are some, and a record: names, counts, SHA-256 of files or values.
+    """Returns views to train on, held-out views where there are some, and a record: names, counts, SHA-256 of files or
+    values.
 
     Folders of a user's own (recipes "images", "volumes", "waves") give up a tenth of their files; the shipped recipes hold
     out what `priors/datasets*.py` name, and watch the part of it that is not their test set, if there is one.
@@ -43,7 +44,7 @@ def open_views(recipe: Recipe, folders: Sequence[Path | str]) -> tuple[Views, Vi
 
 
 def signals(views: Views, count: int, seed: int) -> Tensor:
-    """(count, *shape) views, without labels."""
+    """Returns (count, *shape) views, without labels."""
     batch = views.batch(count, Generator().manual_seed(seed))
     return batch[0] if isinstance(batch, tuple) else batch
 

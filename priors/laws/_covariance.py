@@ -7,7 +7,7 @@ from invgen.errors import OptionError, ShapeError
 
 
 def decompose(means: Tensor, var: float | Tensor, covariances: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Eigenvalues (1 or K, n) and bases (1 or K, n, n), None for diagonal covariances, in float64."""
+    """Returns eigenvalues (1 or K, n) and bases (1 or K, n, n), None for diagonal covariances, in float64."""
     count, shape, n = len(means), means.shape[1:], means[0].numel()
     if covariances is None:
         var = torch.as_tensor(var, dtype=torch.float64, device=means.device)
@@ -39,7 +39,7 @@ def dense(spectrum: Tensor, basis: Tensor | None) -> Tensor:
 
 
 def root(spectrum: Tensor, basis: Tensor) -> Tensor:
-    """S^(1/2), the symmetric root, of one covariance: eigenvalues (n,) and basis (n, n).
+    """Returns S^(1/2), the symmetric root, of one covariance: eigenvalues (n,) and basis (n, n).
 
     It is unique. The basis is not: it has free signs, and free rotations where eigenvalues are equal, which every processor
     chooses in its own way. A Cholesky factor is unique too, but fails where S is singular.

@@ -126,7 +126,8 @@ class GaussianMixture(Denoiser):
         return flat if self.basis is None else flat @ self.basis[0].to(flat.dtype)
 
     def _joint(self, flat: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log w_k N(x; m_k, S_k + var I) up to a term that all k share, (B, K); the coordinates of x; their variances."""
+        """Returns log w_k N(x; m_k, S_k + var I) up to a term that all k share, (B, K); the coordinates of x; their
+        variances."""
         spectrum, log_weights = self.spectrum.to(flat.dtype), self.weights.to(flat.dtype).log()
         means = self.means.to(flat.dtype)
         if len(spectrum) == 1:
@@ -143,7 +144,7 @@ class GaussianMixture(Denoiser):
         return self._joint(x.flatten(1), _square(sigma, x))[0].softmax(1)
 
     def log_prob(self, x: Tensor, sigma: Sigma = 0.0) -> Tensor:
-        """log p_sigma(x), the density of x_0 + sigma eps, (B,); by default of x_0 itself."""
+        """Returns log p_sigma(x), the density of x_0 + sigma eps, (B,); by default of x_0 itself."""
         log, z, total = self._joint(x.flatten(1), _square(sigma, x))
         if not (total > 0).all():
             raise UnsupportedError(
@@ -164,7 +165,7 @@ class GaussianMixture(Denoiser):
         return super().variance(sigma)
 
     def start(self, z: Tensor, sigma: float) -> Tensor:
-        """The Gaussian with p_sigma's mean and covariance; with its variances alone above 1024 entries.
+        """Returns the Gaussian with p_sigma's mean and covariance; with its variances alone above 1024 entries.
 
         Distant components spread along a few directions, in high dimension by more than sigma: the variances alone would
         start in the wrong place.
@@ -182,7 +183,7 @@ class GaussianMixture(Denoiser):
 
     @checked
     def sample(self, num_samples: Count = 1, seed: Seed = 0) -> Tensor:
-        """Exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
+        """Returns exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""
         randn = Streams(seed, torch.arange(num_samples))
         u = randn.uniform(self.means.new_empty(num_samples, 1, dtype=torch.float64)).flatten().contiguous()
         k = torch.searchsorted(self.weights.double().cumsum(0), u).clamp(max=len(self.weights) - 1)
@@ -247,7 +248,8 @@ class GaussianMixture(Denoiser):
         return out
 
     def condition(self, *components: int) -> "GaussianMixture":
-        """p(x | the component is one of these), of the same family, exactly: the class-conditional prior of a mixture.
+        """Returns p(x | the component is one of these), of the same family, exactly: the class-conditional prior of a
+        mixture.
 
         Raises:
             OptionError: no component, or a number that is not one of 0 ... K - 1.
@@ -270,7 +272,7 @@ class GaussianMixture(Denoiser):
 
 
 def _square(sigma: Sigma, x: Tensor) -> Tensor:
-    """sigma^2, (1, 1) or (B, 1)."""
+    """Returns sigma^2, (1, 1) or (B, 1)."""
     return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
 
 

@@ -29,7 +29,8 @@ from invgen.priors.training.workers import Workers
 
 
 def draw_sigma(recipe: Recipe, count: int, generator: Generator) -> Tensor:
-    """(count,) noise levels, one from each of `count` equal parts of their distribution, which steadies the gradient."""
+    """Returns (count,) noise levels, one from each of `count` equal parts of their distribution, which steadies the
+    gradient."""
     u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
     low, high = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
     normal = recipe.log_sigma_mean + recipe.log_sigma_std * torch.special.ndtri(((u - 0.1) / 0.9).clamp(1e-4, 1 - 1e-4))

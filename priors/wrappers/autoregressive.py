@@ -71,7 +71,7 @@ class CausalNetwork(Autoregressive):
                 )
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """All logits in one pass: (B, sites) -> (B, sites, V)."""
+        """Returns all logits in one pass: (B, sites) -> (B, sites, V)."""
         if self.layout == "image":
             return self._image(tokens)
         if self.begin is None:
@@ -79,7 +79,8 @@ class CausalNetwork(Autoregressive):
         return self._sequence(self._begun(tokens[:, :-1]))
 
     def next_logits(self, prefix: Tensor) -> Tensor:
-        """Logits of the token at site i given those before it, (B, i) -> (B, V). Later sites, where the network needs them,
+        """Returns logits of the token at site i given those before it, (B, i) -> (B, V). Later sites, where the network
+        needs them,
         hold token 0."""
         i = prefix.shape[1]
         if self.layout == "tokens" and self.begin is not None:
@@ -109,7 +110,7 @@ class CausalNetwork(Autoregressive):
         return out
 
     def condition(self, condition: Tensor | int) -> "CausalNetwork":
-        """p(x | condition): the same network under another condition, given without batch axis."""
+        """Returns p(x | condition): the same network under another condition, given without batch axis."""
         other = CausalNetwork(
             self.net,
             self.shape,

@@ -178,7 +178,7 @@ def _reach(prior: Denoiser, x0: Tensor, measured: list[Level], found: tuple[floa
 
 
 def _contract(prior: Denoiser, x0: Tensor, measured: list[Level]) -> Iterator[str]:
-    """Independence of the batch, and gradients."""
+    """Yields the independence of the batch, and gradients."""
     sigma = measured[len(measured) // 2].sigma
     x = x0 + sigma * Streams(1, list(range(len(x0))))(x0)
     if len(x0) > 1:
@@ -214,7 +214,7 @@ def _range(prior: Denoiser, x0: Tensor) -> Iterator[str]:
 
 
 def _away(prior: Denoiser, x0: Tensor, measured: list[Level], seed: int) -> str | None:
-    """Another declaration that is right where this one fails at levels that a declaration shows at, in words."""
+    """Returns another declaration that is right where this one fails at levels that a declaration shows at, in words."""
     size = x0.std().item()
     if all(trusted(level, x0) for level in measured if LEAST * size <= level.sigma <= NEAR * size):
         return None

@@ -80,7 +80,7 @@ class NetworkDenoiser(ConditionalDenoiser):
         return torch.float64 if network_dtype(self.net) == torch.float64 else torch.float32
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
-        """E[x_0 | x_0 + sigma eps = x, condition], (B, *shape), in the dtype of x; sigma: a number or (B,)."""
+        """Returns E[x_0 | x_0 + sigma eps = x, condition], (B, *shape), in the dtype of x; sigma: a number or (B,)."""
         if x.ndim != len(self.shape) + 1 or x.shape[1] != self.shape[0]:
             raise ShapeError(f"the prior denoises (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
@@ -125,7 +125,7 @@ class NetworkDenoiser(ConditionalDenoiser):
 
 
 def call_network(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
-    """net(x, t) or net(x, t, condition): its tensor, or the `sample` or first entry of what it returns."""
+    """Returns net(x, t) or net(x, t, condition): its tensor, or the `sample` or first entry of what it returns."""
     out = net(x, t) if condition is None else net(x, t, condition)
     if isinstance(out, Tensor):
         return out
@@ -143,7 +143,8 @@ def in_half(net: nn.Module) -> bool:
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """(B, C, *sizes) padded at the ends to multiples of stride: by reflection, by repetition if too small for that."""
+    """Returns (B, C, *sizes) padded at the ends to multiples of stride: by reflection, by repetition if too small for
+    that."""
     pads = [-n % stride for n in x.shape[2:]]
     if not any(pads):
         return x

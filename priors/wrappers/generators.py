@@ -24,7 +24,7 @@ Made = TypeVar("Made", bound=Generator)
 
 
 def standard_codes(shape: int | Sequence[int], network: Network) -> StandardNormal:
-    """N(0, I) over codes, on the device of a network, in float64 for one in float64, else in float32."""
+    """Returns N(0, I) over codes, on the device of a network, in float64 for one in float64, else in float32."""
     table = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     double = table is not None and table.dtype == torch.float64
     latent = StandardNormal(shape, torch.float64 if double else torch.float32)
@@ -39,7 +39,8 @@ def frozen(network: Network) -> Network:
 
 
 def evaluate(network: Network, x: Tensor, condition: Tensor | None = None) -> Tensor:
-    """network(x), or network(x, condition) with a condition for each row, in the network's dtype, back in that of x."""
+    """Returns network(x), or network(x, condition) with a condition for each row, in the network's dtype, back in that
+    of x."""
     dtype = network_dtype(network) if isinstance(network, nn.Module) else None
     inputs = x if dtype is None else x.to(dtype)
     out = network(inputs) if condition is None else network(inputs, condition.expand(len(x), *condition.shape))
@@ -121,7 +122,7 @@ class Decoder(Generator):
         return evaluate(self.g, z, self.given)
 
     def condition(self, condition: Tensor | int) -> "Decoder":
-        """p(x | condition): the same network under another condition, given without batch axis."""
+        """Returns p(x | condition): the same network under another condition, given without batch axis."""
         return Decoder(self.g, self.latent, self.shape, sphere=self.sphere, condition=condition, **_facts(self))
 
 

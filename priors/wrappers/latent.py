@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> float | Tensor:
-    """Numbers per channel of the code, ready to be broadcast."""
+    """Returns numbers per channel of the code, ready to be broadcast."""
     return values[0] if len(values) == 1 else like.new_tensor(values).reshape(-1, 1, 1)
 
 
@@ -154,7 +154,8 @@ class LatentDiffusion(Generator):
         return self
 
     def condition(self, condition: Any) -> "LatentDiffusion":
-        """p(x | condition): a prompt, its `TextEmbedding`, a tensor of embeddings, a class: what the latent prior takes.
+        """Returns p(x | condition): a prompt, its `TextEmbedding`, a tensor of embeddings, a class: what the latent
+        prior takes.
 
         Raises:
             UnsupportedError: the latent prior is unconditional.
@@ -168,7 +169,8 @@ class LatentDiffusion(Generator):
         negative: Any = None,
         interval: Interval = (0.0, math.inf),
     ) -> "LatentDiffusion":
-        """Classifier-free guidance towards a condition, away from `negative` (by default the unconditional prior).
+        """Returns the classifier-free guidance towards a condition, away from `negative` (by default the unconditional
+        prior).
 
         Args:
             scale: diffusers' `guidance_scale`; 1 is p(x | condition).

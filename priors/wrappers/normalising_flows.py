@@ -21,7 +21,7 @@ class NormalisingFlow(Generator):
     """x = f(z) for an invertible f. A subclass writes `forward` and `inverse`."""
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z = f^-1(x), (B, *latent_shape), and log |det dz/dx|, (B,)."""
+        """Returns z = f^-1(x), (B, *latent_shape), and log |det dz/dx|, (B,)."""
         raise TypeError(f"{type(self).__name__} must define inverse(self, x)")
 
     def encode(self, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class NormalisingFlow(Generator):
         return self.inverse(x)[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), (B,), differentiable: the density of the code and the change of volume."""
+        """Returns log p(x), (B,), differentiable: the density of the code and the change of volume."""
         z, log_det = self.inverse(x)
         return self.latent.log_prob(z) + log_det
 
@@ -105,7 +105,7 @@ class ZukoFlow(Standardised):
         return z, log_det.reshape(len(x), -1).sum(1) + more
 
     def condition(self, condition: Tensor) -> "ZukoFlow":
-        """p(x | condition), the flow's context, without batch axis."""
+        """Returns p(x | condition), the flow's context, without batch axis."""
         return ZukoFlow(self.flow, self.shape, condition=condition, **_facts(self))
 
 
@@ -187,7 +187,7 @@ class InvertibleNetwork(Standardised):
         return z, log_det + more
 
     def condition(self, condition: Tensor | int) -> "InvertibleNetwork":
-        """p(x | condition): a context or a label, without batch axis."""
+        """Returns p(x | condition): a context or a label, without batch axis."""
         return InvertibleNetwork(self.flow, self.shape, condition=condition, **_facts(self))
 
 

@@ -61,7 +61,7 @@ class Schedule(nn.Module):
     @staticmethod
     @checked
     def from_betas(betas: Sequence[float] | Tensor, times: Sequence[float] | Tensor | None = None) -> "Schedule":
-        """Variance-preserving (DDPM; Ho et al., 2020): alpha_t^2 = prod (1 - beta), alpha_t^2 + sigma_t^2 = 1.
+        """Returns the variance-preserving (DDPM; Ho et al., 2020): alpha_t^2 = prod (1 - beta), alpha_t^2 + sigma_t^2 = 1.
 
         betas: (T,), each in (0, 1]; levels from the first beta of 1 on, which are pure noise (zero terminal SNR), are
         dropped. times: (T,), what the network is given at each level, by default 0, 1, ..., T - 1. Between them the time is
@@ -92,19 +92,19 @@ class Schedule(nn.Module):
     @staticmethod
     @checked
     def linear(steps: Count = 1000, start: Positive = 1e-4, end: float = 0.02) -> "Schedule":
-        """DDPM's betas, evenly spaced (Ho et al., 2020); ADM and improved diffusion scale them by 1000 / steps."""
+        """Returns DDPM's betas, evenly spaced (Ho et al., 2020); ADM and improved diffusion scale them by 1000 / steps."""
         return Schedule.from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
 
     @staticmethod
     @checked
     def scaled_linear(steps: Count = 1000, start: Positive = 0.00085, end: float = 0.012) -> "Schedule":
-        """Latent diffusion's betas, whose square roots are evenly spaced (Rombach et al., 2022, code)."""
+        """Returns the latent diffusion's betas, whose square roots are evenly spaced (Rombach et al., 2022, code)."""
         return Schedule.from_betas(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
 
     @staticmethod
     @checked
     def cosine(steps: Count = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "Schedule":
-        """Improved diffusion's cosine (Nichol & Dhariwal, ICML 2021, equation 17), beta at most max_beta."""
+        """Returns the improved diffusion's cosine (Nichol & Dhariwal, ICML 2021, equation 17), beta at most max_beta."""
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         alpha_bar = ((t + offset) / (1 + offset) * math.pi / 2).cos() ** 2
         return Schedule.from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
@@ -112,14 +112,15 @@ class Schedule(nn.Module):
     @staticmethod
     @checked
     def sigmoid(steps: Count = 1000, start: Positive = 1e-4, end: float = 0.02) -> "Schedule":
-        """GeoDiff's betas, a sigmoid from -6 to 6 (Xu et al., ICLR 2022, code)."""
+        """Returns GeoDiff's betas, a sigmoid from -6 to 6 (Xu et al., ICLR 2022, code)."""
         rise = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
         return Schedule.from_betas(rise * (end - start) + start)
 
     @staticmethod
     @checked
     def zero_terminal_snr(betas: Sequence[float] | Tensor) -> "Schedule":
-        """betas rescaled so that the last level is pure noise (Lin et al., WACV 2024, Algorithm 1); it is dropped here."""
+        """Returns betas rescaled so that the last level is pure noise (Lin et al., WACV 2024, Algorithm 1); it is
+        dropped here."""
         root = torch.cumprod(1 - torch.as_tensor(betas).detach().cpu().double(), 0).sqrt()
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
         alpha_bar = root**2
@@ -142,25 +143,26 @@ class Schedule(nn.Module):
     @staticmethod
     @checked
     def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> "Schedule":
-        """Variance-exploding, x_t = x_0 + sigma eps, with sigma itself as time (Song et al., ICLR 2021; continuous)."""
+        """Returns the variance-exploding, x_t = x_0 + sigma eps, with sigma itself as time (Song et al., ICLR 2021;
+        continuous)."""
         return _VE(sigma_min, sigma_max)
 
     @staticmethod
     @checked
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 1.0) -> "Schedule":
-        """x_0 + sigma eps with the time ln(sigma) / 4 (Karras et al., NeurIPS 2022, Table 1), times time_scale."""
+        """Returns x_0 + sigma eps with the time ln(sigma) / 4 (Karras et al., NeurIPS 2022, Table 1), times time_scale."""
         return _EDM(sigma_min, sigma_max, time_scale)
 
     @staticmethod
     @checked
     def angle(time_scale: float = 1.0, t_min: float = 1e-3) -> "Schedule":
-        """x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps, t in [t_min, 1 - t_min] (v-diffusion, Dance Diffusion)."""
+        """Returns x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps, t in [t_min, 1 - t_min] (v-diffusion, Dance Diffusion)."""
         return _Angle(time_scale, t_min)
 
     @staticmethod
     @checked
     def flow(shift: float = 1.0, time_scale: float = 1000.0, *, reverse: bool = False, steps: Count = 1000) -> "Schedule":
-        """Flow matching on straight paths, x_t = (1 - t) x_0 + t eps; the network is given time_scale t.
+        """Returns the flow matching on straight paths, x_t = (1 - t) x_0 + t eps; the network is given time_scale t.
 
         Args:
             shift: the resolution shift of Stable Diffusion 3 (Esser et al., ICML 2024, equation 23). It moves no time, only

@@ -35,7 +35,7 @@ class _Windowed(DenoiserOf):
         self.max_batch = max_batch
 
     def _evaluate(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """prior(x, sigma), whose activations are computed again for a gradient instead of kept."""
+        """Returns prior(x, sigma), whose activations are computed again for a gradient instead of kept."""
         if torch.is_grad_enabled() and x.requires_grad:
             return checkpoint(self.prior, x, sigma, use_reentrant=False, preserve_rng_state=False)
         return self.prior(x, sigma)
@@ -222,7 +222,7 @@ def _normalised(windows: list[Window], total: int) -> list[Window]:
 
 
 def _uniforms(seed: int, sigma: float, cut: int, count: int) -> Iterator[float]:
-    """Numbers in [0, 1) that depend on these values alone."""
+    """Yields numbers in [0, 1) that depend on these values alone."""
     for k in range(count):
         digest = hashlib.blake2b(struct.pack("<qdqq", seed, sigma, cut, k), digest_size=8).digest()
         yield int.from_bytes(digest, "little") / 2**64
@@ -242,7 +242,8 @@ def _blend(prior: _Windowed, x: Tensor, sigma: Sigma, cuts: list[list[list[Windo
 
 
 def _add(prior: _Windowed, x: Tensor, sigma: Sigma, cells: Sequence[Sequence[Window]], out: Tensor) -> Tensor:
-    """`out` plus the denoised windows of some cells, in one batch of the network (split further if x alone is larger)."""
+    """Returns `out` plus the denoised windows of some cells, in one batch of the network (split further if x alone is
+    larger)."""
     places = [(..., *(slice(start, start + len(w)) for start, w in cell)) for cell in cells]
     windows = torch.cat([x[place] for place in places])
     level: Any = sigma.expand(len(x)).repeat(len(cells)) if isinstance(sigma, Tensor) and sigma.ndim else sigma

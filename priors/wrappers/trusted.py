@@ -105,7 +105,7 @@ def whole_range(prior: Denoiser) -> tuple[float, float]:
 
 
 def survey(prior: Denoiser, x0: Tensor, seed: int = 0) -> list[Level]:
-    """Levels over the whole range of the network, from a hundredth of the signals' size on."""
+    """Returns levels over the whole range of the network, from a hundredth of the signals' size on."""
     low, high = whole_range(prior)
     low = min(max(low, 0.01 * x0.std().item()), high)
     count = 1 if low == high else LEVELS

@@ -9,7 +9,8 @@ from invgen.posterior import Posterior
 
 
 def of_candidates(f: Callable[[Posterior, Tensor], Tensor], post: Posterior, u: Tensor, chunk: int) -> Tensor:
-    """f(post, u) for K candidates of each of B samples, `chunk` of them at once: u (B, K, *shape) -> (B, K, ...)."""
+    """Returns f(post, u) for K candidates of each of B samples, `chunk` of them at once: u (B, K, *shape) -> (B, K,
+    ...)."""
     rows = torch.arange(len(u), device=post.y.device)
     parts = [
         f(post.rows(rows.repeat_interleave(k.shape[1])), k.flatten(0, 1)).unflatten(0, k.shape[:2])
@@ -19,6 +20,6 @@ def of_candidates(f: Callable[[Posterior, Tensor], Tensor], post: Posterior, u: 
 
 
 def log_likelihoods(post: Posterior, u: Tensor, chunk: int) -> Tensor:
-    """log p(y | u) of candidates u, (B, K, *shape) -> (B, K), with K evaluations of the operator a sample."""
+    """Returns log p(y | u) of candidates u, (B, K, *shape) -> (B, K), with K evaluations of the operator a sample."""
     with torch.no_grad():
         return of_candidates(lambda p, v: p.log_likelihood(v), post, u, chunk)

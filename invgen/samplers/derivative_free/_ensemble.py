@@ -10,20 +10,21 @@ from invgen.samplers.smc.base import Cloud, by_rows
 
 
 def whitened(post: Posterior, clean: Tensor, particles: int) -> Tensor:
-    """(y - clean) / noise level of C chains, (C, particles, m) in double precision, complex values as pairs."""
+    """Returns (y - clean) / noise level of C chains, (C, particles, m) in double precision, complex values as pairs."""
     r = (post.y - clean) / post.noise.sigma
     r = torch.view_as_real(r) if r.is_complex() else r
     return r.reshape(-1, particles, math.prod(r.shape[1:])).double()
 
 
 def centred(x: Tensor, particles: int) -> Tensor:
-    """Deviations from the mean of each chain, (C, particles, n) in double precision, of x, (C * particles, *shape)."""
+    """Returns deviations from the mean of each chain, (C, particles, n) in double precision, of x, (C * particles,
+    *shape)."""
     x = x.reshape(-1, particles, math.prod(x.shape[1:])).double()
     return x - x.mean(1, keepdim=True)
 
 
 def combined(coefficients: Tensor, deviations: Tensor, like: Tensor) -> Tensor:
-    """sum_k coefficients_jk deviations_k, in the shape and dtype of `like`, (C * particles, *shape)."""
+    """Returns sum_k coefficients_jk deviations_k, in the shape and dtype of `like`, (C * particles, *shape)."""
     return (coefficients @ deviations).reshape(like.shape).to(like.dtype)
 
 

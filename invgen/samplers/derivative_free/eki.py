@@ -54,11 +54,11 @@ class EKI(EnsembleSampler):
     exact: ClassVar[str] = "for Gaussian priors and linear operators, as particles grow"
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
-        """Standard normals, which `run` turns into samples of the prior."""
+        """Returns standard normals, which `run` turns into samples of the prior."""
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))
 
     def levels(self, prior: Prior) -> list[tuple[float, float]]:
-        """None: the moves are of signals without noise."""
+        """Returns None: the moves are of signals without noise."""
         return []
 
     def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:

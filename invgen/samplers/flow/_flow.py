@@ -13,7 +13,8 @@ from invgen.samplers.mcmc.base import curvature, largest_curvature
 
 
 def data_step(post: Posterior) -> Callable[..., Tensor]:
-    """step(u, var, prior=1), the change of u that a stable gradient step on log p(y | u) + prior log N(u; ., var I) makes.
+    """Returns step(u, var, prior=1), the change of u that a stable gradient step on log p(y | u) + prior log N(u; ., var
+    I) makes.
 
     gamma grad log p(y | u) with gamma = 1 / (L + prior / var). L is the curvature of the data term: |A|^2 / sigma_y^2 for a
     linear operator and Gaussian noise, found once, so that the step is affine in u; else that along the gradient. Exact

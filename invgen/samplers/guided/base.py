@@ -34,7 +34,7 @@ class GuidedSampler(Sampler):
     backprop: ClassVar[bool] = True
 
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
-        """D_y, an estimate of E[x_0 | x_sigma = x, y], (B, *shape)."""
+        """Returns D_y, an estimate of E[x_0 | x_sigma = x, y], (B, *shape)."""
         raise TypeError(f"{type(self).__name__} must define guide(self, post, x, s)")
 
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:

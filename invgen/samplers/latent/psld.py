@@ -68,7 +68,8 @@ class PSLD(GuidedSampler):
         return out + self.gamma * s**2 / post.prior.variance(s) * vjp(glue) if self.gamma > 0 else out
 
     def _terms(self, post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of log p(y | z) and of minus half the gluing objective, and |y - A x|^2 over the noise, (B,)."""
+        """Returns gradients of log p(y | z) and of minus half the gluing objective, and |y - A x|^2 over the noise,
+        (B,)."""
         assert isinstance(post.A, Decoded)
         A, generator = post.A.A, post.A.generator
         var_x, var_y = generator.data_std**2, post.noise.var

@@ -46,7 +46,8 @@ class PULSE(Sampler):
 
     @classmethod
     def paper(cls, steps: int = 100, lr: float = 0.4) -> "PULSE":
-        """One start, by the released code's Adam. For StyleGAN that has a sphere for each of 18 vectors, a loss for their
+        """Returns one start, by the released code's Adam. For StyleGAN that has a sphere for each of 18 vectors, a loss
+        for their
         spread, which one z does not have, and for Adam the gradient's part off the sphere too."""
         return cls(steps=steps, restarts=1, lr=lr)
 

@@ -29,7 +29,7 @@ Score = Callable[[Tensor], Tensor]
 
 
 def langevin(x: Tensor, score: Score, h: float | Tensor, iterations: int, randn: Streams) -> Tensor:
-    """Unadjusted Langevin steps x <- x + h score(x) + sqrt(2 h) z on a log-density with gradient `score`.
+    """Returns unadjusted Langevin steps x <- x + h score(x) + sqrt(2 h) z on a log-density with gradient `score`.
 
     On a Gaussian of precision q the stationary variance is 1 / (q (1 - h q / 2)), stable for h q < 2.
 
@@ -47,7 +47,8 @@ def langevin(x: Tensor, score: Score, h: float | Tensor, iterations: int, randn:
 
 
 def skrock(x: Tensor, score: Score, h: float | Tensor, stages: int, randn: Streams, eta: float = 0.05) -> Tensor:
-    """One step of SK-ROCK, a Runge-Kutta-Chebyshev scheme of `stages` evaluations of `score` (Abdulle, Almuslimani &
+    """Returns one step of SK-ROCK, a Runge-Kutta-Chebyshev scheme of `stages` evaluations of `score` (Abdulle,
+    Almuslimani &
     Vilmart, 2018). Stable while h times the largest precision is below `skrock_stability`.
 
     Args:
@@ -221,7 +222,7 @@ class LatentChain(Sampler):
         return why
 
     def levels(self, prior: Prior) -> list[tuple[float, float]]:
-        """None: a chain over z has no noise levels."""
+        """Returns None: a chain over z has no noise levels."""
         return []
 
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
@@ -245,7 +246,7 @@ def decode(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_with_gradient(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`decode`, and the gradient of the log-posterior log N(z; 0, I) + log p(y | g(z)), (B, *latent_shape)."""
+    """Returns `decode`, and the gradient of the log-posterior log N(z; 0, I) + log p(y | g(z)), (B, *latent_shape)."""
     with differentiating():
         z = leaf(z)
         x, log = decode(post, z)

@@ -60,7 +60,7 @@ class PnPDM(Sampler):
         return cls(steps=sweeps, rho_max=rho, rho_decay=1.0, rho_min=rho, **options)
 
     def levels(self, prior: object) -> list[tuple[float, float]]:
-        """rho of each sweep and of the next, in units of the signal."""
+        """Returns rho of each sweep and of the next, in units of the signal."""
         rho = [max(self.rho_min, self.rho_max * self.rho_decay**k) * prior.data_std for k in range(self.steps)]
         rho = [min(r, prior.sigma_max) for r in rho]
         return list(zip(rho, [*rho[1:], 0.0], strict=True))

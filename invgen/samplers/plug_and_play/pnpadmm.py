@@ -41,7 +41,8 @@ class PnPADMM(PlugAndPlay):
 
     @classmethod
     def adaptive(cls, sigma: float = 0.2, gamma: float = 1.2, **options: Any) -> "PnPADMM":
-        """Chan et al.'s form: from a high level down, rho growing by 1.2 where a step is not 0.95 times the last."""
+        """Returns Chan et al.'s form: from a high level down, rho growing by 1.2 where a step is not 0.95 times the
+        last."""
         return cls(sigma=sigma, gamma=gamma, **options)
 
     def refuses(self, post: Posterior) -> str | None:

@@ -106,7 +106,8 @@ class Projection:
         return A.V(v + gain * (known.y - v) + var.sqrt() * A.Vt(z))
 
     def corrector(self, x: Tensor, s: float, snr: float, rule: Rule = "level") -> Tensor:
-        """One Langevin step at level s, x + h score + sqrt(2 h) z: the corrector of Song et al. (ICLR 2021), Algorithm 4.
+        """Returns one Langevin step at level s, x + h score + sqrt(2 h) z: the corrector of Song et al. (ICLR 2021),
+        Algorithm 4.
 
         h = 2 (snr r)^2 with r = |z| / |score| in the paper, per sample here (the released code averages the norms over the
         batch). For high-dimensional data |score| is about sqrt(n) / s, so r is about s; rule="level" takes that, and the

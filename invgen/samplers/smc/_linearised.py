@@ -17,7 +17,7 @@ from invgen.posterior import Posterior
 
 
 def _flat(y: Tensor) -> Tensor:
-    """Measured values as real numbers, (B, m)."""
+    """Returns measured values as real numbers, (B, m)."""
     return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
 
 
@@ -121,7 +121,7 @@ class Linearised:
         return shift, spread - shift[:, :, None] * shift[:, None]
 
     def gaussian(self, spread: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log N(residual; 0, S), (B,), and S^-1 residual, (B, m), for S = noise variance + spread, (B, m, m).
+        """Returns log N(residual; 0, S), (B,), and S^-1 residual, (B, m), for S = noise variance + spread, (B, m, m).
 
         The spread is made symmetric and positive: the Jacobian of a network is neither quite.
         """
@@ -138,7 +138,8 @@ class Linearised:
         return log, u.to(residual.dtype)
 
     def draw(self, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
-        """u from N(u; x0, var) p(y | u), and log N(u; x0, var) - log q(u) for the law q that it was drawn from, (B,).
+        """Returns u from N(u; x0, var) p(y | u), and log N(u; x0, var) - log q(u) for the law q that it was drawn from,
+        (B,).
 
         Where the problem is not linear and Gaussian, q is the law of the linearised one. Perturb and solve, see
         `Posterior.draw`.

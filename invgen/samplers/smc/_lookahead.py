@@ -66,17 +66,18 @@ class Gaussian:
         self.state = [residual, torch.zeros(len(y), n, dtype=torch.float64, device=y.device)]
 
     def start(self) -> Tensor:
-        """log psi_0, (B,): the evidence of the Gaussian."""
+        """Returns log psi_0, (B,): the evidence of the Gaussian."""
         return self.first
 
     def _innovation(self, i: int, values: Tensor) -> Tensor:
-        """e_i of values at site i, (B, V) or (V,)."""
+        """Returns e_i of values at site i, (B, V) or (V,)."""
         e, root = self.state[1], self.root
         centre = self.mean[i] + e[:, :i] @ root[i, :i]
         return (values - centre[:, None]) / root[i, i]
 
     def ratio(self, i: int) -> Tensor:
-        """log psi_i / psi_{i-1} for each token at site i, (B, V): the density of e_i given y against that without y."""
+        """Returns log psi_i / psi_{i-1} for each token at site i, (B, V): the density of e_i given y against that
+        without y."""
         e, g = self._innovation(i, self.prior.levels.double()), self.gains[i]
         c = (self.state[0] @ self.directions[i])[:, None]
         return 0.5 * (g.log1p() - (1 + g) * (e - c / (1 + g)).square() + e.square())
@@ -119,7 +120,7 @@ class Channel:
         return self.first[:, 0]
 
     def ratio(self, i: int) -> Tensor:
-        """log psi_i / psi_{i-1} for each token at site i, (B, V)."""
+        """Returns log psi_i / psi_{i-1} for each token at site i, (B, V)."""
         return self.table[:, i].repeat_interleave(self.particles, 0)
 
     def add(self, i: int, token: Tensor) -> None:
@@ -191,14 +192,14 @@ class Completed:
 
 
 def _alike(prior: Autoregressive, rows: int) -> Tensor:
-    """Tokens of which each is as likely as any other, (rows, sites), on the CPU; the same at every call."""
+    """Returns tokens of which each is as likely as any other, (rows, sites), on the CPU; the same at every call."""
     count = len(prior.levels)
     u = Streams(0, range(rows)).uniform(torch.empty(rows, prior.sites, dtype=torch.float64))
     return (u * count).long().clamp(max=count - 1)
 
 
 def _log_likelihood(post: Posterior, tokens: Tensor) -> Tensor:
-    """log p(y | x) of whole signals, (B,) in double precision."""
+    """Returns log p(y | x) of whole signals, (B,) in double precision."""
     return post.log_likelihood(post.prior.decode(tokens)).double()
 
 

@@ -36,13 +36,13 @@ class Measured(Spectral):
         return self.seen & (self.s_y < s)
 
     def log_normal(self, gap: Tensor, var: Tensor, where: Tensor) -> Tensor:
-        """log N(gap; 0, var) summed over the coordinates `where`, (B,)."""
+        """Returns log N(gap; 0, var) summed over the coordinates `where`, (B,)."""
         var = var.where(where, 1)
         log = -0.5 * (gap.abs().square() / var + (2 * math.pi * var).log())
         return torch.where(where, log, 0).flatten(1).double().sum(1)
 
     def log_scale(self) -> Tensor:
-        """log p(y) - log p(self.y), (B,): the Jacobian, and the density of what only the noise explains."""
+        """Returns log p(y) - log p(self.y), (B,): the Jacobian, and the density of what only the noise explains."""
         y, sigma, s = self.post.y, self.post.noise.sigma, self.A.s.double()
         out = -s.where(self.seen, 1).log().sum().expand(len(y))
         if sigma > 0:
@@ -53,7 +53,8 @@ class Measured(Spectral):
         return out
 
     def passing(self, v: Tensor, v0: Tensor, s: float, s_next: float) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each coordinate at its level tau in [s_next, s), given v at s and the denoised v0.
+        """Returns the mean and variance of each coordinate at its level tau in [s_next, s), given v at s and the
+        denoised v0.
 
         Those of the ancestral step; at s_next = 0, where it has no width, those of v_0 + tau eps about the denoiser's.
         """
@@ -98,7 +99,7 @@ class PassingParticles(SpectralParticles):
     noiseless: ClassVar[bool] = True
 
     def hitting(self, post: Posterior) -> "PassingParticles":
-        """This sampler on levels that contain every tau. A schedule of numbers is taken as it is."""
+        """Returns this sampler on levels that contain every tau. A schedule of numbers is taken as it is."""
         levels = [s for s, _ in self.levels(post.prior)]
         tau: list[float] = []
         for t in torch.unique(self.measured(post).s_y).tolist():  # rising; equal singular values differ by round-off

@@ -71,7 +71,7 @@ def effective_size(log_w: Tensor) -> Tensor:
 
 
 def resample(log_w: Tensor, count: int, randn: Streams, scheme: Resampling = "systematic") -> Tensor:
-    """Indices of `count` particles of each chain, drawn in proportion to the weights, (C, count).
+    """Returns indices of `count` particles of each chain, drawn in proportion to the weights, (C, count).
 
     Each scheme gives particle i on average count * w_i copies. Systematic resampling (Carpenter, Clifford & Fearnhead,
     1999) uses one uniform number a chain and varies least; stratified (Kitagawa, 1996) one for each of `count` strata;
@@ -122,7 +122,7 @@ class EnsembleSampler(Sampler):
         raise TypeError(f"{type(self).__name__} must define run(self, post, x, randn, cloud)")
 
     def per_chain(self, x: Tensor) -> Tensor:
-        """(C * particles, ...) as (C, particles, ...)."""
+        """Returns (C * particles, ...) as (C, particles, ...)."""
         return x.reshape(-1, self.particles, *x.shape[1:])
 
     @property
@@ -177,7 +177,7 @@ class EnsembleSampler(Sampler):
 def by_rows(
     f: Callable[..., tuple[Tensor, ...]], split: int | None, *tensors: Tensor, post: Posterior
 ) -> tuple[Tensor, ...]:
-    """f(post, *tensors) on at most `split` rows at a time, put together again: bounds the memory of the network."""
+    """Returns f(post, *tensors) on at most `split` rows at a time, put together again: bounds the memory of the network."""
     count = len(tensors[0])
     if split is None or split >= count:
         return f(post, *tensors)
@@ -233,7 +233,7 @@ class ParticleSampler(EnsembleSampler):
     exact: ClassVar[str] = "as particles and steps grow"
 
     def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
-        """(log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.
+        """Returns (log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.
 
         Args:
             before: what the last `move` gave to remember, nothing at the first step.

@@ -37,7 +37,7 @@ class Unconditional(Sampler):
         return super().refuses(post)
 
     def __call__(self, prior: Denoiser | Posterior, num_samples: int = 1, seed: int = 0, **kwargs: Any) -> Tensor:
-        """Samples of the prior, (num_samples, *shape)."""
+        """Returns samples of the prior, (num_samples, *shape)."""
         if isinstance(prior, Denoiser):
             y = torch.zeros(1, dtype=prior.dtype, device=prior.device)
             prior = Posterior(prior, _Unmeasured(prior.shape), Gaussian(1.0), y)

@@ -21,7 +21,7 @@ def _normal(shape: int | Sequence[int], generator: Generator, like: Tensor) -> T
 
 
 def decoder(latent: int, widths: Sequence[int] = (56, 40, 24)) -> nn.Sequential:
-    """Codes (B, latent) to pictures in [-1, 1]: transposed convolutions from 4 x 4 on."""
+    """Returns codes (B, latent) to pictures in [-1, 1]: transposed convolutions from 4 x 4 on."""
     a, b, c = widths
     return nn.Sequential(
         nn.Linear(latent, a * 16), nn.Unflatten(1, (a, 4, 4)), nn.GroupNorm(4, a), nn.SiLU(),
@@ -32,7 +32,7 @@ def decoder(latent: int, widths: Sequence[int] = (56, 40, 24)) -> nn.Sequential:
 
 
 def encoder(out: int, widths: Sequence[int] = (20, 32, 48)) -> nn.Sequential:
-    """Pictures to (B, out): strided convolutions down to 4 x 4."""
+    """Returns pictures to (B, out): strided convolutions down to 4 x 4."""
     layers: list[nn.Module] = []
     for a, b in zip((1, *widths), widths, strict=False):
         layers += [nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -165,7 +165,7 @@ class FlowNetwork(nn.Module):
         )
 
     def inverse_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log |det dz/dx|: (B, 1, 32, 32) -> (B, 1, 32, 32), (B,)."""
+        """Returns z and log |det dz/dx|: (B, 1, 32, 32) -> (B, 1, 32, 32), (B,)."""
         h = (x - self.MEAN) / self.SCALE
         log_det = x.new_full((len(x),), -x[0].numel() * math.log(self.SCALE))
         for level in self.levels:
@@ -178,7 +178,7 @@ class FlowNetwork(nn.Module):
         return h, log_det
 
     def forward_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """x and log |det dx/dz|."""
+        """Returns x and log |det dx/dz|."""
         h, log_det = z, z.new_full((len(z),), z[0].numel() * math.log(self.SCALE))
         for _ in self.levels:
             h = F.pixel_unshuffle(h, 2)
@@ -236,7 +236,7 @@ class PixelCNN(nn.Module):
         self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(width, len(LEVELS), 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W) -> logits (B, levels, 1, H, W)."""
+        """Returns (B, 1, H, W) -> logits (B, levels, 1, H, W)."""
         h = self.first(torch.cat([x, torch.ones_like(x)], 1))
         for block in self.blocks:
             h = h + block(h)

@@ -31,7 +31,8 @@ NETWORKS = {
 
 
 def dncnn(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor | None:
-    """Images (B, C, H, W) without noise of standard deviation sigma, each channel by itself; None for levels beyond 0.2.
+    """Returns images (B, C, H, W) without noise of standard deviation sigma, each channel by itself; None for levels
+    beyond 0.2.
 
     The network trained for this level where there is one within 5 %, else the one that is told the level.
 
@@ -51,7 +52,8 @@ def dncnn(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0
 
 
 def network(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x less the noise that the convolutions "0.weight", "1.weight", "1.bias" ... find in it; (B, channels, H, W)."""
+    """Returns x less the noise that the convolutions "0.weight", "1.weight", "1.bias" ... find in it; (B, channels, H,
+    W)."""
     h, last = x, max(int(name.split(".")[0]) for name in tensors)
     for k in range(last + 1):
         h = F.conv2d(F.pad(h, (1, 1, 1, 1), "circular"), tensors[f"{k}.weight"], tensors.get(f"{k}.bias"))
@@ -60,7 +62,7 @@ def network(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def weights_folder() -> Path:
-    """INVGEN_WEIGHTS, or where `invgen data dncnn` puts them: dncnn in INVGEN_DATA or in ~/.cache/invgen/data."""
+    """Returns INVGEN_WEIGHTS, or where `invgen data dncnn` puts them: dncnn in INVGEN_DATA or in ~/.cache/invgen/data."""
     if folder := os.environ.get("INVGEN_WEIGHTS"):
         return Path(folder)
     return Path(os.environ.get("INVGEN_DATA") or Path.home() / ".cache" / "invgen" / "data") / "dncnn"
@@ -126,7 +128,7 @@ def read_flax(raw: bytes) -> dict[str, Any]:
 
 
 def tensors_of(variables: dict[str, Any]) -> dict[str, Tensor]:
-    """Flax's DnCNN as convolutions (out, in, 3, 3), batch normalisation multiplied into them."""
+    """Returns Flax's DnCNN as convolutions (out, in, 3, 3), batch normalisation multiplied into them."""
     params, moments = variables["params"], variables["batch_stats"]
     kernels = [params["conv_start"]["kernel"]]
     blocks = [f"ConvBNBlock_{k}" for k in range(len(moments))]

@@ -15,7 +15,7 @@ from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below, part_na
 
 
 def normalised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """x divided by its root mean square over `dims`, plus a small constant."""
+    """Returns x divided by its root mean square over `dims`, plus a small constant."""
     count = math.prod(x.shape[d] for d in dims)
     return x / (1e-4 + torch.linalg.vector_norm(x, dim=dims, keepdim=True) / math.sqrt(count))
 

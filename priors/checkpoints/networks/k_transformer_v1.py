@@ -49,7 +49,7 @@ class Attention1(nn.Module):
 
 
 def _turned_pairs(x: Tensor, angle: Tensor) -> Tensor:
-    """Neighbouring values as pairs, turned by the angles."""
+    """Returns neighbouring values as pairs, turned by the angles."""
     a, b = x[..., 0::2], x[..., 1::2]
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)

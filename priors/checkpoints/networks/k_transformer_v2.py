@@ -27,7 +27,7 @@ def linear(shapes: Shapes, name: str) -> nn.Linear:
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    """x over the root of its mean square, computed in float32 at least."""
+    """Returns x over the root of its mean square, computed in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return x * (scale.to(wide) * torch.rsqrt(x.to(wide).square().mean(-1, keepdim=True) + EPS)).to(x.dtype)
 
@@ -157,7 +157,7 @@ class Attention2(nn.Module):
         return x + self.out_proj(h.movedim(1, -2).flatten(-2))
 
     def _unit(self, x: Tensor) -> Tensor:
-        """Unit vectors, times the root of the head's scale."""
+        """Returns unit vectors, times the root of the head's scale."""
         wide = torch.promote_types(x.dtype, torch.float32)
         length = torch.rsqrt(x.to(wide).square().sum(-1, keepdim=True) + EPS)
         return x * (self.scale.to(wide).sqrt()[:, None, None, None] * length).to(x.dtype)
@@ -172,7 +172,7 @@ def _turned(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def _windows(x: Tensor, side: int, shift: int) -> Tensor:
-    """(B, heads, H, W, C), rolled by the shift, as (B, heads, rows, columns, side * side, C)."""
+    """Returns (B, heads, H, W, C), rolled by the shift, as (B, heads, rows, columns, side * side, C)."""
     x = x.roll((shift, shift), (2, 3)).unflatten(3, (-1, side)).unflatten(2, (-1, side))
     return x.transpose(3, 4).flatten(4, 5)
 
@@ -274,7 +274,7 @@ class TransformerV2(Embedding):
 
 
 def _levels(shapes: Shapes, windows: Sequence[int], done: Sequence[int] = ()) -> nn.ModuleList:
-    """Levels 0, 1 ...; done: how many layers of each have gone before, since every other one shifts its windows."""
+    """Returns levels 0, 1 ...; done: how many layers of each have gone before, since every other one shifts its windows."""
     count = len({name.split(".")[0] for name in shapes})
     parts = enumerate(windows[:count])
     return nn.ModuleList(_layers(below(shapes, str(k)), side, done[k] if done else 0) for k, side in parts)

@@ -151,7 +151,7 @@ class DDPM(nn.Module):
 
 
 def _waves(t: Tensor, width: int) -> Tensor:
-    """Sines, then cosines, of t at `width` // 2 frequencies from 1 down to 1 / 10000."""
+    """Returns sines, then cosines, of t at `width` // 2 frequencies from 1 down to 1 / 10000."""
     half = width // 2
     phase = t[:, None] * torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / (half - 1)))
     return F.pad(torch.cat([phase.sin(), phase.cos()], 1), (0, width % 2))

@@ -93,7 +93,8 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W) or (B, C, L). noise: (B,), a function of the noise level of order one (EDM: ln(sigma) / 4).
+        """x: (B, C, H, W) or (B, C, L). noise: (B,), a function of the noise level of order one (EDM: ln(sigma)
+        / 4).
 
         label: (B,) integers, where the network knows classes; None stands for no class.
         """
@@ -124,7 +125,7 @@ class UNet(nn.Module):
 
 
 def fold(x: Tensor, factor: int) -> Tensor:
-    """Pixels to channels: (B, C, H, W) -> (B, C f^2, H/f, W/f), or (B, C, L) -> (B, C f, L/f)."""
+    """Returns pixels to channels: (B, C, H, W) -> (B, C f^2, H/f, W/f), or (B, C, L) -> (B, C f, L/f)."""
     if x.ndim == 4:
         return F.pixel_unshuffle(x, factor)
     return x.unflatten(2, (-1, factor)).transpose(2, 3).flatten(1, 2)
@@ -138,7 +139,7 @@ def unfold(x: Tensor, factor: int) -> Tensor:
 
 
 def _fourier(noise: Tensor, features: int = 32) -> Tensor:
-    """(B,) -> (B, features): cosines and sines at frequencies from 0.25 to 8 radians, in float32 or better."""
+    """Returns (B,) -> (B, features): cosines and sines at frequencies from 0.25 to 8 radians, in float32 or better."""
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     powers = torch.linspace(math.log(0.25), math.log(8.0), features // 2, device=noise.device, dtype=noise.dtype)
     angles = noise[:, None] * powers.exp()
@@ -161,7 +162,7 @@ class EDMDenoiser(Denoiser):
         self.size_step = net.stride if net.dims == 2 and not net.classes else None  # those with classes saw whole pictures
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """E[x0 | x0 + sigma eps = x], of the shape and dtype of x. sigma: a number or one per sample, (B,)."""
+        """Returns E[x0 | x0 + sigma eps = x], of the shape and dtype of x. sigma: a number or one per sample, (B,)."""
         return self._denoise(x, sigma)
 
     def _denoise(self, x: Tensor, sigma: Sigma, *label: Tensor) -> Tensor:
@@ -188,7 +189,8 @@ class LabelDenoiser(EDMDenoiser, ConditionalDenoiser):
     """
 
     def forward(self, x: Tensor, sigma: Sigma, condition: int | Tensor | None = None) -> Tensor:
-        """E[x0 | x0 + sigma eps = x, class], of the shape of x; condition: a class, one per sample (B,), or None."""
+        """Returns E[x0 | x0 + sigma eps = x, class], of the shape of x; condition: a class, one per sample (B,), or
+        None."""
         if condition is None:
             return self._denoise(x, sigma)
         label = torch.as_tensor(condition, device=x.device)
@@ -197,7 +199,7 @@ class LabelDenoiser(EDMDenoiser, ConditionalDenoiser):
         return self._denoise(x, sigma, label.long().expand(len(x)))
 
     def condition(self, condition: int | Tensor) -> Conditioned:
-        """p(x | class), for a class from 0 to classes - 1."""
+        """Returns p(x | class), for a class from 0 to classes - 1."""
         if not 0 <= int(condition) < self.net.classes:
             raise OptionError(f"there is no class {condition!r}: the prior knows 0 to {self.net.classes - 1}")
         return super().condition(int(condition))
