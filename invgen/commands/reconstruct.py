@@ -142,8 +142,9 @@ def classical(post: Posterior) -> tuple[str, Tensor] | None:
     post = post.reduced()  # of photon counts, their line integrals
     A, prior = post.A, post.prior
     with torch.no_grad():
-        if hasattr(A, "fbp"):
-            return "FBP", A.fbp(post.y)
+        backprojection = getattr(A, "fbp", None)
+        if backprojection is not None:
+            return "FBP", backprojection(post.y)
         if isinstance(A, LinearOperator) and isinstance(post.noise, Gaussian):
             start = torch.full((*post.batch, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
             return "Tikhonov", A.prox(start, post.y, prior.data_std**2, post.noise.var)

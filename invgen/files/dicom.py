@@ -33,6 +33,7 @@ def read_dicom(path: Path, modality: str | None = None) -> Scan:
     """
     try:
         import pydicom
+        from pydicom.errors import InvalidDicomError
     except ImportError as error:
         raise MissingExtraError("reading DICOM files needs pydicom: pip install pydicom") from error
     try:
@@ -45,7 +46,7 @@ def read_dicom(path: Path, modality: str | None = None) -> Scan:
             )
             check_size(4 * count, str(path))
             scan = _scan(dataset, modality)
-    except pydicom.errors.InvalidDicomError:
+    except InvalidDicomError:
         raise FileError(f"{path} is not a DICOM file, though its name says so") from None
     except FileNotFoundError:
         raise FileError(f"there is no file {path}; pass a scan that exists") from None
@@ -101,7 +102,7 @@ def _coloured(dataset: Any, photometric: str) -> tuple[np.ndarray, str]:
     """Returns (frames, 3, rows, columns) of 0 to 1, and what was done."""
     pixels = dataset.pixel_array  # pydicom turns YBR into RGB
     if photometric == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         pixels = apply_color_lut(pixels, dataset)
         full, note = float(np.iinfo(pixels.dtype).max), "its palette was applied"
@@ -116,16 +117,17 @@ def _coloured(dataset: Any, photometric: str) -> tuple[np.ndarray, str]:
 def _rescaled(dataset: Any, stored: np.ndarray, notes: list[str]) -> tuple[np.ndarray, str, bool]:
     """Returns the values after each frame's modality transform, their type in words, and whether they are Hounsfield
     units."""
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     if dataset.get("ModalityLUTSequence"):
         notes.append("its modality table was applied")
         kind = str(dataset.ModalityLUTSequence[0].get("ModalityLUTType", "US"))
         return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32), kind, kind == "HU"
-    found = [_transform(dataset, k) for k in _each(dataset, len(stored))]
-    if not any(found):
+    each = _each(dataset, len(stored))
+    found = [one for k in each if (one := _transform(dataset, k)) is not None]
+    if not found:
         return stored.astype(np.float32), "", False
-    if not all(found):
+    if len(found) < len(each):
         raise FileError("has slope and intercept for some of its frames alone; export it again")
     values = np.empty(stored.shape, np.float32)
     for k, (slope, intercept, _) in enumerate(found if len(found) > 1 else found * len(stored)):
@@ -136,7 +138,7 @@ def _rescaled(dataset: Any, stored: np.ndarray, notes: list[str]) -> tuple[np.nd
         values[k] = stored[k] * slope + intercept  # in float64
     kinds = {kind for *_, kind in found}
     hounsfield = kinds == {"HU"} and not _is_capture(dataset)
-    slopes, intercepts = ({one[i] for one in found} for i in (0, 1))
+    slopes, intercepts = {slope for slope, *_ in found}, {intercept for _, intercept, _ in found}
     rescale = f"slope {_range(slopes)} and intercept {_range(intercepts)}"
     notes.append(f"its {rescale} were applied" + (", which gives Hounsfield units" if hounsfield else ""))
     return values, "" if kinds == {"HU"} else "/".join(sorted(kinds)), hounsfield
@@ -241,7 +243,7 @@ def _upright(
     done = []
     if abs(along @ right) < abs(down @ right):
         values, along, down = values.swapaxes(-1, -2), down, along
-        spacing = spacing and spacing[::-1]
+        spacing = spacing and (spacing[1], spacing[0])
         done.append("rows and columns exchanged")
     if along @ right < 0:
         values = values[..., ::-1]

@@ -76,7 +76,8 @@ def picture_size(signal: Signal) -> tuple[int, int] | None:
     if signal.rate is not None or len(shape) < 2:
         return None
     last_is_colour = len(shape) == 3 and not signal.volume and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3)
-    return shape[:2] if last_is_colour else shape[-2:]
+    rows, columns = shape[:2] if last_is_colour else shape[-2:]
+    return rows, columns
 
 
 def cut(signal: Signal, size: tuple[int, int]) -> Signal:

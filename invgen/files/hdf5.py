@@ -69,9 +69,11 @@ def _shape(thing: Any) -> tuple[int, ...] | None:
 
 def _parts(dtype: np.dtype) -> tuple[str, str] | None:
     """Returns the names of the real and the imaginary part of a compound type."""
-    names = dtype.names or ()
-    real = len(names) == 2 and all(dtype[n].kind in "iuf" and not dtype[n].shape for n in names)
-    return tuple(names) if real and tuple(n.lower() for n in names) in PARTS else None
+    if dtype.names is None or len(dtype.names) != 2:
+        return None
+    real, imaginary = dtype.names
+    numbers = all(dtype[n].kind in "iuf" and not dtype[n].shape for n in (real, imaginary))
+    return (real, imaginary) if numbers and (real.lower(), imaginary.lower()) in PARTS else None
 
 
 def _values(thing: Any, where: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ class Inert:
     """Stands for an object of a class that is not loaded: the arguments, state and items that the pickle gave it."""
 
     path = ""  # "module.name" in the pickle
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         self = super().__new__(cls)
@@ -72,7 +75,8 @@ class _Dtype:
     """A numpy dtype in the making: numbers only."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.order = code, "="
+        self.code: Any = code
+        self.order: Any = "="  # numpy looks at it
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1]
@@ -94,7 +98,7 @@ class _Array:
         self.value = _from_buffer(data, dtype, shape, "F" if fortran else "C")
 
 
-def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
     return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape, order=order)
 
 

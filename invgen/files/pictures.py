@@ -1,6 +1,7 @@
 """Pictures: PNG, JPEG, BMP and WebP by Pillow; TIFF in `file_tiff`."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _signal(file: Any, path: Path, head: bytes) -> Signal:
     return Signal(torch.from_numpy(np.ascontiguousarray(values)), "unit", notes=tuple(notes))
 
 
-def colour_notes(info: dict[str, Any]) -> list[str]:
+def colour_notes(info: Mapping[Any, Any]) -> list[str]:
     """Notes the tone curve of a picture that was not applied: its gamma, or a colour profile other than sRGB."""
     notes, gamma = [], info.get("gamma")
     if isinstance(gamma, float) and "srgb" not in info and abs(2.2 * gamma - 1) > 0.05:

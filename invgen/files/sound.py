@@ -51,6 +51,7 @@ def read_sound(path: str | Path) -> Signal:
 def read_wave(path: str | Path) -> tuple[np.ndarray, int]:
     """Reads a recording as (samples (channels, length) float32, rate in Hz); as `read_sound`."""
     signal = read_sound(path)
+    assert signal.rate is not None  # a recording has one
     return signal.values.numpy(), int(signal.rate)
 
 

@@ -43,7 +43,7 @@ class Storage:
 
     def fill(self, stream: Any) -> None:
         """Reads as many bytes as it has."""
-        view = memoryview(torch.empty(0, dtype=torch.uint8).set_(self.data).numpy())
+        view = torch.empty(0, dtype=torch.uint8).set_(self.data).numpy().data
         while len(view):
             part = stream.read(min(len(view), 2**24))
             if not part:

@@ -31,7 +31,7 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
     post = post.reduced()
     A, noise, prior = post.A, post.noise, post.prior
     linear, gaussian = isinstance(A, LinearOperator), isinstance(noise, Gaussian)
-    exact = gaussian and not hasattr(noise.sigma, "shape") and noise.sigma == 0
+    exact = isinstance(noise, Gaussian) and not hasattr(noise.sigma, "shape") and noise.sigma == 0
     values = A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1)
     through = " through its decoder" if isinstance(prior, Generator) else ""
 
@@ -92,12 +92,13 @@ def within_trust(post: Posterior) -> tuple[Posterior, str]:
 
     Networks that err more than a constant at high noise, as many published ones do, break what differentiates them there.
     """
-    top = ceiling(post.prior) if isinstance(post.prior, Denoiser) else None
-    if top is None:
+    prior = post.prior
+    top = ceiling(prior) if isinstance(prior, Denoiser) else None
+    if not isinstance(prior, Denoiser) or top is None:
         return post, ""
-    warn_untrusted(post.prior)
+    warn_untrusted(prior)
     out = f"; noise levels above {top:.2g} are left out, where the network errs more than a constant would"
-    return replace(post, prior=narrowed(post.prior, top)), out
+    return replace(post, prior=narrowed(prior, top)), out
 
 
 def _name(A: object) -> str:

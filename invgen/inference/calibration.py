@@ -162,7 +162,7 @@ class Calibration:
         return f"samples too {'narrow' if width > 0 else 'wide'}"
 
     def __str__(self) -> str:
-        worst = min(self.p_values, key=self.p_values.get)
+        worst = min(self.p_values, key=lambda name: self.p_values[name])
         word = "calibrated" if self.calibrated else "NOT calibrated"
         return "\n".join(
             [
@@ -317,9 +317,10 @@ def calibrate(
 def _check(sampler: Sampler, num_samples: int, alpha: float) -> None:
     if not isinstance(sampler, Sampler):
         raise OptionError(f"the sampler must be an invgen Sampler or the name of one, got {type(sampler).__name__}")
-    if getattr(sampler, "draws", 1) != 1:
+    draws = getattr(sampler, "draws", 1)
+    if draws != 1:
         raise OptionError(
-            f"calibration ranks truths among independent samples, and {type(sampler).__name__} with draws={sampler.draws} "
+            f"calibration ranks truths among independent samples, and {type(sampler).__name__} with draws={draws} "
             "takes several from one chain; set draws=1"
         )
     if sampler.point:

@@ -98,12 +98,12 @@ def _failure(error: Exception) -> str:
     """Returns one sentence about an exception: the method of the operator that was called, and what it said where."""
     if isinstance(error, OperatorError) and error.__cause__ is None:
         return str(error)
-    error = error.__cause__ if isinstance(error, OperatorError) else error
-    frames = traceback.extract_tb(error.__traceback__)
+    origin = (error.__cause__ if isinstance(error, OperatorError) else None) or error
+    frames = traceback.extract_tb(origin.__traceback__)
     # the door of invgen.validation.batches calls the method: the frame after it is the operator's
     doors = [i for i, frame in enumerate(frames[:-1]) if frame.name == "_called"]
     method, last = frames[doors[0] + 1].name if doors else frames[-1].name, frames[-1]
-    return f"{method} fails at {last.filename}:{last.lineno} with {type(error).__name__}: {error}"
+    return f"{method} fails at {last.filename}:{last.lineno} with {type(origin).__name__}: {origin}"
 
 
 class _Checks:
@@ -177,7 +177,9 @@ class _Checks:
             self.yes("gradient finite", bool(torch.isfinite(grad).all()), "the gradient has values that are not finite")
 
     def linear(self) -> None:
-        A, x, z = self.A, self.random(2, self.A.in_shape), self.random(2, self.A.in_shape)
+        A = self.A
+        assert isinstance(A, LinearOperator)
+        x, z = self.random(2, A.in_shape), self.random(2, A.in_shape)
         y = A(x)
         self.close(
             "linearity",
@@ -225,7 +227,9 @@ class _Checks:
         return torch.cat([rows.real, rows.imag], 1) if rows.is_complex() else rows
 
     def svd(self) -> None:
-        A, x = self.A, self.random(2, self.A.in_shape)
+        A = self.A
+        assert isinstance(A, SVDOperator)
+        x = self.random(2, A.in_shape)
         y = self.random(2, A.out_shape, A(x).dtype)
         self.yes("s >= 0", bool((A.s >= 0).all()), "a singular value is negative")
         c = A.Vt(x)
@@ -245,14 +249,16 @@ class _Checks:
         self.close("A = U s V^T", A.U(s * c), A(x), "forward is not U diag(s) V^T")
 
     def solves(self) -> None:
-        derived = type(self.A).solve is LinearOperator.solve and type(self.A).prox is LinearOperator.prox
+        A = self.A
+        assert isinstance(A, LinearOperator)
+        derived = type(A).solve is LinearOperator.solve and type(A).prox is LinearOperator.prox
         if derived and 2000 * self.once > self.seconds:  # hundreds of iterations for each solve
             self.report.notes.append(
                 "solve, prox, pinv and norm, conjugate gradients on what was checked, were left out: one application takes "
                 f"{self.once:.2g} s"
             )
             return
-        A, tol = self.A, self.tol if isinstance(self.A, SVDOperator) else 100 * self.tol
+        tol = self.tol if isinstance(A, SVDOperator) else 100 * self.tol
         x = self.random(2, A.in_shape)
         y = self.random(2, A.out_shape, A(x).dtype)
         size = A.norm() ** 2 or 1.0

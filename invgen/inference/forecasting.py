@@ -113,6 +113,7 @@ def _run(sampler: Sampler, small: Posterior) -> dict[str, float]:
 
 def _small(post: Posterior) -> Posterior:
     """Returns a problem of a few values with the structure of `post`."""
+    assert isinstance(post.prior, Denoiser)  # `forecast` looks
     prior = _Shrinks(post.prior)
     kind = _Bends if not isinstance(post.A, LinearOperator) else _Spectral if has_svd(post.A) else _Scales
     A = kind(prior.shape)
@@ -147,6 +148,8 @@ class _Bends(Operator):
 class _Scales(LinearOperator):
     """Every value by a gain of its own, with solves that count themselves."""
 
+    s: Tensor
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
         self.solves = [0]
@@ -177,7 +180,14 @@ class _Spectral(_Scales, SVDOperator):
     def U(self, z: Tensor) -> Tensor:
         return z.clone()
 
-    Ut = V = Vt = U
+    def Ut(self, y: Tensor) -> Tensor:
+        return y.clone()
+
+    def V(self, z: Tensor) -> Tensor:
+        return z.clone()
+
+    def Vt(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 def _column(variance: Variance, like: Tensor) -> Variance:
@@ -188,21 +198,22 @@ def _column(variance: Variance, like: Tensor) -> Variance:
 
 def _priced(counts: dict[str, float], post: Posterior, samples: int, max_batch: int | None) -> Forecast:
     """Returns the counts with the time that they take on the real problem."""
-    prior, rows = post.prior, max(1, min(samples, max_batch or samples, ROWS))
+    assert isinstance(post.prior, Denoiser)  # `forecast` looks
+    prior, A, rows = post.prior, post.A, max(1, min(samples, max_batch or samples, ROWS))
     sigma = math.sqrt(prior.sigma_min * prior.sigma_max)
     x = torch.zeros(1, *prior.shape, dtype=prior.dtype, device=prior.device) + prior.data_mean
     y = post.rows(torch.zeros(1, dtype=torch.long)).y
-    with torch.no_grad(), counted(prior, post.A) as counter:
+    with torch.no_grad(), counted(prior, A) as counter:
         prior(x, sigma)
         network_rows = max(counter.rows, 1)
     with torch.no_grad():
         evaluation = _seconds(lambda k: prior(_many(x, k), sigma), rows)
-        application = _seconds(lambda k: post.A(_many(x, k)), rows) if counts["operator_calls"] or counts["solves"] else 0.0
+        application = _seconds(lambda k: A(_many(x, k)), rows) if counts["operator_calls"] or counts["solves"] else 0.0
         pullback = _seconds(lambda k: _pulled(prior, _many(x, k), sigma), rows) - evaluation if counts["vjps"] else 0.0
         solve = 0.0
-        if counts["solves"] and isinstance(post.A, LinearOperator):
+        if counts["solves"] and isinstance(A, LinearOperator):
             var_x, var_y = prior.variance(sigma), torch.as_tensor(post.noise.std(y)).square().clamp(min=1e-6)
-            solve = _seconds(lambda k: post.A.weighted_adjoint(_many(y, k), var_x, var_y), rows)
+            solve = _seconds(lambda k: A.weighted_adjoint(_many(y, k), var_x, var_y), rows)
     each = counts["nfe"] * evaluation + counts["vjps"] * max(pullback, 0.0)
     each += counts["operator_calls"] * application + counts["solves"] * solve
     return Forecast(

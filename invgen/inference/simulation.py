@@ -120,8 +120,9 @@ def sample(
     max_batch = max_batch or rows_at_once(prior)
     options = {"sampler": sampler, "max_batch": max_batch, "progress": progress}
     with running(prior):
-        if hasattr(prior, "sample") and (sampler is None or not isinstance(prior, Denoiser)):
-            return prior.sample(num_samples, seed)
+        own = getattr(prior, "sample", None)
+        if own is not None and (sampler is None or not isinstance(prior, Denoiser)):
+            return own(num_samples, seed)
         if isinstance(prior, Rescaled):
             return prior.scale * sample(prior.prior, num_samples, seed, **options) + prior.shift
         if isinstance(prior, StandardNormal):

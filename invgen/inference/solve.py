@@ -218,7 +218,7 @@ def _correlation(result: Result) -> float:
     if math.prod(post.A.out_shape) < 50:
         return 0.0
     y = post.y.reshape(-1, *post.A.out_shape)
-    rows, least = post.rows(torch.arange(len(y))), torch.inf
+    rows, least = post.rows(torch.arange(len(y))), y.new_full((len(y),), torch.inf, dtype=torch.float64)
     with running(post.A), torch.no_grad():
         for x in result.samples.reshape(len(result.samples), -1, *post.prior.shape):
             r = (rows.residual(x) / rows.noise.std(y)).flatten(1)

@@ -156,7 +156,7 @@ def tune(
 
     start = names.sampler(sampler) if isinstance(sampler, str) else sampler
     ranges = search_space(start, space)
-    score_of = getattr(metrics, metric, None) if isinstance(metric, str) else metric
+    score_of: Metric | None = getattr(metrics, metric, None) if isinstance(metric, str) else metric
     if not callable(score_of):
         raise OptionError(f"unknown metric {metric!r}; 'energy_score' and 'crps_ensemble' score samples against a truth")
 
@@ -205,8 +205,8 @@ def tune(
             bar.set_postfix_str(f"{found.best_value:.4g}")
     trials = tuple((t.params, t.value) for t in found.trials if t.value is not None)
     # the best of many noisy scores is partly luck: the leaders meet the start again, on pairs that the search has not seen
-    leaders = sorted((t for t in found.trials if t.value is not None), key=lambda t: t.value)[:finalists]
-    candidates = [start, *(dataclasses.replace(start, **t.params) for t in leaders if math.isfinite(t.value))]
+    leaders = sorted(trials, key=lambda trial: trial[1])[:finalists]
+    candidates = [start, *(dataclasses.replace(start, **params) for params, value in leaders if math.isfinite(value))]
     candidates = list(dict.fromkeys(candidates))
     x, y = simulate(prior, A, noise, num_simulations, seed + 1, max_batch=max_batch)
     finals = [scores(c, x, y, 2).mean().item() for c in candidates]

@@ -8,7 +8,6 @@ installed, or in torchvision's cache.
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +53,10 @@ class LPIPS(nn.Module):
         MissingWeightsError: there are no weights on this machine; the sentence has the command that fetches them.
     """
 
+    net: Net
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: Net = "alex", weights: str | Path | None = None) -> None:
         super().__init__()
         if net not in LAYERS:
@@ -94,7 +97,7 @@ class LPIPS(nn.Module):
             features = self.features(images.reshape(-1, *images.shape[-3:]), value_range=value_range)
             layers.append([_direction(f).unflatten(0, images.shape[:-3] or (1,)) for f in features])
         weighted = ((a - b) ** 2 * w[:, None, None] for a, b, w in zip(*layers, self.heads, strict=True))
-        total = sum(d.sum(-3).mean((-1, -2)) for d in weighted)
+        total = functools.reduce(torch.add, (d.sum(-3).mean((-1, -2)) for d in weighted))
         return total if estimate.ndim + truth.ndim > 6 else total[0]
 
 
@@ -269,7 +272,7 @@ def _loaded(net: Net, device: str) -> LPIPS:
     return LPIPS(net).to(device)
 
 
-def _unit(x: Tensor, value_range: Sequence[float], net: Net) -> Tensor:
+def _unit(x: Tensor, value_range: tuple[float, float], net: Net) -> Tensor:
     """Returns images (B, C, H, W) as three colours in [-1, 1]."""
     low, high = check_value_range("LPIPS", value_range)
     if x.is_complex() or x.shape[1] not in (1, 3):

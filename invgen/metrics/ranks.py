@@ -129,19 +129,20 @@ def rank_histogram(
             num_samples + 1 most evenly. Expectation and band account for bins that hold unequally many ranks.
         confidence: the probability that a calibrated histogram is within the band, at all bins.
     """
-    ranks = _ranks("rank_histogram", ranks, num_samples, confidence)
+    values = _ranks("rank_histogram", ranks, num_samples, confidence)
     most = num_samples + 1
     if bins is None:
-        top = min(20, most, max(5, len(ranks) // 10))
+        top = min(20, most, max(5, len(values) // 10))
         bins = min(range(top, max(2, top // 2) - 1, -1), key=lambda b: -(-most // b) / (most // b))
     if not isinstance(bins, int) or not 2 <= bins <= most:
         raise OptionError(f"rank_histogram: bins must be a whole number from 2 to num_samples + 1 = {most}, got {bins!r}")
     edges = np.ceil(np.arange(bins + 1) * most / bins - 1e-9).astype(int)
     probs = np.diff(edges) / most
-    counts = np.histogram(ranks, edges - 0.5)[0]
-    low, high = uniformity.band(len(ranks), probs, confidence, cumulative=False)
+    counts = np.histogram(values, edges - 0.5)[0]
+    low, high = uniformity.band(len(values), probs, confidence, cumulative=False)
     p = uniformity.p_value(counts, probs, cumulative=False)
-    return RankHistogram(*map(torch.as_tensor, (edges, counts, len(ranks) * probs, low, high)), p, confidence)
+    arrays = (edges, counts, len(values) * probs, low, high)
+    return RankHistogram(*[torch.as_tensor(array) for array in arrays], p_value=p, confidence=confidence)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class CoverageCurve:
     def at(self, level: float) -> tuple[float, float, float, float]:
         """Returns (level, coverage, low, high) at the nearest level there is."""
         k = int((self.level - level).abs().argmin())
-        return tuple(float(t[k]) for t in (self.level, self.coverage, self.low, self.high))
+        return float(self.level[k]), float(self.coverage[k]), float(self.low[k]), float(self.high[k])
 
 
 @checked
@@ -201,7 +202,8 @@ def coverage_curve(
         outside = (1 - confidence) / 2
         limits = torch.as_tensor(np.quantile(drawn, [outside, 1 - outside], axis=0))
     arrays = (ends / most, counts.cumsum() / n, low / n, high / n)
-    return CoverageCurve(*map(torch.as_tensor, arrays), p, confidence, limits)
+    level, coverage, lower, upper = (torch.as_tensor(array) for array in arrays)
+    return CoverageCurve(level, coverage, lower, upper, p, confidence, limits)
 
 
 @checked

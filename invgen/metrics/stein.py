@@ -94,17 +94,18 @@ def posterior_score(post: "Posterior", sigma: Positive | None = None) -> Score:
     """
     from invgen.diffusion import Denoiser
 
-    if not isinstance(post.prior, Denoiser):
-        raise UnsupportedError(f"a posterior score needs a Denoiser prior, got {type(post.prior).__name__}")
+    prior = post.prior
+    if not isinstance(prior, Denoiser):
+        raise UnsupportedError(f"a posterior score needs a Denoiser prior, got {type(prior).__name__}")
     if post.batch.numel() != 1:
         raise ShapeError(f"posterior_score takes one measurement, got a batch of shape {tuple(post.batch)}")
-    level = post.prior.sigma_min if sigma is None else sigma
+    level = prior.sigma_min if sigma is None else sigma
     if not level > 0:
         raise OptionError(f"posterior_score: sigma must be positive, got {sigma!r}")
 
     def score(x: Tensor) -> Tensor:
         with torch.no_grad():
             rows = post.rows(torch.zeros(len(x), dtype=torch.long))
-            return post.prior.score(x, level) + rows.likelihood_score(x).to(x.dtype)
+            return prior.score(x, level) + rows.likelihood_score(x).to(x.dtype)
 
     return score

@@ -1,5 +1,6 @@
 """Are two sets of samples from one law? Maximum mean discrepancy, and a classifier that tries to tell them apart."""
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def mmd(
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         square = _square_distances(a, b)
-        return sum(torch.exp(-square / (2 * h**2)) for h in widths) / len(widths)
+        return functools.reduce(torch.add, (torch.exp(-square / (2 * h**2)) for h in widths)) / len(widths)
 
     n, m = x.shape[-2], y.shape[-2]
     within = 0.0

@@ -8,6 +8,7 @@ probability that together hold at the stated confidence (for partial sums the ba
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +29,7 @@ def _increments(n: int, probs: tuple[float, ...]) -> list[tuple[int, Array]]:
     return [laws[p] for p in probs]
 
 
-def probability_within(n: int, probs: Array, low: Array, high: Array, cumulative: bool) -> float:
+def probability_within(n: int, probs: Array | Sequence[float], low: Array, high: Array, cumulative: bool) -> float:
     """Returns P(low_k <= N_k <= high_k for all k) for N ~ Multinomial(n, probs), or its partial sums if `cumulative`.
 
     Args:

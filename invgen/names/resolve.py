@@ -67,7 +67,7 @@ def build(
     if shape is not None:
         wanted = [n for n in SHAPE_NAMES if n in known or (others and n == "in_shape")]
         if wanted and wanted[0] not in options:
-            options[wanted[0]] = tuple(shape)
+            options[wanted[0]] = shape if isinstance(shape, int) else tuple(shape)
     for option in options:
         if option not in known and not others:
             raise unknown(f"option of {name}", option, known)

@@ -120,6 +120,7 @@ def _from_file(name: str) -> ModuleType:
         return _loaded[path][1]
     alias = re.sub(r"\W+", "_", name.removesuffix(".py")).strip("_") + "_of_user"
     made = importlib.util.spec_from_file_location(alias, path)
+    assert made is not None and made.loader is not None  # so it is for a path that ends in .py
     module = importlib.util.module_from_spec(made)
     sys.modules[alias] = module  # dataclasses and pickle look a class up there
     try:
