@@ -164,11 +164,10 @@ class Method:
                 f"{type(self).__name__} finds one point: its {num_samples} samples are equal, and their spread of zero is "
                 "no uncertainty; ask for one sample, or take a sampler that draws",
             )
-        if isinstance(seed, list | tuple):
-            seed = self._seeds(seed, math.prod(post.batch))
+        seeds = seed if isinstance(seed, int) else self._seeds(seed, math.prod(post.batch))
         with running(post.prior, post.A, *vars(post.noise).values()):
             post = dataclasses.replace(normal(post), noise=normal(post.noise)).reduced()
-            return self.solve(post, num_samples, seed, Run(max_batch, progress, callback, cost))
+            return self.solve(post, num_samples, seeds, Run(max_batch, progress, callback, cost))
 
     def _seeds(self, seed: Sequence[int], measurements: int) -> Tensor:
         """Returns a tensor of one seed for each measurement."""

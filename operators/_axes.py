@@ -1,6 +1,7 @@
 """Which axes of a signal are space, and products with one small matrix for each of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,5 +71,6 @@ def along(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         elif axis == -2:
             x = M @ x
         else:
-            x = torch.tensordot(x, M, dims=([axis], [1])).movedim(-1, axis)
+            axes: Any = ([axis], [1])  # torch declares a number of axes alone
+            x = torch.tensordot(x, M, dims=axes).movedim(-1, axis)
     return x

@@ -1,5 +1,7 @@
 """Filters on real signals: products in the Fourier domain over the last axes, and the Hartley basis."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,6 +64,14 @@ def hartley(x: Tensor, dim: int) -> Tensor:
     """
     X = torch.fft.fftn(x, dim=_axes(dim), norm="ortho")
     return X.real - X.imag
+
+
+def fast_length(n: int) -> int:
+    """Returns the least length from n on at which the FFT of a real signal is fast."""
+    from scipy.fft import next_fast_len
+
+    length: Any = next_fast_len(n, real=True)  # which scipy declares to return nothing
+    return length
 
 
 def _axes(dim: int) -> tuple[int, ...]:

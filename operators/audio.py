@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.operators._spectral import fast_length
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Range
 from invgen.validation.limits import check_size
@@ -51,6 +52,8 @@ class LowPassDecimate(LinearOperator):
             than "reflect" can mirror.
     """
 
+    response: Tensor
+
     def __init__(
         self,
         in_shape: tuple[int, ...],
@@ -65,15 +68,15 @@ class LowPassDecimate(LinearOperator):
             raise OptionError("LowPassDecimate needs a signal with axes, got in_shape ()")
         self.factor, self.boundary, length = int(factor), boundary, self.in_shape[-1]
         h = lowpass_filter(20 * self.factor + 1 if taps is None else taps, 1 / self.factor if cutoff is None else cutoff)
-        self.half = len(h) // 2
-        if boundary == "reflect" and self.half >= length:
+        self.half_taps = len(h) // 2
+        if boundary == "reflect" and self.half_taps >= length:
             raise OptionError(
-                f"a filter of {len(h)} taps needs more than {self.half} samples to reflect, got {length}; pass fewer "
+                f"a filter of {len(h)} taps needs more than {self.half_taps} samples to reflect, got {length}; pass fewer "
                 "taps or boundary='zero'"
             )
         self.out_shape = (*self.in_shape[:-1], -(-length // self.factor))
-        self.start = self.half if boundary == "reflect" else 0  # where x begins in what is filtered
-        self.register_buffer("response", _response(h, length + max(self.half, 2 * self.start)), persistent=False)
+        self.start = self.half_taps if boundary == "reflect" else 0  # where x begins in what is filtered
+        self.register_buffer("response", _response(h, length + max(self.half_taps, 2 * self.start)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         length = self.in_shape[-1]
@@ -103,8 +106,6 @@ class LowPassDecimate(LinearOperator):
 def _response(h: Tensor, least: int) -> Tensor:
     """Returns the real frequency response of a symmetric filter on a ring of at least `least` samples, of an even, fast
     length."""
-    from scipy.fft import next_fast_len
-
-    n = 2 * next_fast_len(-(-max(least, len(h)) // 2), real=True)
+    n = 2 * fast_length(-(-max(least, len(h)) // 2))
     ring = F.pad(h, (0, n - len(h))).roll(-(len(h) // 2))
     return torch.fft.rfft(ring).real.contiguous()

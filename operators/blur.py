@@ -1,7 +1,7 @@
 """Convolution with a known kernel, with four kinds of boundary."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from invgen.errors import OptionError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
 from invgen.operators._axes import real_table
-from invgen.operators._spectral import as_complex, half, hartley, multiply, transfer
+from invgen.operators._spectral import as_complex, fast_length, half, hartley, multiply, transfer
 from invgen.validation.hints import check
 
 BOUNDARIES = ("circular", "reflect", "replicate", "valid")
@@ -39,12 +39,15 @@ class Blur(LinearOperator):
         OptionError: an unknown boundary, a kernel that is empty, not finite, or does not fit the signal.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Blur":
+    kernel: Tensor
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        kind: type = cls
         if cls is Blur:
             boundary = args[2] if len(args) > 2 else kwargs.get("boundary", "circular")
             boundary = check("boundary of Blur", boundary, Literal[BOUNDARIES])
-            cls = CircularBlur if boundary == "circular" else PaddedBlur
-        return super().__new__(cls)
+            kind = CircularBlur if boundary == "circular" else PaddedBlur
+        return super().__new__(kind)
 
     def __init__(
         self, in_shape: tuple[int, ...], kernel: Tensor, boundary: str = "circular", *, per_channel: bool = False
@@ -78,6 +81,8 @@ class CircularBlur(Blur, SVDOperator):
 
     Its SVD has real coordinates: V is the Hartley transform, s = |H|, and U = V followed by the all-pass filter H / |H|.
     """
+
+    H: Tensor
 
     def __init__(
         self, in_shape: tuple[int, ...], kernel: Tensor, boundary: str = "circular", *, per_channel: bool = False
@@ -151,12 +156,13 @@ class PaddedBlur(Blur):
     the circular blur with the same kernel, which differs from A A^T only near the edges.
     """
 
+    H: Tensor
+    power: Tensor
+
     def __init__(
         self, in_shape: tuple[int, ...], kernel: Tensor, boundary: str = "reflect", *, per_channel: bool = False
     ) -> None:
         super().__init__(in_shape, kernel, boundary, per_channel=per_channel)
-        from scipy.fft import next_fast_len
-
         sizes = self.kernel.shape[int(per_channel) :]
         for n, k in zip(self.spatial, sizes, strict=True):
             limit = n if boundary == "valid" else 2 * n - 1 if boundary == "reflect" else math.inf
@@ -173,7 +179,7 @@ class PaddedBlur(Blur):
             i = torch.arange(-before, n + after)
             i = i.clamp(0, n - 1) if boundary == "replicate" else (n - 1) - ((n - 1) - i.abs()).abs()
             self.register_buffer(f"source{axis}", i, persistent=False)
-        self.grid = tuple(next_fast_len(n, real=True) for n in self.padded)
+        self.grid = tuple(fast_length(n) for n in self.padded)
         self.register_buffer("H", half(self._channels(transfer(self.kernel, self.grid))), persistent=False)
         power = transfer(self.kernel, self.kept).abs() ** 2
         self.register_buffer("power", self._channels(power)[..., : self.kept[-1] // 2 + 1], persistent=False)

@@ -1,7 +1,7 @@
 """Few random projections of a signal."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -32,12 +32,13 @@ class CompressedSensing(SVDOperator):
         OptionError: an unknown kind, m outside 1 to n, or a Hadamard transform whose n is not a power of two.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "CompressedSensing":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        kind: type = cls
         if cls is CompressedSensing:
-            kind = args[2] if len(args) > 2 else kwargs.get("kind", "gaussian")
-            kind = check("kind of CompressedSensing", kind, Literal[KINDS])
-            cls = GaussianSensing if kind == "gaussian" else FastSensing
-        return super().__new__(cls)
+            rows = args[2] if len(args) > 2 else kwargs.get("kind", "gaussian")
+            rows = check("kind of CompressedSensing", rows, Literal[KINDS])
+            kind = GaussianSensing if rows == "gaussian" else FastSensing
+        return super().__new__(kind)
 
     def __init__(
         self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "gaussian", *, seed: Seed = 0
@@ -55,6 +56,8 @@ class GaussianSensing(CompressedSensing):
     A^T = Q R by Householder reflections, kept as Q = I - Y T Y^T (Schreiber & Van Loan, SIAM J. Sci. Stat. Comput. 10,
     1989), and the SVD of the m x m factor R: V is complete at m n numbers of memory, never n^2.
     """
+
+    matrix: Tensor
 
     def __init__(
         self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "gaussian", *, seed: Seed = 0
@@ -74,7 +77,7 @@ class GaussianSensing(CompressedSensing):
             W, s, Zt = torch.linalg.svd(packed[:m].triu().T)
             for key, value in {"_s": torch.cat([s, s.new_zeros(self.n - m)]), "_Y": Y, "_T": T, "_W": W, "_Zt": Zt}.items():
                 self.register_buffer(key, value, persistent=False)
-        return self._buffers[name]
+        return getattr(self, name)
 
     @property
     def s(self) -> Tensor:
@@ -110,6 +113,9 @@ class GaussianSensing(CompressedSensing):
 
 class FastSensing(OrthogonalRows, CompressedSensing):
     """Random rows of a Hadamard or cosine transform of the signal with random signs: V = diag(signs) transform^T."""
+
+    signs: Tensor
+    rows: Tensor
 
     def __init__(self, in_shape: tuple[int, ...], num_measurements: Count, kind: str = "dct", *, seed: Seed = 0) -> None:
         super().__init__(in_shape, num_measurements, kind)

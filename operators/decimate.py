@@ -35,7 +35,13 @@ class Decimate(OrthogonalRows):
         x[grid(self.factors, self.offset)] = y
         return x
 
-    U, Ut = forward, adjoint
+    def U(self, z: Tensor) -> Tensor:
+        return z[grid(self.factors, self.offset)].clone()
+
+    def Ut(self, y: Tensor) -> Tensor:
+        z = y.new_zeros(len(y), *self.in_shape)
+        z[grid(self.factors, self.offset)] = y
+        return z
 
     def V(self, z: Tensor) -> Tensor:
         return z
@@ -43,7 +49,7 @@ class Decimate(OrthogonalRows):
     def Vt(self, x: Tensor) -> Tensor:
         return x
 
-    def fused(self, inner: Operator) -> "FilterDecimate | None":
+    def fused(self, inner: Operator) -> Downsample | None:
         if not isinstance(inner, CircularBlur) or inner.per_channel or inner.dim != len(self.factors):
             return None
         return FilterDecimate(self.in_shape, self.factors, inner.kernel, offset=self.offset).to(inner.device)
@@ -59,6 +65,12 @@ class FilterDecimate(Downsample):
     25, 1988): with E = D^T Phi, Phi the all-pass filter that makes E^T P symmetric and positive, and W = P + E,
     R = I - 2 W (W^T W)^-1 W^T is orthogonal and takes E to -P. W is a filter and a decimation itself, so R costs four FFTs.
     """
+
+    H: Tensor
+    W: Tensor
+    phase: Tensor
+    power: Tensor
+    s: Tensor
 
     def __init__(self, in_shape: tuple[int, ...], factor: Factor, filter: Tensor, *, offset: Factor = 0) -> None:
         kernel = real_table("the filter", filter)

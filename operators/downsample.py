@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,7 +33,8 @@ class Downsample(SVDOperator):
         OptionError: an unknown filter, or a factor that does not divide the sizes.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Downsample":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        kind: type = cls
         if cls is Downsample:
             from invgen.operators.decimate import FilterDecimate
 
@@ -43,8 +44,8 @@ class Downsample(SVDOperator):
             kernel = not isinstance(name, str)
             if not kernel and check("offset of Downsample", kwargs.get("offset", 0), int | Sequence[int]) != 0:
                 raise OptionError(f"offset belongs to a kernel; the filter {name!r} places its samples itself")
-            cls = FilterDecimate if kernel else BlockAverage if name == "average" else Resample
-        return super().__new__(cls)
+            kind = FilterDecimate if kernel else BlockAverage if name == "average" else Resample
+        return super().__new__(kind)
 
     def __init__(
         self, in_shape: tuple[int, ...], factor: Factor, filter: str | Tensor = "average", *, offset: Factor = 0
@@ -70,7 +71,7 @@ class BlockAverage(OrthogonalRows, Downsample):
         s[grid(self.factors)] = self.block**-0.5
         self.register_buffer("s", s, persistent=False)
 
-    def fused(self, inner: Operator) -> "Downsample | None":
+    def fused(self, inner: Operator) -> Operator | None:
         """On a periodic grid a block mean is a box filter and a decimation, so that after a blur it stays exact."""
         if not isinstance(inner, CircularBlur) or inner.per_channel or inner.dim != len(self.factors):
             return None

@@ -30,6 +30,9 @@ class Grey(OrthogonalRows):
         OptionError: an unknown name, a number of weights other than C, weights that are all zero or not finite.
     """
 
+    weights: Tensor
+    reflector: Tensor
+
     def __init__(self, in_shape: tuple[int, ...], weights: str | Tensor | tuple[float, ...] = "bt601") -> None:
         super().__init__(in_shape)
         if not self.in_shape:
@@ -37,9 +40,8 @@ class Grey(OrthogonalRows):
         channels = self.in_shape[0]
         if isinstance(weights, str) and weights not in (*WEIGHTS, "mean"):
             raise OptionError(f"weights must be 'bt601', 'bt709', 'mean' or {channels} numbers, got {weights!r}")
-        if isinstance(weights, str):
-            weights = [1 / channels] * channels if weights == "mean" else WEIGHTS[weights]
-        w = real_table("weights", weights)
+        mean = (1 / channels,) * channels
+        w = real_table("weights", (WEIGHTS | {"mean": mean})[weights] if isinstance(weights, str) else weights)
         if w.shape != (channels,):
             raise OptionError(f"Grey needs one weight for each of {channels} channels, got shape {tuple(w.shape)}")
         if not torch.isfinite(w).all() or not w.any():

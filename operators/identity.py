@@ -30,5 +30,14 @@ class Identity(OrthogonalRows):
     def adjoint(self, y: Tensor) -> Tensor:
         return y.clone()
 
-    U = V = forward
-    Ut = Vt = adjoint
+    def U(self, z: Tensor) -> Tensor:
+        return z.clone()
+
+    def Ut(self, y: Tensor) -> Tensor:
+        return y.clone()
+
+    def V(self, z: Tensor) -> Tensor:
+        return z.clone()
+
+    def Vt(self, x: Tensor) -> Tensor:
+        return x.clone()

@@ -65,6 +65,13 @@ class JPEG(Operator):
             or an empty value range.
     """
 
+    luma: Tensor
+    chroma: Tensor
+    cosines: Tensor
+    to_ycbcr: Tensor
+    offset: Tensor
+    to_rgb: Tensor
+
     def __init__(
         self,
         in_shape: tuple[int, int, int],

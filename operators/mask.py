@@ -28,6 +28,8 @@ class Mask(OrthogonalRows):
         OptionError: the mask has other values, does not broadcast to in_shape, or keeps nothing.
     """
 
+    mask: Tensor
+    index: Tensor
     any_field = True
 
     def __init__(self, in_shape: tuple[int, ...], mask: Tensor) -> None:
@@ -53,7 +55,11 @@ class Mask(OrthogonalRows):
     def adjoint(self, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), self.s.numel()).index_copy(1, self.index, y).reshape(-1, *self.in_shape)
 
-    U, Ut = forward, adjoint
+    def U(self, z: Tensor) -> Tensor:
+        return z.flatten(1).index_select(1, self.index)
+
+    def Ut(self, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y), self.s.numel()).index_copy(1, self.index, y).reshape(-1, *self.in_shape)
 
     def V(self, z: Tensor) -> Tensor:
         return z

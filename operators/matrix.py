@@ -23,6 +23,10 @@ class Matrix(SVDOperator):
     frame in place of a basis (V Vt = I, Vt an isometry), which takes n r numbers in place of n^2, and as much less time.
     """
 
+    matrix: Tensor
+    left: Tensor
+    right: Tensor
+
     def __init__(self, matrix: Tensor, in_shape: Sequence[int] | None = None) -> None:
         matrix = torch.as_tensor(matrix)
         if matrix.ndim != 2 or not matrix.is_floating_point():
@@ -30,7 +34,7 @@ class Matrix(SVDOperator):
         if not torch.isfinite(matrix).all():
             raise OptionError("matrix has entries that are not finite")
         m, n = matrix.shape
-        super().__init__((n,) if in_shape is None else in_shape)
+        super().__init__((n,) if in_shape is None else tuple(in_shape))
         if math.prod(self.in_shape) != n:
             raise ShapeError(
                 f"matrix has {n} columns but in_shape {tuple(self.in_shape)} {math.prod(self.in_shape)} values"

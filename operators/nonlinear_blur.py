@@ -41,6 +41,8 @@ class NonlinearBlur(Operator):
         OptionError: in_shape is not (C, H, W), fewer than one step, a negative length or rotation, or exposure <= 0.
     """
 
+    motion: Tensor
+
     def __init__(
         self,
         in_shape: tuple[int, int, int],
@@ -78,9 +80,9 @@ class NonlinearBlur(Operator):
         light = decode_srgb((x - low) / (high - low))
         # every image and channel moves alike: one batch entry, the instants one after the other to save memory
         planes = light.reshape(1, -1, *light.shape[-2:])
-        total = 0
+        total = torch.zeros_like(planes)
         for motion in self.motion.to(x.dtype):
-            grid = F.affine_grid(motion[None], planes.shape, align_corners=False)
+            grid = F.affine_grid(motion[None], list(planes.shape), align_corners=False)
             total = total + F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
         exposed = (total * (self.exposure / len(self.motion))).reshape(light.shape)
         return low + (high - low) * encode_srgb(exposed.clamp(max=1))

@@ -62,6 +62,8 @@ class Resize(SVDOperator):
         OptionError: an unknown method, or a size that is not positive integers.
     """
 
+    _s: Tensor
+
     def __init__(self, in_shape: tuple[int, ...], size: int | Sequence[int], method: str = "bicubic") -> None:
         super().__init__(in_shape)
         self._set(size, method)

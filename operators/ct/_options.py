@@ -18,7 +18,7 @@ def choose_angles(num_angles: int | None, angles: Angles | None, period: float) 
     if (num_angles is None) == (angles is None):
         given = "neither" if angles is None else "both"
         raise OptionError(f"give exactly one of num_angles (a count) and angles (a list in radians), got {given}")
-    if angles is None:
+    if num_angles is not None:
         check_size(8 * num_angles, f"num_angles = {num_angles}")
         return np.arange(num_angles) * (period / num_angles)
     try:

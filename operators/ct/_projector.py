@@ -81,7 +81,7 @@ def strip(angles: np.ndarray, s: np.ndarray, width: float, shape: tuple[int, int
         pixel = np.broadcast_to(np.arange(len(centre))[:, None], bins.shape)[keep]
         size = (len(s), len(centre))
         views.append(scipy.sparse.csr_array((area[keep] / width, (bins[keep], pixel)), shape=size))
-    matrix = scipy.sparse.vstack(views, format="csr")
+    matrix = scipy.sparse.csr_array(scipy.sparse.vstack(views, format="csr"))
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
 
 

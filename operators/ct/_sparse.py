@@ -78,7 +78,7 @@ class SparseMatrix:
                 csr = self.build()
                 self._kept[key] = (
                     _tensor(csr, self.shape, *key),
-                    _tensor(transpose(csr, self.shape[1]), self.shape[::-1], *key),
+                    _tensor(transpose(csr, self.shape[1]), (self.shape[1], self.shape[0]), *key),
                 )
         return self._kept[key]
 

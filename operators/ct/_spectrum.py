@@ -29,6 +29,7 @@ class Spectrum:
     """
 
     def __init__(self, operator: "Tomography") -> None:
+        assert isinstance(operator.matrix, SparseMatrix)  # `Tomography` looks
         csr = operator.matrix.build()
         self.matrix = operator.matrix
         self.count, self.pixels = operator.matrix.shape
@@ -190,5 +191,5 @@ class SpectralCT(SVDOperator):
 def _join(bases: list, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import scipy.sparse
 
-    joined = scipy.sparse.hstack(bases, format="csr") if bases else scipy.sparse.csr_array((count, 0))
+    joined = scipy.sparse.csr_array(scipy.sparse.hstack(bases, format="csr") if bases else (count, 0))
     return joined.indptr.astype(np.int64), joined.indices.astype(np.int32), joined.data

@@ -167,7 +167,7 @@ def save(file: Path, systems: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
     except OSError:
         return
-    arrays = {f"values{i}": values for i, (values, _) in enumerate(systems)}
+    arrays: dict[str, Any] = {f"values{i}": values for i, (values, _) in enumerate(systems)}
     arrays |= {f"vectors{i}": vectors for i, (_, vectors) in enumerate(systems)}
     try:
         with os.fdopen(handle, "wb") as stream:

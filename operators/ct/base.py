@@ -35,6 +35,7 @@ class Tomography(LinearOperator):
         solver: "auto", "exact" or "cg", see above.
     """
 
+    _anchor: Tensor
     max_bytes: ClassVar[int] = 4 * 2**30  # what the matrix and its transpose may take in single precision
     max_block: ClassVar[int] = 6000  # rays of the largest block of the exact solver
     max_work: ClassVar[float] = 3e10  # sum of cubed block sizes that "auto" diagonalises unasked: about 8 CPU seconds
@@ -148,18 +149,21 @@ class Tomography(LinearOperator):
         """Returns (var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if
         var_y = 0."""
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
-        uneven, precondition = per_entry(var_y, b), None
+        uneven = per_entry(var_y, b)
+        precondition: Callable[[Tensor], Tensor] | None = None
         spectrum = None if per_entry(var_x, b) else self._exact(uneven)
         if spectrum and not uneven:
             return self._solve_even(spectrum, b, var_x, var_y)
-        if uneven and bool((var_y > 0).all()):
+        if isinstance(var_y, Tensor) and uneven and bool((var_y > 0).all()):
             # var_x A A^T + var_y is about root (var_x A A^T + level) root; where the first term is the larger one root is 1
             level = var_y.expand_as(b).log().flatten(1).mean(1).exp().reshape(-1, *[1] * (b.ndim - 1))
             signal = var_x * (spectrum.tables(b)[0].mean() if spectrum else 0)
             root = ((signal + var_y) / (signal + level)).sqrt()
 
-            def precondition(r: Tensor) -> Tensor:
+            def whitened(r: Tensor) -> Tensor:
                 return self._solve_even(spectrum, r / root, var_x, level) / root if spectrum else r / var_y
+
+            precondition = whitened
 
         self._warn_unmatched()
         return cg(

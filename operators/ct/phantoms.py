@@ -43,7 +43,7 @@ class EllipsePhantom:
     @checked
     def __init__(self, radius: Positive = 1.0, ellipses: Sequence[Sequence[Any]] | np.ndarray = SHEPP_LOGAN) -> None:
         try:
-            table = np.asarray(ellipses, dtype=np.float64)
+            table: np.ndarray = np.asarray(ellipses, dtype=np.float64)
         except (TypeError, ValueError):
             table = np.empty(0)
         if table.ndim != 2 or table.shape[1] != 6 or not np.isfinite(table).all() or not (table[:, 1:3] > 0).all():

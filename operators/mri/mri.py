@@ -14,8 +14,11 @@ from invgen.operators.mri.fourier import fftc, ifftc, to_channels, to_complex
 from invgen.validation.arguments import mask as as_mask
 
 
-class _Cartesian:
+class _Cartesian(LinearOperator):
     """Base of single-coil and multi-coil MRI: the layout of the image, the mask and the order of the samples."""
+
+    mask: Tensor
+    index: Tensor
 
     def _set_up(self, mask: Tensor) -> None:
         name, shape, complex_in = type(self).__name__, self.in_shape, self.in_dtype.is_complex
@@ -157,6 +160,8 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
     Raises:
         OptionError, ShapeError: as `MRI`, and for maps of another size or dtype.
     """
+
+    maps: Tensor
 
     def __init__(self, image_shape: tuple[int, ...], mask: Tensor, maps: Tensor, *, complex: bool = False) -> None:
         super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)

@@ -34,7 +34,7 @@ class _Physics:
         dtype: of signals.
     """
 
-    def __init__(self, physics: nn.Module, in_shape: torch.Size, dtype: torch.dtype) -> None:
+    def __init__(self, physics: Any, in_shape: torch.Size, dtype: torch.dtype) -> None:
         self.physics, self.in_shape, self.dtype = physics, in_shape, dtype
         wide, narrow = _precisions(dtype)
         self.double, self.batches = True, True
@@ -87,7 +87,7 @@ class _Physics:
     def _as_parts(self, y: Tensor) -> Any:
         if self.parts is None:
             return y
-        from deepinv.utils import TensorList
+        from deepinv.utils import TensorList  # pyright: ignore[reportMissingImports]  (an extra of its own)
 
         pieces = y.split([math.prod(s) for s in self.parts], 1)
         return TensorList([p.reshape(-1, *s) for p, s in zip(pieces, self.parts, strict=True)])
@@ -157,6 +157,10 @@ class DeepinvSVD(SVDOperator):
     frequencies, which makes V an isometry. A V that spans the row space alone (Decolorize) is completed by the rest of the
     signal, x - V V^T x, with singular values of zero.
     """
+
+    weights: Tensor
+    gain: Tensor
+    phase: Tensor
 
     def __init__(self, call: _Physics, weights: Tensor | None, thin: bool) -> None:
         super().__init__(call.in_shape, dtype=call.dtype)
