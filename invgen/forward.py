@@ -9,7 +9,7 @@ import functools
 import inspect
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn

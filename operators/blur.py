@@ -215,7 +215,7 @@ class PaddedBlur(Blur):
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         level = var_y
-        if per_entry(var_y, b):
+        if isinstance(var_y, Tensor) and per_entry(var_y, b):
             level = var_y.expand_as(b).flatten(1).mean(1).reshape(-1, *[1] * (b.ndim - 1))
         # the zeros of the circular blur are not those of this one: a floor under them (found by counting iterations)
         power = self.power.to(b.dtype)
