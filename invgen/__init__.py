@@ -29,6 +29,7 @@ _HOME = {
     "noise_levels": "diffusion",
     "step": "diffusion",
     "Posterior": "posterior",
+    "Method": "method",
     "Sampler": "sampler",
     "Cost": "cost",
     "forecast": "inference.forecasting",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from invgen.inference.solve import solve as solve
     from invgen.inference.tuning import Tuning as Tuning
     from invgen.inference.tuning import tune as tune
+    from invgen.method import Method as Method
     from invgen.noise import Energy as Energy
     from invgen.noise import Gaussian as Gaussian
     from invgen.noise import Noise as Noise

@@ -42,7 +42,7 @@ class TV(Classical):
 
     steps: Count = 10_000
     weight: Positive | None = None
-    tol: Annotated[float, Range(0, 1)] = 1e-3
+    tol: Annotated[float, Range(0, 1)] = 5e-4
     noiseless: ClassVar[bool] = False
 
     def refuses(self, post: Posterior) -> str | None:
@@ -78,7 +78,7 @@ class TV(Classical):
         # the steps' product is 1 / size^2; their ratio puts the signal on the scale of the dual variable, at most 1
         ratio = torch.full((len(x),), RATIO * post.prior.data_std, dtype=y.real.dtype, device=y.device)
         change, answer = torch.full_like(ratio, CHANGE), x
-        edges = x[0].numel() ** 0.5  # residuals are compared with this where a signal has no edges
+        edges = 0.1 * x[0].numel() ** 0.5  # residuals are compared with this where a signal has next to no edges
         going, count = torch.ones_like(ratio, dtype=torch.bool), torch.zeros_like(ratio, dtype=torch.long)
         for _ in range(self.steps):
             tau, sigma = ratio / size, 1 / (ratio * size)
