@@ -94,14 +94,14 @@ def signature(app: Any, what: str, name: str, thing: Any, options: Any, args: st
 
 def _bare(text: str) -> str:
     """Returns hints with the first argument of each `Annotated[...]` in its place."""
-    while (start := text.find("Annotated[")) >= 0:
-        depth, first, k = 1, None, start + len("Annotated[")
+    while found := re.search(r"~?(?:\w+\.)*Annotated\[", text):
+        depth, first, k = 1, None, found.end()
         while depth:
             depth += (text[k] in "[({") - (text[k] in "])}")
             if text[k] == "," and depth == 1 and first is None:
                 first = k
             k += 1
-        text = text[:start] + text[start + len("Annotated[") : first or k - 1] + text[k:]
+        text = text[: found.start()] + text[found.end() : first or k - 1] + text[k:]
     return text
 
 
