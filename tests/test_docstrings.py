@@ -92,3 +92,25 @@ def test_no_docstring_begins_with_what(folder):
                 if first.startswith("What "):
                     riddles.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {first}")
     assert not riddles, "\n".join(riddles)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_docstrings_of_functions_begin_with_a_verb(folder):
+    """A function that returns something says so: no article, no "how" or "where" in front."""
+    nouns = []
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] != folder:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or "property" in " ".join(map(ast.unparse, node.decorator_list)):
+                continue
+            if any("contextmanager" in ast.unparse(decorator) for decorator in node.decorator_list) or is_command(node):
+                continue
+            first = (ast.get_docstring(node) or "").split("\n")[0]
+            if (
+                node.returns is not None
+                and ast.unparse(node.returns) != "None"
+                and re.match("(The|An?|How|Where) [a-z]", first)
+            ):
+                nouns.append(f"{path.relative_to(ROOT)}:{node.lineno} {first}")
+    assert not nouns, "\n".join(nouns)

@@ -216,7 +216,7 @@ def find_weights(net: Net) -> dict[str, Tensor]:
 
 
 def from_torchvision(net: Net, backbone: Path, heads: Path) -> dict[str, Tensor]:
-    """The weights in torchvision's state dict of the network and in a state dict of the heads, (1, C, 1, 1) each."""
+    """Returns the weights in torchvision's state dict of the network and in one of the heads, (1, C, 1, 1) each."""
     try:
         layers, lin = (torch.load(path, map_location="cpu", weights_only=True) for path in (backbone, heads))
     except Exception as error:  # torch.load raises many kinds, for damage and for what could run code

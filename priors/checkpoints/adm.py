@@ -145,7 +145,7 @@ def from_guided_diffusion(
     ema: bool = True,
     **facts: Any,
 ) -> NetworkDenoiser:
-    """The prior in a .pt file (or safetensors) of guided-diffusion: OpenAI's ADM, DPS's FFHQ and ImageNet, and the like.
+    """Returns the prior in a .pt or .safetensors file of guided-diffusion: OpenAI's ADM, DPS's FFHQ and ImageNet, ...
 
     The networks work on images in [-1, 1]. One with a learned variance (6 channels out for 3) gives its mean; a
     class-conditional one is used through `prior.condition(label)`.

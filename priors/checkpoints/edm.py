@@ -97,7 +97,7 @@ def from_edm(
 def from_inverse_bench(
     path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
 ) -> ConditionalDenoiser:
-    """The prior in one of InverseBench's .pt files (Zheng et al., ICLR 2025), which hold a state dict "ema" and "net".
+    """Returns the prior in one of InverseBench's .pt files (Zheng et al., ICLR 2025), with state dicts "ema" and "net".
 
     Its SongUNet (black hole) is "vp", its DhariwalUNets (waveform inversion, scattering, Navier-Stokes, MRI) are "edm", its
     ADM (FFHQ) is "vp". Signals are in the units of training: (v - 3000 m/s) / 1000 m/s for waveform inversion, 2 x - 1 for
