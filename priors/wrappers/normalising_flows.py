@@ -279,7 +279,7 @@ def _facts(prior: Generator) -> dict[str, Any]:
 
 @checked
 def from_flow(flow: nn.Module, shape: int | Sequence[int] | None = None, **options: Any) -> NormalisingFlow:
-    """Returns the prior of a normalising flow, with exact `log_prob`, `sample`, `encode`: a `ZukoFlow`, `InvertibleNetwork`.
+    """Returns the prior of a normalising flow, with exact `log_prob`: a `ZukoFlow` or an `InvertibleNetwork`.
 
         prior = priors.from_flow(zuko.flows.NSF(features=64), (1, 8, 8))
         prior = priors.from_flow(normflows.NormalizingFlow(base, layers), (1, 8, 8))

@@ -176,7 +176,7 @@ class Schedule(nn.Module):
     @staticmethod
     @checked
     def from_scheduler(scheduler: Any, mu: float | None = None) -> "Schedule":
-        """Returns the schedule of a scheduler of diffusers, without options of sampling (Karras spacing, offsets, clipping).
+        """Returns the schedule of a scheduler of diffusers, without its options of sampling (spacing, offsets, clipping).
 
         mu: the dynamic shift, for a flow-matching scheduler that asks for one.
 
