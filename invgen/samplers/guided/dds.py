@@ -38,11 +38,6 @@ class DDS(Sampler):
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "guided"
 
-    @classmethod
-    def paper(cls, steps: int = 50) -> "DDS":
-        """Returns the published numbers of steps (20 to 100), iterations and eta; gamma as in Args."""
-        return cls(steps=steps, schedule="vp", eta=0.85, iterations=5)
-
     def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A = post.A
         gamma = self.gamma / A.norm() ** 2

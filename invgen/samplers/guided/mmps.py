@@ -31,11 +31,6 @@ class MMPS(GuidedSampler):
     noise: ClassVar[type] = Gaussian
     exact: ClassVar[str] = "for Gaussian priors, as iterations and steps grow"
 
-    @classmethod
-    def paper(cls, steps: int = 100, iterations: int = 1) -> "MMPS":
-        """Returns the published form for every task: 64 to 1000 steps, 1 to 5 iterations."""
-        return cls(steps=steps, iterations=iterations)
-
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))

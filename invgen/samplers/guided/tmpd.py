@@ -24,11 +24,6 @@ class TMPD(GuidedSampler):
     noise: ClassVar[type] = Gaussian
     exact: ClassVar[str] = "for Gaussian priors with A C A^T diagonal, as steps grow"
 
-    @classmethod
-    def paper(cls, steps: int = 1000) -> "TMPD":
-        """Returns the published form, which has nothing to tune: ancestral steps on DDPM's schedule."""
-        return cls(steps=steps, schedule="vp")
-
     def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))
