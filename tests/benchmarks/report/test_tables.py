@@ -114,7 +114,7 @@ def test_parquet_is_tidy_and_holds_the_cells(folder, tmp_path):
 
 def test_without_pyarrow_the_extra_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"invgen\[bench\]"):
+    with pytest.raises(MissingExtraError, match=r"invgen-solvers\[bench\]"):
         write_parquet(results.read(folder), tmp_path / "r.parquet")
 
 

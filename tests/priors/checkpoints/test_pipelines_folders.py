@@ -222,7 +222,7 @@ def test_without_transformers(folder, monkeypatch):
 
     prior = from_pipeline(folder)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r"invgen\[text\]"):
+    with pytest.raises(MissingExtraError, match=r"invgen-solvers\[text\]"):
         prior.condition("a cat")
     assert torch.isfinite(prior.condition(codes(8, 12)).latent(codes(1, 4, 8, 8), 1.0)).all()
 
