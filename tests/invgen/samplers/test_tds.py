@@ -207,7 +207,8 @@ def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
 def test_the_mixtures_of_mcgdiff_are_met_to_the_floor(dy):
     from invgen.benchmarks.studies import mixture as exact
 
-    # 2000 particles for 1000 draws are MCGDiff's 200 evaluations a sample; measured 1.03, 1.05, 1.07 times the floor
+    # 2000 particles for 1000 draws are MCGDiff's 200 evaluations a sample. Measured 1.40 and 1.12 times the floor for
+    # d_y = 1 and 2, in the median of the instances 1.13 and 1.04: on one of twenty a chain loses a mode
     sampler = LinearisedTDS(steps=100, particles=2000, draws=1000)
     row, floor = exact.evaluate(sampler, "TDS", 8, dy), exact.floor(8, dy)
     assert row.finite.mean() < 1.5 * floor.finite.mean(), (row.distances, floor.distances)
