@@ -301,7 +301,8 @@ def resample_law(post: Posterior, sampler: samplers.InvariantReSample) -> Law:
         gain = gains[k - first < (len(levels) - first) // 3]
         clean, c = (eye - gain @ M) @ E, gain @ (post.y - v)
         if s_next > 0:
-            width = sampler.gamma * s_next**2 * (1 if sampler.form == "invariant" else 1 - (s_next / s) ** 2)
+            steps = 1.0 if isinstance(sampler, samplers.InvariantReSample) else 1 - (s_next / s) ** 2
+            width = sampler.gamma * s_next**2 * steps
             a = width / (width + s_next**2)
             clean, c, noise = a * clean + (1 - a) * onward, a * c, a * s_next**2
         else:
