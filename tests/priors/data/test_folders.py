@@ -1,3 +1,4 @@
+import dataclasses
 import wave
 
 import numpy as np
@@ -28,8 +29,19 @@ def recording(path, seconds=0.2, rate=8000, channels=1, width=2, seed=0):
     return samples.T
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """Trains networks of the same depth that are narrow: what is tested is what is read and written."""
+
+    def recipe(*paths, **options):
+        found = folders.recipe_for(*paths, **options)
+        return dataclasses.replace(found, widths=tuple(width // 8 for width in found.widths), embedding=8)
+
+    monkeypatch.setattr(train, "recipe_for", recipe)
+
+
 @pytest.mark.slow
-def test_pictures_give_a_prior_of_their_own(tmp_path):
+def test_pictures_give_a_prior_of_their_own(tmp_path, narrow):
     for k in range(12):
         picture(tmp_path / "data" / f"{k:02d}.png", seed=k)
     (tmp_path / "data" / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
@@ -100,7 +112,7 @@ def test_folders_that_cannot_be_used(tmp_path):
 
 
 @pytest.mark.slow
-def test_recordings_give_a_prior_of_waveforms(tmp_path):
+def test_recordings_give_a_prior_of_waveforms(tmp_path, narrow):
     for k in range(3):
         recording(tmp_path / "data" / f"{k}.wav", seed=k)
     (tmp_path / "data" / "cut.wav").write_bytes((tmp_path / "data" / "0.wav").read_bytes()[:20])
