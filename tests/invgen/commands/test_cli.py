@@ -1,5 +1,6 @@
 """The command line, run in this process as `invgen ...` would: results, exit status, sentences, nothing half-written."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,6 +13,7 @@ import invgen
 from invgen import samplers
 from invgen.cli import main
 from invgen.names import resolve
+from invgen.priors import recipes
 
 MODULE = """
 from invgen import LinearOperator, Operator
@@ -312,7 +314,8 @@ def test_unknown_recipe_and_data(here, run):
 
 
 @pytest.mark.slow
-def test_a_prior_trained_here_reconstructs(here, run):
+def test_a_prior_trained_here_reconstructs(here, run, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "ct", dataclasses.replace(recipes.RECIPES["ct"], widths=(8, 12), embedding=8))
     rng = np.random.default_rng(0)
     np.savez(here / "patient.npz", someone=rng.integers(-1000, 1000, (2, 128, 128)).astype(np.int16))
     code, out, err = run("train", "ct", "--data", here, "--out", "runs", "--steps", 2, "--batch", 2)
