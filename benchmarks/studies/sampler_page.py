@@ -29,6 +29,7 @@ HEADINGS = {
     "guided": "Guided denoisers",
     "projection": "Spectral and projection",
     "variational": "Variational and optimisation",
+    "plug-and-play": "Plug-and-play",
     "flow": "Flow matching",
     "latent": "Latent",
     "derivative-free": "Derivative-free",

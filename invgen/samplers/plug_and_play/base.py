@@ -25,7 +25,7 @@ class PlugAndPlay(Sampler):
     noiseless: ClassVar[bool] = True
     many_levels: ClassVar[bool] = False
     point: ClassVar[bool] = True
-    family: ClassVar[str] = "variational"
+    family: ClassVar[str] = "plug-and-play"
 
     def level(self, prior: Denoiser) -> float:
         """Returns the level of the denoiser in units of the signal: its own if it has one alone, else `sigma` within its
