@@ -141,7 +141,7 @@ def test_the_operator_the_guided_sampler_and_the_denoiser_of_contributing_work()
     prior = made["Shrink"]((1, 4, 8), data_std=2.0)
     x, sigma = torch.randn(3, 1, 4, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 1.0, 10.0])
     assert torch.allclose(prior(x, sigma), 4 / (4 + sigma.reshape(3, 1, 1, 1) ** 2) * x)
-    result = solve(torch.ones(A.out_shape), A, prior, 0.1, made["Pull"](steps=20), num_samples=16)
+    result = solve(torch.ones(A.out_shape), A, prior, 0.1, made["Proximal"](steps=20), num_samples=16)
     assert result.samples.shape == (16, 1, 4, 8)
     # the measured pixels were 1 with noise 0.1, and the prior is wide
     assert (result.mean[..., ::2] - 1).abs().mean() < 0.2

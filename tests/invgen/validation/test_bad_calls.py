@@ -264,7 +264,7 @@ TABLE = [
     ("seed", lambda: invgen.sample(PRIOR, 1, True), "got True"),
     ("seed", lambda: invgen.sample(PRIOR, 1, 2**64), "got 18446744073709551616"),
     ("seed", lambda: invgen.sample(PRIOR, 1, -1), "got -1"),
-    ("seeds", lambda: samplers.DPS(steps=1)(POST, 1, [0.5]), "seed of Sampler.__call__ must be"),
+    ("seeds", lambda: samplers.DPS(steps=1)(POST, 1, [0.5]), "seed of Method.__call__ must be"),
     ("too large", lambda: operators.gaussian_kernel(1e9), "INVGEN_MAX_BYTES"),
     ("not finite", lambda: operators.gaussian_kernel(math.inf), "std of gaussian_kernel must be a positive number"),
     ("too many views", lambda: operators.ParallelBeamCT((8, 8), num_angles=10**9), "INVGEN_MAX_BYTES"),
