@@ -184,6 +184,9 @@ class LineIntegrals(Gaussian):
         information = torch.maximum(information, 1e-4 * information.flatten(1).mean(1).reshape(-1, *[1] * (p.ndim - 1)))
         z, std = p + kappa * (signal - net) / information, information.rsqrt()
         z = z + (y - self.lines) / self.sigma * std
+        # of a state that has diverged the samplers tell; here it must not look like wrong data or a wrong noise level
+        good = z.isfinite() & std.isfinite() & (std > 0)
+        z, std = z.where(good, y.to(z)), std.where(good, torch.as_tensor(self.sigma).to(std))
         return z.to(clean.dtype), Gaussian(std.to(clean.dtype))
 
 

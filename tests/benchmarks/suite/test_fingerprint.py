@@ -30,7 +30,7 @@ def written(monkeypatch):
 def hashes():
     specs = {
         "sampler": ("DPS", resolve.sampler("DPS")),
-        "particles": ("TDS", resolve.sampler("TDS")),
+        "particles": ("LinearisedTDS", resolve.sampler("LinearisedTDS")),
         "operator": ("Downsample(factor=2)", resolve.operator("Downsample(factor=2)", (1, 4, 4))),
         "kernel": (KERNEL, resolve.operator(KERNEL, (1, 8, 8))),
         "prior": ("GaussianPrior(shape=(1, 4, 4))", GaussianPrior(shape=(1, 4, 4))),

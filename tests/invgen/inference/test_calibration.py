@@ -254,7 +254,7 @@ def test_values_that_are_measured_exactly_are_ties():
 def test_signals_of_any_rank_and_nonlinear_operators():
     prior = priors.GaussianPrior((2, 3, 4, 5))
     A3 = operators.from_function(torch.tanh, (2, 3, 4, 5))
-    c = invgen.calibrate(prior, A3, 0.5, samplers.DAPS(steps=2), num_simulations=10, num_samples=4)
+    c = invgen.calibrate(prior, A3, 0.5, samplers.AdaptiveDAPS(steps=2), num_simulations=10, num_samples=4)
     assert any(name.startswith("value (") for name in c.ranks)
     one = invgen.calibrate(priors.GaussianPrior((1,)), operators.Identity((1,)), 1.0, "dps", 10, 4)
     assert set(one.ranks) == {"log-likelihood", "value 0", "joint region", "random points (TARP)"}

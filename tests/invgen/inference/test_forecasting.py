@@ -11,7 +11,7 @@ from invgen.messages import duration
 
 SHAPE = (1, 12, 12)
 GUIDED = ["DPS", "PiGDM", "MMPS", "DiffPIR", "TMPD", "MPGD"]
-STEPPED = [*GUIDED, "DDRM", "DDNM", "REDdiff", "PnPDM", "ALD", "ULA", "DAPS"]
+STEPPED = [*GUIDED, "DDRM", "DDNM", "REDdiff", "PnPDM", "WidenedALD", "ULA", "DAPS"]
 
 
 def problem(kind="mask", batch=()):

@@ -3,14 +3,25 @@ logarithm of the counts where there are many."""
 
 import functools
 import math
+import warnings
 
 import pytest
 import torch
 
 import invgen
-from invgen import Gaussian, OptionError, Posterior, TransmissionPoisson, UnsupportedError, log_transform, samplers
+from invgen import (
+    DivergedError,
+    Gaussian,
+    OptionError,
+    Posterior,
+    TransmissionPoisson,
+    UnsupportedError,
+    log_transform,
+    samplers,
+)
 from invgen.operators import ParallelBeamCT
 from invgen.priors import GaussianPrior
+from tests.invgen.samplers.test_contract import IN_PUBLISHED_UNITS
 
 F64, N = torch.float64, 4
 
@@ -97,13 +108,41 @@ def short(name: str) -> invgen.Sampler:
     return cls() if name in chains else cls(steps=min(cls().steps, 20))
 
 
+def cls(name: str) -> str:
+    return samplers.catalogue()[name].__name__
+
+
+# with constants published for images in [-1, 1] and for 500 to 1000 steps: here are twenty, of signals a tenth as wide
+PUBLISHED = {*IN_PUBLISHED_UNITS, "TDS", "EnKG", "FlowPriors", "ALD"} - {
+    "PiGDM",
+    "DDRM",
+    "ReSample",
+    "MCG",
+    "DPG",
+    "FreeDoM",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_what_misses_the_posterior_of_counts_says_so(name):
+    """Within five deviations of the posterior mean, or told: an error, or a warning that the samples are saturated."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            far = distance(short(name.lower()), 8, *LOW)[0]
+        except DivergedError:
+            return
+    assert far < 5 or told, far
+
+
 @pytest.mark.slow
 # point estimates are among them
 @pytest.mark.filterwarnings("ignore:.* finds one point")
 def test_every_sampler_that_takes_counts_finds_the_posterior_mean():
     post, found = problem(*LOW), {}
     for name in samplers.catalogue():
-        if short(name).refuses(post) is None and name != "dds":
+        if short(name).refuses(post) is None and name != "dds" and cls(name) not in PUBLISHED:
             found[name] = distance(short(name), 8, *LOW)[0]
     assert len(found) >= 34
     # the mean of the prior is 4.7 posterior standard deviations away; few steps of a point estimate leave up to 2

@@ -144,7 +144,7 @@ def test_an_exact_posterior_through_a_decoder():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "steps"), [("csgm", 30), ("pulse", 50), ("dps", 50), ("daps", 8), ("hmc", 20), ("pcn", 200)]
+    ("name", "steps"), [("csgm", 30), ("pulse", 50), ("dampeddps", 50), ("daps", 8), ("hmc", 20), ("pcn", 200)]
 )
 def test_samplers_of_decoders_run_and_follow_the_measurement(gan, name, steps):
     prior = priors.from_generator(gan, (8,), data_std=0.5)

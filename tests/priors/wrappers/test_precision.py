@@ -116,7 +116,8 @@ def test_what_cannot_be_cast_is_said():
         cast(shipped_kind(), above=-1.0)
 
 
-@pytest.mark.slow  # torch.compile traces the network
+@pytest.mark.slow  # torch.compile traces the network, and asks every tensor for its gradient
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_a_compiled_network_is_compiled_once_and_changes_nothing():
     """`prior.net.compile()`: the network sees levels as tensors. `prior.compile()` would make a program of each level."""
     torch._dynamo.reset()
