@@ -166,7 +166,9 @@ def test_the_chain_and_the_particles_of_contributing_draw_from_the_posterior():
 @pytest.mark.slow
 def test_the_generator_and_the_metric_of_contributing_work():
     made, g = recipes(), torch.Generator().manual_seed(0)
-    x = solve(torch.tensor([0.5]), Matrix(torch.tensor([[0.0, 1.0]])), made["Arc"](), 0.05, "tds", num_samples=8).samples
+    x = solve(
+        torch.tensor([0.5]), Matrix(torch.tensor([[0.0, 1.0]])), made["Arc"](), 0.05, "LinearisedTDS", num_samples=8
+    ).samples
     torch.testing.assert_close(torch.linalg.vector_norm(x, dim=1), torch.ones(8))
     assert (x[:, 1] - 0.5).abs().max() < 0.25  # five standard deviations of the noise
     # standard normal values: log variance 0, mean of squared error over variance 1 + O(1 / samples), for the right spread
