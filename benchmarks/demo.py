@@ -30,7 +30,7 @@ CT_NOISE = 0.02  # of the line integrals, which reach about 2.5
 PHOTO_SAMPLES, CT_SAMPLES = 8, 16  # of each problem; the CT prior's network is four times as fast
 OVERVIEW = ("ct-23-CT_small", "super-resolution-x4", "inpainting-box", "deblurring-motion")  # the README's picture
 SAMPLER = samplers.AdaptivePiGDM(steps=25)
-WEIGHTS = (4.0, 8.0, 12.0, 24.0, 70.0)  # of total variation, over the width of the prior's range; the truth picks one of them
+WEIGHTS = (4.0, 8.0, 12.0, 24.0, 70.0)  # of total variation, over the width of the range; the truth picks one of them
 
 
 @dataclass
