@@ -127,7 +127,7 @@ def test_what_misses_the_posterior_of_counts_says_so(name):
             far = distance(short(name.lower()), 8, *LOW)[0]
         except DivergedError:
             return
-    assert far < 5 or told, far
+    assert far < 5 or any("saturated" in str(w.message) for w in told), far
 
 
 @pytest.mark.slow
