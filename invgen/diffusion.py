@@ -220,6 +220,7 @@ class Denoiser(Prior):
             return self.mmse[0][1] * (sigma / self.mmse[0][0]) ** 2
         return math.exp(_interpolate(levels, errors, math.log(sigma)))
 
+    @checked
     def measure_mmse(self, x0: Tensor, levels: Sequence[float] | None = None, seed: int = 0) -> "Denoiser":
         """Measures the table `mmse` on clean signals x0, (B, *shape), at `levels` (12 over the range), and returns self."""
         if levels is None and self.one_level:

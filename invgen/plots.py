@@ -17,6 +17,7 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.files.writing import atomic_file
 from invgen.forward import LinearOperator
+from invgen.validation.arguments import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,6 +161,7 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     return figure
 
 
+@checked
 def show_samples(
     samples: Tensor,
     value_range: tuple[float, float],

@@ -23,6 +23,8 @@ from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
+from invgen.validation.arguments import checked
+from invgen.validation.hints import Count
 
 SHORT = (10, 20)  # steps of the two small runs, whose difference is what a step costs
 PATIENCE = 1.0  # seconds that the small problem may take with all of its steps
@@ -65,7 +67,8 @@ def _counted(number: float, name: str, plural: str = "") -> str:
     return "" if count == 0 else f"{count} {name if count == 1 else plural or name + 's'}"
 
 
-def forecast(sampler: Sampler, post: Posterior, num_samples: int = 1, max_batch: int | None = None) -> Forecast | None:
+@checked
+def forecast(sampler: Sampler, post: Posterior, num_samples: Count = 1, max_batch: Count | None = None) -> Forecast | None:
     """Estimates what `sampler(post, num_samples)` will take, in about the time of ten network evaluations.
 
     Args:

@@ -144,6 +144,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
                 f"frechet_distance takes features (N, d) and (M, d) of at least two vectors, got {tuple(a.shape)} and "
                 f"{tuple(b.shape)}"
             )
+        if not bool(features.isfinite().all()):
+            raise OptionError("frechet_distance: a feature is not a finite number")
     a, b = a.double(), b.double()
     means, roots = [], []
     for features in (a, b):

@@ -57,6 +57,8 @@ def kernel_stein_discrepancy(
     if not -1 < beta < 0 or (c is not None and not c > 0):
         raise OptionError(f"kernel_stein_discrepancy needs c > 0 and -1 < beta < 0, got c={c!r} and beta={beta!r}")
     values = score if isinstance(score, Tensor) else score(samples)
+    if not isinstance(values, Tensor):
+        raise ShapeError(f"kernel_stein_discrepancy: the score must give a torch.Tensor, got {type(values).__name__}")
     if values.shape != samples.shape:
         raise ShapeError(
             f"kernel_stein_discrepancy: the score has shape {tuple(values.shape)} but the samples {tuple(samples.shape)}"

@@ -57,6 +57,8 @@ def sliced_wasserstein(
     if reduce not in ("mean", "max"):
         raise OptionError(f"sliced_wasserstein: unknown reduction {reduce!r}; there are 'mean' and 'max'")
 
+    if x.dtype != y.dtype:
+        raise ShapeError(f"sliced_wasserstein: the first set is {x.dtype}, the second {y.dtype}; convert one of them")
     if dims != 1:
         x, y = (t.flatten(t.ndim - dims) if dims else t.unsqueeze(-1) for t in (x, y))
     directions = _directions(slices, x.shape[-1], seed).to(x)

@@ -138,6 +138,8 @@ class Schedule(nn.Module):
             time_scale: the network's time is t in [t_min, 1] times this.
             t_min: the least time.
         """
+        if beta_max < beta_min:
+            raise OptionError(f"the rate of noise grows with time, got beta_min={beta_min:g} above beta_max={beta_max:g}")
         return _VP(beta_min, beta_max, time_scale, t_min)
 
     @staticmethod

@@ -200,6 +200,7 @@ class LabelDenoiser(EDMDenoiser, ConditionalDenoiser):
 
     def condition(self, condition: int | Tensor) -> Conditioned:
         """Returns p(x | class), for a class from 0 to classes - 1."""
-        if not 0 <= int(condition) < self.net.classes:
+        whole = isinstance(condition, int) or (isinstance(condition, Tensor) and condition.numel() == 1)
+        if not (whole and 0 <= int(condition) < self.net.classes):
             raise OptionError(f"there is no class {condition!r}: the prior knows 0 to {self.net.classes - 1}")
         return super().condition(int(condition))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import invgen
-from invgen import InvgenError, LinearOperator, Operator, Posterior, metrics, operators, priors, samplers
+from invgen import InvgenError, LinearOperator, Operator, Posterior, metrics, operators, plots, priors, samplers
 from invgen.benchmarks.engine import runner
 
 S = (1, 8, 8)
@@ -265,6 +265,13 @@ TABLE = [
     ("seed", lambda: invgen.sample(PRIOR, 1, 2**64), "got 18446744073709551616"),
     ("seed", lambda: invgen.sample(PRIOR, 1, -1), "got -1"),
     ("seeds", lambda: samplers.DPS(steps=1)(POST, 1, [0.5]), "seed of Method.__call__ must be"),
+    ("forecast", lambda: invgen.forecast("DPS", POST), "sampler of forecast must be"),
+    ("one class", lambda: priors.load("digits").condition("cat"), "there is no class 'cat': the prior knows 0 to 9"),
+    ("rates", lambda: priors.Schedule.vp(beta_min=20.0, beta_max=0.1), "got beta_min=20 above beta_max=0.1"),
+    ("no range", lambda: plots.show_samples(torch.zeros(2, 1, 8, 8)), "needs a value for value_range"),
+    ("two precisions", lambda: metrics.sliced_wasserstein(torch.zeros(5, 3), torch.zeros(5, 3).double()), "convert one"),
+    ("not finite", lambda: metrics.frechet_distance(torch.full((9, 2), math.nan), torch.ones(9, 2)), "not a finite number"),
+    ("a score", lambda: metrics.kernel_stein_discrepancy(torch.ones(9, 2), lambda x: 1.0), "must give a torch.Tensor"),
     ("too large", lambda: operators.gaussian_kernel(1e9), "INVGEN_MAX_BYTES"),
     ("not finite", lambda: operators.gaussian_kernel(math.inf), "std of gaussian_kernel must be a positive number"),
     ("too many views", lambda: operators.ParallelBeamCT((8, 8), num_angles=10**9), "INVGEN_MAX_BYTES"),
