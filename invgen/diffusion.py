@@ -5,6 +5,7 @@ velocity and EDM networks are brought to this form by their loader, once. Tweedi
 Cov[x_0 | x_sigma] = sigma^2 dD/dx.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from invgen.errors import OptionError, UnsupportedError
+from invgen.errors import InvgenError, OptionError, UnsupportedError
 from invgen.html import card
 from invgen.noise import RandnLike
 from invgen.numerics.gradients import differentiating, leaf, power_of_two, running
 from invgen.numerics.random import Streams
 from invgen.validation.arguments import checked, checked_class
-from invgen.validation.hints import Count, Positive, check, shown
+from invgen.validation.hints import Count, Positive
+from invgen.validation.signals import METHODS, RAW, explain, explained
 
 Sigma = float | Tensor
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Prior(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         checked_class(cls)
+        for name in METHODS:
+            if inspect.isfunction(method := vars(cls).get(name)):
+                setattr(cls, name, explained(method, name))
 
     @checked
     def __init__(
@@ -170,10 +175,10 @@ class Denoiser(Prior):
     def __call__(self, x: Tensor, sigma: Sigma, *args: Any, **kwargs: Any) -> Tensor:
         try:
             return super().__call__(x, sigma, *args, **kwargs)
-        except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError):
-            if not isinstance(x, Tensor):
-                raise OptionError(f"x of {type(self).__name__} must be a tensor, got {shown(x)}") from None
-            check(f"sigma of {type(self).__name__}", sigma, Tensor | float)
+        except InvgenError:
+            raise
+        except RAW:
+            explain(self, "", x, self.shape, sigma)
             raise
 
     if TYPE_CHECKING:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from invgen.inference.solve import Result
 
 
+@checked
 def show_posterior(
     result: "Result",
     truth: Tensor | None = None,
@@ -85,6 +86,7 @@ def show_posterior(
     return figure
 
 
+@checked
 def show_estimate(result: "Result", path: str | Path | None = None) -> "Figure":
     """Draws mean, standard deviation and one sample of the first measurement of a batch.
 
@@ -109,6 +111,7 @@ def show_estimate(result: "Result", path: str | Path | None = None) -> "Figure":
     return figure
 
 
+@checked
 def show_calibration(calibration: "Calibration", path: str | Path | None = None) -> "Figure":
     """Returns the coverage of joint credible regions and of balls around random points, then the rank histogram of each
     quantity.

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, Sigma, flow_time, noise_levels, per_sample_sigma
-from invgen.errors import OptionError, UnsupportedError
+from invgen.errors import InvgenError, OptionError, UnsupportedError
 from invgen.forward import Operator
 from invgen.numerics.gradients import running
 from invgen.numerics.random import Streams
 from invgen.validation.hints import check
+from invgen.validation.signals import RAW, explain
 
 
 class StandardNormal(Denoiser):
@@ -74,6 +75,15 @@ class Generator(Prior):
     def forward(self, z: Tensor) -> Tensor:
         """Returns the signal of a latent code: (B, *latent_shape) -> (B, *shape)."""
         raise UnsupportedError(f"{type(self).__name__} must define forward(self, z)")
+
+    def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return super().__call__(z, *args, **kwargs)
+        except InvgenError:
+            raise
+        except RAW:
+            explain(self, "", z, self.latent_shape)
+            raise
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns a latent code whose signal is near x: (B, *shape) -> (B, *latent_shape).

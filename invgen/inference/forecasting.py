@@ -18,7 +18,9 @@ from invgen.cost import Cost, counted
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import InvgenError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, has_svd
+from invgen.inference.auto import recommend
 from invgen.messages import duration
+from invgen.names import resolve
 from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -68,16 +70,21 @@ def _counted(number: float, name: str, plural: str = "") -> str:
 
 
 @checked
-def forecast(sampler: Sampler, post: Posterior, num_samples: Count = 1, max_batch: Count | None = None) -> Forecast | None:
+def forecast(
+    sampler: Sampler | str, post: Posterior, num_samples: Count = 1, max_batch: Count | None = None
+) -> Forecast | None:
     """Estimates what `sampler(post, num_samples)` will take, in about the time of ten network evaluations.
 
     Args:
-        sampler, post, num_samples, max_batch: as for the run itself.
+        sampler: a Sampler, or its name with options, "MMPS(steps=50)"; "auto" is the one that `solve` would take.
+        post, num_samples, max_batch: as for the run itself.
 
     Returns:
         A Forecast, or None for a problem that the small one cannot stand for: a decoder that the sampler wants to see
         whole, an operator of one kind that it is made for, noise that carries levels for each measured value.
     """
+    if isinstance(sampler, str):
+        sampler = recommend(post)[0] if sampler == "auto" else resolve.sampler(sampler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
