@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from invgen.errors import InvgenError, OptionError, ShapeError
-from invgen.validation.hints import check, shown
+from invgen.validation.hints import check, fits, shown
 
 RAW = (AttributeError, IndexError, TypeError, ValueError, RuntimeError, OverflowError)
 # methods of a prior -> the attribute that holds the shape of one entry of their first argument
@@ -33,9 +33,9 @@ def explain(prior: Any, name: str, x: Any, shape: Sequence[int], sigma: Any = 0.
     owner = type(prior).__name__ + (name and f".{name}")
     if not isinstance(x, Tensor):
         raise OptionError(f"x of {owner} must be a tensor, got {shown(x)}")
-    if not isinstance(sigma, Tensor):
-        check(f"sigma of {owner}", sigma, float)
-    elif sigma.ndim and sigma.shape != x.shape[:1]:
+    if not isinstance(sigma, Tensor) and not fits(sigma, float):
+        raise OptionError(f"sigma of {owner} must be a tensor or a finite number, got {shown(sigma)}")
+    if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != x.shape[:1]:
         raise ShapeError(f"{owner} takes one sigma for each of {len(x)} entries, got {tuple(sigma.shape)}")
     if tuple(x.shape[1:]) != tuple(shape):
         wanted = ", ".join(map(str, shape))

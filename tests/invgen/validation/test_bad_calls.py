@@ -244,7 +244,7 @@ def test_arguments_that_are_unknown_missing_or_too_many(name):
 TABLE = [
     ("what a prior denoises", lambda: PRIOR(None, 1.0), "x of GaussianPrior must be a tensor, got None"),
     ("a level", lambda: PRIOR(X, "a"), "sigma of GaussianPrior must be a tensor or a finite number, got 'a'"),
-    ("a level of a score", lambda: PRIOR.score(X, None), "sigma of GaussianPrior must be a tensor"),
+    ("a level of a score", lambda: PRIOR.score(X, None), "must be a tensor or a finite number, got None"),
     ("no prior of it", lambda: PRIOR.sample("a"), "num_samples of GaussianMixture.sample must be a positive whole number"),
     (
         "no posterior",
@@ -270,7 +270,7 @@ TABLE = [
     ("no result", lambda: plots.show_posterior(None), "must be an invgen Result, got None"),
     ("signal", lambda: PRIOR(torch.zeros(2, 1, 5, 5), 1.0), "takes a tensor of shape (B, 1, 8, 8), got (2, 1, 5, 5)"),
     ("signal", lambda: PRIOR.log_prob(torch.zeros(2, 3)), ".log_prob takes a tensor of shape (B, 1, 8, 8), got (2, 3)"),
-    ("level", lambda: PRIOR.score(torch.zeros(2, *S), (0.1,)), ".score must be a finite number, got (0.1,)"),
+    ("level", lambda: PRIOR.score(torch.zeros(2, *S), (0.1,)), "must be a tensor or a finite number, got (0.1,)"),
     ("levels", lambda: PRIOR(torch.zeros(2, *S), torch.ones(3)), "takes one sigma for each of 2 entries, got (3,)"),
     ("level", lambda: PRIOR.variance("a"), ".variance must be a finite number, got 'a'"),
     ("code", lambda: priors.load("digits-vae")(torch.zeros(1, 99)), "VAE takes a tensor of shape (B, 12), got (1, 99)"),
