@@ -92,7 +92,7 @@ class Method:
             # frozen, and hashed: a list would not be
             object.__setattr__(self, option.name, tuple(value) if isinstance(value, list) else value)
 
-    def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
+    def solve(self, post: Posterior[Any, Any, Any], num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
         """Returns samples, (num_samples, *batch, *shape), of a problem that `refuses` has accepted.
 
         Args:

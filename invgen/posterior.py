@@ -1,12 +1,13 @@
 """The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
-from invgen.diffusion import Prior
+from invgen.diffusion import Denoiser, Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.html import card
@@ -28,11 +29,18 @@ else:
     TensorLike = Annotated[Tensor, "use torch.as_tensor"]  # an array of NumPy, too, keeps its precision
 GIVEN = {"prior": PriorLike, "A": OperatorLike, "noise": NoiseLike, "y": TensorLike}  # what may be given for each field
 
+# `Posterior` alone is any problem; `Posterior[Denoiser, LinearOperator, Gaussian]` is one of these parts
+PriorT = TypeVar("PriorT", bound=Prior, covariant=True, default=Prior)
+OperatorT = TypeVar("OperatorT", bound=Operator, covariant=True, default=Operator)
+NoiseT = TypeVar("NoiseT", bound=Noise, covariant=True, default=Noise)
+
 
 @named
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Generic[PriorT, OperatorT, NoiseT]):
     """p(x | y) ~ p(x) p(y | A(x)).
+
+    Type hints may name its parts: `Posterior[Denoiser, LinearOperator, Gaussian]`. It is no other class when it runs.
 
     Args:
         prior: over signals of shape `prior.shape`.
@@ -41,14 +49,14 @@ class Posterior:
         y: the measurement, (*batch, *A.out_shape), finite: a tensor, or an array of NumPy.
     """
 
-    prior: Prior
-    A: Operator
-    noise: Noise
+    prior: PriorT
+    A: OperatorT
+    noise: NoiseT
     y: Tensor
 
     if TYPE_CHECKING:
 
-        def __init__(self, prior: PriorLike, A: OperatorLike, noise: NoiseLike, y: TensorLike) -> None: ...
+        def __init__(self, prior: PriorT, A: OperatorT, noise: NoiseT | float, y: TensorLike) -> None: ...
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -103,12 +111,12 @@ class Posterior:
         """The batch axes of the measurement."""
         return self.y.shape[: self.y.ndim - len(self.A.out_shape)]
 
-    def rows(self, index: Tensor) -> "Posterior":
+    def rows(self, index: Tensor) -> "Posterior[PriorT, OperatorT, NoiseT]":
         """Returns the posterior whose row i is measurement index[i] of the flattened batch."""
         y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
         return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)))
 
-    def latent(self) -> "Posterior":
+    def latent(self) -> "Posterior[Denoiser, Decoded, NoiseT]":
         """Returns the posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""
         if not isinstance(self.prior, Generator):
             raise UnsupportedError(f"only a Generator prior has latent codes, got {type(self.prior).__name__}")
@@ -116,12 +124,12 @@ class Posterior:
 
     # The methods below take x of shape (B, *shape) for a y of shape (B, *out_shape).
 
-    def reduced(self) -> "Posterior":
+    def reduced(self) -> "Posterior[PriorT, OperatorT]":
         """Returns the same posterior with a measurement that is A(x) plus noise: photon counts become line integrals."""
         y, noise = self.noise.reduced(self.y)
         return self if noise is self.noise else replace(self, y=y, noise=noise)
 
-    def near(self, x: Tensor, var_x: float | Tensor) -> "Posterior":
+    def near(self, x: Tensor, var_x: float | Tensor) -> "Posterior[PriorT, OperatorT, NoiseT]":
         """Returns this posterior with the data and the Gaussian noise that stand for it where the signal is N(x, var_x I).
 
         Itself, unless the law of the data is curved in A(x) (`LineIntegrals.near`). The variance of A(x) is the mean over

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,8 +62,11 @@ class Sampler(Method):
         """How many samples a draw gives."""
         return 1
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        """Yields the algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape)."""
+    def run(self, post: Posterior[Any, Any, Any], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        """Yields the algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape).
+
+        A subclass may name in the hint of `post` what it requires, as in `Posterior[Denoiser, LinearOperator, Gaussian]`.
+        """
         raise UnsupportedError(f"{type(self).__name__} must define run(self, post, x, randn)")
 
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
@@ -81,7 +84,9 @@ class Sampler(Method):
         """Returns why this sampler cannot solve this problem, as the end of a sentence, or None."""
         return super().refuses(post.latent() if self._through_latent(post) else post)
 
-    def draw_chunk(self, post: Posterior, index: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Tensor]:
+    def draw_chunk(
+        self, post: Posterior[Any, Any, Any], index: Tensor, seed: int | Tensor, run: Run
+    ) -> tuple[Tensor, Tensor]:
         """Runs some draws at once: the way to extend a sampler whose rows work together.
 
         Args:
