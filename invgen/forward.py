@@ -9,7 +9,7 @@ import functools
 import inspect
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -299,9 +299,25 @@ class SVDOperator(LinearOperator):
         return self.s.max().item()
 
 
-def has_svd(A: Operator) -> bool:
+def has_svd(A: Operator) -> TypeGuard[LinearOperator]:
     """Tells whether an operator is an SVDOperator, or can give one that equals it by a method `svd()`."""
     return isinstance(A, SVDOperator) or hasattr(A, "svd")
+
+
+def as_svd(A: Operator) -> SVDOperator:
+    """Returns an operator with its singular value decomposition: itself, or what its method `svd()` gives.
+
+    Raises:
+        UnsupportedError: it has none, see `has_svd`.
+    """
+    if isinstance(A, SVDOperator):
+        return A
+    svd = getattr(A, "svd", None)
+    if svd is None:
+        raise UnsupportedError(
+            f"{type(A).__name__} has no singular value decomposition; take an SVDOperator, or write its method svd()"
+        )
+    return svd()
 
 
 def has_gradient(A: Operator) -> bool:

@@ -199,3 +199,6 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
         scaled = r / std if isinstance(std, Tensor) or std > 0 else r
         count = r[0].numel() * (2 if r.is_complex() else 1)
         return (dot(scaled, scaled).flatten() / count).sqrt()
+
+
+LinearGaussian = Posterior[Denoiser, LinearOperator, Gaussian]  # what half of the samplers require, for type hints

@@ -62,7 +62,7 @@ class Sampler(Method):
         """How many samples a draw gives."""
         return 1
 
-    def run(self, post: Posterior[Any, Any, Any], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Any, Any, Any], x: Tensor, randn: Streams, /) -> Iterator[Tensor]:
         """Yields the algorithm. x is the start, at the highest noise level, (B, *shape); post.y is (B, *out_shape).
 
         A subclass may name in the hint of `post` what it requires, as in `Posterior[Denoiser, LinearOperator, Gaussian]`.
@@ -73,7 +73,7 @@ class Sampler(Method):
         """Returns the pairs (sigma, next sigma) of this sampler on this prior."""
         return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule, prior.data_std)
 
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+    def start(self, post: Posterior[Any, Any, Any], randn: Streams, rows: int) -> Tensor:
         """Returns the first state: pure noise at the highest level, standard normal codes for a Generator."""
         prior = post.prior
         shape = prior.latent_shape if isinstance(prior, Generator) else prior.shape

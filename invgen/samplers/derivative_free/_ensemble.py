@@ -5,11 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser, Prior
+from invgen.forward import Operator
+from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.samplers.smc.base import Cloud, by_rows
 
 
-def whitened(post: Posterior, clean: Tensor, particles: int) -> Tensor:
+def whitened(post: Posterior[Prior, Operator, Gaussian], clean: Tensor, particles: int) -> Tensor:
     """Returns (y - clean) / noise level of C chains, (C, particles, m) in double precision, complex values as pairs."""
     r = (post.y - clean) / post.noise.sigma
     r = torch.view_as_real(r) if r.is_complex() else r
@@ -28,7 +31,7 @@ def combined(coefficients: Tensor, deviations: Tensor, like: Tensor) -> Tensor:
     return (coefficients @ deviations).reshape(like.shape).to(like.dtype)
 
 
-def denoised(post: Posterior, x: Tensor, s: float, cloud: Cloud) -> Tensor:
+def denoised(post: Posterior[Denoiser], x: Tensor, s: float, cloud: Cloud) -> Tensor:
     """Returns D(x, s), (C * particles, *shape), with no more rows at once than the chain allows."""
     return by_rows(lambda p, u: (p.prior(u, s),), cloud.split, x, post=post)[0]
 

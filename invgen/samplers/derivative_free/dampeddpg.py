@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.errors import OptionError
 from invgen.forward import per_sample
 from invgen.linalg import dot
@@ -51,7 +51,7 @@ class DampedDPG(Sampler):
         if self.draws % 2:
             raise OptionError(f"draws of DampedDPG must be an even number, got {self.draws!r}")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             v = post.prior.variance(s)

@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step
-from invgen.forward import per_sample
+from invgen.diffusion import Denoiser, step
+from invgen.forward import Operator, per_sample
 from invgen.linalg import norm
+from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -54,7 +55,7 @@ class DPG(Sampler):
             why = f"needs Gaussian noise of one level, got {post.noise!r}"
         return why
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         Z, before = None, None
         for k, (s, s_next) in enumerate(self.levels(post.prior)):
             x0, vjp = post.prior.vjp(x, s)

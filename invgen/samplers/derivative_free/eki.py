@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Prior
+from invgen.diffusion import Denoiser, Prior
+from invgen.forward import Operator
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
@@ -61,7 +62,9 @@ class EKI(EnsembleSampler):
         """Returns None: the moves are of signals without noise."""
         return []
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(
+        self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams, cloud: Cloud
+    ) -> Iterator[Tensor]:
         flow = Flow(post.prior, self.prior_steps, self.schedule, "heun")
         (x,) = by_rows(lambda p, z: (flow(z),), cloud.split, x, post=post)
         J, h = self.particles, self.time / self.steps

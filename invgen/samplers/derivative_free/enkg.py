@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import noise_levels, step
+from invgen.diffusion import Denoiser, noise_levels, step
+from invgen.forward import Operator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -52,7 +53,9 @@ class EnKG(EnsembleSampler):
             )
         return super().refuses(post)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(
+        self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams, cloud: Cloud
+    ) -> Iterator[Tensor]:
         J, levels = self.particles, self.levels(post.prior)
         for k, (s, s_next) in enumerate(levels):
             if 0 < k < len(levels) - 1:

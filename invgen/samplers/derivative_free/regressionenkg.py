@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
+from invgen.forward import Operator
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
@@ -38,7 +39,9 @@ class RegressionEnKG(EnsembleSampler):
     family: ClassVar[str] = "derivative-free"
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as particles and steps grow"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(
+        self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams, cloud: Cloud
+    ) -> Iterator[Tensor]:
         J = self.particles
         for s, s_next in self.levels(post.prior):
             x0 = denoised(post, x, s, cloud)

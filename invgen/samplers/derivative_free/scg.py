@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step_kernel
+from invgen.diffusion import Denoiser, step_kernel
 from invgen.method import Run
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -53,7 +53,7 @@ class SCG(Sampler):
         chunk = self.chunk if run.max_batch is None else max(min(self.chunk, run.max_batch // max(len(index), 1)), 1)
         return super(SCG, replace(self, chunk=chunk)).draw_chunk(post, index, seed, run)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         x0 = post.prior(x, self.levels(post.prior)[0][0])
         for k, (s, s_next) in enumerate(self.levels(post.prior)):
             mean, std = step_kernel(x, x0, s, s_next)

@@ -31,14 +31,15 @@ class Editor(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if getattr(self, "keep", None) is not None:
-            object.__setattr__(self, "keep", mask(f"keep of {type(self).__name__}", self.keep))
+        keep = getattr(self, "keep", None)
+        if keep is not None:
+            object.__setattr__(self, "keep", mask(f"keep of {type(self).__name__}", keep))
 
     def _options(self) -> tuple[tuple[str, object], ...]:
         return tuple((f.name, _content(getattr(self, f.name))) for f in dataclasses.fields(self))
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._options() == other._options()
+        return isinstance(other, Editor) and type(self) is type(other) and self._options() == other._options()
 
     def __hash__(self) -> int:
         return hash((type(self), self._options()))

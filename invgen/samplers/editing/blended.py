@@ -57,8 +57,8 @@ class BlendedDiffusion(Editor, GuidedSampler):
             return super().levels(prior)
         return levels_from(prior, self.sigma0, self.steps, self.schedule)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        if self.image is None:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        if self.image is None or self.keep is None:
             yield from super().run(post, x, randn)
             return
         levels = self.levels(post.prior)

@@ -12,7 +12,7 @@ from invgen.diffusion import Denoiser, step
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.editing._editing import Editor, as_signal
 from invgen.samplers.projection.base import Levels, estimate, levels_from
 from invgen.validation.hints import Count, Fraction, Positive
@@ -53,7 +53,7 @@ class SDEdit(Editor):
     def levels(self, prior: Denoiser) -> Levels:
         return levels_from(prior, self.sigma0, self.steps, self.schedule)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, guide = post.prior, self.levels(post.prior), estimate(post)
         keep = None if self.keep is None else as_signal("keep", self.keep, post)
         for _ in range(self.repeats):

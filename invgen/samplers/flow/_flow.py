@@ -31,7 +31,7 @@ def data_step(post: Posterior) -> Callable[..., Tensor]:
         if data is not post:  # photon counts: as Gaussian noise as they are here
             bound = largest_curvature(data, u, 1.0) if isinstance(data.A, LinearOperator) else curvature(data, u, var**0.5)
         else:
-            bound = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if fixed else curvature(post, u, math.sqrt(var))
+            bound = L.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) if L is not None else curvature(post, u, math.sqrt(var))
         return data.likelihood_score(u) / (bound + (0.0 if exact else prior / var)).clamp(min=1e-30)
 
     return step

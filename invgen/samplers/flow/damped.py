@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -36,7 +36,7 @@ class DampedFlowChef(GuidedSampler):
     family: ClassVar[str] = "flow"
     backprop: ClassVar[bool] = False
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, data_step(post)
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)
@@ -58,7 +58,7 @@ class DampedFlowDPS(FlowDPS):
     shift: Positive = 1.0
     step_size: Positive = 1.0
 
-    def descent(self, post: Posterior) -> Callable[[Tensor, float], Tensor]:
+    def descent(self, post: Posterior[Denoiser]) -> Callable[[Tensor, float], Tensor]:
         data = data_step(post)
         return lambda u, s: self.step_size * data(u, post.prior.variance(s))
 
@@ -81,10 +81,10 @@ class DampedPnPFlow(Sampler):
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, data_step(post)
         x = torch.full_like(x, prior.data_mean)
         for s, _ in self.levels(prior):
             z = x + data(x, s**2)
-            x = sum(prior(z + s * randn(z), s) for _ in range(self.average)) / self.average
+            x = sum((prior(z + s * randn(z), s) for _ in range(self.average)), torch.zeros_like(z)) / self.average
             yield x

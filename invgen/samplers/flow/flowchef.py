@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import flow_time, step
+from invgen.diffusion import Denoiser, flow_time, step
 from invgen.linalg import dot
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
@@ -37,7 +37,7 @@ class FlowChef(GuidedSampler):
     family: ClassVar[str] = "flow"
     backprop: ClassVar[bool] = False
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)

@@ -46,7 +46,7 @@ class FlowDPS(Sampler):
     def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule, self.shift * prior.data_std)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, self.descent(post)
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)
@@ -59,7 +59,7 @@ class FlowDPS(Sampler):
                 x = x + s_next * (math.sqrt(t_next) * eps + math.sqrt(1 - t_next) * randn(x))
             yield x
 
-    def descent(self, post: Posterior) -> Callable[[Tensor, float], Tensor]:
+    def descent(self, post: Posterior[Denoiser]) -> Callable[[Tensor, float], Tensor]:
         """Returns the change of a signal u that one step of the data makes at noise level s, (u, s) -> (B, *shape)."""
         return lambda u, s: -self.step_size * _slope(post, u)
 

@@ -11,7 +11,7 @@ from invgen.diffusion import Denoiser, flow_time, noise_levels
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.pigdm import PiGDM
 from invgen.validation.hints import Fraction, Range
@@ -49,7 +49,7 @@ class OTODE(GuidedSampler):
 
     guide = PiGDM.guide
 
-    def width(self, post: Posterior, s: float) -> float:
+    def width(self, post: LinearGaussian, s: float) -> float:
         """Returns r^2, the variance of x_0 given x_sigma that the guidance assumes."""
         d = post.prior.data_std
         return s**2 * d**2 / (s**2 + d**2)
@@ -60,7 +60,7 @@ class OTODE(GuidedSampler):
             top = min(top, max(d * (1 - self.begin) / self.begin, 2 * prior.sigma_min))
         return noise_levels(self.steps, prior.sigma_min, top, self.schedule, d)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, y = post.prior, post.y
         if self.begin > 0:
             white = x.new_full(x.shape, prior.data_mean)
@@ -68,7 +68,7 @@ class OTODE(GuidedSampler):
             x = x0 + self.levels(prior)[0][0] * randn(x)
         yield from super().run(post, x, randn)
 
-    def gain(self, post: Posterior, s: float) -> float:
+    def gain(self, post: LinearGaussian, s: float) -> float:
         """Returns the weight of the guidance at a noise level."""
         t = 1 - flow_time(s, post.prior.data_std)
         return 1.0 if self.weight == "constant" else t / math.sqrt(t**2 + (1 - t) ** 2)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import flow_time
+from invgen.diffusion import Denoiser, flow_time
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler, published
@@ -52,10 +52,10 @@ class PnPFlow(Sampler):
         """Returns the published settings of a task (the released test script's)."""
         return cls(alpha=published("PnPFlow", _ALPHAS, task))
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, data = post.prior, data_step(post)
         x = torch.full_like(x, prior.data_mean)
         for s, _ in self.levels(prior):
             z = x + flow_time(s, prior.data_std) ** self.alpha * data(x, prior.data_std**2, 0.0)
-            x = sum(prior(z + s * randn(z), s) for _ in range(self.average)) / self.average
+            x = sum((prior(z + s * randn(z), s) for _ in range(self.average)), torch.zeros_like(z)) / self.average
             yield x

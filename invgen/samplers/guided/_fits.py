@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import Curvature, LogPotential, Pullback
+from invgen.diffusion import Denoiser
 from invgen.linalg import dot
 from invgen.noise import Energy
 from invgen.numerics.gradients import differentiating, leaf
@@ -57,7 +58,7 @@ def draw_near(
     return mean + width * shift
 
 
-def step_width(post: Posterior, std: float, s: float, s_next: float) -> float:
+def step_width(post: Posterior[Denoiser], std: float, s: float, s_next: float) -> float:
     """Returns the standard deviation of x at s_next given x at s: `std` of the ancestral step, and that of D about x_0.
 
     The step takes x_0 = D for known (Bao, Li, Zhu & Zhang, "Analytic-DPM", ICLR 2022, have the same sum); data that may

@@ -8,7 +8,7 @@ from torch import Tensor
 from invgen.forward import LinearOperator
 from invgen.linalg import dot
 from invgen.noise import Gaussian
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.guided.base import GuidedSampler
 
 
@@ -26,7 +26,7 @@ class AdaptivePiGDM(GuidedSampler):
     noiseless: ClassVar[bool] = True
     exact: ClassVar[str] = "for white Gaussian priors, as steps grow"
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         d = post.prior.data_std
         x0, vjp = post.prior.vjp(x, s)
         data = post.near(x0, post.prior.variance(s))
@@ -38,6 +38,6 @@ class AdaptivePiGDM(GuidedSampler):
         u = data.A.weighted_adjoint(r, width, data.noise.var)  # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
         return x0 + self.gain(post, s) * s**2 * vjp(u)
 
-    def gain(self, post: Posterior, s: float) -> float:
+    def gain(self, post: LinearGaussian, s: float) -> float:
         """Returns a factor on the guidance, 1 here."""
         return 1.0

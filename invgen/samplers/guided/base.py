@@ -7,12 +7,12 @@ C'; the base class below holds the loop that they share.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from invgen.data_term import line_search, local_fit
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.noise import Noiseless
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -33,17 +33,17 @@ class GuidedSampler(Sampler):
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: Posterior[Any, Any, Any], x: Tensor, s: float) -> Tensor:
         """Returns D_y, an estimate of E[x_0 | x_sigma = x, y], (B, *shape)."""
         raise TypeError(f"{type(self).__name__} must define guide(self, post, x, s)")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser, Any, Any], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
             yield x
 
 
-def likelihood_guidance(post: Posterior, x: Tensor, s: float, fraction: float) -> tuple[Tensor, Tensor]:
+def likelihood_guidance(post: Posterior[Denoiser], x: Tensor, s: float, fraction: float) -> tuple[Tensor, Tensor]:
     """Returns D(x, s) and the guidance of the likelihood at D, both (B, *shape): sigma^2 grad_x log p(y | A(D)), damped.
 
     Damped by 1 + fraction * (the variance of D in the measurement along the residual, over the noise), so that steps do not

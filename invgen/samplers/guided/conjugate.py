@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from invgen.data_term import Curvature, Pullback, local_fit
+from invgen.diffusion import Denoiser
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -40,7 +41,9 @@ class ConjugateDCPS(Sampler):
 
     run, langevin, weight, kept = DCPS.run, DCPS.langevin, DCPS.weight, DCPS.kept
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
+    def draw(
+        self, post: Posterior[Denoiser], mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams
+    ) -> Tensor:
         """Returns a draw of N(u; mean, std^2 I) g(u), where g is the likelihood after one step from (u, s) to low.
 
         `width`, of `step_width`, bounds the moves of conjugate gradients.
@@ -84,7 +87,7 @@ class ConjugateMGPS(Sampler):
         return self.iterations
 
     def draw(
-        self, post: Posterior, mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
+        self, post: Posterior[Denoiser], mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
     ) -> Tensor:
         """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s)) by so many iterations; `width` is that of `step_width`."""
         prior = post.prior

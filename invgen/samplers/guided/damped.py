@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler, likelihood_guidance
@@ -41,7 +41,7 @@ class DampedDPS(GuidedSampler):
 
     noiseless: ClassVar[bool] = True
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: Posterior[Denoiser], x: Tensor, s: float) -> Tensor:
         x0, ascent = likelihood_guidance(post, x, s, self.fraction)
         return x0 + self.zeta * ascent
 
@@ -68,7 +68,7 @@ class DampedFreeDoM(FreeDoM):
 
     guide = DampedDPS.guide
 
-    def move(self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
+    def move(self, post: Posterior[Denoiser], x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
         return step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
 
 
@@ -89,5 +89,5 @@ class DampedUniversalGuidance(UniversalGuidance):
 
     noiseless: ClassVar[bool] = True
 
-    def ahead(self, post: Posterior, x: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    def ahead(self, post: Posterior[Denoiser], x: Tensor, s: float) -> tuple[Tensor, Tensor]:
         return likelihood_guidance(post, x, s, self.fraction)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import local_fit
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -40,7 +40,7 @@ class DampedLGD(GuidedSampler):
 
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as draws and steps grow"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(post.prior.variance(s))
@@ -53,7 +53,7 @@ class DampedLGD(GuidedSampler):
             slopes = torch.stack([slope for slope, _ in fits])
             slope = (weights * slopes).sum(0)
             ascent = s**2 * vjp(slope)
-            curvature = sum(curvature(ascent) for _, curvature in fits) / self.draws
+            curvature = sum((curvature(ascent) for _, curvature in fits), x.new_zeros(())) / self.draws
             rise, cost = dot(slopes.mean(0), ascent), dot(slope, ascent)
             # never further than the weighted draws say: where they resolve all of the width, they are exact
             t = (rise / (cost + self.fraction * curvature.clamp(min=0)).clamp(min=1e-30)).clamp(0, 1)
@@ -61,7 +61,7 @@ class DampedLGD(GuidedSampler):
             x = step(x, x0 + self.zeta * ascent, s, s_next, self.eta, randn)
             yield x
 
-    def resolved(self, post: Posterior, x0: Tensor, moves: Tensor) -> Tensor:
+    def resolved(self, post: Posterior[Denoiser], x0: Tensor, moves: Tensor) -> Tensor:
         """Returns the fraction of the width that the draws resolve, (B, 1, ..., 1), at most 1.
 
         Log-normal weights of spread c leave n exp(-c^2) of n draws effective; the spread grows with the width at least in

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.data_term import line_search, local_fit
+from invgen.diffusion import Denoiser
 from invgen.posterior import Posterior
 from invgen.samplers.guided.mpgd import MPGD
 from invgen.validation.hints import Fraction, NonNegative
@@ -29,7 +30,7 @@ class DampedMPGD(MPGD):
     eta: Fraction = 1.0
     zeta: NonNegative = 1.0
 
-    def descend(self, post: Posterior, x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
+    def descend(self, post: Posterior[Denoiser], x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
         var = post.prior.variance(s) if var is None else var
         slope, curvature = local_fit(post, x0, math.sqrt(var))
         return x0 + self.zeta * line_search(slope, var * slope, curvature) * var * slope

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step_kernel
+from invgen.diffusion import Denoiser, step_kernel
 from invgen.forward import LinearOperator
 from invgen.linalg import norm
 from invgen.numerics.gradients import differentiating, leaf
@@ -55,7 +55,7 @@ class DCPS(Sampler):
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
         blocks = min(self.blocks, len(levels))
         ends = [round(i * len(levels) / blocks) for i in range(blocks + 1)]
@@ -67,7 +67,9 @@ class DCPS(Sampler):
                 x = self.draw(post, mean, std, step_width(post, std, s, s_next), s_next, low, randn) if s_next > 0 else mean
                 yield x
 
-    def draw(self, post: Posterior, mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams) -> Tensor:
+    def draw(
+        self, post: Posterior[Denoiser], mean: Tensor, std: float, width: float, s: float, low: float, randn: Streams
+    ) -> Tensor:
         """Returns a draw of N(u; mean, std^2 I) g(u), where g is the likelihood after one step from (u, s) to low.
 
         `width`, of `step_width`, bounds the moves of conjugate gradients.
@@ -83,15 +85,15 @@ class DCPS(Sampler):
         mean, spread = fit_gaussian(mean, std, log_g, self.iterations, self.lr, randn)
         return mean + spread * randn(mean)
 
-    def weight(self, post: Posterior, low: float) -> float:
+    def weight(self, post: Posterior[Denoiser], low: float) -> float:
         """Returns the temper of the likelihood at a noise level, alpha_bar in the paper's coordinates."""
         return 1 / (1 + (low / post.prior.data_std) ** 2)
 
-    def kept(self, post: Posterior, s: float, low: float) -> float:
+    def kept(self, post: Posterior[Denoiser], s: float, low: float) -> float:
         """Returns the weight k of u in D + k (u - D), the point at which the likelihood of a block is taken."""
         return (low / s) ** 2 if isinstance(post.A, LinearOperator) else 0.0
 
-    def langevin(self, post: Posterior, x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
+    def langevin(self, post: Posterior[Denoiser], x: Tensor, s: float, low: float, randn: Streams) -> Tensor:
         """Returns x after tamed Langevin steps (Brosse et al., 2019) on p_s(x) g(x), g and low as in `draw`."""
         unit = math.sqrt(post.prior.data_std**2 + s**2)
         for _ in range(self.langevin_steps):

@@ -12,7 +12,7 @@ from invgen.forward import LinearOperator
 from invgen.linalg import cg
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Fraction, Positive
 
@@ -38,7 +38,7 @@ class DDS(Sampler):
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "guided"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A = post.A
         gamma = self.gamma / A.norm() ** 2
         back = gamma * A.adjoint(post.y)

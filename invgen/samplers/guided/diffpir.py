@@ -11,7 +11,7 @@ from torch import Tensor
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler, published
 from invgen.validation.hints import Fraction, Positive
 
@@ -48,7 +48,7 @@ class DiffPIR(Sampler):
         steps, lam, zeta = published("DiffPIR", _TASKS, task)
         return cls(steps=steps, schedule="vp", lam=lam, zeta=zeta)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x0 = post.prior(x, s)
             data = post.near(x0, post.prior.variance(s))

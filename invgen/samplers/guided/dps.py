@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import paper_misfit
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -54,7 +54,7 @@ class DPS(GuidedSampler):
         """Returns the released settings of a task."""
         return cls(zeta=published("DPS", _ZETA, task))
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             with differentiating():
                 x = leaf(x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import paper_misfit
-from invgen.diffusion import step, travel_back
+from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -44,7 +44,7 @@ class FreeDoM(GuidedSampler):
 
     noiseless: ClassVar[bool] = True
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         d = post.prior.data_std
         for s, s_next in self.levels(post.prior):
             trips = self.repeats if self.travel[0] * d <= s <= self.travel[1] * d else 1
@@ -54,7 +54,7 @@ class FreeDoM(GuidedSampler):
                 x = self.move(post, x, s, s_next, randn)
             yield x
 
-    def move(self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
+    def move(self, post: Posterior[Denoiser], x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
         """Returns the state after one guided step."""
         with differentiating():
             x = leaf(x)

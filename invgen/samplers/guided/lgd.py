@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.forward import per_sample
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -44,7 +44,7 @@ class LGD(GuidedSampler):
 
     width = PiGDM.width
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(self.width(post, s))

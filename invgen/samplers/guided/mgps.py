@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.diffusion import step_kernel
+from invgen.diffusion import Denoiser, step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -44,7 +44,7 @@ class MGPS(Sampler):
     family: ClassVar[str] = "guided"
     backprop: ClassVar[bool] = True
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
         for k, (s, s_next) in enumerate(levels):
             x0 = prior(x, s)
@@ -71,7 +71,7 @@ class MGPS(Sampler):
         return self.last_iterations if left % 10 == 0 or left <= 10 else self.iterations
 
     def draw(
-        self, post: Posterior, mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
+        self, post: Posterior[Denoiser], mean: Tensor, std: float, width: float, s: float, iterations: int, randn: Streams
     ) -> Tensor:
         """Returns a draw of N(u; mean, std^2 I) p(y | D(u, s)) by so many iterations; `width` is that of `step_width`."""
         prior = post.prior

@@ -9,7 +9,7 @@ from torch import Tensor
 from invgen.forward import LinearOperator
 from invgen.linalg import gmres
 from invgen.noise import Gaussian
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.validation.hints import Count
 
@@ -31,7 +31,7 @@ class MMPS(GuidedSampler):
     noise: ClassVar[type] = Gaussian
     exact: ClassVar[str] = "for Gaussian priors, as iterations and steps grow"
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))
         A, var_y = post.A, post.noise.var

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import paper_misfit
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.errors import OptionError
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
@@ -57,7 +57,7 @@ class MPGD(GuidedSampler):
             why = f"needs an autoencoder over {tuple(post.prior.shape)}, got one over {tuple(self.autoencoder.shape)}"
         return why
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         d = post.prior.data_std
         for s, s_next in self.levels(post.prior):
             x0 = post.prior(x, s)
@@ -66,16 +66,17 @@ class MPGD(GuidedSampler):
             x = step(x, guided, s, s_next, self.eta, randn, eps=(x - x0) / s)
             yield x
 
-    def descend(self, post: Posterior, x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
+    def descend(self, post: Posterior[Denoiser], x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
         """Returns x0 after one step of the data; `var` is the variance of its error, the prior's where it is None."""
         with differentiating():
             u = leaf(x0)
             (grad,) = torch.autograd.grad(paper_misfit(post, u).sum(), u)
         return x0 - self.zeta * math.sqrt(1 + s_next**2) * grad
 
-    def descend_on_manifold(self, post: Posterior, x0: Tensor, s: float, s_next: float) -> Tensor:
+    def descend_on_manifold(self, post: Posterior[Denoiser], x0: Tensor, s: float, s_next: float) -> Tensor:
         """Returns x0 after one step of the data along the manifold of the autoencoder."""
         auto = self.autoencoder
+        assert auto is not None  # `run` comes here with one only
         if self.projection == "gradient":
             return self.descend(Posterior(post.prior, Autoencoded(post, auto), post.noise, post.y), x0, s, s_next)
         z = auto.encode(x0)

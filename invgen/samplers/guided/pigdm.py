@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian, Posterior
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.validation.hints import Positive
 
@@ -33,18 +34,18 @@ class PiGDM(GuidedSampler):
     noiseless: ClassVar[bool] = True
     exact: ClassVar[str] = "for white Gaussian priors of standard deviation data_std, as steps grow"
 
-    def width(self, post: Posterior, s: float) -> float:
+    def width(self, post: Posterior[Denoiser], s: float) -> float:
         """Returns r^2, the variance of x_0 given x_sigma that the guidance assumes."""
         d = post.prior.data_std if self.data_std is None else self.data_std
         return s**2 * d**2 / (s**2 + d**2)
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         data = post.near(x0, post.prior.variance(s))
         # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
         u = data.A.weighted_adjoint(data.residual(x0), self.width(post, s), data.noise.var)
         return x0 + self.gain(post, s) * s**2 * vjp(u)
 
-    def gain(self, post: Posterior, s: float) -> float:
+    def gain(self, post: LinearGaussian, s: float) -> float:
         """Returns a factor on the guidance, 1 here."""
         return 1.0

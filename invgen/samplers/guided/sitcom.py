@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.linalg import dot
 from invgen.noise import Gaussian, Noiseless
 from invgen.numerics.optimise import minimise, noise_floor
@@ -61,7 +62,7 @@ class SITCOM(Sampler):
         steps, iterations = published("SITCOM", _TASKS, task)
         return cls(steps=steps, schedule="vp", iterations=iterations)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, exact = post.prior, isinstance(post.noise, Noiseless)
         floor = None if exact else noise_floor(post, self.margin)
         soft = replace(post, noise=Gaussian(1.0)) if exact else post  # exact measurements: the residual alone

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.guided.base import GuidedSampler
 
 
@@ -24,7 +24,7 @@ class TMPD(GuidedSampler):
     noise: ClassVar[type] = Gaussian
     exact: ClassVar[str] = "for Gaussian priors with A C A^T diagonal, as steps grow"
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))
         A, y = post.A, post.y

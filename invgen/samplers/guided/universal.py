@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.data_term import line_search, local_fit
-from invgen.diffusion import step, travel_back
+from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.guided.base import GuidedSampler
@@ -38,12 +38,12 @@ class UniversalGuidance(GuidedSampler):
     backward_steps: Index = 0
     recurrences: Count = 10
 
-    def ahead(self, post: Posterior, x: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    def ahead(self, post: Posterior[Denoiser], x: Tensor, s: float) -> tuple[Tensor, Tensor]:
         """Returns D(x, s) and sigma^2 grad_x log p(y | A(D)), both (B, *shape)."""
         x0, vjp = post.prior.vjp(x, s)
         return x0, s**2 * vjp(post.likelihood_score(x0))
 
-    def guide(self, post: Posterior, x: Tensor, s: float) -> Tensor:
+    def guide(self, post: Posterior[Denoiser], x: Tensor, s: float) -> Tensor:
         x0, ascent = self.ahead(post, x, s)
         x0 = x0 + self.forward * ascent
         var = post.prior.variance(s)
@@ -52,7 +52,7 @@ class UniversalGuidance(GuidedSampler):
             x0 = x0 + line_search(slope, var * slope, curvature) * var * slope
         return x0
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             for k in range(self.recurrences):
                 if k:

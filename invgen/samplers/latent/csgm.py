@@ -47,7 +47,7 @@ class CSGM(Sampler):
             why = f"needs a latent prior with a method log_prob, got {type(post.prior.latent).__name__}"
         return why
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         latent = post.prior.latent
 
         def loss(z: Tensor) -> tuple[Tensor, Tensor]:

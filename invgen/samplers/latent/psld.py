@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator, per_sample
 from invgen.linalg import dot
 from invgen.noise import Gaussian
@@ -51,14 +52,14 @@ class PSLD(GuidedSampler):
             why = f"needs a generator with an encoder, and {type(post.prior).__name__} has none"
         return why
 
-    def levels(self, prior: object) -> list[tuple[float, float]]:
+    def levels(self, prior: Denoiser | Generator) -> list[tuple[float, float]]:
         return super().levels(prior.latent if isinstance(prior, Generator) else prior)
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Generator, LinearOperator, Gaussian], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         codes = post.latent()
         yield from super().run(codes, codes.prior.start(z, self.levels(codes.prior)[0][0]), randn)
 
-    def guide(self, post: Posterior, z: Tensor, s: float) -> Tensor:
+    def guide(self, post: Posterior[Denoiser, Decoded, Gaussian], z: Tensor, s: float) -> Tensor:
         z0, vjp = post.prior.vjp(z, s)
         data, glue, misfit = self._terms(post, z0)
         guidance = s**2 * vjp(data)
@@ -67,11 +68,11 @@ class PSLD(GuidedSampler):
         out = z0 + self.zeta / (1 + per_sample(spread.clamp(min=0), z0)) * guidance
         return out + self.gamma * s**2 / post.prior.variance(s) * vjp(glue) if self.gamma > 0 else out
 
-    def _terms(self, post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _terms(self, post: Posterior[Denoiser, Decoded, Gaussian], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns gradients of log p(y | z) and of minus half the gluing objective, and |y - A x|^2 over the noise,
         (B,)."""
-        assert isinstance(post.A, Decoded)
         A, generator = post.A.A, post.A.generator
+        assert isinstance(A, LinearOperator)  # `refuses` has seen to it
         var_x, var_y = generator.data_std**2, post.noise.var
         if isinstance(var_y, Tensor):
             var_y = var_y[(None,) * (post.y.ndim - var_y.ndim)]  # per detector, not per sample

@@ -57,7 +57,7 @@ class PULSE(Sampler):
             why = f"needs a generator with standard normal codes, got {type(post.prior.latent).__name__}"
         return why
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         codes, floor, radius = post.latent(), noise_floor(post, self.stop), math.sqrt(post.prior.latent_shape.numel())
 
         def sphere(u: Tensor) -> Tensor:

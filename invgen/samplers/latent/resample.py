@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.diffusion import step
+from invgen.diffusion import Denoiser, step
 from invgen.numerics.optimise import minimise, noise_floor
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -51,10 +51,10 @@ class ReSample(Sampler):
         """Returns the variance about the unconditional step's end that noising back allows."""
         return self.gamma * s_next**2 * (1 - (s_next / s) ** 2)
 
-    def levels(self, prior: object) -> list[tuple[float, float]]:
+    def levels(self, prior: Denoiser | Generator) -> list[tuple[float, float]]:
         return super().levels(prior.latent if isinstance(prior, Generator) else prior)
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         latent, levels = post.prior.latent, self.levels(post.prior)
         z = latent.start(z, levels[0][0])
         later = range(len(levels) // 3, len(levels))
@@ -72,7 +72,7 @@ class ReSample(Sampler):
                     z = (width * z + var * onward) / (width + var) + math.sqrt(width * var / (width + var)) * randn(z)
             yield z
 
-    def _consistent(self, post: Posterior, z: Tensor, signal: bool) -> Tensor:
+    def _consistent(self, post: Posterior[Generator], z: Tensor, signal: bool) -> Tensor:
         """Returns a code near z that explains y, found through the signal or directly."""
         decode, latent = post.prior, post.prior.latent
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from invgen.diffusion import Denoiser
 from invgen.posterior import Posterior
 from invgen.samplers.mcmc.daps import DAPS
 from invgen.validation.hints import Count
@@ -22,5 +23,5 @@ class AdaptiveDAPS(DAPS):
     ode_steps: Count = 2
     inner: Literal["auto", "exact", "langevin"] = "auto"
 
-    def width(self, post: Posterior, s: float) -> float:
+    def width(self, post: Posterior[Denoiser], s: float) -> float:
         return post.prior.variance(s)

@@ -11,7 +11,7 @@ from invgen.forward import LinearOperator
 from invgen.linalg import norm
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler
 from invgen.samplers.mcmc.base import langevin
 from invgen.validation.hints import Count, Positive
@@ -52,13 +52,13 @@ class ALD(Sampler):
         levels = tuple(232 * (0.0066 / 232) ** (k / 2310) for k in range(1155, 2311))
         return cls(len(levels), levels, iterations, step=5e-5 / 0.0066**2)
 
-    def likelihood_gradient(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
+    def likelihood_gradient(self, post: LinearGaussian, x: Tensor, s: float, score: Tensor) -> Tensor:
         """Returns the gradient of the log-likelihood at level s, (B, *shape)."""
         post = post.near(x, s**2)
         gradient = post.A.adjoint(post.residual(x))
         return self.weight * norm(score) / norm(gradient).clamp(min=1e-30) * gradient
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         def slope(u: Tensor) -> Tensor:
             score = post.prior.score(u, s)
             return score + self.likelihood_gradient(post, u, s, score)

@@ -7,7 +7,7 @@ is the end of its chain, so that samples are independent and `steps` is the burn
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -206,7 +206,7 @@ class LatentChain(Sampler):
     family: ClassVar[str] = "mcmc"
     exact: ClassVar[str] = "as steps (and the ODE's) grow"
 
-    def lifted(self, post: Posterior) -> Posterior:
+    def lifted(self, post: Posterior) -> Posterior[Any]:
         """Returns the problem with a Generator for its prior."""
         if not isinstance(post.prior, Denoiser):
             return post
@@ -228,7 +228,7 @@ class LatentChain(Sampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return super().start(self.lifted(post), randn, rows)
 
-    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
+    def chain(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the algorithm: codes z, (B, *latent_shape), and their signals, (B, *shape), after each step."""
         raise TypeError(f"{type(self).__name__} must define chain(self, post, z, randn)")
 
@@ -239,13 +239,13 @@ class LatentChain(Sampler):
             yield both[state]
 
 
-def decode(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:
+def decode(post: Posterior[Generator], z: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the signal of a latent code and its log-likelihood, (B, *shape) and (B, 1, ..., 1) in the rank of z."""
     x = post.prior(z)
     return x, per_sample(post.log_likelihood(x), z)
 
 
-def decode_with_gradient(post: Posterior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decode_with_gradient(post: Posterior[Generator], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns `decode`, and the gradient of the log-posterior log N(z; 0, I) + log p(y | g(z)), (B, *latent_shape)."""
     with differentiating():
         z = leaf(z)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from invgen.diffusion import noise_levels, step
+from invgen.diffusion import Denoiser, noise_levels, step
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
@@ -41,7 +41,7 @@ class DAPS(Sampler):
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "mcmc"
 
-    def width(self, post: Posterior, s: float) -> float:
+    def width(self, post: Posterior[Denoiser], s: float) -> float:
         """Returns r^2, the variance of x_0 about the end of the ODE."""
         return s**2
 
@@ -56,7 +56,7 @@ class DAPS(Sampler):
             why = "needs noise with a density for its Langevin steps, got a noiseless measurement"
         return why
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, exact = post.prior, self._exact(post)
         for s, s_next in self.levels(prior):
             x0 = x

@@ -9,6 +9,7 @@ from torch import Tensor
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
+from invgen.pushforward import Generator
 from invgen.samplers.mcmc.base import DualAveraging, LatentChain, choose, curvature, decode_with_gradient, metropolis
 from invgen.validation.hints import Count, Range
 
@@ -39,7 +40,7 @@ class HMC(LatentChain):
 
     backprop: ClassVar[bool] = True
 
-    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
+    def chain(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0.5 / (1 + curvature(post.latent(), z, 1.0)).sqrt()
         size = DualAveraging(first, self.acceptance, self.steps // 2)
         x, log, gradient = decode_with_gradient(post, z)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import per_sample
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
@@ -33,9 +34,9 @@ class MALA(ULA):
 
     exact: ClassVar[str] = "as sigma falls and steps grow"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, sigma = post.prior, self.levels(post.prior)[0][0]
-        size = DualAveraging(self.step / self.bounds(post, x, sigma, 0, 0.0), self.acceptance, self.steps // 2)
+        size = DualAveraging(self.step / self.bounds(post, x, sigma, 0, None), self.acceptance, self.steps // 2)
         score, gradient, log = prior.score(x, sigma), post.likelihood_score(x), post.log_likelihood(x)
         for _ in range(self.steps):
             h, z, drift = size.value, randn(x), score + gradient

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
+from invgen.pushforward import Generator
 from invgen.samplers.mcmc.base import DualAveraging, LatentChain, choose, decode, metropolis
 from invgen.validation.hints import Count, Range
 
@@ -35,7 +36,7 @@ class PCN(LatentChain):
 
     gradient: ClassVar[bool] = False
 
-    def chain(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
+    def chain(self, post: Posterior[Generator], z: Tensor, randn: Streams) -> Iterator[tuple[Tensor, Tensor]]:
         x, log = decode(post, z)
         size = DualAveraging(torch.full_like(log, self.beta), self.acceptance, self.steps // 2, largest=1.0)
         for _ in range(self.steps):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from invgen.diffusion import noise_levels, step
+from invgen.diffusion import Denoiser, noise_levels, step
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
@@ -59,13 +59,13 @@ class PnPDM(Sampler):
         """
         return cls(steps=sweeps, rho_max=rho, rho_decay=1.0, rho_min=rho, **options)
 
-    def levels(self, prior: object) -> list[tuple[float, float]]:
+    def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         """Returns rho of each sweep and of the next, in units of the signal."""
         rho = [max(self.rho_min, self.rho_max * self.rho_decay**k) * prior.data_std for k in range(self.steps)]
         rho = [min(r, prior.sigma_max) for r in rho]
         return list(zip(rho, [*rho[1:], 0.0], strict=True))
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior
         exact = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
         for rho, _ in self.levels(prior):

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.mcmc.base import skrock, skrock_stability
@@ -34,8 +35,8 @@ class SKROCK(ULA):
 
     exact: ClassVar[str] = "as sigma and step fall and steps grow"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        bound, stable = 0.0, skrock_stability(self.stages, self.eta)
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        bound, stable = None, skrock_stability(self.stages, self.eta)
         for k, (sigma, _) in enumerate(self.levels(post.prior)):
             bound = self.bounds(post, x, sigma, k, bound)
             x = skrock(

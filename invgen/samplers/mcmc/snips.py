@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from invgen.forward import LinearOperator, SVDOperator
+from invgen.forward import LinearOperator, as_svd
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Range
 
@@ -49,8 +49,8 @@ class SNIPS(Sampler):
         last."""
         return cls(500, tuple(90 * (0.01 / 90) ** (k / 499) for k in range(500)), iterations=5, step=3.3e-6 / 0.01**2)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        A = post.A if isinstance(post.A, SVDOperator) else post.A.svd()
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        A = as_svd(post.A)
         s_i = A.s.to(x.dtype)
         seen = s_i > 1e-6 * s_i.max()  # the released code: 1e-3, in the units of its operators
         inverse = torch.where(seen, 1 / s_i.where(seen, 1), 0)

@@ -55,23 +55,24 @@ class ULA(Sampler):
             return "with warm > 0 needs a denoiser of many noise levels; with warm=0 it takes this one"
         return super().refuses(post)
 
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+    def start(self, post: Posterior[Denoiser], randn: Streams, rows: int) -> Tensor:
         if not self.warm:
             return super().start(post, randn, rows)
         warm = DAPS(steps=self.warm, schedule=self.schedule, ode_steps=1)
         *_, x = warm.run(post, warm.start(post, randn, rows), randn)
         return x + self.levels(post.prior)[0][0] * randn(x)
 
-    def bounds(self, post: Posterior, x: Tensor, sigma: float, k: int, last: Tensor | float) -> Tensor:
-        """Returns a bound on the curvature of the target at step k, (B, 1, ..., 1), from that of the step before."""
+    def bounds(self, post: Posterior[Denoiser], x: Tensor, sigma: float, k: int, last: Tensor | None) -> Tensor:
+        """Returns a bound on the curvature of the target at step k, (B, 1, ..., 1); last: that of the step before."""
         constant = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
-        if k and (k >= self.steps // 2 or constant):
+        if last is not None and (k >= self.steps // 2 or constant):
             return last
         # no smoothed prior is more curved than 1 / sigma^2
-        return torch.maximum(largest_curvature(post, x, sigma) + 1 / sigma**2, torch.as_tensor(last).to(x))
+        bound = largest_curvature(post, x, sigma) + 1 / sigma**2
+        return bound if last is None else torch.maximum(bound, last)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        bound = 0.0
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        bound = None
         for k, (sigma, _) in enumerate(self.levels(post.prior)):
             bound = self.bounds(post, x, sigma, k, bound)
             x = langevin(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler
 from invgen.samplers.mcmc.ald import ALD
 from invgen.validation.hints import Count, Positive
@@ -34,7 +34,7 @@ class WidenedALD(Sampler):
 
     run = ALD.run
 
-    def likelihood_gradient(self, post: Posterior, x: Tensor, s: float, score: Tensor) -> Tensor:
+    def likelihood_gradient(self, post: LinearGaussian, x: Tensor, s: float, score: Tensor) -> Tensor:
         """Returns the gradient of the log-likelihood at level s, (B, *shape), whatever the score."""
         post = post.near(x, s**2)
         r, var_y = post.residual(x), post.noise.var

@@ -10,15 +10,23 @@ from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import Sampler
+from invgen.validation.hints import Positive
 
 USUAL = 0.05  # the level taken for a denoiser of many, as a fraction of the value range: about 13 of 255 grey levels
 
 
 @dataclass(frozen=True)
 class PlugAndPlay(Sampler):
-    """The base: one point instead of samples, from the same first image for every seed."""
+    """The base: one point instead of samples, from the same first image for every seed.
+
+    Args:
+        sigma: level of the denoiser as a fraction of the width of the prior's value range, within the prior's levels. None:
+            the level of a denoiser that has one alone, else 0.05.
+    """
+
+    sigma: Positive | None = None
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
@@ -40,7 +48,7 @@ class PlugAndPlay(Sampler):
         level = self.level(prior)
         return self.steps * [(level, level)]
 
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+    def start(self, post: LinearGaussian, randn: Streams, rows: int) -> Tensor:
         """Returns the first image: the most likely one for values N(data_mean, data_std^2) that do not depend on each
         other."""
         prior = post.prior

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.sampler import published
 from invgen.samplers.plug_and_play.base import PlugAndPlay
 from invgen.validation.hints import Count, Positive
@@ -47,7 +47,7 @@ class DPIR(PlugAndPlay):
         """Returns the published number of steps of a task, with the self-ensemble."""
         return cls(steps=published("DPIR", _STEPS, task), ensemble=True)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, var_y = post.prior, post.noise.var
         noise = math.sqrt(torch.as_tensor(var_y).double().mean().item()) / post.A.norm()
         first = self.level(prior)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen.linalg import norm
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian, Posterior
 from invgen.samplers.plug_and_play.base import PlugAndPlay
 from invgen.validation.hints import Count, Positive, Range
 
@@ -34,7 +34,6 @@ class PnPADMM(PlugAndPlay):
     """
 
     steps: Count = 50
-    sigma: Positive | None = None
     lam: Positive = 1.0
     gamma: Annotated[float, Range(1)] = 1.0
     eta: Annotated[float, Range(0, 1, below=True)] = 0.95
@@ -50,7 +49,7 @@ class PnPADMM(PlugAndPlay):
             return "with gamma > 1 needs a denoiser of many noise levels"
         return super().refuses(post)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, var_y = post.prior, post.noise.var
         sigma, moved = self.level(prior), torch.inf
         v, u = x, torch.zeros_like(x)
@@ -60,7 +59,7 @@ class PnPADMM(PlugAndPlay):
             v = prior(x + u, sigma.flatten() if isinstance(sigma, Tensor) else sigma)
             u = u + x - v
             if self.gamma > 1:
-                last, moved = moved, sum(norm(new - old) for new, old in zip((x, v, u), before, strict=True))
+                last, moved = moved, sum((norm(a - b) for a, b in zip((x, v, u), before, strict=True)), x.new_zeros(()))
                 lower = (sigma / torch.full_like(moved, self.gamma) ** 0.5).clamp(min=prior.sigma_min)
                 sigma = torch.where(moved >= self.eta * last, lower, sigma)
             yield v

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian, Posterior
 from invgen.sampler import published
 from invgen.samplers.plug_and_play.base import PlugAndPlay
 from invgen.validation.hints import Count, Positive
@@ -36,7 +36,6 @@ class RED(PlugAndPlay):
     """
 
     steps: Count = 200
-    sigma: Positive | None = None
     lam: Positive = 1.0
     method: Literal["fixed-point", "descent"] = "fixed-point"
 
@@ -51,7 +50,7 @@ class RED(PlugAndPlay):
         exact = not isinstance(var := getattr(post.noise, "var", 1.0), Tensor) and var == 0
         return "with method='descent' needs noise" if self.method == "descent" and exact else super().refuses(post)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, A, s = post.prior, post.A, self.level(post.prior)
         if self.method == "descent":
             bound = A.norm() ** 2 / torch.as_tensor(post.noise.var).min().item() + self.lam / s**2

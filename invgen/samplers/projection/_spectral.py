@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Spectral
 
 
@@ -21,7 +21,7 @@ class SpectralStep:
         randn: the source of noise.
     """
 
-    def __init__(self, post: Posterior, eta: float, eta_b: float, randn: Streams) -> None:
+    def __init__(self, post: LinearGaussian, eta: float, eta_b: float, randn: Streams) -> None:
         # Where the noise exceeds the signal, equation 8 would carry the same noise through all levels and pile it up; for
         # deblurring the released code drops singular values under 0.03.
         known = Spectral(post, 3 * post.prior.data_std)

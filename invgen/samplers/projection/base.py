@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, noise_levels
-from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
+from invgen.forward import LinearOperator, as_svd, has_svd, per_sample
 from invgen.linalg import norm
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian, Posterior
 from invgen.sampler import Sampler
 
 Levels = list[tuple[float, float]]
@@ -39,7 +39,7 @@ class ProjectionSampler(Sampler):
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
-        if why is None and post.noise.sigma > 0 and not has_svd(post.A):
+        if why is None and isinstance(post.noise, Gaussian) and post.noise.sigma > 0 and not has_svd(post.A):
             why = f"needs an SVDOperator for noisy measurements, got {type(post.A).__name__}"
         return why
 
@@ -56,9 +56,9 @@ class Spectral:
         y: their measurements in units of the signal, s_y their noise levels, both 0 elsewhere.
     """
 
-    def __init__(self, post: Posterior, highest: float = math.inf) -> None:
+    def __init__(self, post: LinearGaussian, highest: float = math.inf) -> None:
         A, y, sigma_y = post.A, post.y, post.noise.sigma
-        self.A = A if isinstance(A, SVDOperator) else A.svd()
+        self.A = as_svd(A)
         s = self.A.s.to(y.real.dtype if y.is_complex() else y.dtype)
         self.seen = (s > 1e-6 * s.max()) & (sigma_y <= highest * s)
         inverse = torch.where(self.seen, 1 / s.where(self.seen, 1), 0)
@@ -76,7 +76,7 @@ class Projection:
     coordinates, noisy or not.
     """
 
-    def __init__(self, post: Posterior, randn: Streams) -> None:
+    def __init__(self, post: LinearGaussian, randn: Streams) -> None:
         self.post, self.randn = post, randn
         self.spectral = Spectral(post) if post.noise.sigma > 0 else None
 
@@ -127,7 +127,7 @@ class Projection:
         return x + known.A.V(gain * (known.y - v))
 
 
-def estimate(post: Posterior) -> Tensor:
+def estimate(post: LinearGaussian) -> Tensor:
     """Returns a first image, (B, *shape): A^+ y, with the prior's mean value where nothing was measured.
 
     With noise, the linear estimate that weighs it against the prior's data_std; for no noise that is the pseudo-inverse.

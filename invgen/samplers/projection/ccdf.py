@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Levels, Projection, ProjectionSampler, estimate, levels_from
 from invgen.validation.hints import Count, Fraction, Positive
 
@@ -32,7 +32,7 @@ class CCDF(ProjectionSampler):
     def levels(self, prior: Denoiser) -> Levels:
         return levels_from(prior, self.sigma0, self.steps, self.schedule)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, project = post.prior, self.levels(post.prior), Projection(post, randn)
         x = estimate(post) + levels[0][0] * randn(x)
         for s, s_next in levels:

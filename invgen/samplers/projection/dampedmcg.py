@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.guided.damped import DampedDPS
 from invgen.samplers.projection.mcg import MCG
 from invgen.validation.hints import Count, Fraction
@@ -29,5 +29,5 @@ class DampedMCG(MCG):
 
     guide = DampedDPS.guide
 
-    def move(self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
+    def move(self, post: LinearGaussian, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
         return step(x, self.guide(post, x, s), s, s_next, self.eta, randn)

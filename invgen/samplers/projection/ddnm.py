@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection._spectral import SpectralStep
 from invgen.samplers.projection.base import ProjectionSampler, with_jumps
 from invgen.validation.hints import Count, Fraction
@@ -35,7 +35,7 @@ class DDNM(ProjectionSampler):
     travel_length: Count = 1
     travel_repeat: Count = 1
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         A, y, prior = post.A, post.y, post.prior
         plus = SpectralStep(post, self.eta, 1.0, randn) if post.noise.sigma > 0 else None
         for s, s_next, new in with_jumps(self.levels(prior), self.travel_length, self.travel_repeat):

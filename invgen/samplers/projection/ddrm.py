@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection._spectral import SpectralStep
 from invgen.samplers.projection.base import ProjectionSampler
 from invgen.validation.hints import Count, Fraction
@@ -43,7 +43,7 @@ class DDRM(ProjectionSampler):
         """Returns the fraction of fresh noise of a step where nothing was measured."""
         return self.eta_c
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels = post.prior, self.levels(post.prior)
         spectral = SpectralStep(post, self.eta, self.eta_b, randn)
         x = spectral.start(x, levels[0][0])

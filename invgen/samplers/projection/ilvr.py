@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Projection, ProjectionSampler
 from invgen.validation.hints import Fraction, NonNegative
 
@@ -35,7 +35,7 @@ class ILVR(ProjectionSampler):
         """Returns the published budget, 250 steps of DDPM's schedule, for data in [-1, 1]."""
         return cls(steps=250, schedule="vp")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, project = post.prior, Projection(post, randn)
         for s, s_next in self.levels(prior):
             x = step(x, prior(x, s), s, s_next, self.eta, randn)

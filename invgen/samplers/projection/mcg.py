@@ -13,7 +13,7 @@ from invgen.diffusion import step
 from invgen.linalg import norm
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Projection, ProjectionSampler
 from invgen.validation.hints import Count, Fraction, NonNegative
 
@@ -43,14 +43,14 @@ class MCG(ProjectionSampler):
 
     backprop: ClassVar[bool] = True
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         levels, project = self.levels(post.prior), Projection(post, randn)
         x = project(x, levels[0][0])
         for s, s_next in levels:
             x = project(self.move(post, x, s, s_next, randn), s_next)
             yield x
 
-    def move(self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
+    def move(self, post: LinearGaussian, x: Tensor, s: float, s_next: float, randn: Streams) -> Tensor:
         """Returns the state after one guided step."""
         with differentiating():
             x = leaf(x)

@@ -9,7 +9,7 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.errors import OptionError
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
 from invgen.validation.hints import Fraction, Index, Positive
 
@@ -45,7 +45,7 @@ class MedicalProjection(ProjectionSampler):
         snr, lam = _TASKS[task]
         return cls(steps=1000, schedule="log", lam=lam, snr=snr, rule="norm")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, project = post.prior, Projection(post, randn)
         for s, s_next in self.levels(prior):
             for _ in range(self.corrector_steps):

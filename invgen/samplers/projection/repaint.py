@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Projection, ProjectionSampler, with_jumps
 from invgen.validation.hints import Count, Range
 
@@ -36,7 +36,7 @@ class RePaint(ProjectionSampler):
         evaluations."""
         return cls(steps=250, schedule="vp", jump=10 / 250, repeat=10)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, project = post.prior, self.levels(post.prior), Projection(post, randn)
         x = project(x, levels[0][0])
         for s, s_next, new in with_jumps(levels, max(1, round(self.jump * len(levels))), self.repeat):

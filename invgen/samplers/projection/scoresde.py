@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Projection, ProjectionSampler, Rule
 from invgen.validation.hints import Fraction, Index, Positive
 
@@ -40,7 +40,7 @@ class ScoreSDE(ProjectionSampler):
         each."""
         return cls(steps=1000, schedule="log", rule="norm")
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, levels, project = post.prior, self.levels(post.prior), Projection(post, randn)
         x = project(x, levels[0][0])
         for s, s_next in levels:

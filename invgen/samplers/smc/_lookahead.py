@@ -6,6 +6,7 @@ others do without it, for signals whose values are names (letters, words) and no
 """
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ ENTRIES = 2**16  # sites times levels of the table of a channel, each an evaluat
 PAIRS = 8  # of signals that a likelihood is tried on
 
 
-def fits_gaussian(post: Posterior) -> bool:
+def fits_gaussian(post: Posterior) -> TypeGuard[Posterior[Autoregressive, LinearOperator, GaussianNoise]]:
     """Tells whether psi has a closed form: a linear operator, not too large to be written down, and Gaussian noise."""
     noise, size = post.noise, post.A.in_shape.numel() * max(post.A.out_shape.numel(), 1)
     if not (isinstance(post.A, LinearOperator) and isinstance(noise, GaussianNoise)) or post.A.in_dtype.is_complex:
@@ -38,7 +39,7 @@ class Gaussian:
     state: the residual y - A E[x | prefix], (B, m), and e, (B, sites), zero from i on.
     """
 
-    def __init__(self, post: Posterior) -> None:
+    def __init__(self, post: Posterior[Autoregressive, LinearOperator, GaussianNoise]) -> None:
         prior, A = post.prior, post.A
         self.prior, n = prior, prior.sites
         eye = torch.eye(n, dtype=prior.levels.dtype, device=prior.device)
@@ -102,7 +103,7 @@ class Channel:
     state: log psi so far, (B, 1).
     """
 
-    def __init__(self, post: Posterior, particles: int) -> None:
+    def __init__(self, post: Posterior[Autoregressive], particles: int) -> None:
         self.post, self.prior, self.particles = post, post.prior, particles
         n, count = self.prior.sites, len(self.prior.levels)
         base = _alike(self.prior, 1)
@@ -132,7 +133,7 @@ class Channel:
         return _log_likelihood(self.post, tokens) - self.state[0][:, 0]
 
 
-def fits_channel(post: Posterior) -> bool:
+def fits_channel(post: Posterior[Autoregressive]) -> bool:
     """Tells whether the likelihood is a product over sites whose tables are not too large, as tried on pairs of signals.
 
     For a sum over sites, f(a) + f(b) stays when a and b exchange some of their sites.
@@ -158,7 +159,7 @@ class Completed:
     state: log psi so far, (B, 1).
     """
 
-    def __init__(self, post: Posterior, completions: int, split: int) -> None:
+    def __init__(self, post: Posterior[Autoregressive], completions: int, split: int | None) -> None:
         self.post, self.prior, self.split = post, post.prior, split
         empty = torch.empty(completions, post.prior.sites, dtype=torch.float64, device=post.y.device)
         self.uniform = Streams(0, range(completions)).uniform(empty) if completions else empty
@@ -198,7 +199,7 @@ def _alike(prior: Autoregressive, rows: int) -> Tensor:
     return (u * count).long().clamp(max=count - 1)
 
 
-def _log_likelihood(post: Posterior, tokens: Tensor) -> Tensor:
+def _log_likelihood(post: Posterior[Autoregressive], tokens: Tensor) -> Tensor:
     """Returns log p(y | x) of whole signals, (B,) in double precision."""
     return post.log_likelihood(post.prior.decode(tokens)).double()
 

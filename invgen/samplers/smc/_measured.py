@@ -17,7 +17,7 @@ from torch import Tensor
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.projection.base import Spectral
 from invgen.samplers.smc.base import Cloud, ParticleSampler
 
@@ -27,7 +27,7 @@ ROUNDING = 1e-5  # two levels that are nearer to each other are one: the lower, 
 class Measured(Spectral):
     """The measurement coordinate by coordinate, with densities; `s_y` is tau."""
 
-    def __init__(self, post: Posterior, highest: float = math.inf) -> None:
+    def __init__(self, post: LinearGaussian, highest: float = math.inf) -> None:
         super().__init__(post, highest)
         self.post = post
 
@@ -83,7 +83,7 @@ class SpectralParticles(ParticleSampler):
     noise: ClassVar[type] = Gaussian
     one_level: ClassVar[bool] = True
 
-    def measured(self, post: Posterior) -> Measured:
+    def measured(self, post: LinearGaussian) -> Measured:
         """Returns the measured coordinates; those noisier than the highest level are not used."""
         return Measured(post, self.levels(post.prior)[0][0])
 
@@ -98,7 +98,7 @@ class PassingParticles(SpectralParticles):
 
     noiseless: ClassVar[bool] = True
 
-    def hitting(self, post: Posterior) -> "PassingParticles":
+    def hitting(self, post: LinearGaussian) -> "PassingParticles":
         """Returns this sampler on levels that contain every tau. A schedule of numbers is taken as it is."""
         levels = [s for s, _ in self.levels(post.prior)]
         tau: list[float] = []
@@ -110,8 +110,8 @@ class PassingParticles(SpectralParticles):
         rest = replace(self, steps=self.steps - len(tau)).levels(post.prior)
         return replace(self, schedule=tuple(sorted({*tau, *(s for s, _ in rest)}, reverse=True)))
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         yield from super(PassingParticles, self.hitting(post)).run(post, x, randn, cloud)
 
-    def last(self, post: Posterior, x: Tensor) -> Tensor:
+    def last(self, post: LinearGaussian, x: Tensor) -> Tensor:
         return self.measured(post).log_scale()

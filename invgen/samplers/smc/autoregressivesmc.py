@@ -60,17 +60,18 @@ class AutoregressiveSMC(ParticleSampler):
             why = "with lookahead='gaussian' needs a linear operator and Gaussian noise, and not too many values"
         return why
 
-    def _psi(self, post: Posterior, split: int) -> Gaussian | Channel | Completed:
+    def _psi(self, post: Posterior[Autoregressive], split: int | None) -> Gaussian | Channel | Completed:
         kind = self.lookahead
         if kind == "auto":
             kind = "gaussian" if fits_gaussian(post) else "channel" if fits_channel(post) else "none"
         if kind == "gaussian":
+            assert fits_gaussian(post)  # `refuses` or the line above has asked
             return Gaussian(post)
         if kind == "channel":
             return Channel(post, self.particles)
         return Completed(post, self.completions if kind == "completed" else 0, split)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Autoregressive], x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         prior, of_chain = post.prior, randn.every(self.particles)
         psi = self._psi(post, cloud.split)
         tokens = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)

@@ -8,11 +8,12 @@ network at once, within a chain too.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.method import Run
 from invgen.numerics.random import Streams, second, streams
@@ -117,7 +118,7 @@ class EnsembleSampler(Sampler):
     particles: Count = 32
     draws: Count = 1
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Any, Any, Any], x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         """Yields the algorithm on (C * particles, *shape); randn has a row for each row of x."""
         raise TypeError(f"{type(self).__name__} must define run(self, post, x, randn, cloud)")
 
@@ -146,7 +147,9 @@ class EnsembleSampler(Sampler):
         number = index[:, :1] * self.draws + torch.arange(self.draws)
         return torch.stack([number, index[:, 1:].expand_as(number)], 2).flatten(0, 1), samples.flatten(0, 1)
 
-    def run_chains(self, post: Posterior, chains: Tensor, seed: int | Tensor, run: Run) -> tuple[Tensor, Cloud]:
+    def run_chains(
+        self, post: Posterior[Any, Any, Any], chains: Tensor, seed: int | Tensor, run: Run
+    ) -> tuple[Tensor, Cloud]:
         """Returns the last states of some chains, (C, particles, *shape), and their cloud.
 
         Args:
@@ -232,7 +235,9 @@ class ParticleSampler(EnsembleSampler):
     family: ClassVar[str] = "smc"
     exact: ClassVar[str] = "as particles and steps grow"
 
-    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(
+        self, post: Posterior[Any, Any, Any], x: Tensor, s: float, s_next: float, *before: Tensor
+    ) -> tuple[Tensor, ...]:
         """Returns (log-potential (B,), further tensors with B rows) of particles x, (B, *shape), at level s.
 
         Args:
@@ -241,7 +246,14 @@ class ParticleSampler(EnsembleSampler):
         raise TypeError(f"{type(self).__name__} must define potential(self, post, x, s, s_next)")
 
     def move(
-        self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
+        self,
+        post: Posterior[Any, Any, Any],
+        x: Tensor,
+        s: float,
+        s_next: float,
+        randn: Streams,
+        potential: Tensor,
+        *seen: Tensor,
     ) -> tuple[Tensor, ...]:
         """Particles at level s_next, the log-weight that moving them gives, (B,), and the tensors for the next `potential`.
 
@@ -250,16 +262,16 @@ class ParticleSampler(EnsembleSampler):
         """
         raise TypeError(f"{type(self).__name__} must define move(self, post, x, s, s_next, randn, potential, *seen)")
 
-    def last(self, post: Posterior, x: Tensor) -> Tensor:
+    def last(self, post: Posterior[Any, Any, Any], x: Tensor) -> Tensor:
         """Returns the log of the last weight, (B,): the likelihood."""
         return post.log_likelihood(x)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser, Any, Any], x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         of_chain, memory = randn.every(self.particles), ()
         for s, s_next in self.levels(post.prior):
 
             def of_part(
-                part: Posterior, u: Tensor, *before: Tensor, s: float = s, s_next: float = s_next
+                part: Posterior[Denoiser, Any, Any], u: Tensor, *before: Tensor, s: float = s, s_next: float = s_next
             ) -> tuple[Tensor, ...]:
                 return self.potential(part, u, s, s_next, *before)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invgen.diffusion import noise_levels, step_kernel
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.smc._measured import Measured, SpectralParticles
 from invgen.validation.hints import Count, Fraction, NonNegative
 
@@ -44,7 +44,7 @@ class DDSMC(SpectralParticles):
         resampling."""
         return cls(steps=200, particles=16, eta=0.5, resampling="multinomial")
 
-    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
+    def potential(self, post: LinearGaussian, x: Tensor, s: float, s_next: float) -> tuple[Tensor, ...]:
         x0, prior = x, post.prior
         for a, b in noise_levels(self.ode_steps, min(prior.sigma_min, s / 2), s):
             x0, _ = step_kernel(x0, prior(x0, a), a, b, eta=0.0)
@@ -52,7 +52,7 @@ class DDSMC(SpectralParticles):
         return m.log_normal(m.y - m.A.Vt(x0), m.s_y**2 + self.rho * prior.variance(s), m.seen), x0
 
     def move(
-        self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
+        self, post: LinearGaussian, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
     ) -> tuple[Tensor, Tensor]:
         if s_next == 0:
             return seen[0], -potential

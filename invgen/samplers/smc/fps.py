@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.smc._measured import Measured, SpectralParticles
 from invgen.samplers.smc.base import Cloud, Resampling, by_rows
 from invgen.validation.hints import Count, Fraction, Range
@@ -68,7 +68,7 @@ class FPS(SpectralParticles):
         eta = 1.0 if self.fresh is None else math.sqrt(self.fresh / (1 - (s_next / s) ** 2))
         return step_kernel(v, v0, s, s_next, eta)
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         of_chain, levels, m = randn.every(self.particles), self.levels(post.prior), self.measured(post)
         noise = of_chain.every(1)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import local_fit
-from invgen.forward import LinearOperator, SVDOperator, has_svd, per_sample
+from invgen.diffusion import Denoiser
+from invgen.forward import LinearOperator, as_svd, has_svd, per_sample
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
 from invgen.numerics.random import Streams
@@ -52,7 +53,9 @@ class LinearisedTDS(TDS):
             return 'needs noise with a standard deviation for twist="covariance", got a loss'
         return super().refuses(post)
 
-    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(
+        self, post: Posterior[Denoiser], x: Tensor, s: float, s_next: float, *before: Tensor
+    ) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))
         if self._dense(post):
@@ -88,12 +91,12 @@ class LinearisedTDS(TDS):
         ahead = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
         return twist, x0, ahead, guidance
 
-    def _dense(self, post: Posterior) -> bool:
+    def _dense(self, post: Posterior[Denoiser]) -> bool:
         if self.twist != "auto":
             return self.twist == "covariance"
         return not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
 
-    def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
+    def finish(self, post: Posterior[Denoiser], x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
         """Returns x ~ N(x; x0, var I) p(y | x) where that can be drawn, and its log-weight but for the likelihood, (B,).
 
         The prior's last step is to N(x; x0, var I) then: so noise far below the lowest level is fitted. It is
@@ -102,10 +105,9 @@ class LinearisedTDS(TDS):
         if self._dense(post):
             return Linearised(post.near(x0, var), x0).draw(var, randn)
         A, noise = post.A, post.noise
-        one_level = isinstance(noise, Gaussian) and not isinstance(noise.sigma, Tensor)
-        if not (one_level and has_svd(A)) or post.y.is_complex():
+        if not isinstance(noise, Gaussian) or isinstance(noise.sigma, Tensor) or not has_svd(A) or post.y.is_complex():
             return x0, x0.new_zeros(len(x0), dtype=torch.float64)
-        spectrum = (A if isinstance(A, SVDOperator) else A.svd()).s.double()
+        spectrum = as_svd(A).s.double()
         r, x = post.residual(x0), post.draw(x0, var, randn)
         left = post.residual(x)
         log_w = 0.5 * (dot(left, left) / noise.var - dot(r, A.solve(r, var, noise.var))).flatten().double()

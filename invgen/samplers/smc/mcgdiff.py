@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.smc._measured import PassingParticles
 from invgen.samplers.smc.base import extrapolate
 from invgen.validation.hints import Count, Fraction
@@ -48,7 +48,7 @@ class MCGDiff(PassingParticles):
         """Returns the released configuration for images: 100 steps, 64 particles, multinomial resampling."""
         return cls(steps=100, particles=64, resampling="multinomial", order=1)
 
-    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(self, post: LinearGaussian, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
         m, x0 = self.measured(post), post.prior(x, s)
         extended = extrapolate(x0, s, s_next, *before) if self.order == 2 else x0
         v, v0 = m.A.Vt(x), m.A.Vt(extended)
@@ -59,7 +59,7 @@ class MCGDiff(PassingParticles):
         return expected + m.log_normal(m.y - mean, var, ahead & ~still), x0, extended
 
     def move(
-        self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
+        self, post: LinearGaussian, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
     ) -> tuple[Tensor, ...]:
         m, (x0, extended) = self.measured(post), seen
         v, v0, z = m.A.Vt(x), m.A.Vt(extended), m.A.Vt(randn(x))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from invgen.diffusion import step_kernel
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian
 from invgen.samplers.smc._measured import PassingParticles
-from invgen.samplers.smc.base import Cloud, by_rows
+from invgen.samplers.smc.base import Cloud, Resampling, by_rows
 from invgen.validation.hints import Count, Fraction
 
 
@@ -36,10 +36,10 @@ class SMCDiff(PassingParticles):
     """
 
     particles: Count = 64
-    resampling: str = "residual"
+    resampling: Resampling = "residual"
     threshold: Fraction = 1.0
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, x: Tensor, randn: Streams, cloud: Cloud) -> Iterator[Tensor]:
         of_chain, levels, prior = randn.every(self.particles), self.hitting(post).levels(post.prior), post.prior
         m, top, noise = self.measured(post), levels[0][0], of_chain.every(1)
 

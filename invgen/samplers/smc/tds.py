@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step_kernel
+from invgen.diffusion import Denoiser, step_kernel
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -33,12 +33,21 @@ class TDS(ParticleSampler):
 
     backprop: ClassVar[bool] = True
 
-    def potential(self, post: Posterior, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
+    def potential(
+        self, post: Posterior[Denoiser], x: Tensor, s: float, s_next: float, *before: Tensor
+    ) -> tuple[Tensor, ...]:
         x0, vjp = post.prior.vjp(x, s)
         return post.log_likelihood(x0), x0, x0, s**2 * vjp(post.likelihood_score(x0))
 
     def move(
-        self, post: Posterior, x: Tensor, s: float, s_next: float, randn: Streams, potential: Tensor, *seen: Tensor
+        self,
+        post: Posterior[Denoiser],
+        x: Tensor,
+        s: float,
+        s_next: float,
+        randn: Streams,
+        potential: Tensor,
+        *seen: Tensor,
     ) -> tuple[Tensor, ...]:
         x0, ahead, guidance = seen
         if s_next == 0:
@@ -50,7 +59,7 @@ class TDS(ParticleSampler):
         log_w = -dot(shift, z + shift / 2).flatten() - potential
         return mean + std * (z + shift), log_w, x0, torch.full_like(log_w, math.log(s / s_next))
 
-    def finish(self, post: Posterior, x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
+    def finish(self, post: Posterior[Denoiser], x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
         """Returns the last state of the particles, x0 = D, and its log-weight but for the likelihood, (B,).
 
         `var` is the variance of D's error.

@@ -54,7 +54,7 @@ class Ancestral(Unconditional):
 
     eta: Fraction = 1.0
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             x = step(x, post.prior(x, s), s, s_next, self.eta, randn)
             yield x
@@ -73,7 +73,7 @@ class Heun(Unconditional):
 
     steps: Count = 18
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         for s, s_next in self.levels(post.prior):
             slope = (x - post.prior(x, s)) / s
             euler = x + (s_next - s) * slope

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.unconditional.ancestral import Unconditional
@@ -29,7 +30,7 @@ class DPMSolver(Unconditional):
     steps: Count = 20
     order: Literal[1, 2, 3] = 2
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         levels, clean, steps = self.levels(post.prior), [], []
         for k, (s, s_next) in enumerate(levels):
             clean = [post.prior(x, s), *clean[: self.order - 1]]  # the newest first

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.numerics.optimise import minimise
 from invgen.numerics.random import Streams
@@ -49,7 +50,7 @@ class DFlow(Sampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         flow = Flow(post.prior, self.ode_steps, self.schedule, method="midpoint")
         if self.blend > 0 and isinstance(post.A, LinearOperator):
             mean = torch.full_like(z, post.prior.data_mean)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.numerics.optimise import minimise, noise_floor
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -52,7 +53,7 @@ class DMPlug(Sampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))
 
-    def run(self, post: Posterior, z: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], z: Tensor, randn: Streams) -> Iterator[Tensor]:
         flow = Flow(post.prior, self.ode_steps, self.schedule)
 
         def loss(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.linalg import dot
 from invgen.noise import Gaussian
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.optimise import Adam
 from invgen.numerics.random import Streams
-from invgen.posterior import Posterior
+from invgen.posterior import LinearGaussian, Posterior
 from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Positive
 
@@ -48,7 +49,7 @@ class FlowPriors(Sampler):
     family: ClassVar[str] = "variational"
     backprop: ClassVar[bool] = True
 
-    def levels(self, prior: object) -> list[tuple[float, float]]:
+    def levels(self, prior: Denoiser) -> list[tuple[float, float]]:
         """Returns the noise level data_std (1 - t) / t of each time and of the next."""
         first = 1 / (1 + prior.sigma_max / prior.data_std)
         t = [first + (1 - first) * k / self.steps for k in range(self.steps + 1)]
@@ -58,7 +59,7 @@ class FlowPriors(Sampler):
     def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
         return randn(torch.empty(rows, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device))
 
-    def run(self, post: Posterior, u: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: LinearGaussian, u: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior, A, std = post.prior, post.A, post.prior.data_std
         mean = torch.full_like(u, prior.data_mean)
         goal, noise = post.residual(mean) / std, A(u)  # y and A u_0 for u = (x - mean) / std

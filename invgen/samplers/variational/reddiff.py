@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from invgen.diffusion import Denoiser
 from invgen.forward import LinearOperator
 from invgen.numerics.optimise import Adam
 from invgen.numerics.random import Streams
@@ -34,7 +35,7 @@ class REDdiff(Sampler):
 
     family: ClassVar[str] = "variational"
 
-    def run(self, post: Posterior, x: Tensor, randn: Streams) -> Iterator[Tensor]:
+    def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior
         # the paper starts from A^+ y; where there is none, near the prior's mean, off it so that no symmetry is kept
         mu = prior.data_mean + 1e-3 * prior.data_std * randn(x)
