@@ -284,7 +284,7 @@ def test_unfit_problems_and_options():
             cls()(problem(0.0))
     with pytest.raises(OptionError, match="eta of DDSMC must be a number from 0 to 1"):
         DDSMC(eta=2.0)
-    with pytest.raises(OptionError, match="resampling of SMCDiff must be 'systematic'"):
+    with pytest.raises(OptionError, match="resampling of SMCDiff must be one of 'systematic'"):
         SMCDiff(resampling="best")
     with pytest.raises(OptionError, match="fresh of FPS must be"):
         FPS(fresh=0.0)
