@@ -42,6 +42,8 @@ _HOME = {
     "simulate": "inference.simulation",
     "calibrate": "inference.calibration",
     "Calibration": "inference.calibration",
+    "Correction": "inference.conformal",
+    "Fit": "inference.fit",
     "tune": "inference.tuning",
     "Tuning": "inference.tuning",
     "check_operator": "inference.checks",
@@ -95,6 +97,8 @@ if TYPE_CHECKING:
     from invgen.inference.calibration import Calibration as Calibration
     from invgen.inference.calibration import calibrate as calibrate
     from invgen.inference.checks import check_operator as check_operator
+    from invgen.inference.conformal import Correction as Correction
+    from invgen.inference.fit import Fit as Fit
     from invgen.inference.forecasting import Forecast as Forecast
     from invgen.inference.forecasting import forecast as forecast
     from invgen.inference.simulation import sample as sample

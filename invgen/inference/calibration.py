@@ -19,7 +19,9 @@ from torch import Tensor
 from invgen.diffusion import Prior
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.html import card
-from invgen.inference.simulation import problem, rows_at_once, simulate
+from invgen.inference.conformal import Correction
+from invgen.inference.fit import LEAST_PAIRS, Fit, fit
+from invgen.inference.simulation import in_words, problem, require_same, rows_at_once, simulate
 from invgen.method import fitting
 from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram, region_ranks, sbc_ranks
 from invgen.noise import Noiseless, NoiseLike
@@ -30,6 +32,8 @@ from invgen.validation.hints import Count, Range, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from invgen.inference.solve import Result
 
 Quantity = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,6 +57,7 @@ class Calibration:
         residual_over_noise: root mean square over the samples, 1 if calibrated; nan for exact measurements.
         nfe, seconds: network evaluations a sample, and seconds of the sampler.
         x, y: the simulated pairs, (num_simulations, *shape) and (num_simulations, *out_shape).
+        samples: of the sampler for each of them, (num_samples, num_simulations, *shape).
     """
 
     sampler: str
@@ -69,6 +74,7 @@ class Calibration:
     seconds: float
     x: Tensor = field(repr=False)
     y: Tensor = field(repr=False)
+    samples: Tensor = field(repr=False)
 
     @cached_property
     def curves(self) -> dict[str, CoverageCurve]:
@@ -124,6 +130,33 @@ class Calibration:
         inside = (self.value_ranks >= cut) & (self.value_ranks < most - cut)
         low, high = binom.interval(1 - self.alpha, self.num_simulations, nominal)
         return nominal, inside.double().mean().item(), low / self.num_simulations, high / self.num_simulations
+
+    def correct(self) -> Correction:
+        """Returns what corrects credible intervals of this sampler on this problem, by split conformal prediction.
+
+        `Result.interval(level, correction=...)` takes it, for values, joint regions and functionals; print it for coverage
+        and width before and after. It covers signals as the prior draws them.
+        """
+        return Correction(self.samples, self.x, self.sampler, self.problem)
+
+    def fit(self, result: "Result") -> Fit:
+        """Returns whether the x of a result seems to come from elsewhere than the prior, as `Result.fit`, but by ranks.
+
+        Residual and denoising error are ranked among those of the simulated pairs: what the sampler adds to both is in
+        theirs as well, so that at most 5 % of signals of the prior raise an alarm. It takes one evaluation of the network
+        for each sample of each pair.
+
+        Raises:
+            OptionError: a result of another sampler or problem, or of more samples; fewer than 39 simulations.
+        """
+        require_same(result.sampler, result.posterior, self.sampler, self.problem)
+        number = len(result.samples)
+        if number > self.num_samples or self.num_simulations < LEAST_PAIRS:
+            raise OptionError(
+                f"the calibration has {self.num_simulations} simulations of {self.num_samples} samples; to judge a result "
+                f"of {number} samples takes num_simulations={LEAST_PAIRS} and num_samples={number}, or more"
+            )
+        return fit(result.posterior, result.samples, (self.y, self.samples[:number]))
 
     def table(self) -> str:
         """Returns the coverage by level, and each test quantity with its verdict, as Markdown.
@@ -298,7 +331,7 @@ def calibrate(
         residual = each.square().mean().sqrt().item()
     return Calibration(
         sampler=repr(sampler),
-        problem=f"{type(prior).__name__}{tuple(prior.shape)}, {type(operator).__name__}, {blank.noise!r}",
+        problem=in_words(blank),
         num_simulations=num_simulations,
         num_samples=num_samples,
         seed=seed,
@@ -311,6 +344,7 @@ def calibrate(
         seconds=cost.seconds,
         x=x,
         y=y,
+        samples=samples,
     )
 
 

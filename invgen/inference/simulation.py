@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior, Rescaled
-from invgen.errors import UnsupportedError
+from invgen.errors import OptionError, UnsupportedError
 from invgen.noise import NoiseLike
 from invgen.numerics.gradients import running
 from invgen.numerics.random import Streams
@@ -79,6 +79,20 @@ def problem(prior: PriorLike, A: OperatorLike, noise: NoiseLike, num: int = 1) -
         return Posterior(prior, A, noise, torch.zeros(()))  # raises the sentence about it
     zeros = torch.zeros(num, *A.out_shape, dtype=A.out_dtype, device=prior.device)
     return Posterior(prior, A, noise, zeros)
+
+
+def in_words(post: Posterior) -> str:
+    """Returns a problem in words, whatever was measured: its prior, operator and noise."""
+    return f"{type(post.prior).__name__}{tuple(post.prior.shape)}, {type(post.A).__name__}, {post.noise!r}"
+
+
+def require_same(sampler: "Sampler", post: Posterior, calibrated: str, problem: str) -> None:
+    """Raises OptionError where a calibration, of a sampler and a problem in words, is not one of these."""
+    mine, theirs = f"{sampler!r} on {in_words(post)}", f"{calibrated} on {problem}"
+    if mine != theirs:
+        raise OptionError(
+            f"the calibration is of {theirs}, and the result of {mine}: calibrate that sampler on that problem"
+        )
 
 
 @checked

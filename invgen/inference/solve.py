@@ -11,7 +11,10 @@ from torch import Tensor
 
 from invgen.cost import Cost
 from invgen.html import card
+from invgen.inference.conformal import Correction, Functional, interval
+from invgen.inference.fit import Fit, fit
 from invgen.inference.forecasting import forecast
+from invgen.inference.simulation import require_same
 from invgen.linalg import dot
 from invgen.messages import warn
 from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
@@ -20,7 +23,7 @@ from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 from invgen.validation.arguments import checked
-from invgen.validation.hints import Count, Seed
+from invgen.validation.hints import Count, Level, Seed
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
 # in a million posterior samples there, whatever m.
@@ -77,6 +80,49 @@ class Result:
             values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
         return values.reshape(len(self.samples), *self.posterior.batch)
 
+    def interval(
+        self,
+        level: Level = 0.9,
+        of: Functional | Tensor | None = None,
+        *,
+        joint: bool = False,
+        correction: Correction | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the two ends of credible intervals: of every value, (*batch, *shape), or of a quantity of the signal.
+
+            report = invgen.calibrate(prior, A, noise, sampler)         # this sampler on this problem
+            low, high = result.interval(0.9, of=mask, correction=report.correct())
+
+        Without a correction they run between quantiles of the samples, as in `metrics.interval_coverage`, and cover as
+        often as the samples are right. A correction makes each cover the x of at least a share `level` of pairs (x, y)
+        from the prior, whatever the sampler does (split conformal prediction): each value by itself, not on average over
+        values; over pairs, not for each y; and real signals as far as they are like the prior's (see `fit`).
+
+        Args:
+            level: of the interval, between 0 and 1.
+            of: what of the signal: a boolean mask, the mean over it; other weights of a signal's shape, the weighted sum;
+                a function of signals (B, *shape) to (B, *values). All values by default.
+            joint: whether the intervals hold all values of one signal at once, with a probability of `level`.
+            correction: `calibrate(...).correct()`.
+
+        Raises:
+            OptionError: too few samples or pairs for the level; a correction of another problem or sampler.
+        """
+        flat = self.samples.flatten(1, len(batch)) if (batch := self.posterior.batch) else self.samples.unsqueeze(1)
+        if correction is not None and correction.sampler:
+            require_same(self.sampler, self.posterior, correction.sampler, correction.problem)
+        low, high = interval(flat, level, of, joint, correction)
+        return low.reshape(batch + low.shape[1:]), high.reshape(batch + high.shape[1:])
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Whether x seems to come from elsewhere than the prior, in a sentence: print it.
+
+        Residuals against the law of the noise, and the error of the prior's denoiser on the samples against its table, by
+        one evaluation of the network a sample, when first asked for. `Calibration.fit` knows more of both.
+        """
+        return fit(self.posterior, self.samples)
+
     def _repr_html_(self) -> str:
         from invgen.plots import png, show_estimate
 
@@ -94,6 +140,7 @@ class Result:
             "network evaluations a sample": f"{self.nfe:g}",
             "seconds": f"{self.seconds:.1f}",
             "residual": residual,
+            "fit": self.__dict__.get("fit"),  # shown where it was asked for: it takes the network
             "linear solves": self.inner or None,
         }
         return card("Posterior samples", rows | post.facts(), png(show_estimate(self)) if self.samples.numel() else "")

@@ -89,9 +89,17 @@ def interval_coverage(samples: Tensor, truth: Tensor, level: Level, *, dims: Ind
             f"interval_coverage: {n} samples span at most the {(n - 1) / (n + 1):.3f} interval, below level={level}; draw "
             f"{int(2 / (1 - level) - 1e-9)} samples or more, or lower the level"
         )
-    ordered = samples.sort(0).values
-    low, high = (_order_statistic(ordered, (n + 1) * q) for q in ((1 - level) / 2, (1 + level) / 2))
+    low, high = central_interval(samples, level)
     return mean_over(((low <= truth) & (truth <= high)).to(truth.dtype), dims)
+
+
+def central_interval(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Returns the ends of the interval of `interval_coverage`, (*any) each, for samples (num_samples, *any).
+
+    All that the samples span where they are too few for the level.
+    """
+    ordered, n = samples.sort(0).values, len(samples)
+    return _order_statistic(ordered, (n + 1) * (1 - level) / 2), _order_statistic(ordered, (n + 1) * (1 + level) / 2)
 
 
 def _order_statistic(ordered: Tensor, position: float) -> Tensor:
