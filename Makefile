@@ -25,12 +25,16 @@ first  = sed -n '/^uv==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' $(LOCK) > .venv
 rest   = sed '/^torch==/d; /^uv==/,/[^\\]$$/d' $(LOCK) > .venv/rest.txt && $(hashed) .venv/rest.txt \
 	&& sed -n 's/^\([^ \#]*==[^ ]*\).*/\1/p' $(LOCK) > .venv/versions.txt
 
-.PHONY: demo test docs lint format clean
+.PHONY: demo test tests docs lint ruff types format clean
 
 demo: .venv/installed
 	.venv/bin/invgen demo --out out
 
-test: .venv/installed-test lint
+# the check of the types runs beside the tests: it has one thread, and several tests wait for processes that they start
+test: .venv/installed-test ruff
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+tests: .venv/installed-test
 	$(PY) -m pytest -n auto --dist worksteal $(INVGEN_TEST_ARGS)
 
 # The site, with the pictures of the gallery: its scripts run where they have changed. It opens from the file system.
@@ -38,9 +42,13 @@ docs: .venv/installed-test
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
-lint: .venv/installed-test
+lint: ruff types
+
+ruff: .venv/installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: .venv/installed-test
 	$(PY) -m basedpyright --warnings
 
 format: .venv/installed-test

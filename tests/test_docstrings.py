@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,17 @@ def parameters(node):
 
 
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-CLASSES = {
-    node.name: node
-    for path in FILES
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.ClassDef)
-}
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def classes():
+    """Every class of the package, by its name."""
+    return {node.name: node for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)}
 
 
 def documented(node, outer):
@@ -47,7 +53,7 @@ def documented(node, outer):
     while above:
         cls = above.pop()
         text.append(ast.get_docstring(cls) or "")
-        above += [CLASSES[base.id] for base in cls.bases if isinstance(base, ast.Name) and base.id in CLASSES]
+        above += [classes()[base.id] for base in cls.bases if isinstance(base, ast.Name) and base.id in classes()]
     return "\n".join(text)
 
 
@@ -62,7 +68,7 @@ def test_functions_of_many_parameters_describe_each(folder):
     for path in FILES:
         if path.relative_to(ROOT).parts[0] != folder:
             continue
-        for node, outer in public(ast.parse(path.read_text(encoding="utf-8")).body):
+        for node, outer in public(tree(path).body):
             if isinstance(node, ast.ClassDef) or len(parameters(node)) < MANY:
                 continue
             if inherited(node, outer) or is_command(node):
@@ -85,8 +91,7 @@ def test_no_docstring_begins_with_what(folder):
     for path in FILES:
         if path.relative_to(ROOT).parts[0] != folder:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first = (ast.get_docstring(node) or "").split("\n")[0]
                 if first.startswith("What "):
@@ -101,7 +106,7 @@ def test_docstrings_of_functions_begin_with_a_verb(folder):
     for path in FILES:
         if path.relative_to(ROOT).parts[0] != folder:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if not isinstance(node, ast.FunctionDef) or "property" in " ".join(map(ast.unparse, node.decorator_list)):
                 continue
             if any("contextmanager" in ast.unparse(decorator) for decorator in node.decorator_list) or is_command(node):

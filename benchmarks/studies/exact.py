@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -26,6 +26,7 @@ from invgen import samplers
 from invgen.benchmarks.studies import manifold, mixture
 from invgen.benchmarks.studies.mixture import ALL_DIMS
 from invgen.benchmarks.studies.problems import Family, families
+from invgen.benchmarks.suite.parts import one_thread
 from invgen.errors import DivergedError, FileError
 from invgen.files.writing import write_text
 from invgen.names import resolve
@@ -181,7 +182,7 @@ def complete(
         chosen: the samplers; all by default.
         budget: evaluations a sample.
         instances: at most so many of each family.
-        workers: processes, each with one thread; by default as many as there are cores.
+        workers: processes, each with one thread; by default as many as there are cores. One is this process.
         redo: samplers whose runs of these families are computed anew.
     """
     from tqdm.auto import tqdm
@@ -199,28 +200,34 @@ def complete(
     if not cells:
         return runs
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    with (
-        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool,
-        path.open("a") as file,
-        tqdm(total=len(cells), desc="exact", leave=False) as bar,
-    ):
+    with path.open("a") as file, tqdm(total=len(cells), desc="exact", leave=False) as bar:
+        for run in _computed(cells, budget, workers or os.cpu_count() or 1):
+            runs.append(run)
+            file.write(_line(run) + "\n")
+            file.flush()
+            bar.update()
+    save(path, runs)
+    return runs
+
+
+def _computed(cells: Sequence[tuple[str, str, int]], budget: int, workers: int) -> Iterator[Run]:
+    """Yields the runs of cells as they end, of processes with one thread each; one worker is this process."""
+    if workers == 1:
+        with one_thread():
+            yield from (run_one(*cell, budget) for cell in cells)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         pending, rest = set(), iter(cells)
         while True:
             # a few in flight for each worker, so that an interrupt loses little
             for cell in rest:
                 pending.add(pool.submit(run_one, *cell, budget))
-                if len(pending) >= 2 * (workers or os.cpu_count() or 1):
+                if len(pending) >= 2 * workers:
                     break
             if not pending:
-                break
+                return
             ready, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in ready:
-                runs.append(future.result())
-                file.write(_line(runs[-1]) + "\n")
-                file.flush()
-                bar.update()
-    save(path, runs)
-    return runs
+            yield from (future.result() for future in ready)
 
 
 @dataclass(frozen=True)

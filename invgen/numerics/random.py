@@ -27,6 +27,14 @@ def _mix_(z: Tensor) -> Tensor:
     return z
 
 
+def _mixed(z: int) -> int:
+    """Returns SplitMix64's output function of one number, as a signed integer."""
+    z %= 2**64
+    for bits, factor in ((30, _MIX1), (27, _MIX2), (31, 1)):
+        z = (z ^ (z >> bits)) * factor % 2**64
+    return (z + 2**63) % 2**64 - 2**63
+
+
 def seeds_of(seeds: Sequence[int]) -> Tensor:
     """Returns integers of any size as 64-bit ones: equal where they are equal modulo 2^64."""
     return torch.tensor([(int(seed) + 2**63) % 2**64 - 2**63 for seed in seeds], dtype=torch.int64)
@@ -87,7 +95,7 @@ class Streams:
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
         self._key = self._key.to(device)
         self._draws += 1
-        key = _mix_(self._key ^ _mix_(torch.tensor(self._draws, device=device) * _GOLDEN))[:, None]
+        key = _mix_(self._key ^ _mixed(self._draws * _GOLDEN))[:, None]
         block = max(_BLOCK // max(len(like), 1), 1) if device.type == "cpu" else max(count, 1)
         for begin in range(0, count, block):
             at = slice(begin, min(begin + block, count))

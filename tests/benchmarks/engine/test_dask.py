@@ -256,7 +256,7 @@ def scheduler(folder):
         wait_for(file.exists)
         address = json.loads(file.read_text())["address"]
         start = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "2", "--no-dashboard"]
-        running.append(subprocess.Popen([*start, "--local-directory", str(folder / "worker")], **options))
+        running.append(subprocess.Popen([*start, "--no-nanny", "--local-directory", str(folder / "worker")], **options))
         yield address
     finally:
         for process in reversed(running):

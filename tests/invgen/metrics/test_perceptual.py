@@ -5,6 +5,7 @@ with random weights, around torchmetrics' own heads. Where `invgen data lpips` h
 """
 
 import hashlib
+import importlib.util
 import io
 import pickle
 import tarfile
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchmetrics
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,7 +23,8 @@ from invgen.metrics import LPIPS, frechet_distance, frechet_feature_distance, lp
 from invgen.metrics.perceptual import LAYERS, POOL, TORCHVISION, find_weights
 
 NETS = pytest.mark.parametrize("net", ["alex", "vgg"])
-HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
+# found, not imported: that takes seconds, in every process that collects tests
+HEADS = Path(importlib.util.find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"
 UNIT = (-1.0, 1.0)
 IN_PACKAGE = perceptual._in_package
 

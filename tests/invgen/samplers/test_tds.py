@@ -203,12 +203,13 @@ def test_codes_of_a_linear_decoder_are_met_to_the_floor(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dy", [1, 2, 4])
-def test_the_mixtures_of_mcgdiff_are_met_to_the_floor(dy):
+@pytest.mark.parametrize(("dy", "instances"), [(1, 20), (2, 20), (4, 8)])
+def test_the_mixtures_of_mcgdiff_are_met_to_the_floor(dy, instances):
     from invgen.benchmarks.studies import mixture as exact
 
     # 2000 particles for 1000 draws are MCGDiff's 200 evaluations a sample. Measured 1.40 and 1.12 times the floor for
-    # d_y = 1 and 2, in the median of the instances 1.13 and 1.04: on one of twenty a chain loses a mode
+    # d_y = 1 and 2, in the median of the instances 1.13 and 1.04: on one of twenty a chain loses a mode. For d_y = 4, which
+    # takes twice the time, none of twenty is above 1.5, and eight have 1.04, twenty 1.06
     sampler = LinearisedTDS(steps=100, particles=2000, draws=1000)
-    row, floor = exact.evaluate(sampler, "TDS", 8, dy), exact.floor(8, dy)
+    row, floor = exact.evaluate(sampler, "TDS", 8, dy, instances), exact.floor(8, dy, instances)
     assert row.finite.mean() < 1.5 * floor.finite.mean(), (row.distances, floor.distances)
