@@ -90,6 +90,7 @@ def test_priors_and_posteriors_and_reports_have_a_table():
     assert all(name in report._repr_html_().replace("&#x27;", "'").replace("&gt;", ">") for name in report.passed)
 
 
+@pytest.mark.slow
 def test_a_calibration_shows_its_figure_and_its_coverage():
     prior = priors.GaussianPrior(3)
     A = operators.Mask((3,), torch.ones(3))

@@ -126,6 +126,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path):
         Store(tmp_path / "file" / "out").prepare()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(store):
     """The limit on the size of files stands for a full disk: the system refuses the write in the middle of it."""
     code = f"""

@@ -83,6 +83,9 @@ FEWER = {
     "corrections": 3,
     "inner_steps": 4,
     "repeat": 3,
+    "last_iterations": 4,
+    "recurrences": 3,
+    "stages": 4,
 }
 
 

@@ -143,6 +143,7 @@ def test_every_sampler_that_takes_counts_finds_the_posterior_mean():
     assert {name: far for name, far in found.items() if not far < 2} == {}
 
 
+@pytest.mark.slow
 def test_many_photons_are_the_logarithm_with_gaussian_noise():
     counts = problem(1e6)
     lines, variance = log_transform(counts.y, 1e6)
@@ -159,6 +160,7 @@ def test_many_photons_are_the_logarithm_with_gaussian_noise():
         assert gap.abs().max() < 0.01, sampler
 
 
+@pytest.mark.slow
 def test_auto_takes_counts_and_says_why():
     post = problem(*LOW)
     result = invgen.solve(post.y, post.A, post.prior, post.noise, "auto", num_samples=4)
@@ -185,6 +187,7 @@ def test_what_is_refused_names_the_other_way():
         samplers.DampedDPS()(Posterior(post.prior, post.A, post.noise, post.y - 50))
 
 
+@pytest.mark.slow
 # matter thicker than any of the prior
 @pytest.mark.filterwarnings("ignore:.* samples of .* are saturated")
 def test_no_photon_at_all_says_only_that_the_ray_was_thick():

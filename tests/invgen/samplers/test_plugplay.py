@@ -132,6 +132,7 @@ def test_one_point_says_that_it_is_no_posterior(name):
 # -- denoisers of one level -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.3, 0.7])
 def test_a_denoiser_of_one_level_is_a_prior_of_that_level(level):
     full = problem(correlated())
@@ -185,6 +186,7 @@ def test_samplers_of_many_levels_refuse_it_and_name_those_that_fit():
         samplers.PnPADMM(gamma=1.2)(post)
 
 
+@pytest.mark.slow
 def test_auto_takes_what_one_level_allows():
     full = problem(correlated())
     result = solve(full.y, full.A, known_alone(full.prior, 0.1), SIGMA, "auto")

@@ -180,6 +180,7 @@ def test_a_disk_that_fills_while_it_trains(tmp_path, photos):
     assert not [name for name in os.listdir(tmp_path / "out") if "unfinished" in name]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     """One process is killed while it writes a file and a folder, another lives."""
     code = (

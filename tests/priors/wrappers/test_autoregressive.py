@@ -124,6 +124,7 @@ def test_any_operator_and_noise(A, noise):
     assert (shares(samples, x) - p).abs().sum() / 2 < 0.08
 
 
+@pytest.mark.slow
 def test_the_bias_falls_with_the_number_of_particles():
     post = problem("matrix", 0.2)
     x, p, _ = exact(post)
