@@ -30,6 +30,11 @@ else:
     Shape = tuple[Count, ...]  # a number or a list becomes a tuple
 
 
+def as_size(shape: Shape) -> torch.Size:
+    """Returns the shape of a signal, which may be given as a number where it has one axis."""
+    return torch.Size([shape] if isinstance(shape, int) else shape)
+
+
 class Prior(nn.Module):
     """p(x) over signals of one shape.
 
@@ -64,7 +69,7 @@ class Prior(nn.Module):
         sampling_rate: float | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        self.shape = as_size(shape)
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.data_mean, self.data_std = float(data_mean), float(data_std)
         self.sampling_rate = None if sampling_rate is None else float(sampling_rate)

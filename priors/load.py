@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from invgen.priors.wrappers.generators import VAE, Decoder
     from invgen.priors.wrappers.normalising_flows import NormalisingFlow
 
-    Size = int | Sequence[int] | None
+    Size = Sequence[int] | None
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
@@ -57,7 +57,7 @@ def load(name_or_path: Literal["digits-vae"], shape: "Size" = None) -> "VAE": ..
 @overload
 def load(name_or_path: str | Path, shape: "Size" = None) -> Any: ...  # a kind of Prior, which the file says
 @checked
-def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> Any:
+def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
     """Returns a trained prior in float32: a shipped one by its name, or by its path one that `invgen train` wrote.
 
     A denoiser, one that knows classes (`load("digits").condition(3)`), or what else the file holds: a VAE or a GAN (a
@@ -86,7 +86,7 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
             "train it again"
         ) from error
     require_fit(net, tensors, path)
-    if small:
+    if denoiser is None:
         if shape is not None and tuple(shape) != trained_shape:
             raise OptionError(f"prior '{name_or_path}' has signals of shape {trained_shape} alone, got {tuple(shape)}")
         net = NETWORKS[about["network"]](**about["options"])  # with its tables that are not weights
@@ -100,7 +100,9 @@ def load(name_or_path: str | Path, shape: int | Sequence[int] | None = None) -> 
     denoiser.shape = torch.Size(shape)
     denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
     denoiser.eval().requires_grad_(False)
-    return denoiser.to(memory_format=torch.channels_last) if net.dims == 2 else denoiser  # a tenth faster on the CPU
+    if net.dims == 2:  # a tenth faster on the CPU
+        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
+    return denoiser
 
 
 def _sampling_rate(units: str) -> float | None:
@@ -197,7 +199,8 @@ def _find(name_or_path: str | Path) -> Path:
         shipped = WEIGHTS / f"{name_or_path}.safetensors"
         if path.is_file():
             return path
-        path.is_dir(), shipped.is_file()
+        path.is_dir()
+        shipped.is_file()
     except (TypeError, ValueError, OSError) as error:  # no path, a NUL in it, too long
         raise WeightsError(
             f"a prior is given by its name or a path, got {name_or_path!r:.80} ({error}); shipped are: {', '.join(names())}"

@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from invgen.errors import InvgenError, WeightsError
 from invgen.files import pickle_scan, torch_files
 from invgen.validation.limits import check_size
 
+Net = TypeVar("Net", bound=nn.Module)
 # Configuration objects that training frameworks leave beside the weights: never needed, so remembered and not built.
 FRAMEWORKS = (
     "argparse",
@@ -297,7 +298,7 @@ def _finished(value: Any, done: dict[int, Any]) -> Any:
     return done[id(value)][1]
 
 
-def fill(net: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> nn.Module:
+def fill(net: Net, tensors: Mapping[str, Tensor], source: str | Path) -> Net:
     """Returns `net`, built on the meta device or not, with these weights: every tensor has its place, and every place
     its tensor.
 

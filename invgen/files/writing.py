@@ -141,7 +141,7 @@ def write_text(path: str | Path, text: str) -> None:
         work.write_text(text, encoding="utf-8")
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
+def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Writes under a temporary name, then renames: a kill leaves the old file or the new one, never half of one.
 
     Raises:

@@ -57,7 +57,7 @@ def spectral_wiener(x: Tensor, sigma: float) -> Tensor:
 def bm3d(x: Tensor, sigma: float, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
     """Returns BM3D (Dabov et al., 2007; colour: CBM3D) of the package `bm3d`, knowing sigma. (1, C, H, W)."""
     try:
-        import bm3d as package
+        import bm3d as package  # pyright: ignore[reportMissingImports]  (installed for the cards alone)
     except ImportError as error:
         raise MissingExtraError("the BM3D baseline needs the package bm3d: pip install bm3d") from error
     low, width = value_range[0], value_range[1] - value_range[0]

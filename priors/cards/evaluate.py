@@ -85,7 +85,7 @@ def evaluate(
 
 
 def likelihood(
-    prior: Any, clean: Sequence[Tensor], step: float = 2 / 255, seed: int = 0, steps: int = 32
+    prior: Any, clean: Sequence[Tensor] | Tensor, step: float = 2 / 255, seed: int = 0, steps: int = 32
 ) -> dict[str, Any]:
     """Returns bits per value of signals on a grid of width `step` under a prior with a density, and how they were found.
 

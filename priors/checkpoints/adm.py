@@ -10,7 +10,7 @@ for the published models and must be said for others.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from invgen.priors.checkpoints import entries
 from invgen.priors.wrappers.from_network import NetworkDenoiser, takes_data
 from invgen.priors.wrappers.schedules import Schedule
 from invgen.validation.arguments import checked
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 MARKS = ("input_blocks.", "output_blocks.", "out.")  # how the names of its tensors begin
 RESIDUAL = {
@@ -133,7 +136,7 @@ PUBLISHED = {
 @checked
 def from_guided_diffusion(
     path: str | Path,
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     model: str | None = None,
     num_head_channels: int | None = None,
@@ -184,12 +187,12 @@ def recognised(
     source: str | Path,
     published: dict[str, Published],
     model: str | None,
-    shape: int | Sequence[int] | None,
+    shape: Sequence[int] | None,
     *,
     num_head_channels: int | None = None,
     num_heads: int | None = None,
     new_attention_order: bool | None = None,
-) -> tuple[nn.Module, Sequence[int], Published | None]:
+) -> tuple["UNet2DModel", Sequence[int], Published | None]:
     """Returns the network, its shape and what is known of it: a published model needs no options.
 
     Args:
@@ -227,9 +230,9 @@ def recognised(
     return unet(tensors, source, num_head_channels, num_heads, new_attention_order), shape, known
 
 
-def stride(net: nn.Module) -> int:
+def stride(net: "UNet2DModel") -> int:
     """Returns the number that the sizes of images must be multiples of."""
-    return 2 ** (len(net.config.block_out_channels) - 1)
+    return 2 ** (len(net.config["block_out_channels"]) - 1)
 
 
 def unet(
@@ -238,7 +241,7 @@ def unet(
     num_head_channels: int | None,
     num_heads: int | None,
     new_attention_order: bool,
-) -> nn.Module:
+) -> "UNet2DModel":
     """Returns diffusers' UNet2DModel with the weights of a guided-diffusion state dict.
 
     Args:
@@ -249,9 +252,9 @@ def unet(
     Raises:
         WeightsError, OptionError: see `from_guided_diffusion`.
     """
-    from diffusers import UNet2DModel
     from diffusers.models.attention_processor import Attention
     from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     layout = _layout(tensors, source)
     levels = range(len(layout.channels))
@@ -294,9 +297,9 @@ def unet(
     return pickles.fill(net, renamed, source)
 
 
-def call_with_label(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+def call_with_label(net: "UNet2DModel", x: Tensor, t: Tensor, condition: Any) -> Tensor:
     """Returns the output of a UNet2DModel `net` at x and times t; the condition is a class, a number or one per sample."""
-    classes = 0 if net.class_embedding is None else net.class_embedding.num_embeddings
+    classes = net.class_embedding.num_embeddings if isinstance(net.class_embedding, nn.Embedding) else 0
     if classes and condition is None:
         raise UnsupportedError(f"the network is class-conditional: use prior.condition(label) with a label below {classes}")
     if not classes and condition is not None:

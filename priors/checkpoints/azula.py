@@ -30,7 +30,8 @@ class AzulaDenoiser(ConditionalDenoiser):
 
     def __init__(self, denoiser: nn.Module, shape: int | Sequence[int], *, label: str = "label", **facts: Any) -> None:
         t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
-        alpha, noise = denoiser.schedule(t)
+        schedule: Any = denoiser.schedule  # a function, which torch does not know
+        alpha, noise = schedule(t)
         log_sigma, log_alpha = (noise / alpha).double().log(), alpha.double().log()
         inside = torch.isfinite(log_sigma)
         if inside.sum() < 2 or not (log_sigma[inside].diff() > 0).all():
@@ -97,9 +98,10 @@ def to_azula(prior: Denoiser, schedule: Any = None) -> nn.Module:
     if not isinstance(prior, Denoiser):
         raise OptionError(f"expected an invgen Denoiser, got {type(prior).__name__}")
     try:
-        from azula.denoise import Denoiser as Base
-        from azula.denoise import DiracPosterior
-        from azula.noise import VESchedule
+        # azula is an extra of its own
+        from azula.denoise import Denoiser as Base  # pyright: ignore[reportMissingImports]
+        from azula.denoise import DiracPosterior  # pyright: ignore[reportMissingImports]
+        from azula.noise import VESchedule  # pyright: ignore[reportMissingImports]
     except Exception as error:
         raise MissingExtraError.of_broken("azula", "azula", error) from error
 

@@ -42,12 +42,15 @@ class DeepinvDenoiser(ConditionalDenoiser):
         **facts: Any,
     ) -> None:
         known = [LEVELS[c.__name__] for c in type(denoiser).__mro__ if c.__name__ in LEVELS]
-        if sigma_max is None and not known:
+        if known:
+            low, high = known[0]
+        elif sigma_max is not None:
+            low, high = min(0.001, 0.01 * sigma_max), sigma_max
+        else:
             raise OptionError(
                 f"give sigma_max=, the largest noise level that {type(denoiser).__name__} was trained for, in units of "
                 "images in [0, 1] (about 0.2 for DRUNet)"
             )
-        low, high = known[0] if known else (min(0.001, 0.01 * sigma_max), sigma_max)
         facts = {"value_range": (0.0, 1.0), "data_mean": 0.5, "data_std": 0.25, **facts}
         super().__init__(
             shape,
@@ -109,7 +112,7 @@ def to_deepinv(prior: Denoiser) -> nn.Module:
             f"prior.rescaled({scale:g}, {-low * scale:g}), or state value_range=(0, 1) if that is what its values mean"
         )
     try:
-        from deepinv.models import Denoiser as Base
+        from deepinv.models import Denoiser as Base  # pyright: ignore[reportMissingImports]  (an extra of its own)
     except Exception as error:  # a torchvision that does not fit torch fails with errors of several kinds
         raise MissingExtraError.of_broken("deepinv", "deepinv", error) from error
 

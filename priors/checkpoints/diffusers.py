@@ -2,10 +2,11 @@
 
 import functools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,6 @@ from invgen.errors import InvgenError, OptionError, ShapeError, UnsupportedError
 from invgen.messages import warn
 from invgen.priors.wrappers.from_network import Call, NetworkDenoiser, call_network
 from invgen.priors.wrappers.schedules import Schedule
-
-if TYPE_CHECKING:
-    pass
 
 NETWORKS = ("UNet2DModel", "UNet1DModel", "DiTTransformer2DModel", "Transformer2DModel")
 AUTOENCODERS = ("vae", "vqvae", "vqgan", "movq")  # components of a pipeline that diffuses codes
@@ -49,13 +47,13 @@ class DiffusersDenoiser(NetworkDenoiser):
         self,
         net: nn.Module,
         scheduler: Any,
-        shape: int | Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
         *,
         null_label: int | None = None,
         mu: float | None = None,
         **options: Any,
     ) -> None:
-        config = net.config
+        config: Any = net.config  # of which torch knows nothing
         options = parametrisation(scheduler, options.pop("call", call_diffusers), mu) | options
         options.setdefault("stride", network_stride(config))
         super().__init__(net, network_shape(config, shape), options.pop("prediction"), options.pop("schedule"), **options)
@@ -91,7 +89,7 @@ class DiffusersDenoiser(NetworkDenoiser):
         return super().forward(x, sigma, condition)
 
 
-def call_diffusers(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+def call_diffusers(net: Any, x: Tensor, t: Tensor, condition: Any) -> Tensor:
     """Returns the raw output of a UNet or a DiT `net` of diffusers at x and times t; the condition is a class or None."""
     if net.config.get("time_embedding_type") == "learned":  # a table of times knows only whole ones
         t = t.round().long()
@@ -138,7 +136,7 @@ def _negated(call: Call, net: nn.Module, x: Tensor, t: Tensor, condition: Any) -
     return -call(net, x, t, condition)
 
 
-def network_shape(config: Any, shape: int | Sequence[int] | None) -> tuple[int, ...]:
+def network_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     """Returns the shape of one signal, (C, *sizes), checked against the network's channels."""
     channels = config.in_channels
     out = config.get("out_channels") or channels
@@ -244,10 +242,10 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def reading(model: str | Path) -> Iterator[None]:
     """Quiet, and with one clear sentence for whatever goes wrong in the files."""
-    from diffusers.utils import logging
+    from diffusers.utils import logging as messages
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    verbosity = messages.get_verbosity()
+    messages.set_verbosity(logging.CRITICAL)
     try:
         yield
     except InvgenError:
@@ -258,4 +256,4 @@ def reading(model: str | Path) -> Iterator[None]:
             "transformer/ (.safetensors, or .bin that holds nothing but tensors) and scheduler/"
         ) from error
     finally:
-        logging.set_verbosity(verbosity)
+        messages.set_verbosity(verbosity)

@@ -41,7 +41,7 @@ DEFAULTS = {
 @checked
 def from_edm(
     source: str | Path | Callable[..., Tensor],
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     preconditioning: str | None = None,
     sigma_data: float | None = None,
@@ -95,7 +95,7 @@ def from_edm(
 @takes_data
 @checked
 def from_inverse_bench(
-    path: str | Path, shape: int | Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
+    path: str | Path, shape: Sequence[int] | None = None, *, key: str | None = None, ema: bool = True, **facts: Any
 ) -> ConditionalDenoiser:
     """Returns the prior in one of InverseBench's .pt files (Zheng et al., ICLR 2025), with state dicts "ema" and "net".
 
@@ -122,7 +122,7 @@ def from_inverse_bench(
 
 
 def preconditioned(
-    net: nn.Module, shape: int | Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
+    net: nn.Module, shape: Sequence[int], name: str, numbers: Mapping[str, Any], **options: Any
 ) -> NetworkDenoiser:
     """Returns the prior of a raw network net(x, t, labels) under one of the preconditionings of Karras et al., Table 1.
 
@@ -157,11 +157,11 @@ def _vp(numbers: Mapping[str, float]) -> Schedule:
     return Schedule.vp(low, low + slope, time_scale=numbers["M"] - 1, t_min=numbers["epsilon_t"])
 
 
-def _call(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+def _call(net: EDMUNet | EDM2UNet, x: Tensor, t: Tensor, condition: Any) -> Tensor:
     return net(x, t, one_hot(condition, net.label_dim, x))
 
 
-def _call_ve(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+def _call_ve(net: EDMUNet | EDM2UNet, x: Tensor, t: Tensor, condition: Any) -> Tensor:
     return -_call(net, x, (t / 2).log(), condition)  # D = x + sigma net(x, ln(sigma / 2))
 
 
@@ -191,9 +191,7 @@ class _Loaded(nn.Module):
         return self.net(z, sigma.float(), one_hot(condition, self.label_dim, z)).to(x.dtype)
 
 
-def _from_loaded(
-    net: Callable[..., Tensor], shape: int | Sequence[int] | None, facts: dict[str, Any]
-) -> ConditionalDenoiser:
+def _from_loaded(net: Callable[..., Tensor], shape: Sequence[int] | None, facts: dict[str, Any]) -> ConditionalDenoiser:
     if not callable(net):
         raise OptionError(f"from_edm takes a path or a network net(x, sigma, labels), got a {type(net).__name__}")
     if shape is None:
@@ -251,7 +249,7 @@ def _tensors(module: pickles.Inert, path: str | Path) -> Iterator[tuple[str, Ten
                     waiting.append((f"{prefix}{name}.", value))
 
 
-def _network(tensors: dict[str, Tensor], source: str | Path) -> nn.Module:
+def _network(tensors: dict[str, Tensor], source: str | Path) -> EDMUNet | EDM2UNet:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         with torch.device("meta"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.priors.checkpoints import adm, entries
@@ -43,7 +43,7 @@ class Trigonometric(Schedule):
 @checked
 def from_flow_matching(
     path: str | Path,
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     model: str | None = None,
     num_head_channels: int | None = None,
@@ -96,6 +96,6 @@ def from_flow_matching(
     return tensors.of(NetworkDenoiser(net, shape, "v", Trigonometric(time_scale), call=_call_trigonometric, **options))
 
 
-def _call_trigonometric(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+def _call_trigonometric(net: Any, x: Tensor, t: Tensor, condition: Any) -> Tensor:
     # dx_t / dt = pi / 2 (cos x_0 - sin eps) is minus pi / 2 times v = alpha eps - sigma_t x_0
     return adm.call_with_label(net, x, t, condition) * (-2 / math.pi)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @checked
 def from_diffusers(
     model: str | Path,
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     scheduler: Any = None,
     subfolder: str | None = None,
@@ -96,7 +96,7 @@ def from_diffusers(
                     "trained with, such as scheduler=diffusers.DDPMScheduler()"
                 )
             maker = getattr(diffusers, str(config.get("_class_name")), None)
-            if not hasattr(maker, "set_timesteps"):
+            if maker is None or not hasattr(maker, "set_timesteps"):
                 raise UnsupportedError(f"diffusers {diffusers.__version__} has no scheduler {config.get('_class_name')!r}")
             scheduler = maker.from_config(config)
     prior = DiffusersDenoiser(net.eval().requires_grad_(False), scheduler, shape, **options)

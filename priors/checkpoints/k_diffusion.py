@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from invgen.errors import InvgenError, OptionError, UnsupportedError, WeightsError
 from invgen.files import pickles
 from invgen.priors.checkpoints import entries
-from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below, rehearse
+from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below, dense, rehearse
 from invgen.priors.checkpoints.networks.k_transformer_v1 import TransformerV1
 from invgen.priors.checkpoints.networks.k_transformer_v2 import TransformerV2
 from invgen.priors.wrappers.from_network import NetworkDenoiser, takes_data
@@ -34,7 +34,7 @@ MARKS = (("u_net.", "proj_in."), ("blocks.", "in_proj.", "out_norm."), ("patch_i
 @checked
 def from_k_diffusion(
     path: str | Path,
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     config: str | Path | Mapping[str, Any] | None = None,
     key: str | None = None,
@@ -84,7 +84,7 @@ def from_k_diffusion(
     return found.of(NetworkDenoiser(net, shape, "edm", Schedule.edm(), sigma_data=sigma_data, stride=net.stride, **facts))
 
 
-def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn.Module:
+def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> "ImageUNet | TransformerV1 | TransformerV2":
     """Returns the network of a configuration, empty; KeyError or ValueError where the tensors are of another."""
     kind, patch = options.get("type", "image_v1"), options.get("patch_size", 1)
     unknown = [k for k in ("skip_stages", "unet_cond_dim", "cross_cond_dim") if options.get(k)]
@@ -98,7 +98,7 @@ def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn
         return ImageUNet(shapes, int(patch))
     sides = [int(side) for side in patch] if isinstance(patch, Sequence) else [int(patch)] * 2
     if kind == "image_transformer_v1":
-        net: TransformerV1 | TransformerV2 = TransformerV1(shapes, sides)
+        net = TransformerV1(shapes, sides)
         found, stated = [len(net.blocks)], [options["depth"]]
     else:
         depths = list(options["depths"])
@@ -106,7 +106,7 @@ def _network(shapes: Shapes, options: Mapping[str, Any], path: str | Path) -> nn
         attention = options.get("self_attns") or [{"type": "neighborhood"}] * (len(depths) - 1) + [{"type": "global"}]
         net = TransformerV2(shapes, sides, attention)
         levels = (*net.down_levels, net.mid_level, *net.up_levels)
-        found, stated = [len(level) for level in levels], [*depths, *depths[:-1]]
+        found, stated = [len(list(level.children())) for level in levels], [*depths, *depths[:-1]]
     if (found, len(net.mapping.blocks)) != (stated, options.get("mapping_depth", 2)):
         raise ValueError(f"there are {found} layers, and {len(net.mapping.blocks)} that map the noise level")
     return net
@@ -194,6 +194,8 @@ class Attention(nn.Module):
 class Resample(nn.Module):
     """Down by two, or up, by a smoothing kernel with reflection at the borders."""
 
+    kernel: Tensor
+
     def __init__(self, shapes: Shapes, up: bool) -> None:
         super().__init__()
         self.register_buffer("kernel", torch.empty(shapes["kernel"]))
@@ -214,11 +216,13 @@ class ImageUNet(nn.Module):
     def __init__(self, shapes: Shapes, patch: int = 1) -> None:
         super().__init__()
         self.timestep_embed = Waves(weight=shapes["timestep_embed.weight"])
-        self.mapping = nn.ModuleDict({k: nn.Linear(*reversed(shapes[f"mapping.{k}.weight"])) for k in "02"})
+        self.mapping = nn.ModuleDict({k: dense(shapes, f"mapping.{k}") for k in "02"})
         self.proj_in, self.proj_out = (_convolution(below(shapes, name)) for name in ("proj_in", "proj_out"))
         self.u_net = nn.ModuleDict({part: self._part(shapes, part) for part in ("d_blocks", "u_blocks")})
         self.patch, self.in_channels = patch, self.proj_in.in_channels // patch**2
-        downs = sum(isinstance(layer, Resample) for block in self.u_net["d_blocks"] for layer in block.values())
+        downs = sum(
+            isinstance(layer, Resample) for block in self.u_net["d_blocks"].children() for layer in block.children()
+        )
         self.stride = patch * 2**downs
 
     @staticmethod
@@ -247,14 +251,14 @@ class ImageUNet(nn.Module):
             embedding = F.gelu(layer(embedding))
         x = self.proj_in(F.pixel_unshuffle(x, self.patch))
         skips: list[Tensor] = []
-        for block in self.u_net["d_blocks"]:
-            for layer in block.values():
+        for block in self.u_net["d_blocks"].children():
+            for layer in block.children():
                 x = layer(x, embedding)
             skips.append(x)
-        for k, block in enumerate(self.u_net["u_blocks"]):
+        for k, block in enumerate(self.u_net["u_blocks"].children()):
             skip = skips.pop()
             x = x if k == 0 else torch.cat([x, skip], dim=1)
-            for layer in block.values():
+            for layer in block.children():
                 x = layer(x, embedding)
         if skips:
             raise IndexError("there are fewer u_blocks than d_blocks")

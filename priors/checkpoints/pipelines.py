@@ -39,7 +39,7 @@ LABELLED = ("UNet2DModel", "DiTTransformer2DModel")  # conditioned on a class or
 @checked
 def from_pipeline(
     model: Any,
-    shape: int | Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
     *,
     scheduler: Any = None,
     empty: TextEmbedding | Tensor | None = None,
@@ -97,14 +97,15 @@ def from_pipeline(
         part.eval().requires_grad_(False)
     autoencoder = Autoencoder(vae, quantize)
     size = _latent_size(shape, network, autoencoder)
-    codes, options = (autoencoder.channels, *size), {"data_std": 1.0, "value_range": (-4.0, 4.0), **(latent or {})}
+    codes = (autoencoder.channels, *size)
+    options: dict[str, Any] = {"data_std": 1.0, "value_range": (-4.0, 4.0), **(latent or {})}
     denoiser: NetworkDenoiser
     if type(network).__name__ in LABELLED:
         if empty is not None or guidance is not None:
             raise OptionError(f"{type(network).__name__} takes no text and no guidance scale: leave out empty and guidance")
         denoiser = DiffusersDenoiser(network, scheduler, codes, mu=_shift(scheduler, size, network), **options)
         return _latent(autoencoder, denoiser, read_from, facts)
-    kind = _architecture(network, tuple(autoencoder.stride * n for n in size), guidance)
+    kind = _architecture(network, (autoencoder.stride * size[0], autoencoder.stride * size[1]), guidance)
     if kind.channels != autoencoder.channels:
         raise UnsupportedError(
             f"the network takes {kind.channels} channels but the autoencoder's codes have {autoencoder.channels}: this is "
@@ -193,7 +194,7 @@ def _prompts(kind: str, source: Any, parts: Mapping[str, Any], files: Mapping[st
     return Prompts(kind, source, loaded, **{k: v for k, v in files.items() if v is not None})
 
 
-def _latent_size(shape: int | Sequence[int] | None, network: nn.Module, autoencoder: Autoencoder) -> tuple[int, int]:
+def _latent_size(shape: Sequence[int] | None, network: Any, autoencoder: Autoencoder) -> tuple[int, int]:
     """Returns the height and width of the codes of images of a shape."""
     stride, channels = autoencoder.stride, autoencoder.network.config["in_channels"]
     if shape is None:
@@ -210,7 +211,7 @@ def _latent_size(shape: int | Sequence[int] | None, network: nn.Module, autoenco
     return shape[1] // stride, shape[2] // stride
 
 
-def _shift(scheduler: Any, size: tuple[int, int], network: nn.Module) -> float | None:
+def _shift(scheduler: Any, size: tuple[int, int], network: Any) -> float | None:
     """Returns the dynamic shift of a flow-matching scheduler: linear in the number of tokens, between those of two image
     sizes."""
     config = scheduler.config
@@ -242,7 +243,7 @@ class Architecture:
     prompts: str
 
 
-def _architecture(network: nn.Module, image: tuple[int, int], guidance: float | None) -> Architecture:
+def _architecture(network: Any, image: tuple[int, int], guidance: float | None) -> Architecture:
     """Returns the call of a network over the codes of images of a size."""
     name, config = type(network).__name__, network.config
     if guidance is not None and not (config.get("guidance_embeds") or config.get("time_cond_proj_dim")):
@@ -271,7 +272,7 @@ def _architecture(network: nn.Module, image: tuple[int, int], guidance: float | 
     )
 
 
-def _unet(network: nn.Module, image: tuple[int, int], guidance: float) -> Architecture:
+def _unet(network: Any, image: tuple[int, int], guidance: float) -> Architecture:
     config = network.config
     kind, width = config.get("addition_embed_type"), config.cross_attention_dim
     others = [config.get(name) for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim")]
@@ -355,7 +356,7 @@ def _call_pixart(net: nn.Module, x: Tensor, t: Tensor, text: TextEmbedding, imag
     return net(x, timestep=t, encoder_hidden_states=embeds, encoder_attention_mask=mask, added_cond_kwargs=added).sample
 
 
-def _call_sana(net: nn.Module, x: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
+def _call_sana(net: Any, x: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
     embeds, _, mask = text.rows(x)
     t = t * net.config.timestep_scale
     return net(x, timestep=t, encoder_hidden_states=embeds, encoder_attention_mask=mask).sample

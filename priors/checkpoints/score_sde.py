@@ -62,7 +62,7 @@ class SubVP(Schedule):
 @checked
 def from_score_sde(
     path: str | Path,
-    shape: int | Sequence[int],
+    shape: Sequence[int],
     *,
     sde: str,
     continuous: bool | None = None,
@@ -103,7 +103,8 @@ def from_score_sde(
     try:
         renamed = tensors if simple else renamed_modules(tensors, shape[-1])
         with torch.device("meta"):
-            net = (DDPM if simple else EDMUNet)({name: tuple(tensor.shape) for name, tensor in renamed.items()})
+            kind: type[DDPM | EDMUNet] = DDPM if simple else EDMUNet
+            net = kind({name: tuple(tensor.shape) for name, tensor in renamed.items()})
     except (KeyError, IndexError, ValueError, StopIteration) as error:
         raise WeightsError(f"{path} does not hold an NCSN++, DDPM++ or DDPM of score_sde_pytorch ({error!r})") from error
     net = pickles.fill(net, renamed, path)

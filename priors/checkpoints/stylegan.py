@@ -46,6 +46,10 @@ class StyleGAN(Generator):
         shape, facts: as for `from_generator`.
     """
 
+    fixed_noise: Tensor | None
+    style_mean: Tensor  # these two with space "w" and "w+"
+    style_root: Tensor
+
     def __init__(
         self,
         mapping: Network,
@@ -101,10 +105,10 @@ class StyleGAN(Generator):
     def forward(self, z: Tensor) -> Tensor:
         """Returns the image of a code: (B, *latent_shape) -> (B, *shape)."""
         style, noise = z, self.fixed_noise
-        if self.noise_shapes and self.noise_kind == "latent":
+        if noise is not None and self.noise_kind == "latent":
             style, noise = z.split([math.prod(self.code_shape), noise.numel()], 1)
         w = self.style(style.reshape(-1, *self.code_shape))
-        if not self.noise_shapes:
+        if noise is None:
             return evaluate(self.synthesis, w)
         noise = noise.expand(len(z), -1).split([math.prod(s) for s in self.noise_shapes], 1)
         inputs = [n.reshape(-1, *s) for n, s in zip(noise, self.noise_shapes, strict=True)]

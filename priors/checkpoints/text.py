@@ -95,7 +95,7 @@ class Prompts:
                 "a prompt needs transformers: pip install 'invgen-solvers[text]', or give the embeddings of the text"
             ) from error
         cls = getattr(diffusers, self.kind)
-        unused = {name: None for name in cls._optional_components if name not in TOKENS}
+        unused: dict[str, bool | None] = {name: None for name in cls._optional_components if name not in TOKENS}
         if self.kind == "StableDiffusionPipeline":
             unused["requires_safety_checker"] = False
         try:

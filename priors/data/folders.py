@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -51,13 +51,21 @@ class Item:
     kept_out: bool = False
 
 
+class Source(TypedDict):
+    """Some of the data of a training, as its record has it: how many files or signals, and their SHA-256."""
+
+    name: str
+    count: int
+    sha256: str
+
+
 @dataclass
 class Material:
     """Views of a user's own data."""
 
     train: Any
     held_out: Any
-    sources: list[dict[str, str | int]] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
 
 class CropViews:
@@ -137,7 +145,7 @@ def recipe_for(folders: Sequence[Path | str], name: str = "own", size: int | Non
     return Recipe(name, (channels, side, side), widths, 2, fold, about["units"], data=kind, **facts)
 
 
-def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence[int]) -> Material:
+def read_folders(folders: Sequence[Path | str], kind: str, shape: Sequence[int]) -> Material:
     """Returns views of the files of one kind, split; warns of what was skipped, with the reason of each."""
     paths = find(folders)[kind]
     if not paths:
@@ -165,7 +173,7 @@ def read_folders(folders: Sequence[Path | str], kind: str, shape: int | Sequence
             return WaveViews([v.numpy() for v in values], size)
         return CropViews(values, size)
 
-    def record(name: str, chosen: list[Item]) -> dict[str, str | int]:
+    def record(name: str, chosen: list[Item]) -> Source:
         return {"name": name, "count": len(chosen), "sha256": digest(v.numpy().tobytes() for i in chosen for v in i.values)}
 
     sources = [record(f"{kind} trained on", train)] + ([record(f"{kind} held out", kept)] if kept else [])

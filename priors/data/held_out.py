@@ -43,7 +43,7 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
             sets["BSDS500 val"] = [_colour(read_picture(p)) for p in paths]
     elif recipe == "ct":
         from pydicom import examples
-        from pydicom.pixels import apply_rescale
+        from pydicom.pixels.processing import apply_rescale
 
         sets["pydicom CT_small"] = [_hounsfield(apply_rescale(examples.ct.pixel_array, examples.ct), 128)]
         for patient, volume in _merged(ct_slices, folders).items():
@@ -65,7 +65,7 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
     return sets
 
 
-def held_out_views(recipe: str, folders: Sequence[Path | str], shape: int | Sequence[int], count: int) -> Tensor:
+def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[int], count: int) -> Tensor:
     """Returns held-out signals, of the kind of random views that the prior was trained on: (count or fewer, *shape).
 
     Pictures of digits and clothing are as they are, none of them twice.
@@ -139,8 +139,7 @@ def _sagittal() -> np.ndarray:
 
     from matplotlib import cbook
 
-    with cbook.get_sample_data("s1045.ima.gz") as file:  # may be unpacked already, as its version likes
-        raw = file.read()
+    raw = Path(cbook.get_sample_data("s1045.ima.gz", asfileobj=False)).read_bytes()  # unpacked or not, as it likes
     raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     return np.frombuffer(raw, "<u2").reshape(256, 256).astype(np.float32)
 
@@ -156,7 +155,7 @@ def held_out_photographs() -> dict[str, Tensor]:
     from skimage import data
     from skimage.transform import downscale_local_mean
 
-    def crop(image: object, row: int, column: int, factor: int = 2) -> Tensor:
+    def crop(image: np.ndarray, row: int, column: int, factor: int = 2) -> Tensor:
         square = image[row : row + 128 * factor, column : column + 128 * factor, :3] / 127.5 - 1
         return torch.tensor(downscale_local_mean(square, (factor, factor, 1)), dtype=torch.float32).movedim(-1, 0)
 

@@ -10,14 +10,12 @@ from torch import Generator, Tensor
 
 from invgen.errors import OptionError
 from invgen.priors.data.ct import CTViews, ct_slices
-from invgen.priors.data.folders import Material, digest, read_folders
+from invgen.priors.data.folders import Material, Source, digest, read_folders
 from invgen.priors.data.labelled import LabelledViews, labelled
 from invgen.priors.data.mr import MRViews, heads
 from invgen.priors.data.photographs import PhotoViews, photographs
 from invgen.priors.data.speech import WaveViews, read_wave, sentences
 from invgen.priors.recipes import Recipe
-
-Source = dict[str, str | int]
 
 
 class Views(Protocol):
@@ -59,9 +57,9 @@ def _labelled(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None,
     parts = {folder: labelled(folder) for folder in folders}
     images, labels = (torch.cat(part) for part in zip(*parts.values(), strict=True))
     kept = [labelled(folder, "test") for folder in folders]
-    watched = LabelledViews(*(torch.cat(part) for part in zip(*kept, strict=True)))
+    pictures, classes = (torch.cat(part) for part in zip(*kept, strict=True))
     sources = [_source(folder.name, len(part[0]), [part[0].numpy().tobytes()]) for folder, part in parts.items()]
-    return LabelledViews(images, labels, recipe.warp), watched, sources
+    return LabelledViews(images, labels, recipe.warp), LabelledViews(pictures, classes), sources
 
 
 def _speech(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:

@@ -173,7 +173,8 @@ class GaussianMixture(Denoiser):
         if self.means.shape[1] > 1024:  # beyond, the decomposition takes many seconds
             return self.mean.to(z.dtype) + (self.var.to(z.dtype) + sigma**2).sqrt() * z
         if self._principal is None:
-            self._principal = torch.linalg.eigh(self.covariance.double())
+            values, vectors = torch.linalg.eigh(self.covariance.double())
+            self._principal = (values, vectors)
         spectrum, basis = (t.to(z.device, z.dtype) for t in self._principal)
         # the symmetric root, which does not depend on the signs of the eigenvectors and is nearly a multiple of z
         flat = (z.flatten(1) @ basis * (spectrum.clamp(min=0) + sigma**2).sqrt()) @ basis.T
@@ -231,7 +232,7 @@ class GaussianMixture(Denoiser):
         HS = H @ S  # (1 or K, m, n)
         try:
             L = torch.linalg.cholesky(HS @ H.T + R.diag())
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  (public in its documentation)
             raise UnsupportedError(
                 "the measurement has no density under this prior: A S A^T + noise is singular; state a small noise level"
             ) from None

@@ -83,9 +83,9 @@ def train(
     views = LabelledViews(images, labels, recipe.warp)
     kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
     workers = Workers(device)
-    out, device, main = Path(out), workers.device, workers.rank == 0
+    out, device = Path(out), workers.device
     require_writable(out)
-    weights, watch = out / f"{recipe.name}.safetensors", Watch(out, tensorboard) if main else None
+    weights, watch = out / f"{recipe.name}.safetensors", Watch(out, tensorboard) if workers.rank == 0 else None
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,7 +121,7 @@ def train(
     step = run(
         training, out / "checkpoint.pt", workers, watch, minutes, seed, resume, checkpoint_minutes, progress=progress
     )
-    if main:
+    if watch is not None:
         watch.samples(step, load(weights))
         watch.close()
     return weights

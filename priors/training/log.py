@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser
 from invgen.errors import FileError, MissingExtraError
+from invgen.priors.checkpoints.networks.unet import LabelDenoiser
 from invgen.pushforward import Flow
 
 
@@ -68,7 +68,7 @@ def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tens
     z = torch.randn(count, *getattr(prior, "latent_shape", prior.shape), generator=torch.Generator().manual_seed(seed))
     z = z.to(prior.device)
     with torch.no_grad():
-        if isinstance(prior, ConditionalDenoiser):
+        if isinstance(prior, LabelDenoiser):
             classes = [prior.condition(k) for k in range(prior.net.classes)]
             x = torch.empty(count, *prior.shape)
             for k, one in enumerate(classes):

@@ -110,7 +110,8 @@ def run(
         if training.held_out is not None:
             with torch.no_grad():
                 numbers["held_out_loss"] = training.held_out()
-        watch.numbers(step, **numbers)
+        if watch is not None:
+            watch.numbers(step, **numbers)
 
     def done() -> float:
         return max(step / training.steps, elapsed / 60 / minutes if minutes else 0.0)
@@ -136,7 +137,8 @@ def run(
             losses += objective.detach()
             # Power-law averaging: the window grows with the step, so the start is forgotten however short the run is.
             keep, current = (1 - 1 / step) ** training.average, dict(net.named_parameters())
-            torch._foreach_lerp_(list(average.values()), [current[name].detach() for name in average], 1 - keep)
+            latest = [current[name].detach() for name in average]
+            torch._foreach_lerp_(list(average.values()), latest, 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
             if step % 20 == 0 or step == training.steps:
                 if not math.isfinite(value := objective.item()):
                     raise DivergedError(f"training of '{training.name}' diverged at step {step}: lower the learning rate")

@@ -128,14 +128,14 @@ def train(
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     views, held_out, sources = open_views(recipe, folders)
     workers = Workers(device)
-    out, device, main = Path(out), workers.device, workers.rank == 0
+    out, device = Path(out), workers.device
     bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
     require_writable(out)
-    watch = Watch(out, tensorboard) if main else None
+    watch = Watch(out, tensorboard) if workers.rank == 0 else None
 
     denoiser = build(recipe, views, seed).to(device)
     if denoiser.net.dims == 2:  # a tenth faster
-        denoiser.to(memory_format=torch.channels_last)
+        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
     averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
     path = out / f"{recipe.name}.safetensors"
     watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
@@ -153,6 +153,7 @@ def train(
         export(denoiser, dict(averaged.net.named_parameters()), facts, path)
 
     def held_out_loss() -> float:
+        assert watched is not None  # else it is not passed on
         return loss(averaged, *(t.to(device) for t in watched)).item()
 
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
@@ -169,12 +170,12 @@ def train(
         objectives,
         save,
         held_out_loss if watched is not None else None,
-        lambda step: watch.samples(step, averaged),
+        None if watch is None else lambda step: watch.samples(step, averaged),
         math.ceil(signals_trained_on / (recipe.batch * workers.count)),
     )
     times = (minutes, seed, resume, checkpoint_minutes, sheet_minutes)
     step = run(training, out / "checkpoint.pt", workers, watch, *times, progress)
-    if main:
+    if watch is not None:
         calibrate(path, signals(views, 64, 1))
         watch.samples(step, averaged)
         watch.close()

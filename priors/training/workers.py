@@ -24,7 +24,7 @@ class Workers:
         self.device, self.rank, self.count = torch.device(device), 0, 1
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
-                from accelerate import Accelerator
+                from accelerate import Accelerator  # pyright: ignore[reportMissingImports]  (of the extra train)
             except ImportError as error:
                 raise MissingExtraError(
                     "several processes need the package accelerate: pip install 'invgen-solvers[train]'"

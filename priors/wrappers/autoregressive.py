@@ -30,6 +30,8 @@ class CausalNetwork(Autoregressive):
         ShapeError: it gives another shape.
     """
 
+    given: Tensor | None
+
     def __init__(
         self,
         net: Callable[..., Tensor],
@@ -47,7 +49,8 @@ class CausalNetwork(Autoregressive):
         table = next(net.parameters(), None) if isinstance(net, nn.Module) else None
         double = table is not None and table.dtype == torch.float64
         super().__init__(shape, levels, order=order, dtype=torch.float64 if double else torch.float32, **facts)
-        self.net, self.layout, self.begin = net, layout, start
+        self.net, self.begin = net, start
+        self.layout: Literal["tokens", "image"] = layout
         self.register_buffer("given", None if condition is None else torch.as_tensor(condition))
         if table is not None:
             self.to(table.device)
@@ -76,7 +79,7 @@ class CausalNetwork(Autoregressive):
             return self._image(tokens)
         if self.begin is None:
             return self._sequence(tokens)
-        return self._sequence(self._begun(tokens[:, :-1]))
+        return self._sequence(_begun(self.begin, tokens[:, :-1]))
 
     def next_logits(self, prefix: Tensor) -> Tensor:
         """Returns logits of the token at site i given those before it, (B, i) -> (B, V). Later sites, where the network
@@ -84,12 +87,9 @@ class CausalNetwork(Autoregressive):
         hold token 0."""
         i = prefix.shape[1]
         if self.layout == "tokens" and self.begin is not None:
-            return self._sequence(self._begun(prefix))[:, -1]
+            return self._sequence(_begun(self.begin, prefix))[:, -1]
         rest = prefix.new_zeros(len(prefix), self.sites - i)
         return self.logits(torch.cat([prefix, rest], 1))[:, i]
-
-    def _begun(self, tokens: Tensor) -> Tensor:
-        return torch.cat([tokens.new_full((len(tokens), 1), self.begin), tokens], 1)
 
     def _call(self, x: Tensor) -> Tensor:
         return self.net(x) if self.given is None else self.net(x, self.given.expand(len(x), *self.given.shape))
@@ -126,6 +126,10 @@ class CausalNetwork(Autoregressive):
         )
         other.mean, other.root = self.mean, self.root
         return other
+
+
+def _begun(begin: int, tokens: Tensor) -> Tensor:
+    return torch.cat([tokens.new_full((len(tokens), 1), begin), tokens], 1)
 
 
 @checked

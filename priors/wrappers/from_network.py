@@ -18,7 +18,7 @@ from invgen.pushforward import Generator
 from invgen.validation.arguments import checked
 
 PREDICTIONS = ("epsilon", "v", "sample", "score", "velocity", "edm", "consistency")
-Call = Callable[[nn.Module, Tensor, Tensor, Any], Tensor]
+Call = Callable[[Any, Tensor, Tensor, Any], Tensor]  # of a network, whatever its class
 Loader = TypeVar("Loader", bound=Callable[..., Any])
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invgen.diffusion import Denoiser
+from invgen.diffusion import Denoiser, as_size
 from invgen.errors import OptionError, ShapeError
 from invgen.linalg import norm
 from invgen.numerics.gradients import unit_cotangents
@@ -21,6 +21,7 @@ from invgen.validation.arguments import checked
 
 Network = Callable[..., Tensor]
 Made = TypeVar("Made", bound=Generator)
+Kind = TypeVar("Kind", bound=Network)
 
 
 def standard_codes(shape: int | Sequence[int], network: Network) -> StandardNormal:
@@ -31,11 +32,13 @@ def standard_codes(shape: int | Sequence[int], network: Network) -> StandardNorm
     return latent if table is None else latent.to(table.device)
 
 
-def frozen(network: Network) -> Network:
+def frozen(network: Kind) -> Kind:
     """Returns a network in eval mode without gradients of its weights; a plain function as it is."""
     if not callable(network):
         raise OptionError(f"expected a network or a function of a tensor, got {type(network).__name__}")
-    return network.eval().requires_grad_(False) if isinstance(network, nn.Module) else network
+    if isinstance(network, nn.Module):
+        network.eval().requires_grad_(False)
+    return network
 
 
 def evaluate(network: Network, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -72,8 +75,8 @@ def output_shape(network: Callable[[Tensor], Tensor], latent: Denoiser, shape: i
         raise OptionError(
             f"the network gives a {type(x).__name__}; wrap it in a function that returns the tensor of signals"
         )
-    if x.shape[:1] != codes.shape[:1] or (shape is not None and tuple(x.shape[1:]) != tuple(shape)):
-        wanted = "(2, *shape)" if shape is None else str((2, *shape))
+    if x.shape[:1] != codes.shape[:1] or (shape is not None and x.shape[1:] != as_size(shape)):
+        wanted = "(2, *shape)" if shape is None else str((2, *as_size(shape)))
         raise ShapeError(f"the network turns two codes into {tuple(x.shape)}, expected {wanted}")
     return x.shape[1:]
 
@@ -94,6 +97,8 @@ class Decoder(Generator):
     Raises:
         ShapeError: g does not take such codes, or gives signals of another shape.
     """
+
+    given: Tensor | None
 
     def __init__(
         self,

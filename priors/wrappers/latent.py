@@ -33,6 +33,8 @@ class Autoencoder(nn.Module):
             decodes z as it is (`force_not_quantize`).
     """
 
+    network: Any  # torch knows nothing of encode, decode and config
+
     def __init__(self, network: nn.Module, quantize: bool = True) -> None:
         super().__init__()
         missing = [name for name in ("encode", "decode", "config") if not hasattr(network, name)]
@@ -41,7 +43,7 @@ class Autoencoder(nn.Module):
                 f"{type(network).__name__} has no {', '.join(missing)}; expected an autoencoder of diffusers, such as "
                 "AutoencoderKL, AutoencoderTiny, AutoencoderDC or VQModel"
             )
-        config = network.config
+        config: Any = network.config
         if config.get("lookup_from_codebook"):
             raise UnsupportedError("this VQModel decodes token numbers, over which there is no diffusion of real codes")
         self.network, self.quantize = network, bool(quantize)
@@ -89,7 +91,7 @@ def _channels(values: tuple[float, ...], like: Tensor) -> float | Tensor:
     return values[0] if len(values) == 1 else like.new_tensor(values).reshape(-1, 1, 1)
 
 
-def _stride(network: nn.Module) -> int:
+def _stride(network: Any) -> int:
     """Returns the number of pixels along an axis for one code."""
     ratio = getattr(network, "spatial_compression_ratio", None)  # AutoencoderDC, whose blocks are of several kinds
     if ratio is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invgen.diffusion import as_size
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.priors.wrappers.generators import frozen, measure_facts, standard_codes
 from invgen.pushforward import Generator
@@ -44,6 +45,11 @@ class Standardised(NormalisingFlow):
         base: the law of u.
         facts: of `Prior`.
     """
+
+    flow: Any  # torch knows nothing of the methods that flows have
+    loc: Tensor
+    scale: Tensor
+    given: Tensor | None  # a context or a label
 
     def __init__(self, network: nn.Module, size: int, shape: int | Sequence[int], base: "Base", **facts: Any) -> None:
         super().__init__(shape, standard_codes(size, network), **facts)
@@ -85,7 +91,7 @@ class ZukoFlow(Standardised):
         law = flow() if condition is None else flow(condition)
         event = law.event_shape
         size = math.prod(event)
-        shape = tuple(event) if shape is None else tuple([shape] if isinstance(shape, int) else shape)
+        shape = tuple(event if shape is None else as_size(shape))
         if math.prod(shape) != size:
             raise ShapeError(f"the flow is over {tuple(event)}, which cannot be a signal of shape {shape}")
         super().__init__(flow, size, shape, _base_of_distribution(law.base, size), **facts)
@@ -137,23 +143,30 @@ class InvertibleNetwork(Standardised):
                 "see for data; load trained weights, or pass a batch of data through the flow first"
             )
         given = None if condition is None else torch.as_tensor(condition)
-        bases = list(flow.q0) if isinstance(getattr(flow, "q0", None), nn.ModuleList) else [getattr(flow, "q0", None)]
-        if bases == [None] and shape is None:
+        base = getattr(flow, "q0", None)
+        bases: list[Any] = list(base) if isinstance(base, nn.ModuleList) else [base]
+        if base is not None:
+            sizes = [_size(b) for b in bases]
+        elif shape is not None:
+            sizes = [tuple(as_size(shape))]
+        else:
             raise OptionError("a flow without a base q0 needs shape=, the shape of one signal")
-        sizes = [tuple(shape) if b is None else _size(b) for b in bases]
         total = sum(map(math.prod, sizes))
         if shape is None and len(sizes) > 1:
             with torch.no_grad():
                 like = next(flow.parameters())
-                shape = flow.forward_and_log_det([like.new_zeros(1, *s) for s in sizes])[0].shape[1:]
-        shape = sizes[0] if shape is None else tuple([shape] if isinstance(shape, int) else shape)
+                decode: Any = flow.forward_and_log_det
+                shape = decode([like.new_zeros(1, *s) for s in sizes])[0].shape[1:]
+        shape = sizes[0] if shape is None else tuple(as_size(shape))
         if math.prod(shape) != total:
             raise ShapeError(f"the flow's codes have {total} values, which cannot be a signal of shape {shape}")
         parts = [_base_of_normflows(b, given) for b in bases]
         if len({p.uniform for p in parts}) > 1:
             raise UnsupportedError("a multiscale flow with normal and uniform bases is not supported; expected one kind")
-        full = [torch.cat([getattr(p, k).expand(math.prod(s)) for p, s in zip(parts, sizes, strict=True)]) for k in _TABLES]
-        super().__init__(flow, total, shape, Base(*full, parts[0].uniform), **facts)
+        loc, scale = (
+            torch.cat([getattr(p, k).expand(math.prod(s)) for p, s in zip(parts, sizes, strict=True)]) for k in _TABLES
+        )
+        super().__init__(flow, total, shape, Base(loc, scale, parts[0].uniform), **facts)
         self.sizes = sizes
         self.register_buffer("given", given)
 
@@ -233,7 +246,7 @@ def _base_of_distribution(base: Any, size: int) -> Base:
     raise UnsupportedError(f"the flow's base is a {type(inner).__name__}; expected independent normal or uniform values")
 
 
-def _base_of_normflows(base: nn.Module | None, given: Tensor | None) -> Base:
+def _base_of_normflows(base: Any, given: Tensor | None) -> Base:
     """Returns the parameters of a base of normflows, N(0, I) for none."""
     if base is None:
         return Base(torch.zeros(1), torch.ones(1))
@@ -255,7 +268,7 @@ def _base_of_normflows(base: nn.Module | None, given: Tensor | None) -> Base:
     return Base(loc.expand(1, *_size(base)).reshape(-1), log_scale.exp().expand(1, *_size(base)).reshape(-1))
 
 
-def _class_base(base: nn.Module, given: Tensor | None) -> tuple[Tensor, Tensor]:
+def _class_base(base: Any, given: Tensor | None) -> tuple[Tensor, Tensor]:
     if type(base).__name__ == "ClassCondDiagGaussian":
         k = _label(given, base.num_classes)
         return base.loc[..., k][None], base.log_scale[..., k][None]

@@ -51,7 +51,7 @@ class Schedule(nn.Module):
         raise TypeError(f"{type(self).__name__} must define _time(self, sigma)")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
-        for name, table in self._buffers.items():  # `prior.bfloat16()` moves the tables but must not round them
+        for name, table in self.named_buffers(recurse=False):  # `prior.bfloat16()` moves the tables but must not round them
             self._buffers[name] = table.to(fn(table).device)
         return self
 
@@ -215,6 +215,9 @@ class Schedule(nn.Module):
 
 class _Table(Schedule):
     """The levels of a discrete schedule; the time is linear in log sigma between them."""
+
+    log_sigmas: Tensor
+    times: Tensor
 
     def __init__(self, sigmas: Tensor, times: Tensor, preserving: bool = True) -> None:
         if len(sigmas) < 2 or not (sigmas.diff() > 0).all() or not sigmas[0] > 0:

@@ -9,6 +9,7 @@ exact D knows little, that excess alone tells an honest network from one that ma
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def whole_range(prior: Denoiser) -> tuple[float, float]:
     """Returns the noise levels that the network was trained on, as far as its schedule says, at least those declared."""
     low, high = prior.sigma_min, prior.sigma_max
     inner, scale = getattr(prior, "prior", None), prior.scale if isinstance(prior, Rescaled) else 1.0
-    schedule = getattr(prior, "schedule", None)
+    schedule: Any = getattr(prior, "schedule", None)
     if isinstance(inner, Denoiser):
         first, last = whole_range(inner)
     elif hasattr(schedule, "sigma_min") and hasattr(schedule, "sigma_max"):

@@ -115,18 +115,20 @@ class GANNetworks(nn.Module):
 class Coupling(nn.Module):
     """Half of the channels scaled and shifted by a function of the other half (RealNVP: Dinh et al., ICLR 2017)."""
 
+    order: Tensor
+    back: Tensor
+
     def __init__(self, channels: int, hidden: int, seed: int) -> None:
         super().__init__()
         half = channels // 2
         order = torch.randperm(channels, generator=Generator().manual_seed(seed))
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", order.argsort(), persistent=False)
-        self.net = nn.Sequential(
-            nn.Conv2d(half, hidden, 3, padding=1), nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(),
-            nn.Conv2d(hidden, 2 * (channels - half), 3, padding=1),
-        )  # fmt: skip
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        first, middle = nn.Conv2d(half, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 1)
+        last = nn.Conv2d(hidden, 2 * (channels - half), 3, padding=1)
+        self.net = nn.Sequential(first, nn.SiLU(), middle, nn.SiLU(), last)
+        for weight in last.parameters():
+            nn.init.zeros_(weight)
 
     def _terms(self, a: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self.net(a).chunk(2, 1)
@@ -170,7 +172,8 @@ class FlowNetwork(nn.Module):
         log_det = x.new_full((len(x),), -x[0].numel() * math.log(self.SCALE))
         for level in self.levels:
             h = F.pixel_unshuffle(h, 2)
-            for layer in level:
+            for layer in level.children():
+                assert isinstance(layer, Coupling)  # which a ModuleList does not say
                 h, more = layer.inverse(h)
                 log_det = log_det + more
         for _ in self.levels:
@@ -183,7 +186,7 @@ class FlowNetwork(nn.Module):
         for _ in self.levels:
             h = F.pixel_unshuffle(h, 2)
         for level in reversed(self.levels):
-            for layer in reversed(level):
+            for layer in reversed(list(level.children())):
                 h, more = layer(h)
                 log_det = log_det + more
             h = F.pixel_shuffle(h, 2)
@@ -210,6 +213,8 @@ class MaskedConv(nn.Conv2d):
         size, dilation: of the kernel.
         centre: whether the centre is seen.
     """
+
+    mask: Tensor
 
     def __init__(self, inputs: int, outputs: int, size: int, centre: bool, dilation: int = 1) -> None:
         super().__init__(inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation)

@@ -38,13 +38,17 @@ ORDER = (
 class Waves(nn.Module):
     """Tables of an embedding of the noise level, float32 at least: half precision would lose their phases."""
 
+    freqs: Tensor  # those that `shapes` names
+    phases: Tensor
+    weight: Tensor
+
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         super().__init__()
         for name, shape in shapes.items():
             self.register_buffer(name, torch.empty(shape))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Waves":
-        for name, table in self._buffers.items():
+        for name, table in self.named_buffers(recurse=False):
             moved = fn(table)
             self._buffers[name] = table.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
         return self
@@ -53,12 +57,16 @@ class Waves(nn.Module):
 class Convolution(nn.Module):
     """A convolution, a resampling by a filter, or the one behind the other: filter first, or last if `filter_last`."""
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    resample_filter: Tensor | None
+
     def __init__(self, shapes: Shapes, resampling: str = "", filter_last: bool = False) -> None:
         super().__init__()
         weight = nn.Parameter(torch.empty(shapes["weight"])) if "weight" in shapes else None
         self.register_parameter("weight", weight)
         self.register_parameter("bias", None if weight is None else nn.Parameter(torch.empty(weight.shape[0])))
-        table = torch.empty(shapes["resample_filter"]) if "resample_filter" in shapes else None
+        table = torch.empty(shapes["resample_filter"]) if filter_last or "resample_filter" in shapes else None
         self.register_buffer("resample_filter", table)
         self.resampling, self.filter_last = resampling, filter_last
 
@@ -66,14 +74,17 @@ class Convolution(nn.Module):
         f = self.resample_filter
         pad = 0 if f is None else (f.shape[-1] - 1) // 2
         if f is not None and not self.filter_last:
-            x = self._resampled(x, pad)
+            x = self._resampled(x, f, pad)
         if self.weight is not None:
             x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2 + pad * self.filter_last)
-        return self._resampled(x, 0) if self.filter_last else x
+        if not self.filter_last:
+            return x
+        assert f is not None  # __init__ asks for it
+        return self._resampled(x, f, 0)
 
-    def _resampled(self, x: Tensor, pad: int) -> Tensor:
+    def _resampled(self, x: Tensor, f: Tensor, pad: int) -> Tensor:
         channels = x.shape[1]
-        f = self.resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
+        f = f.to(x.dtype).expand(channels, 1, -1, -1)
         if self.resampling == "up":
             return F.conv_transpose2d(x, 4 * f, groups=channels, stride=2, padding=pad)
         return F.conv2d(x, f, groups=channels, stride=2, padding=pad)
@@ -96,7 +107,7 @@ class Block(nn.Module):
         self.scale = math.sqrt(0.5) if song else 1.0
         self.norm0 = GroupNorm(width, eps)
         self.conv0 = Convolution(below(shapes, "conv0"), resampling)
-        self.affine = nn.Linear(*reversed(shapes["affine.weight"]))
+        self.affine = dense(shapes, "affine")
         self.norm1 = GroupNorm(out, eps)
         self.conv1 = Convolution(below(shapes, "conv1"))
         skip = below(shapes, "skip")
@@ -141,16 +152,16 @@ class EDMUNet(nn.Module):
         self.frequencies = shapes["map_layer0.weight"][1] // 2
         if "map_noise.freqs" in shapes:
             self.map_noise = Waves(freqs=shapes["map_noise.freqs"])
-        self.map_layer0 = nn.Linear(*reversed(shapes["map_layer0.weight"]))
-        self.map_layer1 = nn.Linear(*reversed(shapes["map_layer1.weight"]))
+        self.map_layer0 = dense(shapes, "map_layer0")
+        self.map_layer1 = dense(shapes, "map_layer1")
         label = shapes.get("map_label.weight")
-        self.map_label = nn.Linear(*reversed(label), bias=self.song) if label else None
+        self.map_label = dense(shapes, "map_label", self.song) if label else None
         self.label_dim = label[1] if label else 0
         self.enc, self.dec = (nn.ModuleDict(self._part(shapes, part)) for part in ("enc", "dec"))
         self.resolution = int(next(iter(self.enc)).split("x")[0])
         self.stride = 2 ** sum(name.endswith("_down") and "aux" not in name for name in self.enc)
-        first = self.enc[next(iter(self.enc))]
-        self.in_channels = first.weight.shape[1]
+        first = f"enc.{next(iter(self.enc))}"
+        self.in_channels = shapes[f"{first}.weight"][1]
         if not self.song:
             self.out_norm = GroupNorm(shapes["out_norm.weight"][0], 1e-5)
             self.out_conv = Convolution(below(shapes, "out_conv"))
@@ -195,7 +206,11 @@ class EDMUNet(nn.Module):
                 x = module(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
         if skips:
             raise IndexError("the decoder has fewer blocks than the encoder")
-        return out if self.song else self.out_conv(F.silu(self.out_norm(x)))
+        if not self.song:
+            return self.out_conv(F.silu(self.out_norm(x)))
+        if out is None:
+            raise IndexError("the decoder ends in no image")
+        return out
 
     def _embedding(self, t: Tensor, labels: Tensor | None) -> Tensor:
         n = self.frequencies
@@ -235,6 +250,12 @@ def rehearse(net: nn.Module, channels: int, size: int, source: str | Path) -> No
         raise WeightsError(f"the layers of the network in {source} do not fit together: {reason}") from error
     if found not in ((channels, size, size), (2 * channels, size, size)):
         raise WeightsError(f"the network in {source} turns {tuple(x.shape[1:])} into {found}; expected the same shape")
+
+
+def dense(shapes: Shapes, name: str, bias: bool = True) -> nn.Linear:
+    """Returns the linear layer of the weight `name`, (outputs, inputs), not filled in."""
+    outputs, inputs = shapes[f"{name}.weight"]
+    return nn.Linear(inputs, outputs, bias=bias)
 
 
 def below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:

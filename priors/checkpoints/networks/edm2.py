@@ -57,6 +57,13 @@ class MPLayer(nn.Module):
 class MPBlock(nn.Module):
     """A block of the encoder (which normalises its pixels first) or of the decoder."""
 
+    conv_res0: MPLayer
+    emb_linear: MPLayer
+    conv_res1: MPLayer
+    conv_skip: MPLayer | None
+    attn_qkv: MPLayer  # these two in blocks with attention
+    attn_proj: MPLayer
+
     def __init__(self, shapes: Shapes, encoder: bool, resampling: str) -> None:
         super().__init__()
         self.encoder, self.resampling = encoder, resampling
@@ -125,7 +132,7 @@ class EDM2UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         phase = t[:, None] * self.emb_fourier.freqs.to(t.dtype) + self.emb_fourier.phases.to(t.dtype)
-        embedding = self.emb_noise((math.sqrt(2) * phase.cos()).to(x.dtype))  # equation 75
+        embedding: Tensor = self.emb_noise((math.sqrt(2) * phase.cos()).to(x.dtype))  # equation 75
         if self.emb_label is not None:
             labels = embedding.new_zeros(len(t), self.label_dim) if labels is None else labels.to(embedding.dtype)
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.label_dim)), 0.5)

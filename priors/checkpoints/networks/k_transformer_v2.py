@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invgen.errors import OptionError, UnsupportedError
-from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below
+from invgen.priors.checkpoints.networks.edm import Shapes, Waves, below, dense
 
 EPS = 1e-6
 
 
 def linear(shapes: Shapes, name: str) -> nn.Linear:
-    out, width = shapes[f"{name}.weight"]
-    return nn.Linear(width, out, bias=False)
+    return dense(shapes, name, bias=False)
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
@@ -100,7 +99,10 @@ class Embedding(nn.Module):
         self.time_emb, self.aug_emb = (Waves(weight=shapes[f"{k}_emb.weight"]) for k in ("time", "aug"))
         self.time_in_proj, self.aug_in_proj = linear(shapes, "time_in_proj"), linear(shapes, "aug_in_proj")
         self.mapping = MappingNetwork(below(shapes, "mapping"))
-        self.class_emb = nn.Embedding(*shapes["class_emb.weight"]) if "class_emb.weight" in shapes else None
+        self.class_emb = None
+        if "class_emb.weight" in shapes:
+            count, width = shapes["class_emb.weight"]
+            self.class_emb = nn.Embedding(count, width)
 
     def embed(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         phase = 2 * math.pi * t[:, None] * self.time_emb.weight.to(t.dtype).t()
@@ -152,7 +154,8 @@ class Attention2(nn.Module):
             h = F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)
             h = _whole(h, self.window, self.shift)
         else:
-            h = F.scaled_dot_product_attention(*(part.flatten(2, 3) for part in (q, k, v)), scale=1.0)
+            q, k, v = (part.flatten(2, 3) for part in (q, k, v))
+            h = F.scaled_dot_product_attention(q, k, v, scale=1.0)
             h = h.unflatten(2, x.shape[1:3])
         return x + self.out_proj(h.movedim(1, -2).flatten(-2))
 
@@ -226,7 +229,7 @@ class Tokens(nn.Module):
             x = x.unflatten(2, (-1, w)).unflatten(1, (-1, h)).transpose(2, 3)
             return self.proj(x.flatten(3))
         x = self.proj(x).unflatten(-1, (h, w, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return x if before is None else torch.lerp(before, x, self.fac.to(x.dtype))
+        return x if before is None or self.fac is None else torch.lerp(before, x, self.fac.to(x.dtype))
 
 
 class TransformerV2(Embedding):
@@ -241,7 +244,8 @@ class TransformerV2(Embedding):
         self.patch_in = Tokens(below(shapes, "patch_in"), patch)
         self.patch_out = Tokens(below(shapes, "patch_out"), patch, split=True)
         self.down_levels = _levels(below(shapes, "down_levels"), windows)
-        self.up_levels = _levels(below(shapes, "up_levels"), windows, [len(level) for level in self.down_levels])
+        done = [len(list(level.children())) for level in self.down_levels]
+        self.up_levels = _levels(below(shapes, "up_levels"), windows, done)
         self.mid_level = _layers(below(shapes, "mid_level"), windows[-1])
         self.merges = module_list(shapes, "merges", lambda part: Tokens(part, (2, 2)))
         self.splits = module_list(shapes, "splits", lambda part: Tokens(part, (2, 2), split=True, blend=True))
@@ -259,7 +263,7 @@ class TransformerV2(Embedding):
         place = centres(*x.shape[1:3]).to(x)
         skips = []
         for level, merge in zip(self.down_levels, self.merges, strict=True):
-            for layer in level:
+            for layer in level.children():
                 x = layer(x, place, embedding)
             skips.append((x, place))
             x = merge(x)
@@ -268,7 +272,7 @@ class TransformerV2(Embedding):
             x = layer(x, place, embedding)
         for level, split, (before, place) in reversed(list(zip(self.up_levels, self.splits, skips, strict=True))):
             x = split(x, before)
-            for layer in level:
+            for layer in level.children():
                 x = layer(x, place, embedding)
         return self.patch_out(self.out_norm(x)).movedim(-1, 1)
 

@@ -96,6 +96,7 @@ class DDPM(nn.Module):
         kinds = [type(module) for module in self.all_modules]
         if kinds[:3] != [nn.Linear, nn.Linear, nn.Conv2d]:
             raise ValueError("an embedding of the noise level in two layers is expected")
+        self.waves = parts[0]["weight"][1]
         self.levels = 1 + len(resamples) // 2
         self.blocks = (kinds.count(Block) - 2 - self.levels) // (2 * self.levels)
         if kinds.count(Block) != 2 + self.levels * (2 * self.blocks + 1) or self.blocks < 1:
@@ -119,7 +120,7 @@ class DDPM(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Any = None) -> Tensor:
         rest = iter(self.all_modules)
         first = next(rest)
-        embedding = next(rest)(F.silu(first(_waves(t, first.in_features).to(x.dtype))))
+        embedding = next(rest)(F.silu(first(_waves(t, self.waves).to(x.dtype))))
         kept = [next(rest)(x)]
         module = next(rest)
 

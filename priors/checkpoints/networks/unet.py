@@ -111,13 +111,13 @@ class UNet(nn.Module):
         h = self.stem(fold(x, self.unshuffle))
         skips = []
         for level, stage in enumerate(self.down):
-            for block in stage:
+            for block in stage.children():
                 h = block(h, embedding)
             if level < len(self.pool):
                 skips.append(h)
                 h = self.pool[level](h)
         for level in reversed(range(len(self.up))):
-            for block in self.up[level]:
+            for block in self.up[level].children():
                 h = block(h, embedding)
             if level:
                 h = self.grow[level - 1](h) + skips[level - 1]
