@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def measured(prior_of: Callable[[tuple[int, ...]], Denoiser]) -> Iterator[Proble
     import h5py
 
     with h5py.File(path) as file:
-        group = file["exchange"]
+        group: Any = file["exchange"]  # of data sets
         counts, white, dark = (torch.tensor(group[k][:, 0]) for k in ("data", "data_white", "data_dark"))
         theta = torch.deg2rad(torch.tensor(group["theta"][:]))
     transmission = ((counts - dark.mean(0)) / (white.mean(0) - dark.mean(0))).reshape(181, 128, 5).mean(-1)

@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invgen.benchmarks.engine.dask_clusters import Workers, credentials, scheduler, slurm
 from invgen.benchmarks.engine.executor import WAIT, Executor, ended, environments, still_busy
 from invgen.benchmarks.engine.store import Store
-from invgen.benchmarks.engine.tasks import Outcome, Task, died, run_task
+from invgen.benchmarks.engine.tasks import Outcome, Outcomes, Task, died, run_task
 from invgen.benchmarks.suite.cell import Cell
 from invgen.benchmarks.suite.parts import one_thread
 from invgen.errors import InvgenError, MissingExtraError, OptionError
@@ -46,7 +46,7 @@ PATIENCE = 300.0  # seconds without a worker until it is said; and to see a stor
 _one_cell = threading.Lock()
 
 
-def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
+def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str) -> Outcomes:
     """Yields the outcome of every cell as it ends. Closing the iterator ends a cluster that was started for it.
 
     Args:
@@ -60,7 +60,7 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
         InvgenError: no scheduler answers, the cluster has gone, or its workers do not see the folder of results.
     """
     try:
-        import dask
+        import dask.config
         from distributed import Client
     except ImportError as error:
         raise MissingExtraError("this executor needs Dask: pip install 'invgen-solvers[bench]'") from error
@@ -126,7 +126,7 @@ def _through(
     device: str,
     executor: Executor,
     restart: Callable[[], None],
-) -> Iterator[tuple[Cell, Outcome]]:
+) -> Outcomes:
     """Keeps one task in flight for each worker, none in a queue: a death then identifies the cell."""
     from distributed import KilledWorker
 
@@ -161,12 +161,12 @@ def _through(
             except queue.Empty:
                 continue
             task = flying.pop(future)
-            error = future.exception() if future.status == "error" else None
+            error: Any = future.exception() if future.status == "error" else None
             if isinstance(error, KilledWorker):
-                if len(task) > 1:  # one by one, to find the cell that fails
-                    waiting.extend((cell,) for cell in task)
-                else:
+                if len(task) == 1:
                     yield task[0], died(task[0], store)
+                else:  # one by one, to find the cell that fails
+                    waiting.extend((cell,) for cell in task)
                 continue
             if error is not None:
                 raise error

@@ -42,7 +42,8 @@ def scheduler(security: "Security") -> Any:
 
     options = {"host": "127.0.0.1", "protocol": "tls://", "port": 0, "dashboard": False, "security": security}
     scheduler = {"cls": Scheduler, "options": options}
-    return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
+    silent: Any = logging.CRITICAL  # a level is taken too
+    return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=silent)
 
 
 def _worker_settings(security: "Security") -> dict[str, str]:
@@ -111,8 +112,8 @@ def slurm(device: str = "cpu", folder: str | Path = ".", **options: Any) -> Any:
         MissingExtraError: dask-jobqueue or cryptography is not installed.
     """
     try:
-        import dask
-        from dask_jobqueue import SLURMCluster
+        import dask.config
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise MissingExtraError("the executor slurm needs dask-jobqueue: pip install 'invgen-solvers[slurm]'") from error
 
@@ -143,7 +144,7 @@ def slurm(device: str = "cpu", folder: str | Path = ".", **options: Any) -> Any:
         "scheduler_options": {"dashboard": False},
     }
     cluster = SLURMCluster(**{**options, **chosen})
-    cluster.keys = keys
+    cluster.keys = keys  # pyright: ignore[reportAttributeAccessIssue]  (which lie there as long as it does)
     return cluster
 
 

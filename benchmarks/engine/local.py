@@ -19,8 +19,7 @@ import torch
 
 from invgen.benchmarks.engine.executor import WAIT, Environment, ended, still_busy
 from invgen.benchmarks.engine.store import Store
-from invgen.benchmarks.engine.tasks import Outcome, Task, died, run_task
-from invgen.benchmarks.suite.cell import Cell
+from invgen.benchmarks.engine.tasks import Outcomes, Task, died, run_task
 from invgen.benchmarks.suite.parts import one_thread
 from invgen.errors import InvgenError
 
@@ -34,7 +33,7 @@ GUARD = (
 # -- in this process -----------------------------------------------------------------------------------------------------
 
 
-def serial(tasks: Sequence[Task], store: Store) -> Iterator[tuple[Cell, Outcome]]:
+def serial(tasks: Sequence[Task], store: Store) -> Outcomes:
     """Yields one task after the other."""
     queue, waited = deque(tasks), 0
     with one_thread():
@@ -88,7 +87,7 @@ class _Worker:
             process.join()
 
 
-def pool(tasks: Sequence[Task], store: Store, environments: Sequence[Environment]) -> Iterator[tuple[Cell, Outcome]]:
+def pool(tasks: Sequence[Task], store: Store, environments: Sequence[Environment]) -> Outcomes:
     """Over worker processes, one for each environment.
 
     Each has one task, and none waits at it: an interrupt or a death loses little, and a death identifies the cell. The
@@ -163,6 +162,7 @@ def start_worker(folder: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker is started by another process
 
     def watch() -> None:
         parent.join()

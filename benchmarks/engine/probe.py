@@ -49,10 +49,11 @@ def probed(cell: Cell) -> Probe:
     expected = forecast(sampler, post, cell.num_samples, cell.max_batch) if isinstance(sampler, Sampler) else None
     stepped = isinstance(getattr(sampler, "schedule", None), str) and "steps" in {f.name for f in fields(sampler)}
     counts = FEW if stepped else None
+    own: int = getattr(sampler, "steps", 0)
     spent = []
     # the first run pays for what is made once
     for steps in (None,) if not counts else (FEW[0],) if expected else (FEW[0], *FEW):
-        few = sampler if steps is None else replace(sampler, steps=min(steps, sampler.steps))
+        few = sampler if steps is None else replace(sampler, steps=min(steps, own))
         begin = time.perf_counter()
         with suppress(DivergedError):  # two steps are too few for some samplers; all of their steps may do
             few(post, cell.num_samples, cell.sampler_seed, max_batch=cell.max_batch)
@@ -66,7 +67,7 @@ def probed(cell: Cell) -> Probe:
     seconds = spent[-1]
     if counts:  # the time grows linearly with the steps
         low, high = spent[1:]
-        seconds = low + max(high - low, 0.0) / (FEW[1] - FEW[0]) * max(sampler.steps - FEW[0], 0)
+        seconds = low + max(high - low, 0.0) / (FEW[1] - FEW[0]) * max(own - FEW[0], 0)
     return Probe(seconds, 0.0, 0.0, memory)
 
 

@@ -4,7 +4,7 @@ A process may be killed at any time, and several runs may share a folder: `Store
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from invgen.benchmarks.engine.executor import Executor, environments
 from invgen.benchmarks.engine.probe import Probe, probed
 from invgen.benchmarks.engine.progress import Progress
 from invgen.benchmarks.engine.store import State, Store
-from invgen.benchmarks.engine.tasks import Outcome, Task, tasks_of
+from invgen.benchmarks.engine.tasks import Outcomes, Task, tasks_of
 from invgen.benchmarks.report.cleaning import visible
 from invgen.benchmarks.report.result_tables import write_csv
 from invgen.benchmarks.report.results import read
@@ -124,7 +124,7 @@ def run(
     return Report(len(chosen), ended.count("done"), ended.count("failed"), computed, seconds, errors)
 
 
-def _results(where: Executor, tasks: Sequence[Task], store: Store, device: str) -> Iterator[tuple[Cell, Outcome]]:
+def _results(where: Executor, tasks: Sequence[Task], store: Store, device: str) -> Outcomes:
     """Yields every cell as it ends, with its outcome; closing the iterator stops what is in flight."""
     if where.kind == "serial":
         return local.serial(tasks, store)

@@ -75,7 +75,7 @@ class Store:
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
-    def save(self, key: str, record: Mapping[str, Any], arrays: "Mapping[str, np.ndarray]") -> None:
+    def save(self, key: str, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Keeps a result: the arrays, then the record, then nothing is left of an earlier failure."""
         import numpy as np
 
@@ -217,13 +217,13 @@ class Store:
         there = self._names()
         found: dict[str, State] = {}
         for key in keys:
-            for suffix, state, read in ((".json", "done", self.record), (".error.json", "failed", self.failure)):
-                record = None
-                if f"{key}{suffix}" in there:
-                    record = read(key, arrays) if state == "done" else read(key)
-                if record is not None and stands(key, record):
-                    found[key] = state
-                    break
+            record = self.record(key, arrays) if f"{key}.json" in there else None
+            if record is not None and stands(key, record):
+                found[key] = "done"
+                continue
+            failure = self.failure(key) if f"{key}.error.json" in there else None
+            if failure is not None and stands(key, failure):
+                found[key] = "failed"
         return found
 
     def stored(self) -> list[str]:

@@ -1,7 +1,7 @@
 """The unit of work of every executor: some cells, computed and stored where they are computed."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from invgen.errors import InvgenError
 
 Task = tuple[Cell, ...]  # one cell, or several that differ in the image alone and are computed by one call of the sampler
 Outcome = Literal["done", "failed", "busy", "there"]  # busy: another runner computes it; there: it has done so
+Outcomes = Generator[tuple[Cell, Outcome], None, None]  # every cell as it ends; closed, it stops what is in flight
 
 DIED = "its worker process died, more than once: killed from outside, for want of memory, or by a crash in compiled code"
 

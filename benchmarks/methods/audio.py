@@ -1,5 +1,6 @@
 """Classical restorations of recordings: cubic splines, and a Wiener filter with an autoregressive spectrum."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from invgen.benchmarks.methods.classical import Classical
-from invgen.forward import Operator
+from invgen.diffusion import Prior
+from invgen.forward import LinearOperator, Operator
 from invgen.linalg import cg
 from invgen.noise import Gaussian
 from invgen.operators import HighDynamicRange, LowPassDecimate, Mask
@@ -34,7 +36,7 @@ class CubicSpline(Classical):
             why = f"needs LowPassDecimate, Mask or HighDynamicRange of (channels, length), got {type(post.A).__name__}"
         return why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, LowPassDecimate | Mask | HighDynamicRange]) -> Tensor:
         from scipy.interpolate import CubicSpline as Spline
 
         A, length = post.A, post.A.in_shape[-1]
@@ -90,7 +92,7 @@ class AutoregressiveWiener(Classical):
             why = f"needs real recordings (channels, length), got {tuple(post.A.in_shape)}"
         return why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, LinearOperator, Gaussian]) -> Tensor:
         A, y, var = post.A, post.y, post.noise.var
         x = A.adjoint(y)
         x = x * (y.square().sum() / A(x).square().sum().clamp(min=1e-30)).sqrt()
@@ -101,7 +103,7 @@ class AutoregressiveWiener(Classical):
                 return torch.fft.irfft(torch.fft.rfft(u) * root, u.shape[-1])
 
             # x = C u with white u: (C A^T A C + var) u = C A^T y; a Wiener filter in the coordinates of u
-            def normal(u: Tensor, colour: object = colour) -> Tensor:
+            def normal(u: Tensor, colour: Callable[[Tensor], Tensor] = colour) -> Tensor:
                 return colour(A.adjoint(A(colour(u)))) + var * u
 
             x = colour(cg(normal, colour(A.adjoint(y)), tol=1e-4, max_iter=300, warn=False))

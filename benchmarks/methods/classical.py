@@ -6,12 +6,13 @@ and cost no network evaluations. Here: the base, and what fits every linear oper
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from invgen.cost import charged
+from invgen.diffusion import Prior
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, Operator
 from invgen.linalg import norm
@@ -19,6 +20,8 @@ from invgen.method import Method, Run
 from invgen.posterior import Posterior
 
 __all__ = ["Adjoint", "Classical", "Measurement", "PseudoInverse"]
+
+Linear = Posterior[Prior, LinearOperator]  # for type hints
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,11 @@ class Classical(Method):
     noiseless: ClassVar[bool] = True
     gradient: ClassVar[bool] = False
 
-    def reconstruct(self, post: Posterior) -> Tensor:
-        """Returns the estimate, (B, *shape), of each measurement post.y, (B, *out_shape)."""
+    def reconstruct(self, post: Posterior[Any, Any, Any]) -> Tensor:
+        """Returns the estimate, (B, *shape), of each measurement post.y, (B, *out_shape).
+
+        A subclass may name in the hint of `post` what it requires, as in `Posterior[Prior, LinearOperator]`.
+        """
         raise UnsupportedError(f"{type(self).__name__} must define reconstruct(self, post)")
 
     def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
@@ -68,7 +74,7 @@ class Measurement(Classical):
 class Adjoint(Classical):
     """A^T y, scaled to explain the measurement best: backprojection, zero-filling."""
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         return scaled_adjoint(post)
 
 
@@ -76,11 +82,11 @@ class Adjoint(Classical):
 class PseudoInverse(Classical):
     """A^+ y, the least-squares signal of least norm: exact for exact measurements, and no guard against noise."""
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         return post.A.pinv(post.y)
 
 
-def scaled_adjoint(post: Posterior) -> Tensor:
+def scaled_adjoint(post: Linear) -> Tensor:
     """Returns the multiple of A^T y of least residual, (B, *shape)."""
     x = post.A.adjoint(post.y)
     clean = post.A(x)

@@ -10,9 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invgen.benchmarks.methods.classical import Classical
+from invgen.benchmarks.methods.classical import Classical, Linear
+from invgen.diffusion import Prior
 from invgen.linalg import dot
 from invgen.noise import Noiseless
+from invgen.operators import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct.base import Tomography
 from invgen.posterior import Posterior
 from invgen.validation.hints import Count
@@ -36,7 +38,7 @@ class FBP(Classical):
             why = f"needs ParallelBeamCT or FanBeamCT, got {type(post.A).__name__}"
         return why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, ParallelBeamCT | FanBeamCT]) -> Tensor:
         return post.A.fbp(post.y, self.filter)
 
 
@@ -75,7 +77,7 @@ class SIRT(_Iterative):
             why = f"needs ParallelBeamCT or FanBeamCT, got {type(post.A).__name__}"
         return why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         A, y = post.A, post.y
         rows, columns = A(torch.ones(1, *A.in_shape).to(y)), A.adjoint(torch.ones_like(y[:1]))
         R, C = (torch.where(sums > 0, 1 / sums.where(sums > 0, 1), 0) for sums in (rows, columns))
@@ -96,7 +98,7 @@ class CGLS(_Iterative):
     discrepancy: bool = True
     gradient: ClassVar[bool] = False
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         A, r = post.A, post.y
         x = torch.zeros(len(r), *A.in_shape, dtype=A.in_dtype).to(r)
         s = p = A.adjoint(r)

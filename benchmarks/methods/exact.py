@@ -53,5 +53,6 @@ def exact_law(post: Posterior, k: int = 0) -> GaussianMixture:
         )
     noise = post.noise
     if isinstance(noise, Gaussian) and isinstance(noise.sigma, Tensor):
-        noise = Gaussian(noise.rows(torch.tensor([k]), tuple(post.batch), tuple(post.A.out_shape)).sigma[0])
+        level = noise.rows(torch.tensor([k]), tuple(post.batch), tuple(post.A.out_shape)).sigma
+        noise = Gaussian(level[0] if isinstance(level, Tensor) else level)
     return post.prior.posterior(post.A, noise, post.y.reshape(-1, *post.A.out_shape)[k])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.benchmarks.methods.classical import Classical
+from invgen.diffusion import Prior
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.operators import Downsample, Mask, PhaseRetrieval, Resize, fftc, ifftc
@@ -35,7 +36,7 @@ class Bicubic(Classical):
         from skimage.transform import resize
 
         size, images = tuple(post.prior.shape[-2:]), post.y.movedim(1, -1).double().cpu().numpy()
-        large = [resize(image, size, order=3, mode="edge", anti_aliasing=False) for image in images]
+        large = [np.asarray(resize(image, size, order=3, mode="edge", anti_aliasing=False)) for image in images]
         return torch.from_numpy(np.stack(large)).movedim(-1, 1).to(post.y)
 
 
@@ -52,7 +53,7 @@ class Biharmonic(Classical):
             return f"needs a Mask of (C, H, W), got {type(post.A).__name__}"
         return None if bool((post.A.mask == post.A.mask[:1]).all()) else "needs a mask that is alike for all channels"
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, Mask]) -> Tensor:
         """Returns the images with their holes filled, (B, C, H, W)."""
         from skimage.restoration import inpaint_biharmonic
 
@@ -83,7 +84,7 @@ class Wiener(Classical):
         why = super().refuses(post)
         return "needs images (C, H, W)" if why is None and len(post.A.in_shape) != 3 else why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, CircularBlur, Gaussian]) -> Tensor:
         y, A = post.y, post.A
         rows, columns = y.shape[-2:]
         delta = torch.zeros(1, *A.in_shape, dtype=y.dtype, device=y.device)
@@ -122,7 +123,7 @@ class HIO(Classical):
     beta: Positive = 0.9
     A: ClassVar[type] = PhaseRetrieval
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, PhaseRetrieval]) -> Tensor:
         A, y = post.A, post.y.clamp(min=0)
         low, high = post.prior.value_range
         rows, columns = A.pad
@@ -142,4 +143,5 @@ class HIO(Classical):
             better = residual < least if least is not None else torch.ones_like(residual, dtype=torch.bool)
             least = residual if least is None else torch.minimum(least, residual)
             best = signal if best is None else torch.where(better.reshape(-1, *[1] * (signal.ndim - 1)), signal, best)
+        assert best is not None  # there is a start at least
         return best

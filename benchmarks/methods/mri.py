@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.benchmarks.methods.classical import Classical
+from invgen.benchmarks.methods.classical import Classical, Linear
 from invgen.benchmarks.methods.ct import CGLS
 from invgen.benchmarks.methods.wavelets import shrink
 from invgen.noise import Gaussian
@@ -18,7 +18,7 @@ from invgen.validation.hints import Count, Index, Level, NonNegative
 __all__ = ["L1Wavelet", "SENSE", "ZeroFilling"]
 
 
-class _OfKSpace:
+class _OfKSpace(Classical):
     """The requirements of these methods."""
 
     kinds: ClassVar[tuple[type, ...]] = (MRI, MultiCoilMRI)
@@ -32,10 +32,10 @@ class _OfKSpace:
 
 
 @dataclass(frozen=True)
-class ZeroFilling(_OfKSpace, Classical):
+class ZeroFilling(_OfKSpace):
     """The inverse Fourier transform of k-space with zeros where nothing was measured, coils combined: A^H y."""
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         return post.A.adjoint(post.y)
 
 
@@ -48,7 +48,7 @@ class SENSE(_OfKSpace, CGLS):
 
 
 @dataclass(frozen=True)
-class L1Wavelet(_OfKSpace, Classical):
+class L1Wavelet(_OfKSpace):
     """Compressed sensing (Lustig et al., MRM 2007): min |y - A x|^2 / 2 + threshold |W x|_1, W a wavelet transform.
 
     By proximal gradient steps, each with the image shifted to another place, so that W is near a translation-invariant
@@ -71,7 +71,7 @@ class L1Wavelet(_OfKSpace, Classical):
     fall: Level = 0.93
     noise: ClassVar[type] = Gaussian
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         A, y, channels = post.A, post.y, len(post.A.in_shape) == 3
         shifts = np.random.default_rng(0).integers(0, 2**self.levels, (self.steps, 2)).tolist()
         x = torch.zeros(len(y), *A.in_shape, dtype=A.in_dtype, device=y.device)

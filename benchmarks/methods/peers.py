@@ -6,6 +6,9 @@ reproduced, but depends on what it is batched with. Both need a torchvision that
 part of `all`.
 """
 
+# pyright: reportMissingImports=false
+# (azula is an extra of its own, not installed where types are checked)
+
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -45,6 +48,9 @@ __all__ = [
 ]
 
 
+Guided = Posterior[Denoiser, Operator, Gaussian]  # for type hints
+
+
 @dataclass(frozen=True)
 class Peer(Method):
     """A sampler of another package. A subclass writes `draw`."""
@@ -58,10 +64,10 @@ class Peer(Method):
     alone: ClassVar[bool] = False  # whether their formula holds for one signal at a time only
 
     @abstractmethod
-    def draw(self, post: Posterior) -> Tensor:
+    def draw(self, post: Guided) -> Tensor:
         """Returns a sample, (B, *shape), for each measurement post.y, (B, *out_shape), by torch's global random state."""
 
-    def solve(self, post: Posterior, num_samples: int, seed: int, run: Run) -> Tensor:
+    def solve(self, post: Guided, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
         """Returns samples, (num_samples, *batch, *shape), with one seed for all: what each draws depends on its batch."""
         batch, device = math.prod(post.batch), post.prior.device
         rows = torch.arange(num_samples * batch)
@@ -81,7 +87,7 @@ class Peer(Method):
 # -- deepinv -------------------------------------------------------------------------------------------------------------
 
 
-def in_unit_range(post: Posterior) -> Posterior:
+def in_unit_range(post: Guided) -> Guided:
     """Returns the same problem for signals in [0, 1], as deepinv wants them: x = low + (high - low) u.
 
     A linear operator stays what it is: y less the measurement of `low`, and the noise, are divided by the range. Any other
@@ -102,14 +108,14 @@ def in_unit_range(post: Posterior) -> Posterior:
 class _Deepinv(Peer):
     """A sampler of deepinv, on signals in [0, 1]."""
 
-    def draw(self, post: Posterior) -> Tensor:
+    def draw(self, post: Guided) -> Tensor:
         low, high = post.prior.value_range
         unit = in_unit_range(post)
         physics, denoiser = to_deepinv(unit.A, unit.noise), denoiser_for_deepinv(_Clamped(unit.prior))
         return low + (high - low) * self.restore(require_deepinv(), unit, physics, denoiser).to(post.y.real.dtype)
 
     @abstractmethod
-    def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
+    def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         """Their call: a sample in [0, 1] for each measurement."""
 
 
@@ -141,7 +147,7 @@ class DeepinvDPS(_Deepinv):
     A: ClassVar[type] = Operator
     backprop: ClassVar[bool] = True
 
-    def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
+    def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         options = {"num_steps": self.steps, "weight": self.weight, "solver": self.solver, "guidance": self.guidance}
         return dinv.sampling.DPS(denoiser, **options)(post.y, physics, x_init=(len(post.y), *post.prior.shape))
 
@@ -155,7 +161,7 @@ class DeepinvPiGDM(_Deepinv):
     A: ClassVar[type] = LinearOperator
     backprop: ClassVar[bool] = True
 
-    def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
+    def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         of = dinv.sampling
         times = torch.linspace(1, 0, self.steps, dtype=torch.float64, device=post.y.device)
         sde = of.VariancePreservingDiffusion(alpha=1.0, device=post.y.device, dtype=torch.float64)
@@ -174,7 +180,7 @@ class DeepinvDDRM(_Deepinv):
     A: ClassVar[type] = LinearOperator
     svd: ClassVar[bool] = True
 
-    def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
+    def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         physics.mask = physics.mask.to(post.y.dtype)  # theirs assigns by mask, in one precision
         levels = np.linspace(1, 0, self.steps)
         return dinv.sampling.DDRM(denoiser, levels, self.eta, self.etab)(post.y, physics)
@@ -189,7 +195,7 @@ class DeepinvDiffPIR(_Deepinv):
     lambda_: Positive = 7.0
     A: ClassVar[type] = LinearOperator
 
-    def restore(self, dinv: Any, post: Posterior, physics: Any, denoiser: Any) -> Tensor:
+    def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         data = dinv.optim.data_fidelity.L2()
         options = {"max_iter": self.steps, "zeta": self.zeta, "lambda_": self.lambda_, "device": post.y.device}
         return dinv.sampling.DiffPIR(denoiser, data, sigma=post.noise.sigma, **options)(post.y, physics)
@@ -205,7 +211,7 @@ class _Azula(Peer):
     steps: Count = 64
     A: ClassVar[type] = LinearOperator
 
-    def draw(self, post: Posterior) -> Tensor:
+    def draw(self, post: Guided) -> Tensor:
         require_azula()
         from azula.noise import VPSchedule
 
@@ -216,7 +222,7 @@ class _Azula(Peer):
         return sampler(x.to(post.y))
 
     @abstractmethod
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         """Their sampler of the posterior."""
 
     def ancestral(self, denoiser: Any) -> Any:
@@ -235,7 +241,7 @@ class AzulaDPS(_Azula):
     backprop: ClassVar[bool] = True
     alone: ClassVar[bool] = True
 
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         from azula.guidance.dps import DPSSampler
 
         return DPSSampler(denoiser, y, A, self.zeta, steps=self.steps, silent=True)
@@ -249,7 +255,7 @@ class AzulaMMPS(_Azula):
     solver: Literal["cg", "gmres"] = "gmres"
     backprop: ClassVar[bool] = True
 
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         from azula.guidance.mmps import MMPSDenoiser
         from azula.linalg.covariance import IsotropicCovariance
 
@@ -263,7 +269,7 @@ class AzulaTMPD(_Azula):
 
     backprop: ClassVar[bool] = True
 
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         from azula.guidance.tmpd import TMPDenoiser
 
         return self.ancestral(TMPDenoiser(denoiser, y, A, post.noise.sigma**2))
@@ -276,11 +282,14 @@ class AzulaPiGDM(_Azula):
     eta: Fraction = 1.0
     backprop: ClassVar[bool] = True
 
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         from azula.guidance.pgdm import PGDMSampler
 
+        linear = post.A
+        assert isinstance(linear, LinearOperator)  # `refuses` sees to it
+
         def pinv(v: Tensor) -> Tensor:
-            return post.A.pinv(v.reshape(-1, *post.A.out_shape))
+            return linear.pinv(v.reshape(-1, *post.A.out_shape))
 
         return PGDMSampler(denoiser, y, A, pinv, eta=self.eta, steps=self.steps, silent=True)
 
@@ -292,10 +301,10 @@ class AzulaDiffPIR(_Azula):
     lmbda: Positive = 10.0
     iterations: Count = 1
 
-    def draw(self, post: Posterior) -> Tensor:
+    def draw(self, post: Guided) -> Tensor:
         return super().draw(_as_vectors(post)).reshape(-1, *post.prior.shape)
 
-    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Posterior) -> Any:
+    def sampler(self, denoiser: Any, y: Tensor, A: Callable[[Tensor], Tensor], post: Guided) -> Any:
         from azula.guidance.diffpir import DiffPIRDenoiser
 
         return self.ancestral(DiffPIRDenoiser(denoiser, y, A, post.noise.sigma**2, self.lmbda, iterations=self.iterations))
@@ -312,7 +321,7 @@ class _Flat(_Clamped):
         return super().forward(x.reshape(-1, *self.prior.shape), sigma).flatten(1)
 
 
-def _as_vectors(post: Posterior) -> Posterior:
+def _as_vectors(post: Guided) -> Guided:
     shape = post.prior.shape
     unflatten = from_function(lambda x: x.reshape(-1, *shape), (math.prod(shape),), linear=True)
     return replace(post, prior=_Flat(post.prior), A=compose(post.A, unflatten))

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from invgen.benchmarks.methods.classical import Classical, scaled_adjoint
+from invgen.benchmarks.methods.classical import Classical, Linear, scaled_adjoint
 from invgen.posterior import Posterior
 from invgen.validation.hints import Count, Positive, Range
 
@@ -52,11 +52,11 @@ class TV(Classical):
             why = "needs real signals, got complex ones"
         return why
 
-    def reconstruct(self, post: Posterior) -> Tensor:
+    def reconstruct(self, post: Linear) -> Tensor:
         """Returns the minimiser, (B, *shape), of each measurement."""
         return self.iterate(post)[0]
 
-    def iterate(self, post: Posterior) -> tuple[Tensor, Tensor]:
+    def iterate(self, post: Linear) -> tuple[Tensor, Tensor]:
         """Returns the minimiser, (B, *shape), and how many iterations each measurement took, (B,)."""
         A, y = post.A, post.y
         dim = max(len(post.prior.shape) - 1, 1)  # spatial axes

@@ -18,7 +18,7 @@ def daubechies(moments: int) -> tuple[float, ...]:
 
     polynomial = [comb(moments - 1 + k, k, exact=True) for k in range(moments)]  # in y = (2 - z - 1/z) / 4
     taps = np.ones(1)
-    for y in np.roots(polynomial[::-1]):
+    for y in np.roots(np.array(polynomial[::-1])):
         pair = np.roots([1, 4 * y - 2, 1])  # the two z of a y
         taps = np.convolve(taps, [1, -pair[np.argmin(abs(pair))]])
     for _ in range(moments):

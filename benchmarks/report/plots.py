@@ -8,7 +8,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invgen.benchmarks.report.results import Row
 from invgen.benchmarks.report.statistics import Interval, direction, interval
@@ -45,7 +45,7 @@ def costs(table: Table, colour: Mapping[str, str]) -> str | None:
 
     The grey line joins the methods that no other one beats in both.
     """
-    metrics = [m for m in table.columns if direction(m) is not None and direction(m).better != "nearest"]
+    metrics = [m for m in table.columns if (found := direction(m)) is not None and found.better != "nearest"]
     metrics = [m for m in metrics if m not in ("nfe", "seconds")][:QUALITY]
     panels = [(metric, cost) for metric in metrics for cost in ("seconds", "nfe")]
     if not panels or sum(bool(line.entries) for line in table.lines) < 2:
@@ -69,6 +69,7 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
             continue
         points.append((x.interval, y.interval, line, own))
     better = direction(metric)
+    assert better is not None  # `costs` takes no others
     front = _front([(x.mean, better.loss(y.mean), y.mean) for x, y, _, _ in points])
     axes.step([p[0] for p in front], [p[1] for p in front], where="post", color="0.75", linewidth=1.0, zorder=0)
     for name in dict.fromkeys(_name(line) for _, _, line, _ in points):  # the options of one method
@@ -79,7 +80,8 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
         across, up = [i.mean for i in x], [i.mean for i in y]
         # a bar to zero, or to many times the mean, has no place on a logarithmic axis
         bars = [[min(_half(i), 0.9 * i.mean) for i in x], [min(_half(i), 9 * i.mean) for i in x]]
-        axes.errorbar(across, up, xerr=bars, yerr=[_half(i) for i in y], fmt="none", ecolor=own, elinewidth=0.7)
+        each: Any = own  # a colour for each bar, which matplotlib's types leave out
+        axes.errorbar(across, up, xerr=bars, yerr=[_half(i) for i in y], fmt="none", ecolor=each, elinewidth=0.7)
         for kind, marker in _MARKERS.items():
             alike = [k for k, line in enumerate(lines) if (line.kind if line.kind in _MARKERS else "sampler") == kind]
             at = [across[k] for k in alike], [up[k] for k in alike]
@@ -94,7 +96,7 @@ def _cost_panel(axes: "Axes", table: Table, metric: str, cost: str, colour: Mapp
     _small(axes)
 
 
-def _beside(coordinates: str, colour: str) -> dict[str, object]:
+def _beside(coordinates: str, colour: str) -> dict[str, Any]:
     xy = ("axes fraction", "data") if coordinates == "axes fraction" else coordinates
     return {"xycoords": xy, "textcoords": "offset points", "fontsize": 7, "color": colour, "fontweight": "bold"}
 
@@ -141,7 +143,7 @@ def calibrations(table: Table, colour: Mapping[str, str]) -> str | None:
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
         for j, (line, points) in enumerate(curves[k * each : (k + 1) * each]):
             own = colour_of(line, colour)
-            style = {"color": own, "linestyle": ("-", "--", "-.", ":")[j % 4]}
+            style: dict[str, Any] = {"color": own, "linestyle": ("-", "--", "-.", ":")[j % 4]}
             level, mean = [p[0] for p in points], [p[1].mean for p in points]
             axes.plot(level, mean, **style, linewidth=1.1, marker="o", markersize=2.5, label=_numbered(line))
             low, high = [p.mean - _half(p) for _, p in points], [p.mean + _half(p) for _, p in points]

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables, writes them to a page, or keeps the results of a run as the reference."""
     from invgen.commands import catalogue
 
-    parser = argparse.ArgumentParser(prog="invgen bench reference", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench reference", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", type=Path, metavar="PAGE", help="README.md, docs/results.md or docs/suites.md")
     parser.add_argument(
         "--keep", nargs=2, metavar=("NAME", "FOLDER"), help="the results of a run as the reference of a suite"

@@ -9,10 +9,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from invgen.operators import ParallelBeamCT
+from invgen.operators.ct._sparse import SparseMatrix
 
 PROBLEMS = ((128, 23, 8), (256, 23, 1), (256, 60, 1), (256, 60, 8), (256, 60, 32))  # pixels across, angles, batch
 
@@ -38,6 +40,7 @@ def _rows(size: int, angles: int, batch: int, rounds: int, skimage: bool) -> lis
     theirs = ParallelBeamCT((size, size), angles, backend="astra")
     x = torch.rand(batch, size, size, generator=g)
     y, lam = ours(x), 1e-3 * ours.norm() ** 2
+    assert isinstance(ours.matrix, SparseMatrix)  # not of the backend "astra"
     matrix, turned = ours.matrix.pair(torch.float32, x.device)
     stream = torch.zeros(2 * matrix.values().numel())  # as many bytes as the entries and their indices
     degrees = torch.from_numpy(ours.angles).rad2deg().numpy()
@@ -58,9 +61,11 @@ def _rows(size: int, angles: int, batch: int, rounds: int, skimage: bool) -> lis
         from skimage.transform import iradon, radon
 
         image, sinogram = x[0].double().numpy(), y[0].T.double().numpy()
-        disk = {"circle": False}
-        candidates["forward"]["skimage"] = lambda: radon(image, degrees, **disk)
-        candidates["adjoint"]["skimage"] = lambda: iradon(sinogram, degrees, filter_name=None, output_size=size, **disk)
+        candidates["forward"]["skimage"] = lambda: radon(image, degrees, circle=False)
+        unfiltered: Any = None
+        candidates["adjoint"]["skimage"] = lambda: iradon(
+            sinogram, degrees, filter_name=unfiltered, output_size=size, circle=False
+        )
     rows = []
     for operation, calls in candidates.items():
         ms = {name: [] for name in calls}
@@ -80,7 +85,7 @@ def _rows(size: int, angles: int, batch: int, rounds: int, skimage: bool) -> lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    argparse.ArgumentParser(prog="invgen bench study ct-speed", description=__doc__.split("\n")[0]).parse_args(argv)
+    argparse.ArgumentParser(prog="invgen bench study ct-speed", description=(__doc__ or "").split("\n")[0]).parse_args(argv)
     print("CT on one thread: CPU milliseconds, and how many times as long others take; last, ours over the memory floor")
     print(f"{'problem':>22} {'operation':>10} {'ms':>8} {'ASTRA':>8} {'skimage':>8} {'CG':>8} {'ours/floor':>10}")
     for row in table():

@@ -41,6 +41,7 @@ def errors(spec: str, dy: int, particles: int, steps: int = 100) -> list[float]:
     for i in range(mixture.INSTANCES):
         post = mixture.problem(8, dy, i)
         sampler = resolve.sampler(f"{spec}(particles={particles}, steps={steps})")
+        assert isinstance(sampler, ParticleSampler)  # as `specs` lists them
         found = sampler.weighted(post, 1, seed=i).log_evidence.item()
         out.append(found - post.prior.posterior(post.A, post.noise, post.y).log_evidence)
     return out
@@ -72,7 +73,7 @@ def markdown(results: dict[str, list[float]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Computes, stores and prints the table."""
-    parser = argparse.ArgumentParser(prog="invgen bench study evidence", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study evidence", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", type=Path, default=STORE, help="the JSON file of the errors")
     args = parser.parse_args(argv)
     results = table()

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from invgen import samplers
 from invgen.benchmarks.studies import manifold, mixture
 from invgen.benchmarks.studies.mixture import ALL_DIMS
-from invgen.benchmarks.studies.problems import Family, families
+from invgen.benchmarks.studies.problems import Family, Judged, families
 from invgen.benchmarks.suite.parts import one_thread
 from invgen.errors import DivergedError, FileError
 from invgen.files.writing import write_text
@@ -123,12 +124,12 @@ def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
     family = families()[key]
     if spec == "floor":
         return Run(key, spec, instance, **family.floor(instance))
-    spent, problem = Cost(), family.make(instance)
+    spent, problem, judged = Cost(), family.make(instance), Judged(distance=math.nan)
     try:
         x = _candidate(spec, key, budget)(problem.posterior, family.samples, seed=instance, cost=spent)
         judged, error = family.evaluate(x, instance), ""
     except Exception as failure:  # a cell that fails is a result: it is shown, and the others go on
-        judged, error = {"distance": math.nan}, f"{type(failure).__name__}: {failure}"
+        error = f"{type(failure).__name__}: {failure}"
     return Run(key, spec, instance, **judged, nfe=round(spent.nfe, 2), seconds=round(spent.seconds, 3), error=error)
 
 
@@ -143,7 +144,7 @@ def load(path: Path) -> list[Run]:
     text = path.read_text()
     lines = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     try:
-        kinds = {f.name: f.type for f in fields(Run)}
+        kinds: dict[str, Any] = {f.name: f.type for f in fields(Run)}
         return [Run(**{name: kinds[name](value) for name, value in line.items()}) for line in lines]
     except (TypeError, ValueError, KeyError) as error:
         raise FileError(f"{path} is no table of exact runs ({error}); name another file with --store") from error
@@ -190,7 +191,7 @@ def complete(
     runs = [r for r in load(path) if not (r.sampler in redo and r.family in keys)]
     save(path, runs)
     done = {r.key for r in runs}
-    cells = []
+    cells: list[tuple[str, str, int]] = []
     for key in keys:
         family = families()[key]
         # instance by instance, so that a run that is cut off leaves rows of equal length
@@ -277,7 +278,7 @@ def markdown(runs: Sequence[Run]) -> str:
             if "rmse" in head:
                 cells.append(f"{np.nanmean([r.rmse for r in row.runs]):.2f}" if bad < len(row.runs) else "")
             if paired:
-                column = "floor" if row.sampler == "floor" else mixture.RERUNS.get(row.sampler.split("(")[0])
+                column = "floor" if row.sampler == "floor" else mixture.RERUNS.get(row.sampler.split("(")[0], "")
                 d, dy = map(int, dims)
                 other = [mixture.reruns().get((d, dy, r.instance), {}).get(column, math.nan) for r in row.runs]
                 known = bool(np.isfinite(other).any())
@@ -317,7 +318,7 @@ def command(args: Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table for each family of problems, and writes them as Markdown with --out."""
-    parser = argparse.ArgumentParser(prog="invgen bench study exact", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study exact", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dims", nargs="+", default=["8"], help="the mixture: d or d,d_y, such as 8 or 80,4 (default: 8)")
     parser.add_argument(
         "--families", nargs="+", default=[], metavar="KEY", help="in place of --dims, such as gaussian or mask"

@@ -9,6 +9,7 @@ less that of two exact sets, and random curves of our own.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,8 @@ def divergences(seed: int, points: int = 1000, cloud: int = 2**16) -> dict[str, 
     weight = torch.full((points,), 1 / points, dtype=F64)
 
     def transport(u: Tensor, v: Tensor) -> float:
-        return float(ot.emd2(weight, weight, torch.cdist(u, v) ** 2, numItermax=1_000_000))
+        found: Any = ot.emd2(weight, weight, torch.cdist(u, v) ** 2, numItermax=1_000_000)
+        return float(found)
 
     out: dict[str, list[float]] = {choice: [] for choice in CHOICES}
     for s in LEVELS:

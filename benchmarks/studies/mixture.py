@@ -35,6 +35,7 @@ from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture
 from invgen.sampler import Cost, Sampler
 
+Values = Sequence[float] | np.ndarray
 ALL_DIMS = tuple((d, dy) for d in (8, 80, 800) for dy in (1, 2, 4))
 INSTANCES = 20
 SIGMA_MIN, SIGMA_MAX = (
@@ -95,7 +96,7 @@ def mixture(d: int, weights: Tensor | None = None) -> GaussianMixture:
     )
 
 
-def problem(d: int, dy: int, instance: int) -> Posterior:
+def problem(d: int, dy: int, instance: int) -> Posterior[GaussianMixture, Matrix, Gaussian]:
     """Returns instance 0 to 19 of dimension d in {8, 80, 800} with dy in {1, 2, 4} measurements."""
     if (d, dy) not in ALL_DIMS or not 0 <= instance < INSTANCES:
         raise OptionError(f"there are d in 8, 80, 800, d_y in 1, 2, 4 and instances 0 to 19, got {d}, {dy}, {instance}")
@@ -124,7 +125,7 @@ def distance(x: Tensor, y: Tensor) -> float:
     return sliced_wasserstein(x, y, p=1, slices=1000).item()
 
 
-def ratio(distances: Sequence[float], others: Sequence[float]) -> float:
+def ratio(distances: Values, others: Values) -> float:
     """Returns the geometric mean over the instances of one distance over another, where both are known."""
     logs = np.log(np.asarray(distances) / np.asarray(others))
     return math.exp(np.nanmean(logs)) if np.isfinite(logs).any() else math.nan
@@ -146,7 +147,7 @@ class Row:
         values = np.asarray(self.distances)
         return values[np.isfinite(values)]
 
-    def against(self, others: Sequence[float]) -> float:
+    def against(self, others: Values) -> float:
         """Returns the geometric mean over the instances of this distance over another's."""
         return ratio(self.distances, others)
 
@@ -180,7 +181,7 @@ def floor(d: int, dy: int, instances: int = INSTANCES, num_samples: int = 1000) 
     return Row("floor", d, dy, [distance(*exact_samples(d, dy, i, num_samples)) for i in range(instances)])
 
 
-def cell(values: Sequence[float]) -> str:
+def cell(values: Values) -> str:
     """Returns the mean +- 95 % interval (number kept / number, where some diverged)."""
     values = np.asarray(values)
     kept = values[np.isfinite(values)]

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from invgen.benchmarks.studies import mixture
 from invgen.diffusion import Denoiser
+from invgen.forward import LinearOperator
 from invgen.metrics import sliced_wasserstein
-from invgen.noise import Gaussian, Noiseless
+from invgen.noise import Gaussian, Noise, Noiseless
 from invgen.operators import Mask, Matrix
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture, GaussianPrior
@@ -36,6 +38,13 @@ class Problem:
     posterior: Posterior
     law: Callable[[int, int], Tensor]
     truth: Tensor | None = None
+
+
+class Judged(TypedDict):
+    """How far samples are from exact ones, and from the truth where that is known."""
+
+    distance: float
+    rmse: NotRequired[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +69,15 @@ class Family:
     metric: Metric = lambda x, y: sliced_wasserstein(x, y, p=1, slices=1000).item()
     published: dict[str, str] = field(default_factory=dict)
 
-    def evaluate(self, x: Tensor, instance: int) -> dict[str, float]:
+    def evaluate(self, x: Tensor, instance: int) -> Judged:
         """Returns the distance of samples to exact ones, the error to the truth, and the residual over the noise."""
         problem = _made(self, instance)
-        out = {"distance": self.metric(x.double(), problem.law(self.against, 0))}
+        out: Judged = {"distance": self.metric(x.double(), problem.law(self.against, 0))}
         if problem.truth is not None:
             out["rmse"] = (x - problem.truth).square().mean().sqrt().item()
         return out
 
-    def floor(self, instance: int) -> dict[str, float]:
+    def floor(self, instance: int) -> Judged:
         """Returns the same of an independent exact set."""
         return self.evaluate(_made(self, instance).law(self.samples, 1), instance)
 
@@ -78,7 +87,9 @@ def _made(family: Family, instance: int) -> Problem:
     return family.make(instance)
 
 
-def _exact_law(prior: GaussianMixture, A: Matrix, noise: float, y: Tensor, salt: int = 0) -> Callable[[int, int], Tensor]:
+def _exact_law(
+    prior: GaussianMixture, A: LinearOperator, noise: Noise | float, y: Tensor, salt: int = 0
+) -> Callable[[int, int], Tensor]:
     posterior = prior.posterior(A, noise, y)
     return lambda n, seed: posterior.sample(n, seed=2 * salt + seed)
 
@@ -180,6 +191,8 @@ def _mask(i: int) -> Problem:
 
 class LinearDecoder(Generator):
     """x = W z + 1 in 16 dimensions with orthonormal columns; the posterior over z is known where that of `latent` is."""
+
+    W: Tensor
 
     def __init__(self, latent: Denoiser) -> None:
         super().__init__((16,), latent, data_std=latent.data_std, data_mean=1.0)

@@ -247,7 +247,7 @@ WHEN: dict[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the page, or writes it."""
-    parser = argparse.ArgumentParser(prog="invgen bench study sampler-page", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study sampler-page", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", type=Path, default=exact_full.RESULTS, help="the CSV file of the runs")
     parser.add_argument("--out", type=Path, help="docs/samplers.md")
     args = parser.parse_args(argv)

@@ -229,7 +229,8 @@ _SMALL |= {"prior_steps": 4, "corrections": 2, "inner_steps": 4, "restarts": 1, 
 
 def short(kind: type[Sampler], steps: int) -> Sampler:
     """Returns the sampler with its defaults but for the steps and what multiplies the evaluations of one."""
-    larger = {name: value for name, value in _SMALL.items() if name in kind.options() and kind.options()[name] > value}
+    options: dict[str, Any] = kind.options()
+    larger: dict[str, Any] = {name: value for name, value in _SMALL.items() if name in options and options[name] > value}
     return kind(steps=steps, **larger)
 
 
@@ -262,7 +263,7 @@ def sampler_overhead(
         post = posts[fits[0]].prior if unconditional else posts[fits[0]]
         shares: dict[str, list[float]] = {"whole": [], "own": []}
 
-        def run(sampler: Sampler, post: object = post, shares: dict[str, list[float]] = shares) -> float:
+        def run(sampler: Sampler, post: Any = post, shares: dict[str, list[float]] = shares) -> float:
             tape.clear()
             whole = cpu(lambda: sampler(post, batch, seed=0))
             shares["whole"].append(whole / tape.network)
@@ -413,7 +414,7 @@ def large_network(shape: tuple[int, ...]) -> EDMDenoiser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="invgen bench study speed", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study speed", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds; medians are printed")
     parser.add_argument("--steps", type=int, default=4, help="of a sampler with one network evaluation a step")
     parser.add_argument("--batch", type=int, default=4, help="samples at once")

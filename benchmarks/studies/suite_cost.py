@@ -172,7 +172,7 @@ def speed_up(folder: Path, data: Path, metric: str, seconds: float, cells: int) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(prog="invgen bench study suite-cost", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study suite-cost", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--most", type=int, default=SIZES[-1], help="cells of the largest suite (10000)")
     parser.add_argument("--cells", type=int, default=40, help="cells of a second for two workers against one (40)")
     parser.add_argument("--folder", type=Path, help="to work in, kept; a temporary one by default")

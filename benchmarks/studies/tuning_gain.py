@@ -108,7 +108,7 @@ def rows(
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(prog="invgen bench study tuning-gain", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="invgen bench study tuning-gain", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--budget", type=int, default=12, help="trials for each sampler and problem")
     parser.add_argument("--simulations", type=int, default=8, help="problems in a trial")
     parser.add_argument("--studies", type=Path, help="a folder for the studies, to go on from after an interrupt")

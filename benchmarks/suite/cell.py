@@ -57,8 +57,8 @@ class Cell:
 
     def made(self, record: Mapping[str, Any]) -> bool:
         """Tells whether a record of this key was made with a prior, an operator and an image that do what these do."""
-        kept = record.get("is_of")
         try:
+            kept = record["is_of"]
             return all(identity.is_like(kept[name]["values"]) for name, identity in self._named())
         except (KeyError, TypeError):
             return False

@@ -189,7 +189,7 @@ def _rehearse(
     check = f"num_samples: {shared['num_samples']} signals of shape {tuple(truth.shape)}"
     suite.attempt(place, check_size, shared["num_samples"] * truth.numel() * truth.element_size(), check)
     noise = torch.randn(shared["num_samples"], *truth.shape, generator=torch.Generator().manual_seed(0)).to(truth)
-    result = Result(truth + net.data_std * noise, post, None, 0, 0.0, 0.0)
+    result = Result(truth + net.data_std * noise, post, Method(), 0, 0.0, 0.0)
     for spec in shared["metrics"]:
         try:
             with torch.no_grad():

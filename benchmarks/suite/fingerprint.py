@@ -2,9 +2,9 @@
 
 Nothing that was computed is hashed: eigenvectors, kernels and drawn signals differ in their last digits, or wholly, from
 one processor to another, and the same experiment has the same name everywhere. `identity` compares values, to a tolerance.
-Comments, docstrings, the layout of code and the place of a file in invgen do not count. The code of a class is that of its
-module and of its bases', and all of invgen that those import: the contracts, the solvers, the random numbers. What lies
-below (torch, numpy, ...) does not count.
+Comments, docstrings, type hints, the layout of code and the place of a file in invgen do not count. The code of a class is
+that of its module and of its bases', and all of invgen that those import: the contracts, the solvers, the random numbers.
+What lies below (torch, numpy, ...) does not count.
 """
 
 import ast
@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from invgen.benchmarks.suite.bare import bare
 from invgen.diffusion import Prior
 from invgen.forward import Operator
 from invgen.names.resolve import functions, parameters, user_object
@@ -90,7 +91,7 @@ def _texts(function: Any, modules: set[str], found: dict[str, str] | None = None
     """Returns the code of a function and of those of its own module that it names; adds the modules of the others to
     `modules`."""
     found = {} if found is None else found
-    found[function.__qualname__] = ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+    found[function.__qualname__] = ast.unparse(bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
     names = function.__code__.co_names
     values = [function.__globals__[n] for n in names if n in function.__globals__]
     values += [getattr(v, n) for v in values if isinstance(v, ModuleType) for n in names if hasattr(v, n)]
@@ -206,21 +207,14 @@ def _modules(cls: type) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _tree(module: str) -> ast.Module | None:
-    """Returns a module's code without comments, docstrings and layout; None for what has no source to read."""
+    """Returns a module's code without comments, docstrings, type hints and layout; None for what has no source to read."""
     loaded = sys.modules.get(module)
     if loaded is None or module.split(".")[0] in _BELOW:
         return None
     try:
-        return _bare(ast.parse(inspect.getsource(loaded)))
+        return bare(ast.parse(inspect.getsource(loaded)))
     except (OSError, TypeError, SyntaxError):
         return None
-
-
-def _bare(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
 @lru_cache(maxsize=1024)
@@ -254,7 +248,7 @@ def _imports(module: str) -> frozenset[str]:
 def user_source(module: str) -> str:
     """Returns the hash of the code of a user's module, or of a .py file."""
     if module.endswith(".py"):
-        return hashlib.sha256(ast.unparse(_bare(ast.parse(Path(module).read_text(encoding="utf-8")))).encode()).hexdigest()[
+        return hashlib.sha256(ast.unparse(bare(ast.parse(Path(module).read_text(encoding="utf-8")))).encode()).hexdigest()[
             :24
         ]
     return _source(module)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def _nrmse(result: Result, truth: Tensor) -> Tensor:
     return metrics.nrmse(result.mean, truth, data_range=None, dims=_dims(result))
 
 
-def _lpips(result: Result, truth: Tensor, net: str = "alex") -> Tensor:
+def _lpips(result: Result, truth: Tensor, net: Literal["alex", "vgg"] = "alex") -> Tensor:
     return metrics.lpips(result.mean, truth, value_range=result.posterior.prior.value_range, net=net)
 
 

@@ -17,6 +17,7 @@ from invgen.inference.forecasting import forecast
 from invgen.inference.simulation import require_same
 from invgen.linalg import dot
 from invgen.messages import warn
+from invgen.method import Method
 from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
 from invgen.numerics.gradients import running
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
@@ -48,7 +49,7 @@ class Result:
 
     samples: Tensor
     posterior: Posterior = field(repr=False)
-    sampler: Sampler
+    sampler: Method
     seed: int | Sequence[int]
     nfe: float
     seconds: float

@@ -1,12 +1,17 @@
 """Units of computed tomography: Hounsfield units and attenuation per millimetre."""
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 from torch import Tensor
 
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Positive
 
-Values = Tensor | np.ndarray | float
+if TYPE_CHECKING:
+    Values = TypeVar("Values", Tensor, np.ndarray, float)  # what is given comes back
+else:
+    Values = Tensor | np.ndarray | float
 
 MU_WATER = 0.02  # 1/mm, linear attenuation of water at 60 to 70 keV, the mean energy of a 120 kVp beam
 

@@ -68,6 +68,61 @@ def test_comments_and_docstrings_do_not_count(written):
     assert hashes() == before
 
 
+HINTED = """
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    Values = ndarray
+else:
+    Values = float
+
+
+class Net(Generic[T]):
+    kernel: "ndarray"
+    gain: float = 2.0
+
+    @overload
+    def forward(self, x: int) -> int: ...
+
+    def forward(self, x: Values, *rest: int) -> Values:
+        y: Values = self.gain * x
+        return y
+"""
+PLAIN = """
+from dataclasses import dataclass
+
+Values = float
+
+
+class Net:
+    gain = 2.0
+
+    def forward(self, x, *rest):
+        y = self.gain * x
+        return y
+"""
+OPTIONS = """
+@dataclass
+class Sampler:
+    steps: int = 10
+"""
+
+
+def test_type_hints_do_not_count(tmp_path):
+    def of(text):
+        (tmp_path / "mine.py").write_text(text)
+        return fingerprint.user_source(str(tmp_path / "mine.py"))
+
+    assert of(HINTED + OPTIONS) == of(PLAIN + OPTIONS)
+    assert of(HINTED + OPTIONS) != of(HINTED.replace("2.0", "2.5") + OPTIONS)
+    # those of options do: a value is made what they say
+    assert of(PLAIN + OPTIONS) != of(PLAIN + OPTIONS.replace("int", "float"))
+
+
 def test_an_option_that_names_a_file_stands_for_its_bytes(tmp_path):
     (tmp_path / "a.mat").write_bytes(b"one")
     (tmp_path / "b.mat").write_bytes(b"one")
