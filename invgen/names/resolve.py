@@ -204,7 +204,7 @@ def noise(spec: str) -> "Noise":
 
 
 @checked
-def prior(spec: str, shape: int | Sequence[int] | None = None) -> "Prior":
+def prior(spec: str, shape: Sequence[int] | None = None) -> "Prior":
     """Returns the prior of a spec: a shipped one ("ct"), a .safetensors file, a folder of diffusers, or a class with
     options.
 

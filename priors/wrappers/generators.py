@@ -36,8 +36,9 @@ def frozen(network: Kind) -> Kind:
     """Returns a network in eval mode without gradients of its weights; a plain function as it is."""
     if not callable(network):
         raise OptionError(f"expected a network or a function of a tensor, got {type(network).__name__}")
-    if isinstance(network, nn.Module):
-        network.eval().requires_grad_(False)
+    module: Any = network  # the checker would take `network` for a plain Module after isinstance
+    if isinstance(module, nn.Module):
+        module.eval().requires_grad_(False)
     return network
 
 
