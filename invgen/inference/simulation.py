@@ -18,6 +18,7 @@ from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Seed, check
 
 if TYPE_CHECKING:
+    from invgen.method import Method
     from invgen.sampler import Sampler
 
 ROWS = 2**20  # values of signals to work on at once where no max_batch is given
@@ -86,7 +87,7 @@ def in_words(post: Posterior) -> str:
     return f"{type(post.prior).__name__}{tuple(post.prior.shape)}, {type(post.A).__name__}, {post.noise!r}"
 
 
-def require_same(sampler: "Sampler", post: Posterior, calibrated: str, problem: str) -> None:
+def require_same(sampler: "Method", post: Posterior, calibrated: str, problem: str) -> None:
     """Raises OptionError where a calibration, of a sampler and a problem in words, is not one of these."""
     mine, theirs = f"{sampler!r} on {in_words(post)}", f"{calibrated} on {problem}"
     if mine != theirs:
