@@ -31,7 +31,7 @@ from invgen.validation.hints import Level
 Functional = Callable[[Tensor], Tensor]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-FLOOR = 0.1  # least spread of a value, over that of its signal: samples that agree by chance do not make scores infinite
+POOLED = 2  # degrees of freedom of the variance of the whole signal in that of a value
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,14 @@ def _around(drawn: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _spread(drawn: Tensor) -> Tensor:
-    """Returns the standard deviation of samples, (num_samples, batch, *values), not far below that of the whole signal."""
-    var = drawn.var(0)
+    """Returns the moderated standard deviation of samples, (num_samples, batch, *values) to (batch, *values).
+
+    The variance of a few samples is small by chance in some of many values, whose scores would be huge. Pooled with that of
+    the whole signal, as of two samples more, it is not (Smyth, Linear models and empirical Bayes methods, 2004).
+    """
+    var, free = drawn.var(0), len(drawn) - 1
     whole = var.mean(tuple(range(1, var.ndim)), keepdim=True) if var.ndim > 1 else var
-    return (var + FLOOR**2 * whole).sqrt().clamp(min=torch.finfo(var.dtype).tiny ** 0.5)
+    return ((free * var + POOLED * whole) / (free + POOLED)).sqrt().clamp(min=torch.finfo(var.dtype).tiny ** 0.5)
 
 
 def _rank(n: int, level: float) -> int:

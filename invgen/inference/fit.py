@@ -28,7 +28,8 @@ from invgen.posterior import Posterior
 
 ALPHA = 0.05  # of an alarm where x is the prior's; each of two checks has half of it
 LEAST_PAIRS = round(2 / ALPHA) - 1  # of a calibration: fewer have no ranks that are as rare as an alarm
-LARGE = 1.1  # residual over noise that counts: samplers of few steps are off by a few per cent, whatever x is
+LARGE = 1.5  # residual over noise that counts: that of 25 steps is up to 1.2 where little noise leaves nothing else open
+SMALL = 1.1  # and from which on it is told, as its inverse is: the sampler is off, or x is elsewhere
 SURPRISING = 1.75  # error over table that counts: signals of one kind differ, those of the shipped priors up to that
 SIGMA = 0.1  # the noise to remove, over the prior's data_std
 REPLICATES = 200  # draws of a noise law whose residuals have no known law, over all samples
@@ -43,6 +44,7 @@ class Fit:
         p_residual: probability of a larger one, where x is a sample of the posterior.
         denoising: mean squared error of the prior's denoiser on the samples, over that of its table.
         p_denoising: probability of a larger one, where a calibration tells.
+        overfitted: whether the samples follow the noise of the measurement, and so say nothing of the prior.
         sigma: the level of noise that the denoiser removed.
         pairs: of the calibration that the p-values are ranks among; 0 without one.
     """
@@ -51,13 +53,14 @@ class Fit:
     p_residual: Tensor
     denoising: Tensor
     p_denoising: Tensor
+    overfitted: Tensor
     sigma: float
     pairs: int = 0
 
     @property
     def elsewhere(self) -> Tensor:
         """Whether x seems to come from elsewhere than the prior, (*batch,)."""
-        return self._far | self._surprising
+        return self._far | (self._surprising & ~self.overfitted)
 
     @property
     def _far(self) -> Tensor:
@@ -68,9 +71,15 @@ class Fit:
         return self.p_denoising < ALPHA / 2 if self.pairs else self.denoising > SURPRISING
 
     def __str__(self) -> str:
-        odd = self.elsewhere.flatten()
+        odd, lost = self.elsewhere.flatten(), self.overfitted.flatten()
+        unexplained = ((self.p_residual < ALPHA / 2) & (self.residual > SMALL)).flatten()
         if not odd.any():
-            return f"nothing says that x comes from elsewhere than the prior: {'; '.join(self._figures(~odd))}"
+            what, rows = "nothing says that x comes from elsewhere than the prior", ~odd
+            if lost.any():
+                what, rows = "the samples follow the noise, take more steps or another sampler", lost
+            elif unexplained.any():
+                what, rows = "the sampler is off, or x is not quite the prior's, which Calibration.fit tells", unexplained
+            return f"{what}: {'; '.join(self._figures(rows))}"
         numbers = ", ".join(map(str, odd.nonzero().flatten().tolist()[:8])) + ", ..." * (int(odd.sum()) > 8)
         which = f"x of {int(odd.sum())} of {len(odd)} measurements (number {numbers})" if len(odd) > 1 else "x"
         return (
@@ -105,14 +114,15 @@ def fit(post: Posterior, samples: Tensor, pairs: tuple[Tensor, Tensor] | None = 
     flat = samples.reshape(len(samples), math.prod(post.batch), *post.prior.shape)
     known = post.y.reshape(-1, *post.A.out_shape)
     with running(post.A), running(post.prior):
-        residual, p_residual = _residual(post, flat, known)
+        residual, tail = _residual(post, flat, known)
+        p_residual, overfitted = (2 * tail).clamp(max=1), (2 * (1 - tail) < ALPHA / 2) & (residual < 1 / SMALL)
         denoising, sigma = _denoising(post, flat)
         p_denoising, count = denoising * math.nan, 0
         if pairs is not None:
-            others, count = replace(post, y=pairs[0]), len(pairs[0])
+            others, count, overfitted = replace(post, y=pairs[0]), len(pairs[0]), torch.zeros_like(overfitted)
             p_residual = _ranked(residual, _residual(others, pairs[1], pairs[0])[0])
             p_denoising = _ranked(denoising, _denoising(others, pairs[1])[0])
-    figures = (residual, p_residual, denoising, p_denoising)
+    figures = (residual, p_residual, denoising, p_denoising, overfitted)
     return Fit(*[value.reshape(post.batch) for value in figures], sigma=sigma, pairs=count)
 
 
@@ -123,7 +133,7 @@ def _ranked(value: Tensor, others: Tensor) -> Tensor:
 
 
 def _residual(post: Posterior, samples: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns residual over noise, on average over samples, and its p-value by the noise's law: (B,) each."""
+    """Returns residual over noise and the probability of a larger one by the noise's law, averages over samples, (B,)."""
     nothing = torch.full((len(y),), torch.nan, dtype=torch.float64)
     if isinstance(post.noise, Noiseless | Energy) or not len(y):
         return nothing, nothing
@@ -132,7 +142,7 @@ def _residual(post: Posterior, samples: Tensor, y: Tensor) -> tuple[Tensor, Tens
     if isinstance(post.noise, Gaussian):  # the squares of m residuals have the chi-square law of m degrees
         m = math.prod(post.A.out_shape) * (2 if y.is_complex() else 1)
         p = torch.special.gammaincc(torch.tensor(m / 2, dtype=torch.float64), found.square() * m / 2)
-        return found.mean(0), (2 * p.mean(0)).clamp(max=1)
+        return found.mean(0), p.mean(0)
     generator, above, count = torch.Generator().manual_seed(0), torch.zeros(len(y), dtype=torch.float64), 0
     law = rows.noise.to("cpu")
     for r, x in zip(found, samples, strict=True):
@@ -141,7 +151,7 @@ def _residual(post: Posterior, samples: Tensor, y: Tensor) -> tuple[Tensor, Tens
             again = replace(rows, y=law.sample(clean, generator).to(y.device))
             above += again.residual_over_noise(x).double().cpu() >= r
             count += 1
-    return found.mean(0), (2 * (1 + above) / (1 + count)).clamp(max=1)
+    return found.mean(0), (1 + above) / (2 + count)
 
 
 def _denoising(post: Posterior, samples: Tensor) -> tuple[Tensor, float]:

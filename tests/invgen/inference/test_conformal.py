@@ -8,7 +8,7 @@ import torch
 
 import invgen
 from invgen.errors import OptionError, ShapeError
-from invgen.inference.conformal import FLOOR, Correction
+from invgen.inference.conformal import Correction
 from invgen.inference.simulation import simulate
 from tests.invgen.inference.test_calibration import NOISE, PRIOR, A, Exact, calibrate
 
@@ -78,8 +78,9 @@ def test_corrected_widths_are_those_of_the_right_sampler():
 def test_the_exact_sampler_is_left_as_it_is():
     factor = calibrate(Exact(), num_simulations=1000, num_samples=19).correct().factor(0.9, 19)
     assert factor.shape == PRIOR.shape
-    # of Student's law of 18 degrees, times sqrt(1 + 1 / 19) for the mean: 1.78; the quantile of 1000 scores errs by 0.05
-    assert (factor - 1.78).abs().max() < 0.2
+    # of Student's law of 18 degrees, times sqrt(1 + 1 / 19) for the mean: 1.78; the quantile of 1000 scores errs by 0.05.
+    # Values more sure than the others have less of it: their variance is pooled with that of the whole signal
+    assert factor.max() < 1.78 + 4 * 0.05 and factor.min() > 1.5
 
 
 @pytest.mark.slow
@@ -121,12 +122,12 @@ def test_a_measurement_without_batch_axes():
 
 
 def test_values_that_are_measured_exactly_stay_narrow():
-    """Samples agree to rounding in half of the values, so that only the least spread of the signal keeps scores finite."""
+    """Samples agree to rounding in half of the values, so that only the pooled variance keeps scores finite."""
     generator = torch.Generator().manual_seed(0)
     x, samples = torch.randn(60, 4, generator=generator), torch.randn(20, 60, 4, generator=generator)
     samples[..., :2] = x[:, :2] + 1e-7 * samples[..., :2]
     low, high = Correction(samples, x).interval(samples, 0.9)
-    assert (high - low)[:, :2].max() < 1e-5 < FLOOR / 10
+    assert (high - low)[:, :2].max() < 1e-5
 
 
 def test_what_does_not_fit_is_one_sentence():

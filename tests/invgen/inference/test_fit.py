@@ -50,7 +50,7 @@ def test_p_values_of_the_residual_are_valid():
 
 def test_noise_that_is_larger_than_declared_is_an_alarm():
     prior = smooth()
-    wrong = denoised(prior.sample(60, seed=4), prior, 0.4).fit
+    wrong = denoised(prior.sample(60, seed=4), prior, 0.5).fit
     assert wrong._far.double().mean() > 0.95
     assert "measurements (number 0, 1, " in str(wrong) and "the residual is up to" in str(wrong)
 
@@ -97,6 +97,16 @@ def test_a_card_shows_the_sentence_where_it_was_asked_for():
     result = denoised(smooth().sample(1, seed=4)[0], smooth())
     assert "nothing says" not in result._repr_html_()
     assert str(result.fit)[:40] in result._repr_html_()
+
+
+def test_samples_that_follow_the_noise_say_nothing_of_the_prior():
+    prior = smooth()
+    post = denoised(prior.sample(60, seed=4), prior).posterior
+    found = fit(post, (post.y - 0.1)[None])  # the measurement itself, half a deviation off
+    assert found.denoising.min() > 1.75 and found.overfitted.all() and not found.elsewhere.any()
+    assert str(found).startswith(
+        "the samples follow the noise, take more steps or another sampler: the residual is up to 0.5"
+    )
 
 
 def test_where_there_is_nothing_to_ask():
