@@ -35,6 +35,8 @@ FIGURES = {
         "1.4 < result.residual.mean() < 1.9",  # the last noise, half of what it is, among 64 values of 32: 2 for all misfit
         "right.calibrated and not wrong.calibrated",
         "0.85 < right.spread_over_error < 1.15 and wrong.spread_over_error < 0.7",  # 3 per cent for 40
+        "correction.held_out(0.9)[0] < 0.75 and abs(correction.held_out(0.9)[2] - 0.9) < 0.05",  # 32 values, 20 pairs twice
+        "not usual.fit.elsewhere and foreign.fit.elsewhere",
     ],
     "sampler": ["result.reason"],
     "training": ["tuple(result.samples.shape) == (2, 1, 16, 16)"],

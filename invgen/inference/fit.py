@@ -64,11 +64,11 @@ class Fit:
 
     @property
     def _far(self) -> Tensor:
-        return (self.p_residual < ALPHA / 2) & ((self.residual > LARGE) | (self.pairs > 0))
+        return (self.p_residual <= ALPHA / 2) & ((self.residual > LARGE) | (self.pairs > 0))
 
     @property
     def _surprising(self) -> Tensor:
-        return self.p_denoising < ALPHA / 2 if self.pairs else self.denoising > SURPRISING
+        return self.p_denoising <= ALPHA / 2 if self.pairs else self.denoising > SURPRISING
 
     def __str__(self) -> str:
         odd, lost = self.elsewhere.flatten(), self.overfitted.flatten()

@@ -131,5 +131,7 @@ def test_ranks_among_calibrated_pairs_allow_for_the_sampler():
     assert fitted.pairs == 199
     far = dataclasses.replace(result, samples=result.samples + 3)
     assert report.fit(far).elsewhere.double().mean() > 0.9
+    least = calibrate(sampler, num_simulations=39, num_samples=4)
+    assert least.fit(far).p_residual.min() == 1 / 40 and least.fit(far).elsewhere.double().mean() > 0.9
     with pytest.raises(OptionError, match="has 199 simulations of 4 samples; to judge a result of 5 samples takes"):
         report.fit(invgen.solve(y[:1], A, PRIOR, NOISE, Exact(shift=0.4), num_samples=5))
