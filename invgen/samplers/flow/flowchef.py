@@ -13,12 +13,12 @@ from invgen.linalg import dot
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.guided.base import GuidedSampler
+from invgen.sampler import Sampler
 from invgen.validation.hints import Fraction, Positive
 
 
 @dataclass(frozen=True)
-class FlowChef(GuidedSampler):
+class FlowChef(Sampler):
     """The flow's ODE steered by the gradient of the data term at D, which skips the network's Jacobian.
 
     Any differentiable operator, any noise; no gradient of the network. x_t - scale grad mean (y - A(D))^2 at each Euler
@@ -35,7 +35,6 @@ class FlowChef(GuidedSampler):
 
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
-    backprop: ClassVar[bool] = False
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior

@@ -36,6 +36,7 @@ class OTODE(GuidedSampler):
     """
 
     eta: Fraction = 0.0
+    order: Literal[1, 2] = 1
     schedule: str | Sequence[float] = "flow"
     begin: Annotated[float, Range(0, 1, below=True)] = 0.1
     weight: Literal["constant", "sqrt"] = "constant"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invgen.data_term import local_fit
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -41,6 +41,7 @@ class DampedLGD(GuidedSampler):
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as draws and steps grow"
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        move = Stepper(self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(post.prior.variance(s))
@@ -58,7 +59,7 @@ class DampedLGD(GuidedSampler):
             # never further than the weighted draws say: where they resolve all of the width, they are exact
             t = (rise / (cost + self.fraction * curvature.clamp(min=0)).clamp(min=1e-30)).clamp(0, 1)
             ascent = torch.where(cost > 0, t, 0) * ascent
-            x = step(x, x0 + self.zeta * ascent, s, s_next, self.eta, randn)
+            x = move(x, x0 + self.zeta * ascent, s, s_next)
             yield x
 
     def resolved(self, post: Posterior[Denoiser], x0: Tensor, moves: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from invgen.diffusion import Denoiser, step
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.sampler import published
-from invgen.samplers.guided.base import GuidedSampler
-from invgen.validation.hints import Count, NonNegative
+from invgen.sampler import Sampler, published
+from invgen.validation.hints import Count, Fraction, NonNegative
 
 _ZETA = {
     "super-resolution": 0.3,
@@ -29,7 +28,7 @@ _ZETA = {
 
 
 @dataclass(frozen=True)
-class DPS(GuidedSampler):
+class DPS(Sampler):
     """Diffusion posterior sampling: after each ancestral step, a step against the gradient of the residual's norm.
 
     Any differentiable operator, any noise or a loss. x' - zeta grad_x |y - A(D(x))|, one norm a sample, in the paper's
@@ -39,15 +38,18 @@ class DPS(GuidedSampler):
     number of steps nor the units.
 
     Args:
+        eta: 1 for ancestral steps (DDPM), 0 for the probability-flow ODE (DDIM).
         zeta: length of the guidance step, in units of the signal; the released code has 0.3 for super-resolution and
             deblurring, 0.5 for random inpainting, 1 for phase retrieval; see `paper`.
     """
 
     steps: Count = 1000
     schedule: str | Sequence[float] = "vp"
+    eta: Fraction = 1.0
     zeta: NonNegative = 0.3
 
     noiseless: ClassVar[bool] = True
+    backprop: ClassVar[bool] = True
 
     @classmethod
     def paper(cls, task: str = "super-resolution") -> "DPS":

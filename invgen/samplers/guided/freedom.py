@@ -14,12 +14,12 @@ from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.guided.base import GuidedSampler
+from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
-class FreeDoM(GuidedSampler):
+class FreeDoM(Sampler):
     """Energy guidance with time travel: in the middle of the noise levels each step is taken several times.
 
     Any differentiable operator, any noise or a loss (the energy is |y - A(x)|, or the loss; see `invgen.Energy`). After
@@ -29,6 +29,7 @@ class FreeDoM(GuidedSampler):
     steps.
 
     Args:
+        eta: fraction of fresh noise, 1 for DDPM, 0 for DDIM.
         repeats: how often each step within `travel` is taken, the paper's r: 1 for faces, 10 for ImageNet.
         travel: noise levels, in units of data_std, between which to repeat; those of the times 500 and 800 of DDPM's 1000
             for signals of standard deviation 1/2.
@@ -43,6 +44,7 @@ class FreeDoM(GuidedSampler):
     zeta: NonNegative = 0.2
 
     noiseless: ClassVar[bool] = True
+    backprop: ClassVar[bool] = True
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         d = post.prior.data_std

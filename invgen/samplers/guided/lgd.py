@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step
+from invgen.diffusion import Denoiser, Stepper
 from invgen.forward import per_sample
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -45,13 +45,14 @@ class LGD(GuidedSampler):
     width = PiGDM.width
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
+        move = Stepper(self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(self.width(post, s))
             moves = torch.stack([randn(x0) for _ in range(self.draws)]).mul_(r)
             weights = log_likelihoods(post, x0, moves).softmax(0)
             slope = (weights * torch.stack([post.likelihood_score(x0 + move) for move in moves])).sum(0)
-            x = step(x, x0 + self.zeta * s**2 * vjp(slope), s, s_next, self.eta, randn)
+            x = move(x, x0 + self.zeta * s**2 * vjp(slope), s, s_next)
             yield x
 
 

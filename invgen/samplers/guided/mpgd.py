@@ -4,7 +4,7 @@ diffusion" (ICLR 2024), Algorithms 1 (MPGD) and 2 and 3 (with an autoencoder).""
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
+from invgen.sampler import Sampler
 from invgen.samplers.guided._pieces import Autoencoded
-from invgen.samplers.guided.base import GuidedSampler
 from invgen.validation.hints import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
-class MPGD(GuidedSampler):
+class MPGD(Sampler):
     """Guides the denoised signal itself, by one gradient step of the data: no backpropagation through the network.
 
     Any differentiable operator, any noise with a density, any loss. x0 - zeta sqrt(1 + sigma_next^2) grad |y - A(x0)|, one
@@ -30,6 +30,7 @@ class MPGD(GuidedSampler):
     `DampedMPGD` depends on neither units nor the number of steps.
 
     Args:
+        eta: fraction of fresh noise, 1 for DDPM, 0 for DDIM.
         zeta: length of the step; the released scripts have 17.5 for 20 steps, 7.5 for 50 and 4 for 100 (super-resolution).
         autoencoder: a generator with an encoder, whose image is the manifold to stay on; None for none.
         projection: with an autoencoder, "code", the step is taken in its latent space and decoded (MPGD-LDM's sibling, "Z"
@@ -43,8 +44,6 @@ class MPGD(GuidedSampler):
     autoencoder: Generator | None = None
     projection: Literal["code", "gradient"] = "code"
     between: tuple[NonNegative, NonNegative] = (2.5, 7.0)
-
-    backprop: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

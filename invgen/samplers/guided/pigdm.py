@@ -34,6 +34,11 @@ class PiGDM(GuidedSampler):
     noiseless: ClassVar[bool] = True
     exact: ClassVar[str] = "for white Gaussian priors of standard deviation data_std, as steps grow"
 
+    @classmethod
+    def paper(cls) -> "PiGDM":
+        """Returns the published form: 100 ancestral steps of first order on DDPM's schedule."""
+        return cls(steps=100, schedule="vp", order=1)
+
     def width(self, post: Posterior[Denoiser], s: float) -> float:
         """Returns r^2, the variance of x_0 given x_sigma that the guidance assumes."""
         d = post.prior.data_std if self.data_std is None else self.data_std

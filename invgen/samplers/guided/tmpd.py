@@ -24,6 +24,11 @@ class TMPD(GuidedSampler):
     noise: ClassVar[type] = Gaussian
     exact: ClassVar[str] = "for Gaussian priors with A C A^T diagonal, as steps grow"
 
+    @classmethod
+    def paper(cls) -> "TMPD":
+        """Returns the released form: 1000 ancestral steps of first order on DDPM's schedule."""
+        return cls(steps=1000, schedule="vp", order=1)
+
     def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
         post = post.near(x0, post.prior.variance(s))

@@ -4,6 +4,7 @@ Workshops 2023), Algorithm 1."""
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,12 +12,12 @@ from invgen.data_term import line_search, local_fit
 from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.guided.base import GuidedSampler
+from invgen.sampler import Sampler
 from invgen.validation.hints import Count, Fraction, Index, NonNegative
 
 
 @dataclass(frozen=True)
-class UniversalGuidance(GuidedSampler):
+class UniversalGuidance(Sampler):
     """Forward guidance through the denoiser, backward guidance on its output, and self-recurrence, for any loss.
 
     Any differentiable operator, any noise with a density, any loss: `invgen.Energy`. Forward: the likelihood's gradient at
@@ -37,6 +38,8 @@ class UniversalGuidance(GuidedSampler):
     forward: NonNegative = 1.0
     backward_steps: Index = 0
     recurrences: Count = 10
+
+    backprop: ClassVar[bool] = True
 
     def ahead(self, post: Posterior[Denoiser], x: Tensor, s: float) -> tuple[Tensor, Tensor]:
         """Returns D(x, s) and sigma^2 grad_x log p(y | A(D)), both (B, *shape)."""

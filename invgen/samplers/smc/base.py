@@ -188,28 +188,6 @@ def by_rows(
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
 
-def extrapolate(
-    x0: Tensor, s: float, s_next: float, before: Tensor | None = None, h_before: Tensor | None = None
-) -> Tensor:
-    """Returns x0 for the ancestral step from s to s_next, corrected by the x0 of the step before and its log(s / s_next).
-
-    SDE-DPM-Solver++(2M) (Lu, Zhou, Bao, Chen, Li & Zhu, 2022, Section 5). The mean of the ancestral step is exact; its
-    covariance lacks the variance of x_0 given x_sigma. The last change of x0 goes along with the noise of the last step, so
-    that more of it restores that covariance to second order in the steps. After a step much shorter than this one, which is
-    mostly noise, no more of it than twice its equal part is taken.
-
-    Args:
-        x0: D at s, (B, *shape).
-        s, s_next: the noise levels before and after.
-        before: D of the step before.
-        h_before: log(s / s_next) of the step before, (B,) or a number.
-    """
-    if before is None or s_next == 0:
-        return x0
-    h_before = torch.as_tensor(h_before, dtype=x0.dtype, device=x0.device).reshape(-1, *[1] * (x0.ndim - 1))
-    return x0 + (math.log(s / s_next) / (2 * h_before)).clamp(max=1) * (x0 - before)
-
-
 @dataclass(frozen=True)
 class ParticleSampler(EnsembleSampler):
     """Sequential Monte Carlo: weigh, resample where the weights have become uneven, move.

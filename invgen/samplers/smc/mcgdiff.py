@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invgen.diffusion import step_kernel
+from invgen.diffusion import extrapolate, step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import LinearGaussian
 from invgen.samplers.smc._measured import PassingParticles
-from invgen.samplers.smc.base import extrapolate
 from invgen.validation.hints import Count, Fraction
 
 
