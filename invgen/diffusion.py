@@ -414,24 +414,36 @@ class Stepper:
     (1 - (s_next / s)^2)^2 Cov[x_0 | x_s] at each. Order 2 extrapolates D, see `extrapolate`.
 
     Args:
+        prior: states how much D changes between two levels, by `variance`.
         eta: see `step_kernel`.
         order: 1 or 2.
         randn: the source of noise.
     """
 
-    def __init__(self, eta: float, order: int, randn: RandnLike) -> None:
-        self.eta, self.order, self.randn = eta, order, randn
-        self.before: tuple[Tensor | None, float] = None, 0.0
+    def __init__(self, prior: Denoiser, eta: float, order: int, randn: RandnLike) -> None:
+        self.prior, self.eta, self.order, self.randn = prior, eta, order, randn
+        self.before: Tensor | None = None
+        self.s_before = math.inf
 
     def __call__(self, x: Tensor, x0: Tensor, s: float, s_next: float) -> Tensor:
         """Returns the next state; arguments as for `step`."""
-        ahead = extrapolate(x0, s, s_next, *self.before) if self.order == 2 else x0
-        self.before = (x0, math.log(s / s_next)) if s_next > 0 else (None, 0.0)
+        ahead = x0
+        if self.order == 2 and self.before is not None and 0 < s_next < s < self.s_before:
+            # D is a martingale: its mean squared change is the fall of its error. More than twice that is guidance that
+            # overshoots, and would all the more if it were extrapolated
+            most = 2 * max(self.prior.variance(self.s_before) - self.prior.variance(s), 0.0)
+            ahead = extrapolate(x0, s, s_next, self.before, math.log(self.s_before / s), most)
+        self.before, self.s_before = x0, s
         return step(x, ahead, s, s_next, self.eta, self.randn)
 
 
 def extrapolate(
-    x0: Tensor, s: float, s_next: float, before: Tensor | None = None, h_before: float | Tensor = 0.0
+    x0: Tensor,
+    s: float,
+    s_next: float,
+    before: Tensor | None = None,
+    h_before: float | Tensor = 0.0,
+    most: float | Tensor = math.inf,
 ) -> Tensor:
     """Returns the x_0 with which a step from s to s_next is of second order: D and the change of D since the step before.
 
@@ -446,12 +458,15 @@ def extrapolate(
         s, s_next: the noise levels before and after.
         before: D of the step before; None at the first.
         h_before: log(s / s_next) of the step before, (B,) or a number.
+        most: the largest mean square of the change; what is larger is shortened to it.
     """
     if before is None or s_next == 0:
         return x0
-    h = math.log(s / s_next)
-    part = torch.as_tensor(h / h_before, dtype=x0.dtype, device=x0.device).reshape(-1, *[1] * (x0.ndim - 1))
-    return x0 + min(1 / 2 - h / 6 + h**2 / 8, 1 / 2) * part.clamp(max=2) * (x0 - before)
+    h, change = math.log(s / s_next), x0 - before
+    part = torch.as_tensor(h / h_before, dtype=x0.dtype, device=x0.device).clamp(max=2)
+    if not isinstance(most, float) or most < math.inf:
+        part = part * (most / change.flatten(1).square().mean(1).clamp(min=1e-30)).sqrt().clamp(max=1)
+    return x0 + min(1 / 2 - h / 6 + h**2 / 8, 1 / 2) * part.reshape(-1, *[1] * (x0.ndim - 1)) * change
 
 
 def travel_back(x: Tensor, s: float, s_next: float, randn: RandnLike) -> Tensor:

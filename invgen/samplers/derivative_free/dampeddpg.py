@@ -56,7 +56,7 @@ class DampedDPG(Sampler):
             raise OptionError(f"draws of DampedDPG must be an even number, got {self.draws!r}")
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        move = Stepper(self.eta, self.order, randn)
+        move = Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             v = post.prior.variance(s)

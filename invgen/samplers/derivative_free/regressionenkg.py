@@ -45,7 +45,7 @@ class RegressionEnKG(EnsembleSampler):
     def run(
         self, post: Posterior[Denoiser, Operator, Gaussian], x: Tensor, randn: Streams, cloud: Cloud
     ) -> Iterator[Tensor]:
-        J, move = self.particles, Stepper(self.eta, self.order, randn)
+        J, move = self.particles, Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0 = denoised(post, x, s, cloud)
             r = whitened(post, measured(post, x0, cloud), J)

@@ -1,6 +1,6 @@
 """Avrahami, Lischinski & Fried, "Blended diffusion for text-driven editing of natural images" (CVPR 2022), Algorithm 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
             edited part. For images in [-1, 1] of data_std 0.5, 34 is the paper's start after 25 of 100 steps: nothing does.
     """
 
+    schedule: str | Sequence[float] = "log"
     zeta: NonNegative = DampedDPS.zeta
     fraction: Fraction = DampedDPS.fraction
     image: Tensor | None = None
@@ -65,7 +66,7 @@ class BlendedDiffusion(Editor, GuidedSampler):
         image = as_signal("image", self.image, post).to(x.dtype)
         keep = as_signal("keep", self.keep, post)
         x = image + levels[0][0] * randn(x)
-        move = Stepper(self.eta, self.order, randn)
+        move = Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in levels:
             x = move(x, self.guide(post, x, s), s, s_next)
             x = torch.where(keep, image + s_next * randn(x) if s_next > 0 else image, x)

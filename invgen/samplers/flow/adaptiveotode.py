@@ -18,6 +18,7 @@ class AdaptiveOTODE(OTODE):
         begin, weight, carry: see OTODE.
     """
 
+    order: Literal[1, 2] = 2
     begin: Annotated[float, Range(0, 1, below=True)] = 0.2
     carry: Literal["adjoint", "draw"] = "draw"
 

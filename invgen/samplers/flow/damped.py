@@ -37,7 +37,7 @@ class DampedFlowChef(GuidedSampler):
     backprop: ClassVar[bool] = False
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        prior, data, move = post.prior, data_step(post), Stepper(self.eta, self.order, randn)
+        prior, data, move = post.prior, data_step(post), Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)
             x = move(x, x0 + data(x0, prior.variance(s)), s, s_next)

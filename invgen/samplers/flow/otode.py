@@ -27,6 +27,7 @@ class OTODE(GuidedSampler):
     flow. The settings are those that Martin et al. (ICLR 2025) found by task; the defaults are those of super-resolution.
 
     Args:
+        order: 1 is Euler's step, the paper's; see `GuidedSampler`.
         begin: the paper's time t, 0 at noise, at which the ODE starts: 0.1 for super-resolution and inpainting, 0.3 for
             denoising, 0.4 for deblurring; 0 is from noise.
         weight: of the guidance, "constant" 1 (super-resolution, random inpainting), or "sqrt", sqrt(t^2 / (t^2 + (1 -

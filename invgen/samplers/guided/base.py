@@ -42,7 +42,7 @@ class GuidedSampler(Sampler):
         raise TypeError(f"{type(self).__name__} must define guide(self, post, x, s)")
 
     def run(self, post: Posterior[Denoiser, Any, Any], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        move = Stepper(self.eta, self.order, randn)
+        move = Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x = move(x, self.guide(post, x, s), s, s_next)
             yield x

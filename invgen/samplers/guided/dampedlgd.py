@@ -41,7 +41,7 @@ class DampedLGD(GuidedSampler):
     exact: ClassVar[str] = "for white Gaussian priors and linear operators, as draws and steps grow"
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        move = Stepper(self.eta, self.order, randn)
+        move = Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(post.prior.variance(s))

@@ -2,9 +2,9 @@
 generation" (ICML 2023), LGD-MC."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,12 +30,15 @@ class LGD(GuidedSampler):
     gradient of the log of the average.
 
     Args:
+        order: 1 is the paper's step; see `GuidedSampler`.
         draws: Monte Carlo draws, the paper's n, 3 to 10 (one gradient of the operator each, no network evaluation).
         data_std: standard deviation d of the signal that the width assumes, r^2 = sigma^2 d^2 / (sigma^2 + d^2), in units
             of the signal; 1 in the paper, None for the prior's own `data_std`.
         zeta: strength of the guidance; 1 is Bayes' rule.
     """
 
+    schedule: str | Sequence[float] = "edm"
+    order: Literal[1, 2] = 1
     draws: Count = 10
     data_std: Positive | None = 1.0
     zeta: NonNegative = 1.0
@@ -45,7 +48,7 @@ class LGD(GuidedSampler):
     width = PiGDM.width
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        move = Stepper(self.eta, self.order, randn)
+        move = Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(post.prior):
             x0, vjp = post.prior.vjp(x, s)
             r = math.sqrt(self.width(post, s))

@@ -167,6 +167,12 @@ def assert_first_order(coarse: Law, fine: Law, wanted: Law) -> None:
     assert left < 0.35 * errors[1], (errors, left)
 
 
+def assert_second_order(coarse: Law, fine: Law, wanted: Law, most: float) -> None:
+    """At 24 steps the error is below `most`, where that of the first order is .1 and more, and it falls with the steps."""
+    errors = [distance(got, wanted) for got in (coarse, fine)]
+    assert errors[0] < most and errors[1] < 0.6 * errors[0], errors
+
+
 # -- recursions -----------------------------------------------------------------------------------------------------
 
 
