@@ -112,7 +112,7 @@ def test_an_honest_network_keeps_its_whole_range():
 @pytest.mark.parametrize("bias", [False, True], ids=["a map of x", "a constant map"])
 def test_auto_leaves_out_what_the_network_breaks(bias):
     A, x, y = problem()
-    exact = quality(invgen.solve(y, A, mixture().float(), 0.05, "pigdm").samples, x)
+    exact = quality(invgen.solve(y, A, mixture().float(), 0.05, "AdaptivePiGDM").samples, x)  # which auto takes
     with pytest.warns(PriorWarning, match=r"pass sigma_max=[\d.]+ to the prior, or clean signals as data="):
         result = invgen.solve(y, A, network(0.03, bias), 0.05, "auto")
     assert "left out" in result.reason
