@@ -142,9 +142,9 @@ Evaluations are those of the network for one sample with default options; a chai
 particles on one sample. "exact" says in which limit the samples have the exact law. `invgen.solve(..., sampler="auto")`
 picks by these tables and says why (`Result.reason`).
 
-The stored runs of guided samplers are of steps of first order on "edm" levels (`order=1, schedule="edm"`); at 100 evaluations those
-of second order are within about 10 % of them on the mixtures. Classes that carry a paper's algorithm since they were renamed, such as
-`DPS` and `PiGDM`, have not been run yet."""
+The stored runs of guided samplers are of steps of first order on "edm" levels (`order=1, schedule="edm"`). At 100
+evaluations those of second order were within 10 % of them on the mixtures that were tried. Classes that carry a paper's
+algorithm since they were renamed, such as `DPS` and `PiGDM`, have not been run yet."""
 
 OVERVIEW = """Sliced Wasserstein-1 distance to exact posterior samples, over that between two exact sets (the floor): 1 is
 indistinguishable. Every sampler has 100 network evaluations a sample; chains of particles give as many samples as they have

@@ -32,6 +32,7 @@ from tests.invgen.samplers.gaussian_problems import (
     exact,
     law,
     many,
+    moments,
     normal,
     problem,
     propagate,
