@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -90,6 +91,8 @@ def results(executor: Executor, tasks: Sequence[Task], store: Store, device: str
                 cluster = slurm(device, store.folder)
                 stack.callback(cluster.keys.cleanup)
                 stack.enter_context(cluster)
+                if shutil.which("sbatch") is None:  # without it no worker would ever come
+                    raise InvgenError("the executor slurm needs the command sbatch, which this machine does not have")
                 cluster.scale(jobs=executor.count or 1)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         yield from _through(client, tasks, flying, store, device, executor, restart)

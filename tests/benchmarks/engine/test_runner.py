@@ -20,7 +20,7 @@ from invgen.benchmarks.report.page import report
 from invgen.benchmarks.report.results import read
 from invgen.benchmarks.suite.expand import expand, load
 from invgen.cli import main
-from invgen.errors import FileError, MissingExtraError, OptionError
+from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
 from tests.benchmarks.running import SMALL, children, results, wait_for
 
 
@@ -160,9 +160,17 @@ def test_what_executors_are_called():
 )
 def test_an_extra_that_is_missing_is_named(here, monkeypatch, executor, package, extra):
     pytest.importorskip("distributed")
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in [package, *(n for n in sys.modules if n.startswith(f"{package}."))]:  # a submodule would import by itself
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=rf"invgen-solvers\[{extra}\]"):
         run(SMALL, "out", executor=executor, progress=False)
+
+
+def test_slurm_without_its_command_is_an_error(here, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InvgenError, match="needs the command sbatch, which this machine does not have"):
+        run(SMALL, "out", executor="slurm", progress=False)
 
 
 def test_memory_and_time_are_estimated(here):
