@@ -30,12 +30,12 @@ class RegressionEnKG(EnsembleSampler):
 
     Args:
         eta: 1 for ancestral steps, 0 for the probability-flow ODE, whose errors stay.
-        order: see `Stepper`.
+        order: 2, with schedule="log", has the right variance at 20 steps; with very few it diverges. See `Stepper`.
     """
 
-    schedule: str | Sequence[float] = "log"
+    schedule: str | Sequence[float] = "edm"
     eta: Fraction = 1.0
-    order: Literal[1, 2] = 2
+    order: Literal[1, 2] = 1
 
     noise: ClassVar[type] = Gaussian
     gradient: ClassVar[bool] = False
