@@ -17,8 +17,8 @@ _HOME = {
     "Noiseless": "noise",
     "Poisson": "noise",
     "Energy": "noise",
-    "TransmissionPoisson": "noise_ct",
-    "log_transform": "noise_ct",
+    "TransmissionPoisson": "noise",
+    "log_transform": "noise",
     "Prior": "diffusion",
     "Denoiser": "diffusion",
     "Generator": "pushforward",
@@ -113,8 +113,8 @@ if TYPE_CHECKING:
     from invgen.noise import Noise as Noise
     from invgen.noise import Noiseless as Noiseless
     from invgen.noise import Poisson as Poisson
-    from invgen.noise_ct import TransmissionPoisson as TransmissionPoisson
-    from invgen.noise_ct import log_transform as log_transform
+    from invgen.noise import TransmissionPoisson as TransmissionPoisson
+    from invgen.noise import log_transform as log_transform
     from invgen.numerics.density import bits_per_dim as bits_per_dim
     from invgen.numerics.density import log_prob as log_prob
     from invgen.posterior import Posterior as Posterior

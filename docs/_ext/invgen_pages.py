@@ -33,6 +33,7 @@ CHOSEN: dict[str, list[str]] = {
 # Headings of the pages that are long, by the folder that a name lies in
 FAMILIES = {
     "guided": "Guided denoisers",
+    "proximal": "Proximal",
     "smc": "Sequential Monte Carlo",
     "mcmc": "Langevin and Markov chains",
     "projection": "Spectral and projection",

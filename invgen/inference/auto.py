@@ -5,8 +5,7 @@ from dataclasses import replace
 from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
-from invgen.noise import Energy, Gaussian
-from invgen.noise_ct import TransmissionPoisson
+from invgen.noise import Energy, Gaussian, TransmissionPoisson
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler

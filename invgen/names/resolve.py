@@ -6,7 +6,6 @@ catalogue's own functions, "Blur(kernel=gaussian_kernel(std=2.0))", an object by
 `module:Name` imports a module of the user's, see `invgen.names.user_code`.
 """
 
-import importlib
 import inspect
 import json
 import os
@@ -192,12 +191,10 @@ def noise(spec: str) -> "Noise":
             raise
 
     def known() -> dict[str, type]:
-        laws_ct = importlib.import_module("invgen.noise_ct")
-        names = vars(laws) | vars(laws_ct)
         return {
             n: v
-            for n, v in names.items()
-            if inspect.isclass(v) and issubclass(v, laws.Noise) and v not in (laws.Noise, laws_ct.LineIntegrals)
+            for n, v in vars(laws).items()
+            if inspect.isclass(v) and issubclass(v, laws.Noise) and v not in (laws.Noise, laws.LineIntegrals)
         }
 
     return _resolve("noise", spec, laws.Noise, known)

@@ -22,21 +22,15 @@ from invgen.samplers.flow.flowdps import FlowDPS
 from invgen.samplers.flow.otode import OTODE
 from invgen.samplers.flow.pnpflow import PnPFlow
 from invgen.samplers.guided.adaptivepigdm import AdaptivePiGDM
-from invgen.samplers.guided.conjugate import ConjugateDCPS, ConjugateMGPS
 from invgen.samplers.guided.damped import DampedDPS, DampedFreeDoM, DampedUniversalGuidance
 from invgen.samplers.guided.dampedlgd import DampedLGD
 from invgen.samplers.guided.dampedmpgd import DampedMPGD
-from invgen.samplers.guided.dcps import DCPS
-from invgen.samplers.guided.dds import DDS
-from invgen.samplers.guided.diffpir import DiffPIR
 from invgen.samplers.guided.dps import DPS
 from invgen.samplers.guided.freedom import FreeDoM
 from invgen.samplers.guided.lgd import LGD
-from invgen.samplers.guided.mgps import MGPS
 from invgen.samplers.guided.mmps import MMPS
 from invgen.samplers.guided.mpgd import MPGD
 from invgen.samplers.guided.pigdm import PiGDM
-from invgen.samplers.guided.sitcom import SITCOM
 from invgen.samplers.guided.tmpd import TMPD
 from invgen.samplers.guided.universal import UniversalGuidance
 from invgen.samplers.latent.csgm import CSGM
@@ -68,6 +62,12 @@ from invgen.samplers.projection.mcg import MCG
 from invgen.samplers.projection.medicalprojection import MedicalProjection
 from invgen.samplers.projection.repaint import RePaint
 from invgen.samplers.projection.scoresde import ScoreSDE
+from invgen.samplers.proximal.conjugate import ConjugateDCPS, ConjugateMGPS
+from invgen.samplers.proximal.dcps import DCPS
+from invgen.samplers.proximal.dds import DDS
+from invgen.samplers.proximal.diffpir import DiffPIR
+from invgen.samplers.proximal.mgps import MGPS
+from invgen.samplers.proximal.sitcom import SITCOM
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.smc.correctedfps import CorrectedFPS
 from invgen.samplers.smc.ddsmc import DDSMC

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from invgen.errors import OptionError
-from invgen.noise_ct import TransmissionPoisson, log_transform
+from invgen.noise import TransmissionPoisson, log_transform
 
 
 def generator(seed=0):

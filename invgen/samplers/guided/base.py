@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from invgen.data_term import line_search, local_fit
 from invgen.diffusion import Denoiser, Stepper
 from invgen.noise import Noiseless
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
+from invgen.samplers.data_term import line_search, local_fit
 from invgen.validation.hints import Fraction
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.data_term import local_fit
 from invgen.diffusion import Denoiser, Stepper
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
+from invgen.samplers.data_term import local_fit
 from invgen.samplers.guided.base import GuidedSampler
 from invgen.samplers.guided.lgd import log_likelihoods
 from invgen.validation.hints import Count, Fraction, NonNegative

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invgen.data_term import line_search, local_fit
 from invgen.diffusion import Denoiser
 from invgen.posterior import Posterior
+from invgen.samplers.data_term import line_search, local_fit
 from invgen.samplers.guided.mpgd import MPGD
 from invgen.validation.hints import Fraction, NonNegative
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.data_term import paper_misfit
 from invgen.diffusion import Denoiser, step
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler, published
+from invgen.samplers.data_term import paper_misfit
 from invgen.validation.hints import Count, Fraction, NonNegative
 
 _ZETA = {

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invgen.data_term import paper_misfit
 from invgen.diffusion import Denoiser, step
 from invgen.errors import OptionError
 from invgen.numerics.gradients import differentiating, leaf
@@ -17,6 +16,7 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
 from invgen.sampler import Sampler
+from invgen.samplers.data_term import paper_misfit
 from invgen.samplers.guided._pieces import Autoencoded
 from invgen.validation.hints import Fraction, NonNegative
 

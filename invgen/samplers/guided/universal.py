@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invgen.data_term import line_search, local_fit
 from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
+from invgen.samplers.data_term import line_search, local_fit
 from invgen.validation.hints import Count, Fraction, Index, NonNegative
 
 

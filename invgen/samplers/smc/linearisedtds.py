@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invgen.data_term import local_fit
 from invgen.diffusion import Denoiser, extrapolate
 from invgen.forward import LinearOperator, as_svd, has_svd, per_sample
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
+from invgen.samplers.data_term import local_fit
 from invgen.samplers.smc._linearised import Linearised, centred, deviations, unnormalised
 from invgen.samplers.smc.tds import TDS
 from invgen.validation.hints import Count, Fraction

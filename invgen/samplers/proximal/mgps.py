@@ -12,7 +12,7 @@ from invgen.diffusion import Denoiser, step_kernel
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import fit_gaussian, step_width
+from invgen.samplers.proximal._fits import fit_gaussian, step_width
 from invgen.validation.hints import Count, Positive, Range
 
 

@@ -16,7 +16,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import fit_gaussian, step_width
+from invgen.samplers.proximal._fits import fit_gaussian, step_width
 from invgen.validation.hints import Count, Index, Positive
 
 

@@ -10,14 +10,14 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from invgen.data_term import Curvature, Pullback, local_fit
 from invgen.diffusion import Denoiser
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.guided._fits import draw_near, perturbed
-from invgen.samplers.guided.dcps import DCPS
-from invgen.samplers.guided.mgps import MGPS
+from invgen.samplers.data_term import Curvature, Pullback, local_fit
+from invgen.samplers.proximal._fits import draw_near, perturbed
+from invgen.samplers.proximal.dcps import DCPS
+from invgen.samplers.proximal.mgps import MGPS
 from invgen.validation.hints import Count, Index, Positive, Range
 
 

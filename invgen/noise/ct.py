@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
-from invgen.noise import Gaussian, Noise
+from invgen.noise.laws import Gaussian, Noise
 
 MOST = 1e15  # photons of a pixel that can be drawn one by one: beyond, torch.poisson gives no counts
 RARE = 18.0  # nats below the top of a ray's likelihood from which on it falls as a square: six standard deviations

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from invgen.data_term import Curvature, LogPotential, Pullback
 from invgen.diffusion import Denoiser
 from invgen.linalg import dot
 from invgen.noise import Energy
@@ -15,6 +14,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.optimise import Adam
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
+from invgen.samplers.data_term import Curvature, LogPotential, Pullback
 
 
 def draw_near(
