@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,9 +28,9 @@ from invgen.benchmarks.engine.store import Store
 from invgen.benchmarks.report.page import report
 from invgen.benchmarks.suite.expand import expand
 from invgen.files.writing import write_text
+from invgen.method import Method, Run
 from invgen.posterior import Posterior
 from invgen.priors import GaussianPrior
-from invgen.sampler import Cost, Sampler
 
 SIZES = (10, 100, 1000, 10_000)
 DATA = Path(__file__).parents[1] / "data" / "scale.csv"
@@ -40,16 +40,11 @@ prior = GaussianPrior(shape=(1, 8, 8))
 
 
 @dataclass(frozen=True)
-class Blank(Sampler):
-    """Takes no time."""
+class Blank(Method):
+    """Takes no time: its samples are zero."""
 
-    steps: ClassVar[int] = 1
-    schedule: ClassVar[tuple] = ()
-
-    def __call__(
-        self, post: Posterior, num_samples: int = 1, seed: int = 0, *, cost: Cost | None = None, **options: Any
-    ) -> Tensor:
-        return torch.zeros(num_samples, *post.prior.shape)
+    def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
+        return torch.zeros(num_samples, *post.batch, *post.prior.shape)
 
 
 def asleep(samples: Tensor, truth: Tensor, posterior: Posterior, seconds: float = 1.0) -> float:
