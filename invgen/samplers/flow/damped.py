@@ -40,7 +40,7 @@ class DampedFlowChef(GuidedSampler):
         prior, data, move = post.prior, data_step(post), Stepper(post.prior, self.eta, self.order, randn)
         for s, s_next in self.levels(prior):
             x0 = prior(x, s)
-            x = move(x, x0 + data(x0, prior.variance(s)), s, s_next)
+            x = move(x, x0 + self.within(prior, x, s, data(x0, prior.variance(s))), s, s_next)
             yield x
 
 

@@ -36,7 +36,7 @@ class AdaptivePiGDM(GuidedSampler):
         least = 1e-3 * s**2 * d**2 / (s**2 + d**2)
         width = (s**2 * dot(v, vjp(v)) / dot(v, v).clamp(min=1e-30)).clamp(min=least)
         u = data.A.weighted_adjoint(r, width, data.noise.var)  # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
-        return x0 + self.gain(post, s) * s**2 * vjp(u)
+        return x0 + self.gain(post, s) * self.within(post.prior, x, s, s**2 * vjp(u))
 
     def gain(self, post: LinearGaussian, s: float) -> float:
         """Returns a factor on the guidance, 1 here."""

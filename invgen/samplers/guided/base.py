@@ -6,9 +6,10 @@ C'; the base class below holds the loop that they share.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Stepper
@@ -17,11 +18,47 @@ from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.samplers.data_term import line_search, local_fit
-from invgen.validation.hints import Fraction
+from invgen.validation.hints import Count, Fraction, Range
 
 
 @dataclass(frozen=True)
-class GuidedSampler(Sampler):
+class GradientGuided(Sampler):
+    """The base of samplers that are guided by a gradient, which may be kept in a subspace of the state: DiffStateGrad.
+
+    Zirvi, Tolooshams & Anandkumar, "Diffusion state-guided projected gradient for inverse problems" (ICLR 2025),
+    Algorithm 1. A channel of the state is a matrix U S V^T, and a gradient G of the data becomes U_r U_r^T G V_r V_r^T.
+    The rank r is each channel's own; the released code takes the mean of three.
+
+    Args:
+        subspace: r is the least rank with this share of the squared singular values, 0.99 in the paper; 1 projects nothing.
+        subspace_every: project at the first of so many steps; 1 in the released code.
+    """
+
+    subspace: Annotated[float, Range(0, 1, above=True)] = field(default=1.0, kw_only=True)
+    subspace_every: Count = field(default=1, kw_only=True)
+
+    def refuses(self, post: Posterior) -> str | None:
+        why = super().refuses(post)
+        if why is None and self.subspace < 1:
+            shape = (post.latent() if self._through_latent(post) else post).prior.shape
+            if len(shape) not in (2, 3):
+                why = f"needs signals of shape (H, W) or (C, H, W) for subspace < 1, got {tuple(shape)}; set subspace=1"
+        return why
+
+    def within(self, prior: Denoiser, x: Tensor, s: float, gradient: Tensor) -> Tensor:
+        """Returns the gradient of the data, (B, *shape), in the subspace of the state x at level s, if one is asked for."""
+        if self.subspace == 1 or [a for a, _ in self.levels(prior)].index(s) % self.subspace_every:
+            return gradient
+        U, S, Vh = torch.linalg.svd(x.detach(), full_matrices=False)
+        power = S.square()
+        # kept while those before fall short of the share
+        kept = power.cumsum(-1) - power < self.subspace * power.sum(-1, keepdim=True)
+        left, right = U * kept.unsqueeze(-2), Vh * kept.unsqueeze(-1)
+        return left @ (left.mT @ gradient @ right.mT) @ right
+
+
+@dataclass(frozen=True)
+class GuidedSampler(GradientGuided):
     """Denoise, guide, step.
 
     Args:

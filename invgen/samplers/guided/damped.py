@@ -43,7 +43,7 @@ class DampedDPS(GuidedSampler):
 
     def guide(self, post: Posterior[Denoiser], x: Tensor, s: float) -> Tensor:
         x0, ascent = likelihood_guidance(post, x, s, self.fraction)
-        return x0 + self.zeta * ascent
+        return x0 + self.zeta * self.within(post.prior, x, s, ascent)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class DampedLGD(GuidedSampler):
             # never further than the weighted draws say: where they resolve all of the width, they are exact
             t = (rise / (cost + self.fraction * curvature.clamp(min=0)).clamp(min=1e-30)).clamp(0, 1)
             ascent = torch.where(cost > 0, t, 0) * ascent
-            x = move(x, x0 + self.zeta * ascent, s, s_next)
+            x = move(x, x0 + self.zeta * self.within(post.prior, x, s, ascent), s, s_next)
             yield x
 
     def resolved(self, post: Posterior[Denoiser], x0: Tensor, moves: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from invgen.diffusion import Denoiser, step
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.sampler import Sampler, published
+from invgen.sampler import published
 from invgen.samplers.data_term import paper_misfit
+from invgen.samplers.guided.base import GradientGuided
 from invgen.validation.hints import Count, Fraction, NonNegative
 
 _ZETA = {
@@ -28,7 +29,7 @@ _ZETA = {
 
 
 @dataclass(frozen=True)
-class DPS(Sampler):
+class DPS(GradientGuided):
     """Diffusion posterior sampling: after each ancestral step, a step against the gradient of the residual's norm.
 
     Any differentiable operator, any noise or a loss. x' - zeta grad_x |y - A(D(x))|, one norm a sample, in the paper's
@@ -65,5 +66,6 @@ class DPS(Sampler):
             (grad,) = torch.autograd.grad(misfit, x)
             # a step in x / sqrt(1 + sigma^2) before and after, written in x
             scale = math.sqrt((1 + s**2) * (1 + s_next**2))
+            grad = self.within(post.prior, x, s, grad)
             x = step(x, x0, s, s_next, self.eta, randn).detach() - self.zeta * scale * grad
             yield x

@@ -13,13 +13,13 @@ from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.sampler import Sampler
 from invgen.samplers.data_term import paper_misfit
+from invgen.samplers.guided.base import GradientGuided
 from invgen.validation.hints import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)
-class FreeDoM(Sampler):
+class FreeDoM(GradientGuided):
     """Energy guidance with time travel: in the middle of the noise levels each step is taken several times.
 
     Any differentiable operator, any noise or a loss (the energy is |y - A(x)|, or the loss; see `invgen.Energy`). After
@@ -62,5 +62,6 @@ class FreeDoM(Sampler):
             x = leaf(x)
             x0 = post.prior(x, s)
             (grad,) = torch.autograd.grad(paper_misfit(post, x0).sum(), x)
+        grad = self.within(post.prior, x, s, grad)
         # rho / sqrt(1 + s^2) times the gradient in x / sqrt(1 + s^2), applied to x' / sqrt(1 + s'^2), written in x
         return step(x, x0, s, s_next, self.eta, randn).detach() - self.zeta * math.sqrt(1 + s_next**2) * grad

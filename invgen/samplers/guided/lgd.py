@@ -55,7 +55,7 @@ class LGD(GuidedSampler):
             moves = torch.stack([randn(x0) for _ in range(self.draws)]).mul_(r)
             weights = log_likelihoods(post, x0, moves).softmax(0)
             slope = (weights * torch.stack([post.likelihood_score(x0 + move) for move in moves])).sum(0)
-            x = move(x, x0 + self.zeta * s**2 * vjp(slope), s, s_next)
+            x = move(x, x0 + self.zeta * self.within(post.prior, x, s, s**2 * vjp(slope)), s, s_next)
             yield x
 
 

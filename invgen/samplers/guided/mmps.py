@@ -47,4 +47,4 @@ class MMPS(GuidedSampler):
             max_iter=self.iterations,
             along=lambda v: s**2 * vjp(A.adjoint(v)),
         )
-        return x0 + guidance
+        return x0 + self.within(post.prior, x, s, guidance)

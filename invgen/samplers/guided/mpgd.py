@@ -15,14 +15,14 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Decoded, Generator
-from invgen.sampler import Sampler
 from invgen.samplers.data_term import paper_misfit
 from invgen.samplers.guided._pieces import Autoencoded
+from invgen.samplers.guided.base import GradientGuided
 from invgen.validation.hints import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
-class MPGD(Sampler):
+class MPGD(GradientGuided):
     """Guides the denoised signal itself, by one gradient step of the data: no backpropagation through the network.
 
     Any differentiable operator, any noise with a density, any loss. x0 - zeta sqrt(1 + sigma_next^2) grad |y - A(x0)|, one
@@ -62,6 +62,7 @@ class MPGD(Sampler):
             x0 = post.prior(x, s)
             project = self.autoencoder is not None and self.between[0] * d <= s <= self.between[1] * d
             guided = (self.descend_on_manifold if project else self.descend)(post, x0, s, s_next)
+            guided = x0 + self.within(post.prior, x, s, guided - x0) if self.subspace < 1 else guided
             x = step(x, guided, s, s_next, self.eta, randn, eps=(x - x0) / s)
             yield x
 

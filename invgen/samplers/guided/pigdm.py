@@ -53,7 +53,7 @@ class PiGDM(GuidedSampler):
         data = post.near(x0, post.prior.variance(s))
         # A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
         u = data.A.weighted_adjoint(data.residual(x0), self.width(post, s), data.noise.var)
-        return x0 + self.gain(post, s) * s**2 * vjp(u)
+        return x0 + self.gain(post, s) * self.within(post.prior, x, s, s**2 * vjp(u))
 
     def gain(self, post: LinearGaussian, s: float) -> float:
         """Returns a factor on the guidance, 1 here."""

@@ -36,4 +36,4 @@ class TMPD(GuidedSampler):
         rows = s**2 * A(vjp(A.adjoint(torch.ones_like(y))))
         # row sums of a covariance may be negative; below zero the noise alone is the variance
         u = (y - A(x0)) / (post.noise.var + rows.clamp(min=0))
-        return x0 + s**2 * vjp(A.adjoint(u))
+        return x0 + self.within(post.prior, x, s, s**2 * vjp(A.adjoint(u)))

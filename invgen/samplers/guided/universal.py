@@ -11,13 +11,13 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, step, travel_back
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.sampler import Sampler
 from invgen.samplers.data_term import line_search, local_fit
+from invgen.samplers.guided.base import GradientGuided
 from invgen.validation.hints import Count, Fraction, Index, NonNegative
 
 
 @dataclass(frozen=True)
-class UniversalGuidance(Sampler):
+class UniversalGuidance(GradientGuided):
     """Forward guidance through the denoiser, backward guidance on its output, and self-recurrence, for any loss.
 
     Any differentiable operator, any noise with a density, any loss: `invgen.Energy`. Forward: the likelihood's gradient at
@@ -48,7 +48,7 @@ class UniversalGuidance(Sampler):
 
     def guide(self, post: Posterior[Denoiser], x: Tensor, s: float) -> Tensor:
         x0, ascent = self.ahead(post, x, s)
-        x0 = x0 + self.forward * ascent
+        x0 = x0 + self.forward * self.within(post.prior, x, s, ascent)
         var = post.prior.variance(s)
         for _ in range(self.backward_steps):
             slope, curvature = local_fit(post, x0, math.sqrt(var))

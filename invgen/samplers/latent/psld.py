@@ -65,8 +65,10 @@ class PSLD(GuidedSampler):
         guidance = s**2 * vjp(data)
         # as in DPS: the variance of the residual along itself, in units of the noise, is 1 + what the code leaves open
         spread = dot(data, guidance).flatten() / misfit.clamp(min=1e-30)
-        out = z0 + self.zeta / (1 + per_sample(spread.clamp(min=0), z0)) * guidance
-        return out + self.gamma * s**2 / post.prior.variance(s) * vjp(glue) if self.gamma > 0 else out
+        move = self.zeta / (1 + per_sample(spread.clamp(min=0), z0)) * guidance
+        if self.gamma > 0:
+            move = move + self.gamma * s**2 / post.prior.variance(s) * vjp(glue)
+        return z0 + self.within(post.prior, z, s, move)
 
     def _terms(self, post: Posterior[Denoiser, Decoded, Gaussian], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns gradients of log p(y | z) and of minus half the gluing objective, and |y - A x|^2 over the noise,
