@@ -185,6 +185,8 @@ WHEN: dict[str, str] = {
     "DAPS": "as published: more levels, and wider samples than AdaptiveDAPS",
     "AdaptiveDAPS": "nonlinear operators and any noise, images",
     "PnPDM": "a sampler with a stationary law that is known (`PnPDM.fixed`); any noise",
+    "DPnP": "as PnPDM; deterministic denoising draws (DDS-DDIM), any noise",
+    "MGDM": "to compare with the paper: thousands of evaluations, latent and audio priors",
     "DPS": "to compare with the paper: 1000 steps, a constant for each task, signals in [-1, 1]",
     "DampedDPS": "any differentiable operator, any noise: the first to try where nothing is linear",
     "PiGDM": "as published: signals of unit variance, many steps",

@@ -20,11 +20,11 @@ class Adam:
     """Adam (Kingma & Ba, ICLR 2015) on the rows of a tensor; all it does is elementwise, so that rows do not meet.
 
     Args:
-        lr: length of a step, in the units of x.
+        lr: length of a step, in the units of x; a tensor for one of each value.
         betas, eps: of the running means, and the floor of their ratio, in units of the gradient.
     """
 
-    def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+    def __init__(self, lr: float | Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         self.lr, self.betas, self.eps = lr, betas, eps
         self.mean: Tensor | float = 0.0
         self.square: Tensor | float = 0.0

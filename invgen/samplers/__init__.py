@@ -41,8 +41,10 @@ from invgen.samplers.latent.resample import ReSample
 from invgen.samplers.mcmc.adaptivedaps import AdaptiveDAPS
 from invgen.samplers.mcmc.ald import ALD
 from invgen.samplers.mcmc.daps import DAPS
+from invgen.samplers.mcmc.dpnp import DPnP
 from invgen.samplers.mcmc.hmc import HMC
 from invgen.samplers.mcmc.mala import MALA
+from invgen.samplers.mcmc.mgdm import MGDM
 from invgen.samplers.mcmc.pcn import PCN
 from invgen.samplers.mcmc.pnpdm import PnPDM
 from invgen.samplers.mcmc.skrock import SKROCK
@@ -86,6 +88,7 @@ from invgen.samplers.variational.reddiff import REDdiff
 
 __all__ = [
     "DCPS",
+    "MGDM",
     "MGPS",
     "SITCOM",
     "UniversalGuidance",
@@ -104,6 +107,7 @@ __all__ = [
     "DPG",
     "DPIR",
     "DPMSolver",
+    "DPnP",
     "DPS",
     "EKI",
     "FPS",

@@ -126,6 +126,15 @@ def local_step(post: Posterior, x: Tensor, var_x: float) -> Tensor:
     return 0.1 / (1 / var_x + curvature(post, x, math.sqrt(var_x)))
 
 
+def proximal_draw(post: Posterior, x: Tensor, var_x: float, iterations: int, randn: Streams) -> Tensor:
+    """Returns a draw of N(u; x, var_x I) p(y | u), (B, *shape): exact for linear operators and Gaussian noise, else by
+    `iterations` Langevin steps from x."""
+    if isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian):
+        return post.draw(x, var_x, randn)
+    step = local_step(post, x, var_x)
+    return langevin(x, lambda u: (x - u) / var_x + post.likelihood_score(u), step, iterations, randn)
+
+
 class DualAveraging:
     """A step size for each row that brings the probability of acceptance to a target, then stays.
 

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from invgen.diffusion import Denoiser, noise_levels, step
 from invgen.errors import OptionError
-from invgen.forward import LinearOperator
-from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.mcmc.base import langevin, local_step
+from invgen.samplers.mcmc.base import proximal_draw
 from invgen.validation.hints import Count, Positive, Range
 
 
@@ -67,19 +65,8 @@ class PnPDM(Sampler):
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior = post.prior
-        exact = isinstance(post.A, LinearOperator) and isinstance(post.noise, Gaussian)
         for rho, _ in self.levels(prior):
-            if exact:
-                z = post.draw(x, rho**2, randn)
-            else:
-                z = langevin(
-                    x,
-                    lambda u, x=x, rho=rho: (x - u) / rho**2 + post.likelihood_score(u),
-                    local_step(post, x, rho**2),
-                    self.langevin_steps,
-                    randn,
-                )
-            x = z
+            x = proximal_draw(post, x, rho**2, self.langevin_steps, randn)
             for s, s_next in noise_levels(self.denoise_steps, min(prior.sigma_min, rho / 2), rho):
                 x = step(x, prior(x, s), s, s_next, 1.0, randn)
             yield x

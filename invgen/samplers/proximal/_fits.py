@@ -78,16 +78,17 @@ def perturbed(post: Posterior, randn: Streams, weight: float = 1.0) -> Posterior
 
 
 def fit_gaussian(
-    mean: Tensor, std: float, log_g: LogPotential, steps: int, lr: float, randn: Streams
+    mean: Tensor, std: float | Tensor, log_g: LogPotential, steps: int, lr: float | Tensor, randn: Streams
 ) -> tuple[Tensor, Tensor]:
     """Returns mean and standard deviations, (B, *shape) each, of the Gaussian with independent values that is nearest to
     N(mean, std^2 I) exp(log_g), in the sense of KL(q || .), by Adam on one reparametrised draw a step.
 
     Args:
-        mean, std: of the Gaussian.
+        mean, std: of the Gaussian; std is a number, or (B, 1, ..., 1).
         log_g: (B, *shape) -> (B,), differentiable; one evaluation a step.
         steps: of Adam.
-        lr: length of Adam's steps, in units of std for the mean and relative for the standard deviations.
+        lr: length of Adam's steps, in units of std for the mean and relative for the standard deviations; a tensor
+            (B, 2, 1, ..., 1) has one of its own for either.
         randn: the source of noise.
     """
     moments = torch.zeros(len(mean), 2, *mean.shape[1:], dtype=mean.dtype, device=mean.device)  # shift / std, log scale

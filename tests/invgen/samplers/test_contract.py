@@ -21,7 +21,7 @@ from torch import Tensor
 
 from invgen import CallError, DivergedError, Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.autoregressive import Autoregressive
-from invgen.diffusion import Denoiser, Prior
+from invgen.diffusion import Denoiser, Prior, per_sample_sigma
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Noise, Noiseless, Poisson
 from invgen.operators import Mask, Matrix
@@ -43,7 +43,7 @@ CONDITIONAL = [c for c in ALL if not issubclass(c, Unconditional)]
 # as published: a length of a step, a width or a schedule is a number in the units of images in [-1, 1]
 IN_PUBLISHED_UNITS = [
     *("DPS", "FreeDoM", "MCG", "PiGDM", "LGD", "MPGD", "FlowChef", "FlowDPS"),
-    *("DPG", "DCPS", "MGPS", "ReSample", "DDRM"),
+    *("DPG", "DCPS", "MGPS", "MGDM", "ReSample", "DDRM"),
 ]
 
 # promise -> sampler -> why it does not give it
@@ -307,8 +307,9 @@ class Broken(Denoiser):
         super().__init__((2, 3))
         self.register_buffer("gain", torch.ones((), dtype=F64))
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        return 0.5 * x * (self.gain if sigma > 5 else torch.nan)
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        level = per_sample_sigma(torch.as_tensor(sigma, dtype=x.dtype).expand(len(x)), x)
+        return 0.5 * x * torch.where(level > 5, self.gain.to(x.dtype), torch.nan)
 
 
 @each
