@@ -8,13 +8,14 @@ from torch import Tensor
 from invgen.diffusion import step
 from invgen.numerics.random import Streams
 from invgen.posterior import LinearGaussian
+from invgen.samplers.guided.base import GradientGuided
 from invgen.samplers.guided.damped import DampedDPS
 from invgen.samplers.projection.mcg import MCG
 from invgen.validation.hints import Count, Fraction
 
 
 @dataclass(frozen=True)
-class DampedMCG(MCG):
+class DampedMCG(MCG, GradientGuided):
     """MCG whose step is damped by the curvature of the data, in any units and for any number of steps.
 
     Linear operators, Gaussian noise of one level (then with an SVD) or none.
