@@ -194,6 +194,7 @@ WHEN: dict[str, str] = {
     "MMPS": "as AdaptivePiGDM where the prior's correlations matter, at several products with the Jacobian a step",
     "TMPD": "as AdaptivePiGDM where A C A^T is nearly diagonal (masks)",
     "DiffPIR": "no network gradient, linear operators, a fast estimate with little spread",
+    "JFPS": "no network gradient, linear operators: MMPS's role where the covariance of the data is known (`JFPS.fitted`)",
     "DDS": "no network gradient, a handful of CG steps: large CT and MRI volumes",
     "LGD": "to compare with the paper; its constant is tuned for each task",
     "DampedLGD": "losses that vary within the uncertainty of D; otherwise DampedDPS",

@@ -68,6 +68,7 @@ from invgen.samplers.proximal.conjugate import ConjugateDCPS, ConjugateMGPS
 from invgen.samplers.proximal.dcps import DCPS
 from invgen.samplers.proximal.dds import DDS
 from invgen.samplers.proximal.diffpir import DiffPIR
+from invgen.samplers.proximal.jfps import JFPS
 from invgen.samplers.proximal.mgps import MGPS
 from invgen.samplers.proximal.sitcom import SITCOM
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
@@ -113,6 +114,7 @@ __all__ = [
     "FPS",
     "HMC",
     "ILVR",
+    "JFPS",
     "MALA",
     "MCG",
     "MMPS",
