@@ -135,7 +135,11 @@ class Denoiser(Prior):
         sigma_min, sigma_max: the noise levels between which the denoiser is to be trusted, in units of x; equal for one
             that knows a single level, see `one_level`.
         mmse: pairs (sigma, mean squared error of D per value), if they have been measured; see `measure_mmse`.
+        consistency: whether forward(x, sigma) is a consistency function, the end of the probability flow that goes through
+            x at sigma (Song et al., 2023), instead of the mean E[x_0 | x_sigma = x].
     """
+
+    consistency: bool = False
 
     def __init__(
         self,

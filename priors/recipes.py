@@ -45,6 +45,19 @@ class Recipe:
     sampling_rate: float | None = None
 
 
+@dataclass(frozen=True)
+class Distillation(Recipe):
+    """One distillation of a shipped denoiser, the teacher, into a consistency function. Other fields as in `Recipe`.
+
+    Attributes:
+        teacher: the name of the denoiser, whose weights are also where the training starts.
+        levels: the number of noise levels at its begin and at its end.
+    """
+
+    teacher: str = ""
+    levels: tuple[float, float] = (10.0, 80.0)
+
+
 GREY = "grey level in [-1, 1], -1 is black"
 RECIPES = {
     recipe.name: recipe
@@ -73,6 +86,15 @@ RECIPES = {
         Recipe(
             "mr", (1, 128, 128), (32, 48, 64, 96), 1, 2, "intensity / 99.5th percentile of the head, 0 is no signal",
             data="mr", batch=4, steps=9000, value_range=(0.0, 1.0), log_sigma_mean=-1.9, sigma_min=0.0025, sigma_max=40.0,
+        ),
+    )
+}  # fmt: skip
+DISTILLED = {
+    recipe.name: recipe
+    for recipe in (
+        Distillation(
+            "digits-consistency", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=48, steps=6000, data="labelled", embedding=64,
+            classes=10, warp=0.7, log_sigma_mean=0.0, log_sigma_std=1.6, sigma_max=40.0, learning_rate=5e-4, teacher="digits",
         ),
     )
 }  # fmt: skip

@@ -96,7 +96,7 @@ def train(
     averaged = dict(shipped.named_parameters())
     optimizers = [torch.optim.Adam(group, lr=recipe.learning_rate, betas=recipe.betas) for group in model.groups()]
 
-    def objectives(generator: Generator) -> Iterator[Tensor]:
+    def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
         return model.objectives(views.batch(recipe.batch, generator)[0].to(device), generator)
 
     def save(step: int, elapsed: float) -> None:

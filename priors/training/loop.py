@@ -30,7 +30,8 @@ class Training:
         net: what is trained.
         averaged: a copy of it, or of a part of it, that holds the averaged weights.
         optimizers: one or several, which take their steps by turns.
-        objectives: one step's objectives, one for each optimizer, with views and noise from a generator.
+        objectives: one step's objectives, one for each optimizer, given the generator of views and noise, and how much of
+            the training is over, from 0 to 1.
         export: writes the weights file, given the step and the seconds.
         held_out: the loss of held-out views under the averaged weights, if there are such views.
         sheet: draws a sheet of samples, given the step; None draws none on the way.
@@ -46,7 +47,7 @@ class Training:
     net: nn.Module
     averaged: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
-    objectives: Callable[[Generator], Iterable[Tensor]]
+    objectives: Callable[[Generator, float], Iterable[Tensor]]
     export: Callable[[int, float], object]
     held_out: Callable[[], float] | None = None
     sheet: Callable[[int], None] | None = None
@@ -123,7 +124,7 @@ def run(
         while done() < 1:
             falling = 0.5 * (1 + math.cos(math.pi * done()))
             rate = training.learning_rate * min(1.0, (step + 1) / training.warmup) * falling
-            for optimizer, objective in zip(training.optimizers, training.objectives(generator), strict=True):
+            for optimizer, objective in zip(training.optimizers, training.objectives(generator, done()), strict=True):
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 for group in optimizer.param_groups:
                     group["lr"] = rate

@@ -140,7 +140,7 @@ def train(
     path = out / f"{recipe.name}.safetensors"
     watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
 
-    def objectives(generator: Generator) -> Iterator[Tensor]:
+    def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
         drawn = draw(recipe, views, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))

@@ -29,6 +29,8 @@ def export(denoiser: EDMDenoiser, average: dict[str, Tensor], training: dict[str
     """
     about = {"format": FORMAT, "network": "UNet", "options": denoiser.net.options, "shape": list(denoiser.shape)}
     about |= {key: getattr(denoiser, key) for key in FACTS} | {"units": training["recipe"]["units"], "training": training}
+    about |= {"consistency": True} if denoiser.consistency else {}
+    about |= {"mmse": [[s, e] for s, e in denoiser.mmse if s <= denoiser.sigma_max]} if denoiser.mmse else {}
     about |= {} if denoiser.sampling_rate is None else {"sampling_rate": denoiser.sampling_rate}
     write(path, average, about)
     return path

@@ -1,0 +1,143 @@
+"""Consistency distillation: a denoiser becomes a network that jumps to the end of its probability flow.
+
+distil("digits-consistency", "runs/digits-consistency", data="data/digits", minutes=40)
+
+Song et al., "Consistency models" (ICML 2023), Algorithm 2, from the teacher's weights, with what Song & Dhariwal (ICLR 2024)
+found better: the pseudo-Huber loss, the weight 1 / (t - r), no average of the weights in the target, and a number of noise
+levels that grows.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from invgen.errors import OptionError
+from invgen.files.writing import require_writable
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser
+from invgen.priors.data.views import open_views
+from invgen.priors.load import load
+from invgen.priors.recipes import DISTILLED, Distillation
+from invgen.priors.training.log import Watch
+from invgen.priors.training.loop import Training, run
+from invgen.priors.training.train import draw
+from invgen.priors.training.weights import export
+from invgen.priors.training.workers import Workers
+
+RHO = 7.0  # levels are even in sigma^(1 / 7) (Karras et al., 2022, equation 5)
+
+
+def level_below(recipe: Distillation, sigma: Tensor, done: float) -> Tensor:
+    """Returns (B,) the level that follows each of `sigma` where the range has N levels; 0 follows the lowest ones.
+
+    N grows from `recipe.levels[0]` to `recipe.levels[1]`, in equal ratios, as `done` goes from 0 to 1.
+    """
+    first, last = recipe.levels
+    count = first * (last / first) ** done
+    gap = (recipe.sigma_max ** (1 / RHO) - recipe.sigma_min ** (1 / RHO)) / count
+    return (sigma ** (1 / RHO) - gap).clamp_min(0) ** RHO
+
+
+def loss(
+    student: EDMDenoiser, teacher: EDMDenoiser, clean: Tensor, high: Tensor, low: Tensor, noise: Tensor, *label: Tensor
+) -> Tensor:
+    """Returns the mean of (sqrt(|f(x_t, t) - f(x_r, r)|^2 + c^2) - c) / (t - r), without a gradient through f(x_r, r).
+
+    x_t = x_0 + t noise, and x_r is where one step of Heun's method along the teacher's probability flow leads.
+    c = .00054 sqrt(d) for signals of d values (Song & Dhariwal, 2024, section 3.3).
+
+    Args:
+        student: f.
+        teacher: its denoiser.
+        clean: x_0, (B, *shape).
+        high, low: t and r, (B,).
+        noise: (B, *shape).
+        label: the class of each signal, for a conditional denoiser.
+    """
+    t, r = (s.view(-1, *[1] * (clean.ndim - 1)) for s in (high, low))
+    x = clean + t * noise
+    with torch.no_grad():
+        slope = (x - teacher(x, high, *label)) / t
+        x_r = x + (r - t) * slope
+        least = r.clamp_min(teacher.sigma_min)  # the slope is not known at 0
+        at = x + (least - t) * slope
+        second = (at - teacher(at, least.flatten(), *label)) / least
+        x_r = torch.where(r > 0, x + (r - t) * (slope + second) / 2, x_r)
+        target = student(x_r, low, *label)
+    c = 0.00054 * math.sqrt(clean[0].numel())
+    distance = ((student(x, high, *label) - target).square().flatten(1).sum(1) + c**2).sqrt() - c
+    return (distance / (high - low)).mean()
+
+
+def distil(
+    recipe: str | Distillation,
+    out: Path | str,
+    data: Sequence[Path | str] | Path | str,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str | torch.device = "cpu",
+    checkpoint_minutes: float = 3.0,
+    tensorboard: bool = False,
+    progress: bool = True,
+    bfloat16: bool | None = None,
+) -> Path:
+    """Distils a shipped denoiser into a consistency function and returns the path of its weights; files as of `train.train`.
+
+    Args:
+        recipe: one of `DISTILLED`, by name.
+        out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress, bfloat16: as for
+            `train.train`.
+    """
+    if isinstance(recipe, str) and recipe not in DISTILLED:
+        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(DISTILLED)}")
+    recipe = DISTILLED[recipe] if isinstance(recipe, str) else recipe
+    recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
+    views, held_out, sources = open_views(recipe, [data] if isinstance(data, (str, Path)) else list(data))
+    workers = Workers(device)
+    out, device = Path(out), workers.device
+    bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
+    require_writable(out)
+    path, watch = out / f"{recipe.name}.safetensors", Watch(out, tensorboard) if workers.rank == 0 else None
+
+    teacher = load(recipe.teacher).to(device)
+    student = copy.deepcopy(teacher).requires_grad_(True).train()
+    student.consistency, student.sigma_max = True, recipe.sigma_max
+    averaged = copy.deepcopy(student).requires_grad_(False).eval()
+    watched = None
+    if held_out is not None:
+        watched = [t.to(device) for t in draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1))]
+
+    def objectives(generator: Generator, done: float) -> Iterator[Tensor]:
+        clean, high, noise, *label = (t.to(device, non_blocking=True) for t in draw(recipe, views, generator))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            yield loss(student, teacher, clean, high, level_below(recipe, high, done), noise, *label)
+
+    def save(step: int, elapsed: float) -> None:
+        facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
+        facts |= {"device": device.type, "torch": torch.__version__, "sources": sources, "processes": workers.count}
+        export(student, dict(averaged.net.named_parameters()), facts | {"bfloat16": bfloat16}, path)
+
+    def held_out_loss() -> float:
+        assert watched is not None  # else it is not passed on
+        clean, high, noise, *label = watched
+        return loss(averaged, teacher, clean, high, level_below(recipe, high, 1.0), noise, *label).item()
+
+    training = Training(
+        recipe.name, recipe.steps, recipe.learning_rate, recipe.warmup, recipe.average, recipe.clip, student.net,
+        averaged.net, [torch.optim.AdamW(student.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))],
+        objectives, save, held_out_loss if watched is not None else None,
+    )  # fmt: skip
+    step = run(
+        training, out / "checkpoint.pt", workers, watch, minutes, seed, resume, checkpoint_minutes, progress=progress
+    )
+    if watch is not None:
+        watch.samples(step, averaged)
+        watch.close()
+    return path
