@@ -301,7 +301,7 @@ def train(
         str | None,
         typer.Argument(
             help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, speech; digits-vae, digits-gan, "
-            "digits-flow, digits-ar. Left out: what fits --data.",
+            "digits-flow, digits-ar; digits-consistency, distilled from digits. Left out: what fits --data.",
             show_default=False,
         ),
     ] = None,
@@ -342,22 +342,26 @@ def train(
     from invgen.errors import OptionError
     from invgen.names.resolve import unknown
     from invgen.priors.data.fetch import data_folder, fetch
-    from invgen.priors.recipes import RECIPES
+    from invgen.priors.recipes import DISTILLED, RECIPES
     from invgen.priors.training.digits_family import FAMILY
     from invgen.priors.training.digits_family import train as train_digits
+    from invgen.priors.training.distillation import distil
     from invgen.priors.training.train import train as denoiser
 
     folders = list(data or [])
     if recipe is not None:
-        if recipe not in (known := [*RECIPES, *FAMILY]):
+        if recipe not in (known := [*RECIPES, *FAMILY, *DISTILLED]):
             raise unknown("recipe", recipe, known)
-        folders = folders or [fetch(FAMILY[recipe].data if recipe in FAMILY else recipe, data_folder())]
+        family = DISTILLED[recipe].teacher if recipe in DISTILLED else FAMILY[recipe].data if recipe in FAMILY else recipe
+        folders = folders or [fetch(family, data_folder())]
     elif not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     try:
-        if recipe is None or recipe not in FAMILY:
+        if recipe in DISTILLED:
+            path = distil(recipe, out, folders, tensorboard=tensorboard, bfloat16=bfloat16, **options)
+        elif recipe is None or recipe not in FAMILY:
             larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
             path = denoiser(recipe, out, folders, tensorboard=tensorboard, **options, **larger)
         elif bfloat16:  # these are too small to gain from it

@@ -52,7 +52,7 @@ class DenoiserOf(Denoiser):
             data_std=prior.data_std,
             sampling_rate=prior.sampling_rate,
         )
-        self.prior = prior
+        self.prior, self.consistency = prior, prior.consistency
 
     @property
     def dtype(self) -> torch.dtype:

@@ -292,6 +292,7 @@ class Rescaled(Denoiser):
             sampling_rate=prior.sampling_rate,
         )
         self.prior, self.scale, self.shift = prior, float(scale), float(shift)
+        self.consistency = prior.consistency
         self.mmse = tuple((scale * s, scale**2 * e) for s, e in prior.mmse)
 
     def variance(self, sigma: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invgen.consistency import needs_consistency
 from invgen.cost import Cost
 from invgen.diffusion import Denoiser, Prior, needs_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
@@ -50,7 +51,8 @@ class Method:
     A subclass writes `solve`. Class attributes say what it asks of a problem: `prior`, `A`, `noise` (types), `noiseless`
     (whether exact measurements are allowed), `svd` (whether the operator must have a singular value decomposition),
     `gradient` (whether the operator must be differentiable), `one_level` (whether the noise must have the same level
-    everywhere), `many_levels` (whether a denoiser of a single level is not enough). They are checked before it starts.
+    everywhere), `many_levels` (whether a denoiser of a single level is not enough), `consistency` (whether the denoiser
+    must be a consistency function). They are checked before it starts.
     Others describe it: `kind` and `family`, `backprop` (whether it differentiates the network), `exact`, in which limit its
     samples have the exact law, "" if in none, `point`, whether it draws nothing: all its samples are one point, and
     `takes_seeds`, whether a batch may have a seed for each measurement. Options are held against their annotations here:
@@ -66,6 +68,7 @@ class Method:
     gradient: ClassVar[bool] = True
     one_level: ClassVar[bool] = False
     many_levels: ClassVar[bool] = False
+    consistency: ClassVar[bool] = False
     point: ClassVar[bool] = False
     takes_seeds: ClassVar[bool] = False
     kind: ClassVar[str] = "sampler"
@@ -110,6 +113,8 @@ class Method:
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
         if self.many_levels and isinstance(post.prior, Denoiser) and post.prior.one_level:
             return needs_levels(post.prior)
+        if self.consistency and (why := needs_consistency(post.prior)) is not None:
+            return why
         if self.gradient and not has_gradient(post.A):
             return f"needs the gradient of the operator, and {type(post.A).__name__} is not differentiable"
         if not isinstance(post.A, self.A):

@@ -13,6 +13,7 @@ from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
 from invgen.priors.checkpoints.text import TextEmbedding
+from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.load import load, names
 from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregressive
@@ -35,6 +36,7 @@ __all__ = [
     "DeepinvDenoiser",
     "DiffusersDenoiser",
     "FunctionDenoiser",
+    "GaussianConsistency",
     "GaussianMixture",
     "GaussianPrior",
     "LatentDiffusion",

@@ -45,7 +45,7 @@ def names() -> list[str]:
 @overload
 def load(name_or_path: Literal["ct", "mr", "photo", "speech"], shape: "Size" = None) -> EDMDenoiser: ...
 @overload
-def load(name_or_path: Literal["clothing", "digits"], shape: "Size" = None) -> LabelDenoiser: ...
+def load(name_or_path: Literal["clothing", "digits", "digits-consistency"], shape: "Size" = None) -> LabelDenoiser: ...
 @overload
 def load(name_or_path: Literal["digits-ar"], shape: "Size" = None) -> "CausalNetwork": ...
 @overload
@@ -99,6 +99,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
         raise OptionError(f"prior '{name_or_path}' takes shapes ({trained_shape[0]}, {sides}), got {shape}")
     denoiser.shape = torch.Size(shape)
     denoiser.mmse = tuple((float(s), float(error)) for s, error in about.get("mmse", []))
+    denoiser.consistency = about.get("consistency") is True
     denoiser.eval().requires_grad_(False)
     if net.dims == 2:  # a tenth faster on the CPU
         denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)

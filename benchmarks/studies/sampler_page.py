@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from invgen import samplers
 from invgen.benchmarks.studies import evidence, manifold, mixture
@@ -18,6 +19,9 @@ from invgen.benchmarks.studies import exact as exact_full
 from invgen.benchmarks.studies.problems import families
 from invgen.commands import catalogue
 from invgen.files.writing import write_text
+from invgen.operators import Mask
+from invgen.posterior import Posterior
+from invgen.priors import GaussianConsistency
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.unconditional.ancestral import Unconditional
 
@@ -31,6 +35,7 @@ HEADINGS = {
     "variational": "Variational and optimisation",
     "plug-and-play": "Plug-and-play",
     "flow": "Flow matching",
+    "few-steps": "Few steps",
     "latent": "Latent",
     "derivative-free": "Derivative-free",
     "editing": "Editing",
@@ -71,8 +76,12 @@ def evaluations(cls: type[Sampler]) -> float:
     """Returns network evaluations for one sample with the default options, found on the first small problem that fits."""
     if issubclass(cls, Unconditional):
         spent = Cost()
-        cls()(mixture.mixture(8), 1, cost=spent)
+        cls()(GaussianConsistency(8) if cls.consistency else mixture.mixture(8), 1, cost=spent)
         return spent.nfe
+    if cls.consistency:  # the problems below have denoisers
+        return exact_full.evaluations(
+            cls(), Posterior(GaussianConsistency(8), Mask(8, torch.arange(8) < 4), 0.1, torch.ones(4))
+        )
     for key in ("mixture-8-4", "mask", "latent", "normal"):
         post = families()[key].make(0).posterior
         if cls().refuses(post) is None:
@@ -232,6 +241,10 @@ WHEN: dict[str, str] = {
     "DampedFlowChef": "a fast point estimate with flow priors, no network gradient",
     "PnPFlow": "to compare with the paper; an exponent for each task",
     "DampedPnPFlow": "a fast point estimate with flow priors, no network gradient",
+    "Flower": "to compare with the paper; gamma=1 to draw samples with flow priors, no network gradient",
+    "CM4IR": "to compare with the paper; a restoration in 4 evaluations of a consistency function",
+    "LATINO": "to compare with the paper; latent consistency models, no gradient of the decoder",
+    "AdaptiveLATINO": "samples in 1 to 8 evaluations of a consistency function, over pixels or codes",
     "CSGM": "GANs and VAEs: the best-fitting code, with restarts",
     "PULSE": "GANs whose codes must stay on the sphere",
     "PSLD": "latent diffusion with an encoder and a linear operator; DampedDPS on the latent is its base",
@@ -247,6 +260,7 @@ WHEN: dict[str, str] = {
     "BlendedDiffusion": "editing a part of an image by a measurement or a loss",
     "Ancestral": "samples of the prior, stochastic",
     "DDIM": "samples of the prior, deterministic given the start",
+    "MultistepConsistency": "samples of a consistency function, in one evaluation or a few",
     "DPMSolver": "samples of the prior with the fewest evaluations",
     "Heun": "samples of the prior, the most exact of the flow",
 }

@@ -255,7 +255,7 @@ def sampler_overhead(
     for name, kind in samplers.catalogue().items():
         if names and name not in names:
             continue
-        unconditional = issubclass(kind, Unconditional)
+        unconditional = issubclass(kind, Unconditional) and not kind.consistency
         fits = [p for p, post in posts.items() if unconditional or kind().refuses(post) is None]
         if not fits:
             print(f"no problem here fits {kind.__name__}", file=sys.stderr)

@@ -40,6 +40,7 @@ FAMILIES = {
     "variational": "Variational and optimisation",
     "plug_and_play": "Plug and play",
     "flow": "Flow matching",
+    "few_steps": "Few steps",
     "latent": "Latent",
     "derivative_free": "Derivative-free",
     "editing": "Editing",

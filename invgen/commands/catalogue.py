@@ -59,6 +59,7 @@ def samplers() -> Rows:
         noise = "any noise" if cls.noise is Noise else f"{cls.noise.__name__} noise"
         kind = "operator with SVD" if cls.svd else kinds.get(cls.A, cls.A.__name__)
         needs = f"{kind}, {noise}{' or none' if cls.noiseless else ''}"
+        needs += ", a consistency function" if cls.consistency else ""
         needs = "a prior alone, no measurement" if issubclass(cls, Unconditional) else needs
         source = _sentence(inspect.getmodule(cls))
         own = re.search(rf"\b{cls.__name__}\b[^()\"]*\(([^)]*)\)", source, re.IGNORECASE)  # in a file of several

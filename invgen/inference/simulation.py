@@ -116,7 +116,8 @@ def sample(
     Args:
         prior: any prior; `prior.condition(c)` for one of a class or a text.
         num_samples, seed: sample i depends on the seed and on i only.
-        sampler: Ancestral, DDIM, Heun or DPMSolver, or its name with options; `Heun(steps=32)` if none is given.
+        sampler: Ancestral, DDIM, Heun, DPMSolver or MultistepConsistency, or its name with options. If none is given:
+            `Heun(steps=32)`, `MultistepConsistency()` for a consistency function.
         max_batch: how many signals to work on at once; by default as many as hold a million values.
         progress: whether to show a bar while a network draws.
 
@@ -124,7 +125,7 @@ def sample(
         UnsupportedError: the prior is none of these, or the sampler is no unconditional one.
     """
     from invgen.names import resolve
-    from invgen.samplers import Heun
+    from invgen.samplers import Heun, MultistepConsistency
     from invgen.samplers.unconditional.ancestral import Unconditional
 
     sampler = resolve.sampler(sampler) if isinstance(sampler, str) else sampler
@@ -146,7 +147,8 @@ def sample(
             z = sample(prior.latent, num_samples, seed, **options)
             return torch.cat([prior(part) for part in z.split(max_batch)])
         if isinstance(prior, Denoiser):
-            return (sampler or Heun(steps=32))(prior, num_samples, seed, max_batch=max_batch, progress=progress)
+            usual = MultistepConsistency() if prior.consistency else Heun(steps=32)
+            return (sampler or usual)(prior, num_samples, seed, max_batch=max_batch, progress=progress)
     raise UnsupportedError(
         f"cannot draw from a {type(prior).__name__}: a prior needs a method sample(num_samples, seed), or to be a Denoiser "
         "or a Generator"

@@ -15,10 +15,14 @@ from invgen.samplers.derivative_free.regressionenkg import RegressionEnKG
 from invgen.samplers.derivative_free.scg import SCG
 from invgen.samplers.editing.blended import BlendedDiffusion
 from invgen.samplers.editing.sdedit import SDEdit
+from invgen.samplers.few_steps.adaptivelatino import AdaptiveLATINO
+from invgen.samplers.few_steps.cm4ir import CM4IR
+from invgen.samplers.few_steps.latino import LATINO
 from invgen.samplers.flow.adaptiveotode import AdaptiveOTODE
 from invgen.samplers.flow.damped import DampedFlowChef, DampedFlowDPS, DampedPnPFlow
 from invgen.samplers.flow.flowchef import FlowChef
 from invgen.samplers.flow.flowdps import FlowDPS
+from invgen.samplers.flow.flower import Flower
 from invgen.samplers.flow.otode import OTODE
 from invgen.samplers.flow.pnpflow import PnPFlow
 from invgen.samplers.guided.adaptivepigdm import AdaptivePiGDM
@@ -81,6 +85,7 @@ from invgen.samplers.smc.smcdiff import SMCDiff
 from invgen.samplers.smc.tds import TDS
 from invgen.samplers.unconditional.ancestral import DDIM, Ancestral, Heun
 from invgen.samplers.unconditional.dpmsolver import DPMSolver
+from invgen.samplers.unconditional.multistep import MultistepConsistency
 from invgen.samplers.variational.dampedflowpriors import DampedFlowPriors
 from invgen.samplers.variational.dflow import DFlow
 from invgen.samplers.variational.dmplug import DMPlug
@@ -98,6 +103,7 @@ __all__ = [
     "LGD",
     "ALD",
     "CCDF",
+    "CM4IR",
     "CSGM",
     "DAPS",
     "DDIM",
@@ -134,6 +140,7 @@ __all__ = [
     "DFlow",
     "AdaptiveDAPS",
     "AdaptiveDDRM",
+    "AdaptiveLATINO",
     "AdaptiveOTODE",
     "AdaptivePiGDM",
     "ConjugateDCPS",
@@ -160,9 +167,12 @@ __all__ = [
     "FlowChef",
     "FlowDPS",
     "FlowPriors",
+    "Flower",
     "Heun",
+    "LATINO",
     "MCGDiff",
     "MedicalProjection",
+    "MultistepConsistency",
     "PiGDM",
     "PnPADMM",
     "PnPDM",

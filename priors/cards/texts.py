@@ -48,7 +48,7 @@ DATA = {
 - Views: pieces of 8192 samples, 0.5 s, of either polarity, 3 dB louder or softer.""",
 }
 DIGITS = DATA["digits"]
-DATA |= dict.fromkeys(("digits-vae", "digits-gan", "digits-flow", "digits-ar"), DIGITS)
+DATA |= dict.fromkeys(("digits-vae", "digits-gan", "digits-flow", "digits-ar", "digits-consistency"), DIGITS)
 
 LIMITS = {
     "photo": """\
@@ -86,6 +86,10 @@ LIMITS = {
     "digits-flow": """\
 - Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the family's weakest: a small RealNVP
   trained for minutes.""",
+    "digits-consistency": """\
+- A consistency function, f(x, sigma) in place of the mean: for `AdaptiveLATINO`, `LATINO`, `CM4IR` and
+  `MultistepConsistency`. Samplers that take the mean run on it too, with a bias: `digits` is for them.
+- One jump draws a digit, not always a legible one. It has no density.""",
     "digits-ar": """\
 - Four grey levels; each value from those before it in raster order, so drawing one picture takes 1024 evaluations.""",
 }

@@ -27,7 +27,7 @@ from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QU
 from invgen.priors.data.held_out import held_out, held_out_views
 from invgen.priors.data.views import open_views, signals
 from invgen.priors.load import WEIGHTS, load, metadata
-from invgen.priors.recipes import RECIPES
+from invgen.priors.recipes import DISTILLED, RECIPES
 from invgen.priors.training.digits_family import FAMILY
 from invgen.priors.training.log import draw_samples, save_sheet, sheet
 
@@ -72,10 +72,15 @@ def publish(
     large = prior.shape.numel() >= LARGE
     count = count or (40 if hasattr(prior, "next_logits") else 64 if large else 150)
     kept = held_out_views(family, folders, prior.shape, count)
+    jumps = isinstance(prior, Denoiser) and prior.consistency
     if "two_sample" not in known:
         views = signals(open_views(RECIPES[family], folders)[0], max(2 * len(kept), 600), 2)
         more["two_sample"] = two_sample(draw_samples(prior, len(kept), seed=1), kept, views)
-    if "likelihood" not in known and not name.endswith("-gan"):
+        if jumps:  # beside two jumps a single one, and the teacher
+            rows = {"one jump": (prior, 1), f"the teacher, `{DISTILLED[name].teacher}`": (load(DISTILLED[name].teacher), 0)}
+            drawn = {title: draw_samples(p, len(kept), seed=1, jumps=count) for title, (p, count) in rows.items()}
+            more["two_sample"]["beside"] = {title: two_sample(x, kept, views) for title, x in drawn.items()}
+    if "likelihood" not in known and not name.endswith("-gan") and not jumps:
         number = 16 if isinstance(prior, Denoiser) else 500
         more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
     if images is not None:
@@ -118,7 +123,7 @@ def judge(
     found, path = _stored(name, folder), folder / f"{name}.safetensors"
     same, prior = _same_weights(name, folder, found), load(path)
     results = {}
-    for title, values in sets.items() if isinstance(prior, Denoiser) else ():
+    for title, values in sets.items() if isinstance(prior, Denoiser) and not prior.consistency else ():
         old = found.get("sets", {}).get(title, {})
         rows = dict(old["psnr"]) if old.get("count") == len(values) and not again else {}
         if not same:
@@ -223,6 +228,12 @@ def _training(about: dict[str, Any]) -> str:
             f"The network {about['network']} of `priors/checkpoints/networks/digits.py`, float16 in the file. "
             f"Adam, {steps}; learning rate {recipe['learning_rate']}, a cosine to zero; {end}"
         )
+    if about.get("consistency"):
+        first, last = recipe["levels"]
+        end = (
+            f"from the weights of `{recipe['teacher']}`, along its probability flow, one step of Heun's method between "
+            f"{first:g} levels at the begin and {last:g} at the end; {end}"
+        )
     return (
         f"UNet of `priors/checkpoints/networks/unet.py`: widths {tuple(recipe['widths'])}, {recipe['blocks']} residual "
         f"blocks per level and way, unshuffle {recipe['unshuffle']}, float16 in the file. AdamW, {steps}; learning rate "
@@ -236,7 +247,7 @@ def _command(name: str, training: dict[str, Any]) -> str:
 
     A run that its steps ended gives the same weights again.
     """
-    recipe, now = training["recipe"], {**RECIPES, **FAMILY}[name]
+    recipe, now = training["recipe"], {**RECIPES, **FAMILY, **DISTILLED}[name]
     words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
     words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]
     words += [f"--minutes {training['minutes']:.0f}"] if training["steps"] < recipe["steps"] else []
@@ -265,6 +276,8 @@ def _figures(results: dict[str, Any]) -> list[str]:
             f"{100 * f['c2st_train']:.0f} %); squared maximum mean discrepancy {f['mmd']:.4f} (training views: "
             f"{f['mmd_train']:.4f})."
         )
+        others = f.get("beside", {}).items()
+        lines += [f"- By {title}: {100 * g['c2st']:.0f} %, {g['mmd']:.4f}." for title, g in others]
     return lines
 
 

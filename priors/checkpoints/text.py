@@ -231,7 +231,7 @@ class LatentConsistency(TextDenoiser):
 
     def __init__(self, *args: Any, time_scale: float = 10.0, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.time_scale = time_scale
+        self.time_scale, self.consistency = time_scale, True
 
     def _combine(self, x: Tensor, s: Tensor, scale: Tensor, o: Tensor) -> Tensor:
         time = self.time_scale * self.schedule.time(s).to(x)

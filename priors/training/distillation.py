@@ -2,9 +2,9 @@
 
 distil("digits-consistency", "runs/digits-consistency", data="data/digits", minutes=40)
 
-Song et al., "Consistency models" (ICML 2023), Algorithm 2, from the teacher's weights, with what Song & Dhariwal (ICLR 2024)
-found better: the pseudo-Huber loss, the weight 1 / (t - r), no average of the weights in the target, and a number of noise
-levels that grows.
+Song et al., "Consistency models" (ICML 2023), Algorithm 2, from the teacher's weights, with what Song & Dhariwal (ICLR
+2024) found better: the pseudo-Huber loss, the weight 1 / (t - r), no average of the weights in the target, and a number
+of noise levels that grows.
 """
 
 import copy
@@ -88,7 +88,9 @@ def distil(
     progress: bool = True,
     bfloat16: bool | None = None,
 ) -> Path:
-    """Distils a shipped denoiser into a consistency function and returns the path of its weights; files as of `train.train`.
+    """Distils a shipped denoiser into a consistency function and returns the path of its weights.
+
+    Files as of `train.train`.
 
     Args:
         recipe: one of `DISTILLED`, by name.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser
+from invgen.diffusion import Denoiser, noise_levels
 from invgen.errors import FileError, MissingExtraError
 from invgen.priors.checkpoints.networks.unet import LabelDenoiser
 from invgen.pushforward import Flow
@@ -56,7 +56,7 @@ class Watch:
             self.board.close()
 
 
-def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tensor:
+def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24, jumps: int = 2) -> Tensor:
     """Returns samples of a trained prior, (count, *shape), of each class in turn where it has some.
 
     Args:
@@ -64,6 +64,7 @@ def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tens
         count: of the samples.
         seed: of the codes.
         steps: of Heun's method, for a denoiser.
+        jumps: evaluations of a consistency function, from sigma_max down to 1.
     """
     z = torch.randn(count, *getattr(prior, "latent_shape", prior.shape), generator=torch.Generator().manual_seed(seed))
     z = z.to(prior.device)
@@ -72,13 +73,25 @@ def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24) -> Tens
             classes = [prior.condition(k) for k in range(prior.net.classes)]
             x = torch.empty(count, *prior.shape)
             for k, one in enumerate(classes):
-                x[k :: len(classes)] = Flow(one, steps, "edm", "heun")(z[k :: len(classes)]).cpu()
+                x[k :: len(classes)] = _end(one, z[k :: len(classes)], steps, jumps, seed).cpu()
             return x
         if isinstance(prior, Denoiser):
-            return Flow(prior, steps, "edm", "heun")(z).cpu()
+            return _end(prior, z, steps, jumps, seed).cpu()
         if hasattr(prior, "next_logits"):
             return prior.sample(count, seed=seed).cpu()
         return prior(z).cpu()
+
+
+def _end(prior: Denoiser, z: Tensor, steps: int, jumps: int, seed: int) -> Tensor:
+    """Returns the end of the probability flow from codes z, (B, *shape): by Heun's method, or by jumps, noise between."""
+    if not prior.consistency:
+        return Flow(prior, steps, "edm", "heun")(z)
+    generator = torch.Generator().manual_seed(seed + 1)
+    levels = noise_levels(jumps, 1.0, prior.sigma_max, "log")
+    x = prior(prior.start(z, levels[0][0]), levels[0][0])
+    for s, _ in levels[1:]:
+        x = prior(x + s * torch.randn(x.shape, generator=generator).to(x.device), s)
+    return x
 
 
 def sheet(prior: Any, seed: int = 0) -> Tensor:

@@ -72,6 +72,7 @@ class NetworkDenoiser(ConditionalDenoiser):
             raise OptionError(f"schedule must be a Schedule such as Schedule.linear(), got {type(schedule).__name__}")
         super().__init__(shape, **{"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max, **facts})
         self.net, self.prediction, self.schedule = net, prediction, schedule
+        self.consistency = prediction == "consistency"
         self.call, self.stride = call or call_network, int(stride)
         self.sigma_data = self.data_std if sigma_data is None else float(sigma_data)
 

@@ -1,10 +1,10 @@
 """What every sampler promises, whatever its algorithm.
 
-Each sampler meets the first of four problems that it accepts: a random matrix, a noisy mask, an exact mask, and a linear
-generator (a pushforward prior), which some need. A new sampler of the catalogue is covered without a line here. Which
-sampler is exempt from which promise, and why, stands in EXEMPT; nothing else is left out but this: samplers without a
-measurement (Unconditional) are not asked about measurements, and the states that a callback sees are compared with the
-samples only where they are samples, not codes z or chains of particles.
+Each sampler meets the first of five problems that it accepts: a random matrix, a noisy mask, an exact mask, a linear
+generator (a pushforward prior), which some need, and the random matrix under a consistency function. A new sampler of the
+catalogue is covered without a line here. Which sampler is exempt from which promise, and why, stands in EXEMPT; nothing
+else is left out but this: samplers without a measurement (Unconditional) are not asked about measurements, and the states
+that a callback sees are compared with the samples only where they are samples, not codes z or chains of particles.
 """
 
 import ast
@@ -25,7 +25,7 @@ from invgen.diffusion import Denoiser, Prior, per_sample_sigma
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Noise, Noiseless, Poisson
 from invgen.operators import Mask, Matrix
-from invgen.priors import GaussianMixture
+from invgen.priors import GaussianConsistency, GaussianMixture
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost, Sampler
 from invgen.samplers.smc.base import EnsembleSampler
@@ -157,10 +157,20 @@ class Linear(Generator):
         return Linear(self.shape, self.W.dtype, scale * self.scale, scale * self.shift + shift)
 
 
+def consistent(p: Prior) -> Denoiser:
+    """A consistency function over the signals of a prior."""
+    if isinstance(p, GaussianMixture):
+        return GaussianConsistency(p.shape, p.mean, var=0.4)
+    p.consistency = True
+    return p
+
+
 def problem(
     p: Prior | None = None, batch: tuple[int, ...] = (), rows: int = 3, sigma: float = 0.3, kind: str = "matrix"
 ) -> Posterior:
     p = prior() if p is None else p
+    if kind == "consistency":
+        p = consistent(p)
     if kind == "generator" and not isinstance(p, Generator):
         p = Linear(p.shape, p.dtype, broken=isinstance(p, Broken))
     g = torch.Generator().manual_seed(1)
@@ -176,8 +186,10 @@ def problem(
 @functools.cache
 def kind_for(cls: type[Sampler]) -> str:
     """The first kind of problem that a sampler accepts."""
-    for kind in ("matrix", "mask", "exact mask", "generator"):
-        if issubclass(cls, Unconditional) or cls().refuses(problem(kind=kind)) is None:
+    if issubclass(cls, Unconditional):
+        return "consistency" if cls.consistency else "matrix"
+    for kind in ("matrix", "mask", "exact mask", "generator", "consistency"):
+        if cls().refuses(problem(kind=kind)) is None:
             return kind
     raise AssertionError(f"{cls.__name__} accepts none of the problems: {cls().refuses(problem())}")
 

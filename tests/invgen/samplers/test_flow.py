@@ -84,6 +84,41 @@ def test_the_step_is_eulers_on_the_velocity_of_the_flow():
     torch.testing.assert_close((1 - t_next) * step(x, D, s, s_next, 0.0, UnitNoise()), euler)
 
 
+# -- FLOWER -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0, 1])
+def test_flower_follows_the_papers_recursion(gamma):
+    post = problem(correlated())
+    prior, A, d = post.prior, matrix(post.A), post.prior.data_std
+
+    def recursion(s: float, s_next: float) -> Map:
+        t = 1 - flow_time(s, d)
+        E, c = denoiser(prior, s)
+        width = d**2 * (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
+        S = torch.linalg.inv(EYE / width + A.T @ A / SIGMA**2)
+        return S @ E / width, S @ (c / width + A.T @ post.y / SIGMA**2), gamma * S + s_next**2 * EYE
+
+    sampler = samplers.Flower(steps=9, gamma=gamma)
+    assert_same_law(law(sampler, post), propagate(sampler, post, recursion))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25])
+def test_flower_with_its_noise_is_exact_on_a_white_prior_at_any_number_of_steps(steps):
+    post = problem(white())
+    # what is left is the last level, 1e-3 deviations
+    assert distance(law(samplers.Flower(steps=steps, gamma=1), post), post) < 2e-3
+    # and without it the variance is less than half
+    mean, S = law(samplers.Flower(steps=steps), post)
+    assert (mean - exact(post)[0]).norm() < 2e-3 and S.trace() < 0.5 * exact(post)[1].trace()
+
+
+def test_flower_is_slow_where_values_tell_of_others():
+    post = problem(correlated())
+    errors = [distance(law(samplers.Flower(steps=n, gamma=1), post), post) for n in (25, 50, 200)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.4 * errors[0], errors
+
+
 # -- OT-ODE -------------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +306,7 @@ def test_pnpflow_is_a_point_estimate():
 
 
 def test_published_settings():
+    assert samplers.Flower.paper("denoising").steps == 100 and samplers.Flower.paper().steps == 500
     assert samplers.PnPFlow.paper("deblurring") == samplers.PnPFlow(alpha=0.01)
     with pytest.raises(OptionError, match="'colouring'"):
         samplers.PnPFlow.paper("colouring")
