@@ -80,7 +80,7 @@ def evaluations(cls: type[Sampler]) -> float:
         return spent.nfe
     if cls.consistency:  # the problems below have denoisers
         return exact_full.evaluations(
-            cls(), Posterior(GaussianConsistency(8), Mask(8, torch.arange(8) < 4), 0.1, torch.ones(4))
+            cls(), Posterior(GaussianConsistency(8), Mask((8,), torch.arange(8) < 4), 0.1, torch.ones(4))
         )
     for key in ("mixture-8-4", "mask", "latent", "normal"):
         post = families()[key].make(0).posterior

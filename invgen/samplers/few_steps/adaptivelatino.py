@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invgen.diffusion import Prior
+from invgen.forward import LinearOperator
+from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.few_steps.base import decay, denoiser_of
@@ -31,7 +33,9 @@ class AdaptiveLATINO(LATINO):
         share = variance / codes.variance(codes.sigma_max) * prior.data_std**2 if codes is not prior else variance
         return self.delta * share / (1 + decay(variance, codes))
 
-    def towards(self, post: Posterior, x: Tensor, width: float, randn: Streams | None) -> Tensor:
+    def towards(
+        self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams | None
+    ) -> Tensor:
         data = post.near(x, width)
         y = data.y if randn is None else data.y + data.noise.sigma * randn(data.y)
         return post.A.prox(x, y, width, data.noise.var)

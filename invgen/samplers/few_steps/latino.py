@@ -65,7 +65,7 @@ class LATINO(FewSteps):
         levels = [min(max(s, codes.sigma_min), codes.sigma_max) for s in levels]
         return list(zip(levels, [*levels[1:], 0.0], strict=True))
 
-    def start(self, post: Posterior, randn: Streams, rows: int) -> Tensor:
+    def start(self, post: Posterior[Prior, LinearOperator, Gaussian], randn: Streams, rows: int) -> Tensor:
         prior = post.prior
         mean = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
         return encoded(prior, self.towards(post, mean, prior.data_std**2, None))
@@ -82,7 +82,9 @@ class LATINO(FewSteps):
         s = s / denoiser_of(prior).data_std
         return self.delta * prior.data_std**2 * s**2 / (1 + s**2)
 
-    def towards(self, post: Posterior, x: Tensor, width: float, randn: Streams | None) -> Tensor:
+    def towards(
+        self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams | None
+    ) -> Tensor:
         """Returns argmin_u |y - A u|^2 / sigma_y^2 + |u - x|^2 / width."""
         data = post.near(x, width)
         return post.A.prox(x, data.y, width, data.noise.var)
