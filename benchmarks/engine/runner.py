@@ -29,7 +29,7 @@ from invgen.validation.arguments import checked
 NAMED = 5  # damaged files in a warning
 
 
-PROBING = 60.0  # seconds of trying cells, after which one cell stands for others of its sampler and prior
+PROBING = 20.0  # seconds of trying cells, after which one cell stands for others of its sampler and prior
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def check(
 ) -> Estimate:
     """Reads a suite and estimates its time and memory, without writing anything.
 
-    Each combination of problem, prior and sampler that is missing is tried on one of its cells, see `probe.probed`, for a
-    minute in all; each sampler on each prior comes first, and stands for the combinations that are left then.
+    Each combination of problem, prior and sampler that is missing is tried on one of its cells, see `probe.probed`, for
+    twenty seconds in all; each sampler on each prior comes first, and stands for the combinations that are left then.
 
     Args:
         suite: a file, its content, or a Suite.

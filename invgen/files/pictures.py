@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP and WebP by Pillow; TIFF in `file_tiff`."""
+"""Pictures: PNG, JPEG, BMP and WebP by Pillow; TIFF in `tiff`."""
 
 import warnings
 from collections.abc import Mapping

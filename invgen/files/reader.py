@@ -1,8 +1,8 @@
 """Reading signals from files, and fitting them to a prior.
 
-A file is told apart by its first bytes: pictures (PNG, JPEG, BMP, WebP: `file_pictures`; TIFF: `file_tiff`), arrays (NPY,
-NPZ: `file_arrays`; HDF5: `file_hdf5`), scans (DICOM: `file_dicom`; NIfTI: `file_nifti`; their units: `file_scans`) and
-recordings (WAV, FLAC, OGG, MP3, AIFF: `file_sound`). `file_fit` fits them to a prior. An address may go on after the name
+A file is told apart by its first bytes: pictures (PNG, JPEG, BMP, WebP: `pictures`; TIFF: `tiff`), arrays (NPY,
+NPZ: `arrays`; HDF5: `hdf5`), scans (DICOM: `dicom`; NIfTI: `nifti`; their units: `scans`) and
+recordings (WAV, FLAC, OGG, MP3, AIFF: `sound`). `fit` fits them to a prior. An address may go on after the name
 of the file:
 
     scan.h5:/entry/image     a dataset of an HDF5 file     scans.npz:lung1     an array of an NPZ file

@@ -29,7 +29,7 @@ SUFFIXES = {
     "volumes": (".dcm", ".ima", ".nii", ".nii.gz"),
     "waves": sound.SUFFIXES,
 }
-SCALES = {  # of scans (`file_scans`): what the values of a prior trained on them are
+SCALES = {  # of scans (`invgen.files.scans`): what the values of a prior trained on them are
     "HU": "Hounsfield units / 1000, clipped to [-1, 1]",
     "magnitude": "intensity / 99.5th percentile of the series",
     "grey": "intensity, from the 0.5th to the 99.5th percentile of the series",

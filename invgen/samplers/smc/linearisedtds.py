@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, extrapolate
+from invgen.diffusion import Denoiser, Prior, extrapolate
 from invgen.forward import LinearOperator, as_svd, has_svd, per_sample
 from invgen.linalg import dot
 from invgen.noise import Energy, Gaussian
@@ -111,3 +111,6 @@ class LinearisedTDS(TDS):
         left = post.residual(x)
         log_w = 0.5 * (dot(left, left) / noise.var - dot(r, A.solve(r, var, noise.var))).flatten().double()
         return x, log_w - 0.5 * (1 + var * spectrum**2 / noise.var).log().sum()
+
+    def advice(self, prior: Prior) -> str:
+        return super(TDS, self).advice(prior)  # TDS's is to take this class

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, step_kernel
+from invgen.diffusion import Denoiser, Prior, step_kernel
 from invgen.linalg import dot
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
@@ -65,3 +65,7 @@ class TDS(ParticleSampler):
         `var` is the variance of D's error.
         """
         return x0, x0.new_zeros(len(x0), dtype=torch.float64)
+
+    def advice(self, prior: Prior) -> str:
+        """Returns what may help against a divergence, in words."""
+        return f"take LinearisedTDS, which widens p(y | D) by the uncertainty of D, or {super().advice(prior)}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invgen import Posterior, calibrate, operators, priors, samplers, solve
+from invgen import DivergedError, Posterior, calibrate, operators, priors, samplers, solve
 from invgen.pushforward import Generator
 
 N = 16
@@ -42,6 +42,19 @@ def test_hmc_covers_what_a_renderer_made():
     prior, A, z, y = half_seen(100, 0.1)
     # the truth is as any of nine exchangeable draws: outside the range twice in nine; three errors of 100 problems
     assert abs(coverage(Posterior(prior, A, 0.1, y), z) - 7 / 9) < 3 * math.sqrt(7 / 9 * 2 / 9 / 100)
+
+
+@pytest.mark.slow
+def test_particles_cover_what_a_renderer_made():
+    """The published twisting function is too narrow for weak noise, and says which one is not."""
+    prior, A, z, y = half_seen(30, 0.4)
+    codes = samplers.LinearisedTDS(steps=25)(Posterior(prior, A, 0.4, y).latent(), 4)
+    inside = ((z > codes.amin(0)) & (z < codes.amax(0))).float().mean().item()
+    # the truth is as any of five exchangeable draws: within the range of the four others three times in five; three errors
+    assert abs(inside - 3 / 5) < 3 * math.sqrt(3 / 5 * 2 / 5 / 30)
+    prior, A, _, y = half_seen(5, 0.05)
+    with pytest.raises(DivergedError, match="take LinearisedTDS, which widens p\\(y | D\\) by the uncertainty of D, or "):
+        samplers.TDS(steps=25)(Posterior(prior, A, 0.05, y), 8)
 
 
 @pytest.mark.slow
