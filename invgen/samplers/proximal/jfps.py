@@ -2,6 +2,7 @@
 covariance of the data in place of the network's Jacobian."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -61,8 +62,6 @@ class JFPS(GuidedSampler):
             C = self.covariance.double()
             if C.ndim != 2 or C.shape[0] != C.shape[1] or not torch.allclose(C, C.mT, atol=1e-6 * C.abs().max().item()):
                 raise OptionError(f"covariance of JFPS must be a symmetric (values, values) matrix, got {tuple(C.shape)}")
-            values, vectors = torch.linalg.eigh(C)
-            object.__setattr__(self, "_eigen", (values.clamp(min=0), vectors))
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
@@ -79,7 +78,7 @@ class JFPS(GuidedSampler):
             power, dim = self.spectrum.to(v), axes(v[0])
             return torch.fft.ifftn(shrunk(power, s) * torch.fft.fftn(v, dim=dim), dim=dim).real
         if self.covariance is not None:
-            values, vectors = (part.to(v) for part in self._eigen)
+            values, vectors = (part.to(v) for part in eigen(self.covariance))
             return (v.flatten(1) @ vectors * shrunk(values, s) @ vectors.mT).reshape(v.shape)
         return shrunk(torch.as_tensor(post.prior.data_std**2), s).item() * v
 
@@ -98,6 +97,13 @@ class JFPS(GuidedSampler):
 def axes(signal: Tensor) -> tuple[int, ...]:
     """Returns the axes of a signal along which a covariance may be the same everywhere: the last two, or the only one."""
     return (-2, -1)[-min(signal.ndim, 2) :]
+
+
+@lru_cache(maxsize=4)  # of one covariance for all steps of a run
+def eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the eigenvalues, none below zero, and the eigenvectors of a covariance."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return values.clamp(min=0), vectors
 
 
 def shrunk(variance: Tensor, s: float) -> Tensor:
