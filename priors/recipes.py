@@ -55,7 +55,7 @@ class Distillation(Recipe):
     """
 
     teacher: str = ""
-    levels: tuple[float, float] = (10.0, 60.0)
+    levels: tuple[float, float] = (10.0, 40.0)
 
 
 GREY = "grey level in [-1, 1], -1 is black"
@@ -93,8 +93,8 @@ DISTILLED = {
     recipe.name: recipe
     for recipe in (
         Distillation(
-            "digits-consistency", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=48, steps=14_000, data="labelled",
-            embedding=64, classes=10, warp=0.7, log_sigma_mean=0.0, log_sigma_std=1.6, sigma_max=40.0, learning_rate=2.5e-4,
+            "digits-consistency", (1, 32, 32), (48, 64, 88), 1, 2, GREY, batch=48, steps=6000, data="labelled",
+            embedding=64, classes=10, warp=0.7, log_sigma_mean=0.0, log_sigma_std=1.6, sigma_max=40.0, learning_rate=4e-4,
             teacher="digits",
         ),
     )

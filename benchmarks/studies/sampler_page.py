@@ -245,6 +245,7 @@ WHEN: dict[str, str] = {
     "CM4IR": "to compare with the paper; a restoration in 4 evaluations of a consistency function",
     "LATINO": "to compare with the paper; latent consistency models, no gradient of the decoder",
     "AdaptiveLATINO": "samples in 1 to 8 evaluations of a consistency function, over pixels or codes",
+    "LinearisedLATINO": "samples in 1 to 8 evaluations of a consistency function over pixels, with its gradient",
     "CSGM": "GANs and VAEs: the best-fitting code, with restarts",
     "PULSE": "GANs whose codes must stay on the sphere",
     "PSLD": "latent diffusion with an encoder and a linear operator; DampedDPS on the latent is its base",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from invgen.consistency import needs_consistency
 from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
@@ -55,6 +56,15 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
                 particles=64
             ), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
         return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
+    encoded = not isinstance(prior, Generator) or prior.has_encoder
+    if needs_consistency(prior) is None and linear and gaussian and encoded:
+        if through or exact:
+            return samplers.AdaptiveLATINO(), (
+                f"a consistency function{through}: a few jumps, each followed by a proximal step on the data"
+            )
+        return samplers.LinearisedLATINO(steps=8), (
+            "a consistency function, a linear operator and Gaussian noise: a few jumps, each corrected by its Jacobian"
+        )
     if exact and linear and has_svd(A) and not through:
         if values <= FEW:
             return samplers.MCGDiff(particles=64), (

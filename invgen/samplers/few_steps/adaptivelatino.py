@@ -33,9 +33,6 @@ class AdaptiveLATINO(LATINO):
         share = variance / codes.variance(codes.sigma_max) * prior.data_std**2 if codes is not prior else variance
         return self.delta * share / (1 + decay(variance, codes))
 
-    def towards(
-        self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams | None
-    ) -> Tensor:
+    def towards(self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams) -> Tensor:
         data = post.near(x, width)
-        y = data.y if randn is None else data.y + data.noise.sigma * randn(data.y)
-        return post.A.prox(x, y, width, data.noise.var)
+        return post.A.prox(x, data.y + data.noise.sigma * randn(data.y), width, data.noise.var)

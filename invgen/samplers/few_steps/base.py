@@ -10,6 +10,7 @@ from torch import Tensor
 from invgen.diffusion import Denoiser, Prior
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
+from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 
@@ -30,6 +31,14 @@ def denoiser_of(prior: Prior) -> Denoiser:
     denoiser = prior.latent if isinstance(prior, Generator) else prior
     assert isinstance(denoiser, Denoiser)  # `refuses` has seen to it
     return denoiser
+
+
+def regularised(post: Posterior[Prior, LinearOperator, Gaussian], rows: int) -> Tensor:
+    """Returns argmin_x |y - A x|^2 / sigma_y^2 + |x - data_mean|^2 / data_std^2, (rows, *shape): what y tells by itself."""
+    prior = post.prior
+    mean = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
+    data = post.near(mean, prior.data_std**2)
+    return post.A.prox(mean, data.y, prior.data_std**2, data.noise.var)
 
 
 def ddpm_levels(low: float, high: float, power: float = 1.0) -> Tensor:

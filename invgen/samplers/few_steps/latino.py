@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior
@@ -14,7 +13,7 @@ from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
-from invgen.samplers.few_steps.base import FewSteps, ddpm_levels, denoiser_of
+from invgen.samplers.few_steps.base import FewSteps, ddpm_levels, denoiser_of, regularised
 from invgen.validation.hints import Count, Positive
 
 
@@ -66,9 +65,7 @@ class LATINO(FewSteps):
         return list(zip(levels, [*levels[1:], 0.0], strict=True))
 
     def start(self, post: Posterior[Prior, LinearOperator, Gaussian], randn: Streams, rows: int) -> Tensor:
-        prior = post.prior
-        mean = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
-        return encoded(prior, self.towards(post, mean, prior.data_std**2, None))
+        return encoded(post.prior, regularised(post, rows))
 
     def run(self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         codes = denoiser_of(post.prior)
@@ -82,9 +79,7 @@ class LATINO(FewSteps):
         s = s / denoiser_of(prior).data_std
         return self.delta * prior.data_std**2 * s**2 / (1 + s**2)
 
-    def towards(
-        self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams | None
-    ) -> Tensor:
+    def towards(self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, width: float, randn: Streams) -> Tensor:
         """Returns argmin_u |y - A u|^2 / sigma_y^2 + |u - x|^2 / width."""
         data = post.near(x, width)
         return post.A.prox(x, data.y, width, data.noise.var)
