@@ -76,6 +76,7 @@ from invgen.samplers.proximal.diffpir import DiffPIR
 from invgen.samplers.proximal.jfps import JFPS
 from invgen.samplers.proximal.mgps import MGPS
 from invgen.samplers.proximal.sitcom import SITCOM
+from invgen.samplers.smc.afdps import AFDPS
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.smc.correctedfps import CorrectedFPS
 from invgen.samplers.smc.ddsmc import DDSMC
@@ -91,6 +92,7 @@ from invgen.samplers.variational.dampedflowpriors import DampedFlowPriors
 from invgen.samplers.variational.dflow import DFlow
 from invgen.samplers.variational.dmplug import DMPlug
 from invgen.samplers.variational.flowpriors import FlowPriors
+from invgen.samplers.variational.hybridreg import HybridReg
 from invgen.samplers.variational.reddiff import REDdiff
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "FreeDoM",
     "MPGD",
     "LGD",
+    "AFDPS",
     "ALD",
     "CCDF",
     "CM4IR",
@@ -171,6 +174,7 @@ __all__ = [
     "FlowPriors",
     "Flower",
     "Heun",
+    "HybridReg",
     "LATINO",
     "MCGDiff",
     "MedicalProjection",

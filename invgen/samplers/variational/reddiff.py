@@ -36,11 +36,7 @@ class REDdiff(Sampler):
     family: ClassVar[str] = "variational"
 
     def run(self, post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Iterator[Tensor]:
-        prior = post.prior
-        # the paper starts from A^+ y; where there is none, near the prior's mean, off it so that no symmetry is kept
-        mu = prior.data_mean + 1e-3 * prior.data_std * randn(x)
-        if isinstance(post.A, LinearOperator):
-            mu = post.A.adjoint(post.y) / post.A.norm() ** 2
+        prior, mu = post.prior, first_point(post, x, randn)
         adam = Adam(self.lr * prior.data_std, betas=(0.9, 0.99), eps=1e-8 / prior.data_std)
         for s, _ in self.levels(prior):
             z = randn(mu)
@@ -48,3 +44,13 @@ class REDdiff(Sampler):
             # sigma_t / alpha_t times (eps_hat - z) is mu - D; over data_std^2 it is in the units of a score
             mu = adam.step(mu, self.lam * s * gradient / prior.data_std**2 - post.likelihood_score(mu))
             yield mu
+
+
+def first_point(post: Posterior[Denoiser], x: Tensor, randn: Streams) -> Tensor:
+    """Returns where the optimisation starts, (B, *shape): A^T y / |A|^2, which is A^+ y where A has orthonormal rows.
+
+    For a nonlinear operator it is near the prior's mean, off it so that no symmetry is kept.
+    """
+    if isinstance(post.A, LinearOperator):
+        return post.A.adjoint(post.y) / post.A.norm() ** 2
+    return post.prior.data_mean + 1e-3 * post.prior.data_std * randn(x)
