@@ -157,7 +157,7 @@ def _residual(post: Posterior, samples: Tensor, y: Tensor) -> tuple[Tensor, Tens
 def _denoising(post: Posterior, samples: Tensor) -> tuple[Tensor, float]:
     """Returns the denoiser's error on the samples over that of its table, on average over them, (B,), and the level."""
     prior, nothing = post.prior, torch.full((samples.shape[1],), torch.nan, dtype=torch.float64)
-    if not (isinstance(prior, Denoiser) and prior.mmse):
+    if not (isinstance(prior, Denoiser) and prior.mmse) or prior.consistency:  # f errs as a sample does, not as a mean
         return nothing, math.nan
     sigma = min(max(SIGMA * prior.data_std, prior.sigma_min), prior.sigma_max)
     total = torch.zeros_like(nothing)

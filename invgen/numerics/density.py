@@ -85,6 +85,10 @@ def log_prob(
             f"{type(prior).__name__} is no Denoiser and has no log_prob: its density is not known; a normalising flow's is"
         )
     prior.require_levels("log_prob by the probability-flow ODE")
+    if prior.consistency:
+        raise UnsupportedError(
+            "a consistency function has no density: log_prob needs the mean of x_0, as the prior has it that was distilled"
+        )
     solve = _runge_kutta(steps) if method in ("auto", "rk4") else _adaptive(method, rtol, atol)
     if trace == "auto":
         trace = "exact" if prior.shape.numel() <= EXACT else "rademacher"

@@ -109,7 +109,7 @@ def declare(prior: Denoiser, data: Tensor, given: Collection[str]) -> None:
         measured = survey(prior, x0)
         found = trusted_range(prior, x0, measured)
         away = _away(prior, x0, measured, 0)
-        if getattr(prior, "prediction", "") == "consistency":  # its D is a sample, which errs as one at any level
+        if prior.consistency:  # its D is a sample, which errs as one at any level
             given = {*given, "sigma_min", "sigma_max"}
         if found is not None and away is None:
             fit_facts(prior, x0, found, given)

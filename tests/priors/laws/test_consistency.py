@@ -5,6 +5,8 @@ import torch
 
 from invgen.conditional import DenoiserOf
 from invgen.diffusion import noise_levels
+from invgen.errors import UnsupportedError
+from invgen.numerics.density import log_prob
 from invgen.priors import GaussianConsistency, GaussianPrior, Schedule, from_network
 from tests.priors.laws.test_exact import normal, spd
 
@@ -39,6 +41,8 @@ def test_wrappers_pass_the_fact_on():
         assert other.consistency
     x = normal(2, *SHAPE, seed=1)
     torch.testing.assert_close(f.rescaled(3.0, 1.0)(3 * x + 1, 1.5), 3 * f(x, 0.5) + 1)
+    with pytest.raises(UnsupportedError, match="a consistency function has no density"):
+        log_prob(f, x, method="rk4")
     net = torch.nn.Identity()
     schedule = Schedule.edm(time_scale=1000.0)
     for prediction, expected in (("consistency", True), ("edm", False)):
