@@ -27,8 +27,8 @@ class DiffPIR(Sampler):
 
     Linear operators, Gaussian noise or none, noise level and prior in the same units. The defaults are between the released
     settings: lambda for deblurring in one unit (7 / 4, where the scripts' 7 mixes two), a fraction of fresh noise between
-    those of deblurring and inpainting. For one good image of few steps take zeta = 1, as the paper does for inpainting: less
-    of the start is remembered, and the samples spread too little.
+    those of deblurring and inpainting. For one good image of few steps take zeta = 1, as the paper does for inpainting: it
+    forgets the start at once, and the samples spread too little.
 
     Args:
         lam: weight of the prior, the paper's lambda.
