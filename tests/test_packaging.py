@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("invgen", "operators", "priors", "benchmarks")
+NO_CODE = (tokenize.COMMENT, tokenize.ENCODING)
 HEAVY = ("torch", "diffusers", "astra", "matplotlib", "skimage", "scipy", "h5py", "pydicom", "PIL")
 
 
@@ -151,6 +153,26 @@ def test_the_house_rule_of_imports(folder):
 def test_no_folder_is_a_heap():
     for folder in {path.parent for path in sources()}:
         assert len(list(folder.glob("*.py"))) <= 20, folder
+
+
+def code_lines(path):
+    """Returns how many lines of a file hold code: no imports, docstrings, comments, blank lines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out = set()
+    for node in ast.walk(tree):
+        quoted = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if quoted or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, node.end_lineno + 1))
+    with path.open("rb") as file:
+        tokens = [t for t in tokenize.tokenize(file.readline) if t.string.strip() and t.type not in NO_CODE]
+    return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - left_out)
+
+
+@pytest.mark.slow
+def test_a_sampler_reads_like_its_algorithm_box():
+    for path in (ROOT / "invgen" / "samplers").glob("*/*.py"):
+        if path.name != "base.py" and not path.name.startswith("_"):  # what a family shares
+            assert code_lines(path) < 80, path
 
 
 def signatures(nodes, owner=""):
