@@ -124,6 +124,7 @@ def compare_(
 
 STUDIES = {
     "exact": "every sampler against exact posterior samples; --full for all families",
+    "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",
     "evidence": "the model evidence of sequential Monte Carlo against the exact one",
     "sampler-page": "docs/samplers.md from the stored runs of `exact`",
     "tuning-gain": "published options of samplers beside tuned ones",

@@ -1,8 +1,9 @@
 """Every sampler on every family of problems with an exact posterior: `invgen bench study exact --full`.
 
 Results are rows of a CSV file, appended the moment a run ends; started again, the command computes what is missing. Every
-sampler gets the same number of network evaluations a sample, by its number of steps; chains of particles give as many
-samples as they have particles. A run that fails is a row with its error, and is counted in the table.
+sampler gets the same number of network evaluations a sample, by its number of steps, or several such numbers in turn
+(`--steps 10 25 100`); chains of particles give as many samples as they have particles. A run that fails is a row with its
+error, and is counted in the table.
 """
 
 import argparse
@@ -36,15 +37,19 @@ from invgen.sampler import Cost, Sampler
 from invgen.samplers.smc.base import EnsembleSampler
 
 RESULTS = Path(__file__).parents[1] / "data" / "exact_results.csv"
+BUDGETS = (10, 25, 100)  # evaluations a sample, of the page of samplers
+FLOOR = "floor"  # stands for a second exact set among the samplers; its budget is 0
+Cell = tuple[str, str, int, int]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One sampler on one instance; distance is nan and error says why where it failed."""
+    """One sampler on one instance with a budget; distance is nan and error says why where it failed."""
 
     family: str
     sampler: str
     instance: int
+    budget: int
     distance: float
     rmse: float = math.nan
     nfe: float = 0.0
@@ -52,8 +57,13 @@ class Run:
     error: str = ""
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        return self.family, self.sampler, self.instance
+    def key(self) -> Cell:
+        return self.family, self.sampler, self.instance, self.budget
+
+    @property
+    def affordable(self) -> bool:
+        """Says whether the sampler kept to the budget; one step of some takes more."""
+        return self.sampler == FLOOR or "steps=" in self.sampler or self.nfe <= 1.25 * self.budget
 
 
 def _price(sampler: Sampler, post: Posterior) -> tuple[float, float]:
@@ -106,10 +116,21 @@ def _candidate(spec: str, family: str, budget: int) -> Sampler:
 
 
 def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
-    """Returns the samplers that a family accepts: all of the catalogue and `exact.PUBLISHED`, or of the chosen ones."""
+    """Returns the samplers that a family accepts: all of the catalogue and `mixture.PUBLISHED`, or of the chosen ones."""
     post = family.make(0).posterior
     every = chosen or [*(c.__name__ for c in samplers.catalogue().values()), *mixture.PUBLISHED]
     return [spec for spec in every if resolve.sampler(spec).refuses(post) is None]
+
+
+def cells(key: str, chosen: Sequence[str], budgets: Sequence[int], instances: int | None) -> Iterator[Cell]:
+    """Yields what there is to run on a family, instance by instance, so that a run that is cut off leaves rows of equal
+    length; published settings with a number of steps of their own at the largest budget only."""
+    family = families()[key]
+    rows = specs(family, chosen)
+    for i in range(min(family.count, instances or family.count)):
+        yield key, FLOOR, i, 0
+        for budget in budgets:
+            yield from ((key, spec, i, budget) for spec in rows if "steps=" not in spec or budget == max(budgets))
 
 
 def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
@@ -117,20 +138,20 @@ def run_one(key: str, spec: str, instance: int, budget: int) -> Run:
 
     Args:
         key: of the family of problems.
-        spec: of the sampler; "floor" stands for a second exact set.
+        spec: of the sampler, or `FLOOR`.
         instance: of the family.
         budget: evaluations a sample.
     """
     family = families()[key]
-    if spec == "floor":
-        return Run(key, spec, instance, **family.floor(instance))
+    if spec == FLOOR:
+        return Run(key, spec, instance, 0, **family.floor(instance))
     spent, problem, judged = Cost(), family.make(instance), Judged(distance=math.nan)
     try:
         x = _candidate(spec, key, budget)(problem.posterior, family.samples, seed=instance, cost=spent)
         judged, error = family.evaluate(x, instance), ""
     except Exception as failure:  # a cell that fails is a result: it is shown, and the others go on
         error = f"{type(failure).__name__}: {failure}"
-    return Run(key, spec, instance, **judged, nfe=round(spent.nfe, 2), seconds=round(spent.seconds, 3), error=error)
+    return Run(key, spec, instance, budget, **judged, nfe=round(spent.nfe, 2), seconds=round(spent.seconds, 3), error=error)
 
 
 def load(path: Path) -> list[Run]:
@@ -170,7 +191,7 @@ def complete(
     path: Path,
     keys: Sequence[str],
     chosen: Sequence[str] = (),
-    budget: int = 100,
+    budgets: Sequence[int] = (100,),
     instances: int | None = None,
     workers: int | None = None,
     redo: Sequence[str] = (),
@@ -181,28 +202,22 @@ def complete(
         path: the file.
         keys: of the families of problems.
         chosen: the samplers; all by default.
-        budget: evaluations a sample.
+        budgets: evaluations a sample, each in turn.
         instances: at most so many of each family.
         workers: processes, each with one thread; by default as many as there are cores. One is this process.
-        redo: samplers whose runs of these families are computed anew.
+        redo: samplers whose runs of these families and budgets are computed anew.
     """
     from tqdm.auto import tqdm
 
-    runs = [r for r in load(path) if not (r.sampler in redo and r.family in keys)]
+    runs = [r for r in load(path) if not (r.sampler in redo and r.family in keys and r.budget in budgets)]
     save(path, runs)
     done = {r.key for r in runs}
-    cells: list[tuple[str, str, int]] = []
-    for key in keys:
-        family = families()[key]
-        # instance by instance, so that a run that is cut off leaves rows of equal length
-        rows = ["floor", *specs(family, chosen)]
-        cells += [(key, spec, i) for i in range(min(family.count, instances or family.count)) for spec in rows]
-    cells = [cell for cell in cells if cell not in done]
-    if not cells:
+    todo = [cell for key in keys for cell in cells(key, chosen, budgets, instances) if cell not in done]
+    if not todo:
         return runs
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    with path.open("a") as file, tqdm(total=len(cells), desc="exact", leave=False) as bar:
-        for run in _computed(cells, budget, workers or os.cpu_count() or 1):
+    with path.open("a") as file, tqdm(total=len(todo), desc="exact", leave=False) as bar:
+        for run in _computed(todo, workers or os.cpu_count() or 1):
             runs.append(run)
             file.write(_line(run) + "\n")
             file.flush()
@@ -211,18 +226,18 @@ def complete(
     return runs
 
 
-def _computed(cells: Sequence[tuple[str, str, int]], budget: int, workers: int) -> Iterator[Run]:
+def _computed(todo: Sequence[Cell], workers: int) -> Iterator[Run]:
     """Yields the runs of cells as they end, of processes with one thread each; one worker is this process."""
     if workers == 1:
         with one_thread():
-            yield from (run_one(*cell, budget) for cell in cells)
+            yield from (run_one(*cell) for cell in todo)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending, rest = set(), iter(cells)
+        pending, rest = set(), iter(todo)
         while True:
             # a few in flight for each worker, so that an interrupt loses little
             for cell in rest:
-                pending.add(pool.submit(run_one, *cell, budget))
+                pending.add(pool.submit(run_one, *cell))
                 if len(pending) >= 2 * workers:
                     break
             if not pending:
@@ -248,22 +263,24 @@ class Line:
         return float(kept.mean()) if len(kept) else math.inf
 
 
-def lines(key: str, runs: Sequence[Run]) -> list[Line]:
-    """Returns the samplers of a family, the floor first, then by their mean distance."""
-    own = sorted((r for r in runs if r.family == key), key=lambda r: r.instance)
+def lines(key: str, runs: Sequence[Run], budget: int = 100) -> list[Line]:
+    """Returns the samplers of a family that kept to a budget, the floor first, then by their mean distance."""
+    own = sorted(
+        (r for r in runs if r.family == key and r.budget in (0, budget) and r.affordable), key=lambda r: r.instance
+    )
     rows = [Line(name, tuple(r for r in own if r.sampler == name)) for name in dict.fromkeys(r.sampler for r in own)]
-    return sorted(rows, key=lambda row: (row.sampler != "floor", row.mean))
+    return sorted(rows, key=lambda row: (row.sampler != FLOOR, row.mean))
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """Returns a table for each family."""
+def markdown(runs: Sequence[Run], budget: int = 100) -> str:
+    """Returns a table for each family at a budget."""
     parts = []
     for key, family in families().items():
-        rows = lines(key, runs)
+        rows = lines(key, runs, budget)
         if not rows:
             continue
         paired, dims = key.startswith("mixture"), key.split("-")[1:]
-        floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
+        floor = next((row.mean for row in rows if row.sampler == FLOOR), math.nan)
         head = ["sampler", "distance", "/ floor", "NFE", "s", "failed"]
         head += ["rmse"] if any(math.isfinite(r.rmse) for r in rows[0].runs) else []
         others, whole = paired or bool(family.published), max(len(row.runs) for row in rows)
@@ -274,11 +291,11 @@ def markdown(runs: Sequence[Run]) -> str:
             part = "" if len(row.runs) == whole else f", {len(row.runs)} instances"
             cells = [row.sampler, mixture.cell(row.distances) + part, f"{row.mean / floor:.1f}"]
             some = [np.mean([getattr(r, name) for r in row.runs]) for name in ("nfe", "seconds")]
-            cells += ["", "", ""] if row.sampler == "floor" else [f"{some[0]:.0f}", f"{some[1]:.2f}", str(bad or "")]
+            cells += ["", "", ""] if row.sampler == FLOOR else [f"{some[0]:.0f}", f"{some[1]:.2f}", str(bad or "")]
             if "rmse" in head:
                 cells.append(f"{np.nanmean([r.rmse for r in row.runs]):.2f}" if bad < len(row.runs) else "")
             if paired:
-                column = "floor" if row.sampler == "floor" else mixture.RERUNS.get(row.sampler.split("(")[0], "")
+                column = "floor" if row.sampler == FLOOR else mixture.RERUNS.get(row.sampler.split("(")[0], "")
                 d, dy = map(int, dims)
                 other = [mixture.reruns().get((d, dy, r.instance), {}).get(column, math.nan) for r in row.runs]
                 known = bool(np.isfinite(other).any())
@@ -291,12 +308,12 @@ def markdown(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def best(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
-    """Returns the best sampler of each family and its distance over the floor."""
+def best(runs: Sequence[Run], budget: int = 100) -> dict[str, tuple[str, float]]:
+    """Returns the best sampler of each family at a budget and its distance over the floor."""
     out = {}
     for key in families():
-        rows = lines(key, runs)
-        if len(rows) > 1 and rows[0].sampler == "floor":
+        rows = lines(key, runs, budget)
+        if len(rows) > 1 and rows[0].sampler == FLOOR:
             out[key] = (rows[1].sampler, rows[1].mean / rows[0].mean)
     return out
 
@@ -306,7 +323,10 @@ def command(args: Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = args.store or (RESULTS if args.full else Path(scratch) / "runs.csv")
         runs = complete(path, args.families, args.samplers, args.steps, args.instances, args.workers, args.redo)
-    page = markdown([r for r in runs if r.family in args.families])
+    runs = [r for r in runs if r.family in args.families]
+    tables = {budget: markdown(runs, budget) for budget in args.steps}
+    page = "\n".join(f"## {budget} evaluations a sample\n\n{table}" for budget, table in tables.items())
+    page = page if len(tables) > 1 else tables[args.steps[0]]
     if args.full and args.manifold and set(args.families) == set(families()):
         results = manifold.table(range(args.manifold))
         write_text(path.with_name("exact_manifold.json"), json.dumps(results) + "\n")
@@ -330,7 +350,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--samplers", nargs="+", default=[], metavar="SPEC", help='such as MMPS "DPS(zeta=0.5)"; all that fit'
     )
     parser.add_argument("--instances", type=int, default=None, metavar="N", help="at most so many of a family")
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="network evaluations a sample (default: 100)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[100], metavar="N", help="network evaluations a sample (default: 100)"
+    )
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; as many as there are cores")
     parser.add_argument("--store", type=Path, help="a CSV file of runs, which is completed")
     parser.add_argument("--redo", nargs="+", default=[], metavar="SPEC", help="samplers to compute anew")
@@ -344,6 +366,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--dims takes 8, 80 or 800, or one of them with 1, 2 or 4 measurements, such as 80,4")
     if any(key not in families() for key in args.families):
         parser.error(f"--families takes {', '.join(families())}")
+    if min(args.steps) < 1:
+        parser.error("--steps takes positive numbers")
     if args.instances is not None and args.instances < 1:
         parser.error("--instances takes a positive number")
     if args.out is not None and args.out.suffix != ".md":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from invgen import samplers
-from invgen.benchmarks.studies import evidence, manifold, mixture
+from invgen.benchmarks.studies import evidence, manifold, mixture, spread
 from invgen.benchmarks.studies import exact as exact_full
 from invgen.benchmarks.studies.problems import families
 from invgen.commands import catalogue
@@ -54,17 +54,17 @@ GROUPS = {
 }
 
 
-def over_floor(runs: Sequence[exact_full.Run]) -> dict[str, dict[str, float]]:
-    """Returns sampler -> group -> mean distance over the floor's, geometric mean over the cells of a group that have
-    been run."""
+def over_floor(runs: Sequence[exact_full.Run], budget: int = 100) -> dict[str, dict[str, float]]:
+    """Returns sampler -> group -> mean distance over the floor's at a budget, geometric mean over the cells of a group that
+    have been run."""
     cells: dict[tuple[str, str], float] = {}
     for key in families():
-        rows = exact_full.lines(key, runs)
-        floor = next((row.mean for row in rows if row.sampler == "floor"), math.nan)
+        rows = exact_full.lines(key, runs, budget)
+        floor = next((row.mean for row in rows if row.sampler == exact_full.FLOOR), math.nan)
         for row in rows:
             cells[row.sampler, key] = row.mean / floor
     out: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(name for name, _ in cells if name != "floor"):
+    for name in dict.fromkeys(name for name, _ in cells if name != exact_full.FLOOR):
         for group, keys in GROUPS.items():
             values = [cells[name, key] for key in keys if (name, key) in cells]
             if values:
@@ -102,22 +102,25 @@ def number(value: float) -> str:
     )
 
 
-def overview(ratios: dict[str, dict[str, float]]) -> list[str]:
-    """Returns the distance of each sampler from the floor, by group; the best of each group in bold."""
-    best = {g: min((r[g] for r in ratios.values() if g in r), default=math.nan) for g in GROUPS}
+def overview(ratios: dict[int, dict[str, dict[str, float]]]) -> list[str]:
+    """Returns the distance of each sampler from the floor, by group, at each budget; the best of each in bold."""
+    best = {
+        (b, g): min((r[g] for r in of.values() if g in r), default=math.nan) for b, of in ratios.items() for g in GROUPS
+    }
     lines = ["| sampler | " + " | ".join(GROUPS) + " |", "|" + " --- |" * (len(GROUPS) + 1)]
-    for name in sorted(ratios, key=str.lower):
+    for name in sorted({name for of in ratios.values() for name in of}, key=str.lower):
         cells = []
         for group in GROUPS:
-            value = ratios[name].get(group, math.nan)
-            cells.append(f"**{number(value)}**" if value == best[group] else number(value))
+            values = {budget: of.get(name, {}).get(group, math.nan) for budget, of in ratios.items()}
+            shown = [f"**{number(v)}**" if v == best[b, group] else number(v) or "-" for b, v in values.items()]
+            cells.append("" if all(math.isnan(v) for v in values.values()) else " / ".join(shown))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines
 
 
 def markdown(runs: Sequence[exact_full.Run]) -> str:
     """Returns the whole page."""
-    ratios = over_floor(runs)
+    ratios = {budget: over_floor(runs, budget) for budget in exact_full.BUDGETS}
     _, described = catalogue.samplers()
     about = {row[0]: row for row in described}
     text = [INTRODUCTION, "## Distance to the exact posterior", OVERVIEW, "\n".join(overview(ratios))]
@@ -132,7 +135,8 @@ def markdown(runs: Sequence[exact_full.Run]) -> str:
                 f"{WHEN[cls.__name__]} |"
             )
         text.append(f"## {heading}\n\n" + "\n".join(lines))
-    text += ["## All tables", DETAILS, exact_full.markdown(runs).strip()]
+    text += ["## Spread at few evaluations", spread.markdown(spread.load())]
+    text += ["## All tables, at 100 evaluations", DETAILS, exact_full.markdown(runs).strip()]
     if evidence.STORE.exists():
         text.append(evidence.markdown(json.loads(evidence.STORE.read_text())).strip())
     if MANIFOLD.exists():
@@ -145,20 +149,17 @@ def markdown(runs: Sequence[exact_full.Run]) -> str:
 INTRODUCTION = """# Posterior samplers
 
 Generated from stored runs by `invgen bench study sampler-page --out docs/samplers.md`; the runs are made, and
-resumed, by `invgen bench study exact --full`.
+resumed, by `invgen bench study exact --full --steps 10 25 100`, those of the spread by `invgen bench study spread --full`.
 
 Evaluations are those of the network for one sample with default options; a chain of particles with `draws=1` spends all its
 particles on one sample. "exact" says in which limit the samples have the exact law. `invgen.solve(..., sampler="auto")`
-picks by these tables and says why (`Result.reason`).
-
-The stored runs of guided samplers are of steps of first order on "edm" levels (`order=1, schedule="edm"`). At 100
-evaluations those of second order were within 10 % of them on the mixtures that were tried. Classes that carry a paper's
-algorithm since they were renamed, such as `DPS` and `PiGDM`, have not been run yet."""
+picks by these tables and says why (`Result.reason`)."""
 
 OVERVIEW = """Sliced Wasserstein-1 distance to exact posterior samples, over that between two exact sets (the floor): 1 is
-indistinguishable. Every sampler has 100 network evaluations a sample; chains of particles give as many samples as they have
-particles. Geometric means over the cells of a column. An empty cell: the sampler does not take the problem, or has not been
-run on it. A point estimate is far from the floor by its nature: it has no spread."""
+indistinguishable. Every sampler has 10 / 25 / 100 network evaluations a sample; chains of particles give as many samples
+as they have particles. Geometric means over the cells of a column. An empty cell: the sampler does not take the problem,
+or has not been run on it; a dash: not with so few evaluations. A point estimate is far from the floor by its nature: it
+has no spread."""
 
 DETAILS = """Mean over the instances +- 1.96 standard errors (runs that stayed finite / runs); "/ floor": over the mean of
 two exact sets; NFE: network evaluations a sample; s: seconds a run of all samples, one thread; failed: runs that raised an

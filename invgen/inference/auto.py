@@ -6,6 +6,7 @@ from invgen.consistency import needs_consistency
 from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, has_gradient, has_svd
+from invgen.inference.counting import at_evaluations
 from invgen.noise import Energy, Gaussian, TransmissionPoisson
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -13,18 +14,35 @@ from invgen.sampler import Sampler
 from invgen.trust import ceiling, narrowed, warn_untrusted
 
 FEW = 16  # measured values up to which a chain of particles keeps even weights, see LinearisedTDS
+PARTICLES = 64  # of a chain where the evaluations are not counted
+FEWEST_PARTICLES, FEWEST_STEPS = 32, 10  # of a chain where they are
 
 
-def recommend(post: Posterior) -> tuple[Sampler, str]:
+def recommend(post: Posterior, evaluations: int | None = None, num_samples: int = 1) -> tuple[Sampler, str]:
     """Returns a sampler for a problem, and one sentence that says why.
 
     The rules follow the tables of docs/samplers.md: with few measured values a chain of particles is nearest to the exact
     posterior; with many, where the weights of particles collapse, the guided denoiser that takes the most of the problem's
     structure; what has no gradient is left to ensembles.
 
+    Args:
+        post: the problem.
+        evaluations: network evaluations that a sample may take; by default as many as the sampler's own steps take.
+        num_samples: how many there will be: with few evaluations a chain of particles pays only if all of them are used.
+
     Raises:
-        UnsupportedError: the posterior is of no kind that a sampler takes.
+        UnsupportedError: the posterior is of no kind that a sampler takes, or the evaluations are too few.
     """
+    if evaluations is None:
+        return _best(post, PARTICLES, 1)
+    few = evaluations < PARTICLES * FEWEST_STEPS
+    particles = num_samples if few and num_samples >= FEWEST_PARTICLES else 0 if few else PARTICLES
+    sampler, reason = _best(post, particles, num_samples if few else 1)
+    return at_evaluations(sampler, post, evaluations), reason
+
+
+def _best(post: Posterior, particles: int, draws: int) -> tuple[Sampler, str]:
+    """Returns what `recommend` does with default steps; a chain has so many particles and draws, and 0 are for none."""
     from invgen import samplers
 
     counts = post.noise if isinstance(post.noise, TransmissionPoisson) else None
@@ -52,9 +70,9 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
                 f"no sampler takes exact measurements of {_name(A)}, which has no gradient; state a small noise level"
             )
         if gaussian:
-            return samplers.RegressionEnKG(
-                particles=64
-            ), f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
+            return samplers.RegressionEnKG(particles=max(particles, FEWEST_PARTICLES), draws=draws), (
+                f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
+            )
         return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
     encoded = not isinstance(prior, Generator) or prior.has_encoder
     if needs_consistency(prior) is None and linear and gaussian and encoded:
@@ -66,26 +84,29 @@ def recommend(post: Posterior) -> tuple[Sampler, str]:
             "a consistency function, a linear operator and Gaussian noise: a few jumps, each corrected by its Jacobian"
         )
     if exact and linear and has_svd(A) and not through:
-        if values <= FEW:
-            return samplers.MCGDiff(particles=64), (
+        if values <= FEW and particles:
+            return samplers.MCGDiff(particles=particles, draws=draws), (
                 f"{count}, exact, by a linear operator with an SVD: particles in its coordinates come nearest"
             )
         return samplers.DDNM(travel_length=5, travel_repeat=3), (
             "an exact measurement by a linear operator with an SVD: the null space from the prior, with time travel"
         )
-    if values <= FEW and not exact:
-        return samplers.LinearisedTDS(particles=64), (
+    if values <= FEW and particles and not exact:
+        return samplers.LinearisedTDS(particles=particles, draws=draws), (
             f"{count}: a chain of particles{through} is nearest to the exact posterior"
         )
     if linear and counts and not through:
-        return samplers.AdaptivePiGDM(), (
-            f"{count} that are photon counts behind a linear operator: guidance that solves the linear system, with the "
-            "Gaussian law that stands for the counts found anew at each step"
+        return samplers.MMPS(), (
+            f"{count} that are photon counts behind a linear operator: guidance that solves the linear system with the "
+            "network's own covariance, with the Gaussian law that stands for the counts found anew at each step"
+        )
+    if linear and gaussian and not exact and not through:
+        return samplers.MMPS(), (
+            f"{count} of a linear operator with Gaussian noise: guidance that solves the linear system with the network's "
+            "own covariance"
         )
     if linear and gaussian and not through:
-        return samplers.AdaptivePiGDM(), (
-            f"{count} of a linear operator with Gaussian noise: guidance that solves the linear system"
-        )
+        return samplers.AdaptivePiGDM(), f"{count} of a linear operator, exact: guidance that solves the linear system"
     if isinstance(noise, Energy) or exact or through:
         what = "a loss in place of a noise law" if isinstance(noise, Energy) else f"{_name(A)}{through}"
         return samplers.DampedDPS(), f"{what}: the gradient of the likelihood guides, which asks for nothing more"

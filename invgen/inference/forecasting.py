@@ -9,28 +9,25 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from invgen.cost import Cost, counted
-from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
+from invgen.cost import counted
+from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError
-from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, has_svd
+from invgen.forward import LinearOperator
 from invgen.inference.auto import recommend
+from invgen.inference.counting import counts_of
 from invgen.messages import duration
 from invgen.names import resolve
-from invgen.noise import Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count
 
-SHORT = (10, 20)  # steps of the two small runs, whose difference is what a step costs
-PATIENCE = 1.0  # seconds that the small problem may take with all of its steps
-SIDE = 4  # of the small problem
 ROWS = 4  # signals at once in a timing, where one is fast
 FAST = 0.3  # seconds of one evaluation up to which several are timed
 
@@ -91,119 +88,10 @@ def forecast(
             problem = post.latent() if isinstance(post.prior, Generator) and sampler.prior is Denoiser else post
             if not isinstance(problem.prior, Denoiser):
                 return None
-            counts = _counts(sampler, problem)
+            counts = counts_of(sampler, problem)
             return _priced(counts, problem, num_samples * math.prod(post.batch), max_batch)
     except (InvgenError, RuntimeError, TypeError, ValueError):  # the run itself says what is wrong, in its own words
         return None
-
-
-def _counts(sampler: Sampler, post: Posterior) -> dict[str, float]:
-    """Returns the cost of a sample by name, from runs with few steps on a small problem."""
-    small = _small(post)
-    by_steps = "steps" in {f.name for f in fields(sampler)} and isinstance(sampler.schedule, str)
-    if not by_steps or sampler.steps <= SHORT[1]:
-        return _run(sampler, small)
-    begin = time.perf_counter()
-    low = _run(replace(sampler, steps=SHORT[0]), small)
-    if (time.perf_counter() - begin) * sampler.steps / SHORT[0] < PATIENCE:
-        return _run(sampler, small)
-    high = _run(replace(sampler, steps=SHORT[1]), small)
-    more = (sampler.steps - SHORT[1]) / (SHORT[1] - SHORT[0])
-    return {name: max(high[name] + (high[name] - low[name]) * more, 0.0) for name in high}
-
-
-def _run(sampler: Sampler, small: Posterior) -> dict[str, float]:
-    cost = Cost()
-    solves = getattr(small.A, "solves", None)
-    before = solves[0] if solves else 0
-    sampler(small, 1, 0, cost=cost)
-    found = {"nfe": cost.nfe, "vjps": cost.vjps, "operator_calls": cost.operator_calls}
-    return found | {"solves": float(solves[0] - before) if solves else 0.0}
-
-
-def _small(post: Posterior) -> Posterior:
-    """Returns a problem of a few values with the structure of `post`."""
-    assert isinstance(post.prior, Denoiser)  # `forecast` looks
-    prior = _Shrinks(post.prior)
-    kind = _Bends if not isinstance(post.A, LinearOperator) else _Spectral if has_svd(post.A) else _Scales
-    A = kind(prior.shape)
-    A.differentiable = all(m.differentiable for m in post.A.modules() if isinstance(m, Operator))
-    noise = post.noise
-    if isinstance(noise, Gaussian) and isinstance(noise.sigma, Tensor):
-        noise = Gaussian(noise.sigma.float().square().mean().sqrt().item())
-    clean = A(torch.full((1, *prior.shape), 0.5 * prior.data_std + prior.data_mean))[0]
-    return Posterior(prior, A, noise, noise.sample(clean, torch.Generator().manual_seed(0)))
-
-
-class _Shrinks(Denoiser):
-    """N(data_mean, data_std^2) for each of a few values, with the noise levels of a prior."""
-
-    def __init__(self, prior: Denoiser) -> None:
-        facts = {name: getattr(prior, name) for name in ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")}
-        super().__init__([min(n, SIDE) for n in prior.shape], **facts)
-        self.mmse = prior.mmse
-
-    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        d, s = self.data_std**2, per_sample_sigma(sigma, x) ** 2
-        return self.data_mean + d / (d + s) * (x - self.data_mean)
-
-
-class _Bends(Operator):
-    """x + x^2 / 10: nonlinear, with a gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.1 * x.square()
-
-
-class _Scales(LinearOperator):
-    """Every value by a gain of its own, with solves that count themselves."""
-
-    s: Tensor
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
-        self.solves = [0]
-        self.register_buffer("s", torch.linspace(0.3, 1.0, math.prod(shape)).reshape(tuple(shape)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.s.to(x.dtype) * x
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return self.s.to(y.dtype) * y
-
-    def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
-        self.solves[0] += len(b)
-        return b / (_column(var_x, b) * self.s.to(b.dtype) ** 2 + _column(var_y, b))
-
-    def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
-        s, var_x = self.s.to(x.dtype), _column(var_x, x)
-        return x + var_x * s * self.solve(y - s * x, var_x, var_y)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        self.solves[0] += len(y)
-        return y / self.s.to(y.dtype)
-
-
-class _Spectral(_Scales, SVDOperator):
-    """The same with a singular value decomposition: the coordinates are the values."""
-
-    def U(self, z: Tensor) -> Tensor:
-        return z.clone()
-
-    def Ut(self, y: Tensor) -> Tensor:
-        return y.clone()
-
-    def V(self, z: Tensor) -> Tensor:
-        return z.clone()
-
-    def Vt(self, x: Tensor) -> Tensor:
-        return x.clone()
-
-
-def _column(variance: Variance, like: Tensor) -> Variance:
-    if isinstance(variance, Tensor) and variance.numel() == len(like):
-        return variance.reshape(-1, *[1] * (like.ndim - 1))
-    return variance
 
 
 def _priced(counts: dict[str, float], post: Posterior, samples: int, max_batch: int | None) -> Forecast:

@@ -162,6 +162,7 @@ def solve(
     noise: NoiseLike,
     sampler: Sampler | str = "auto",
     *,
+    evaluations: Count | None = None,
     num_samples: Count = 1,
     seed: Seed | Sequence[Seed] = 0,
     max_batch: Count | None = None,
@@ -178,6 +179,8 @@ def solve(
         sampler: "auto", what docs/samplers.md recommends for such a problem, at noise levels at which the prior's network
             can be trusted; `Result.sampler` and `Result.reason` say what and why. Or a Sampler, its name ("MMPS",
             "AdaptivePiGDM(steps=50)"), or a file that `invgen.tune(...).save` has written.
+        evaluations: of the network for each sample, which set the number of steps, and what "auto" takes; by default the
+            sampler's own steps.
         num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
         progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
             None shows the bar on a terminal and in a notebook only.
@@ -190,16 +193,19 @@ def solve(
     that leaves white noise of the declared level: a renderer that only comes near a real picture makes samples too sure.
     """
     from invgen.inference.auto import recommend, within_trust
+    from invgen.inference.counting import at_evaluations
     from invgen.names import resolve
 
     post, reason = Posterior(prior, A, noise, y), ""
     if isinstance(sampler, str):
         if sampler == "auto":
-            sampler, reason = recommend(post)
+            sampler, reason = recommend(post, evaluations, num_samples)
             post, left_out = within_trust(post)
             reason += left_out
         else:
             sampler = resolve.sampler(sampler)
+    if evaluations is not None and not reason:
+        sampler = at_evaluations(sampler, post, evaluations)
     if progress is not False:
         expected = forecast(sampler, post, num_samples, max_batch)
         if expected is not None:

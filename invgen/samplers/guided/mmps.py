@@ -4,6 +4,7 @@ Section 4.2: moment matching posterior sampling."""
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from invgen.forward import LinearOperator
@@ -19,13 +20,18 @@ class MMPS(GuidedSampler):
     """Moment matching: p(x_0 | x_sigma) taken as N(D, C) with the true covariance C = sigma^2 dD/dx.
 
     Linear operators, Gaussian noise. Exact for Gaussian priors as the solve converges. The Jacobian of a network is not
-    quite symmetric, hence GMRES.
+    quite symmetric, hence GMRES. The solve for a white covariance, which is the guidance of PiGDM, is its preconditioner:
+    where C is white one iteration is exact, and three are enough for blurs and tomography, whose own spectrum would take
+    many.
 
     Args:
-        iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5.
+        iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5, without a preconditioner.
+        precondition: whether each iteration solves for a white covariance first, `A.weighted_adjoint`; without, it
+            applies A and its adjoint once, which is less where that solve is itself iterative.
     """
 
-    iterations: Count = 5
+    iterations: Count = 3
+    precondition: bool = True
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
@@ -33,18 +39,27 @@ class MMPS(GuidedSampler):
 
     @classmethod
     def paper(cls) -> "MMPS":
-        """Returns the released form: 1000 ancestral steps of first order on DDPM's schedule."""
-        return cls(steps=1000, schedule="vp", order=1)
+        """Returns the released form: 1000 ancestral steps of first order on DDPM's schedule, five plain iterations."""
+        return cls(steps=1000, schedule="vp", order=1, iterations=5, precondition=False)
 
     def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         x0, vjp = post.prior.vjp(x, s)
-        post = post.near(x0, post.prior.variance(s))
+        white = post.prior.variance(s)
+        post = post.near(x0, white)
         A, var_y = post.A, post.noise.var
+
         # u = (var_y I + A C A^T)^-1 (y - A x0), of which only C A^T u is wanted
-        guidance = gmres(
-            lambda v, moved: var_y * v + A(moved),
-            post.residual(x0),
-            max_iter=self.iterations,
-            along=lambda v: s**2 * vjp(A.adjoint(v)),
-        )
+        def plain(v: Tensor) -> Tensor:
+            return s**2 * vjp(A.adjoint(v))
+
+        # u = P v with P = (var_y I + white A A^T)^-1, so that var_y u = v - white A A^T u
+        def preconditioned(v: Tensor) -> Tensor:
+            w = A.weighted_adjoint(v, white, var_y)
+            return torch.stack([s**2 * vjp(w), white * w], 1)
+
+        r, most = post.residual(x0), self.iterations
+        if self.precondition:
+            guidance = gmres(lambda v, c: v + A(c[:, 0] - c[:, 1]), r, max_iter=most, along=preconditioned)[:, 0]
+        else:
+            guidance = gmres(lambda v, moved: var_y * v + A(moved), r, max_iter=most, along=plain)
         return x0 + self.within(post.prior, x, s, guidance)

@@ -34,7 +34,7 @@ def wide(n: int, m: int) -> Matrix:
 PROBLEMS = {
     "few values": (prior(6), wide(6, 3), Gaussian(0.1), "LinearisedTDS"),
     "few values, any noise": (prior(6), from_function(torch.exp, (6,)), Poisson(), "LinearisedTDS"),
-    "many values": (prior(40), wide(40, 20), Gaussian(0.1), "AdaptivePiGDM"),
+    "many values": (prior(40), wide(40, 20), Gaussian(0.1), "MMPS"),
     "many values, nonlinear": (prior(40), HighDynamicRange((40,)), Gaussian(0.1), "AdaptiveDAPS"),
     "few exact values": (prior(6), Mask((6,), torch.arange(6) < 3), Noiseless(), "MCGDiff"),
     "many exact values": (prior(40), Mask((40,), torch.arange(40) < 20), Noiseless(), "DDNM"),

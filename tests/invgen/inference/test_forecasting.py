@@ -6,7 +6,7 @@ import torch
 import invgen
 from invgen import operators, priors, samplers
 from invgen.cost import Cost
-from invgen.inference import forecasting
+from invgen.inference import counting
 from invgen.messages import duration
 
 SHAPE = (1, 12, 12)
@@ -56,7 +56,7 @@ def test_a_nonlinear_operator_and_a_batch():
 def test_many_steps_are_extrapolated_where_the_small_problem_is_slow(monkeypatch):
     post, sampler = problem(), samplers.PnPDM(steps=60)
     whole = invgen.forecast(sampler, post)
-    monkeypatch.setattr(forecasting, "PATIENCE", 0.0)
+    monkeypatch.setattr(counting, "PATIENCE", 0.0)
     assert invgen.forecast(sampler, post).nfe == pytest.approx(whole.nfe, rel=0.05)
 
 
@@ -76,7 +76,7 @@ def test_solve_says_it_on_stderr_and_the_result_what_ran_inside(capsys):
     assert "PiGDM: 10 network evaluations" in capsys.readouterr().err
     assert result.inner.startswith("10 ") and "solve" in result.inner and result.inner in repr(result)
     mmps = invgen.solve(post.y, post.A, post.prior, 0.1, samplers.MMPS(steps=10))
-    assert mmps.inner == "10 solves by GMRES in 5 iterations"
+    assert mmps.inner.endswith("10 solves by GMRES in 3 iterations") and "30 solves" in mmps.inner
 
 
 # weights of 0.1 ask for signals of 10

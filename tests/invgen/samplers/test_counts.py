@@ -164,7 +164,7 @@ def test_many_photons_are_the_logarithm_with_gaussian_noise():
 def test_auto_takes_counts_and_says_why():
     post = problem(*LOW)
     result = invgen.solve(post.y, post.A, post.prior, post.noise, "auto", num_samples=4)
-    assert isinstance(result.sampler, samplers.AdaptivePiGDM) and "counts" in result.reason
+    assert isinstance(result.sampler, samplers.MMPS) and "counts" in result.reason
     assert (result.residual < 1.5).all()  # of counts, over their own noise
 
 
