@@ -49,8 +49,8 @@ def at_evaluations(sampler: Sampler, post: Posterior, evaluations: int) -> Sampl
     """
     if "steps" not in {f.name for f in fields(sampler)} or not isinstance(sampler.schedule, str):
         raise UnsupportedError(
-            f"this {type(sampler).__name__} has noise levels of its own, so that evaluations cannot set their number; leave "
-            "evaluations out, or name the schedule"
+            f"this {type(sampler).__name__} has noise levels of its own, so that evaluations cannot set their number; "
+            "leave evaluations out, or name the schedule"
         )
     problem = post.latent() if isinstance(post.prior, Generator) and sampler.prior is Denoiser else post
     small = _small(problem)
