@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import invgen
-from invgen import metrics, plots, samplers
+from invgen import metrics, plots
 from invgen.benchmarks.methods.images import Bicubic, Biharmonic
 from invgen.benchmarks.methods.total_variation import TV
 from invgen.diffusion import Denoiser
@@ -30,7 +30,8 @@ PHOTO_NOISE = 0.05  # standard deviation, images in [-1, 1]
 CT_NOISE = 0.02  # of the line integrals, which reach about 2.5
 PHOTO_SAMPLES, CT_SAMPLES = 8, 16  # of each problem; the CT prior's network is four times as fast
 OVERVIEW = ("ct-23-CT_small", "super-resolution-x4", "inpainting-box", "deblurring-motion")  # the README's picture
-SAMPLER = samplers.AdaptivePiGDM(steps=25)
+EVALUATIONS = 25  # of the network for each sample, by the sampler that `solve` takes of itself
+LEVEL = 0.5  # of the central intervals whose coverage is shown, which few samples can span
 WEIGHTS = (4.0, 8.0, 12.0, 24.0, 70.0)  # of total variation, over the width of the range; the truth picks one of them
 
 
@@ -188,11 +189,14 @@ def solve(p: Problem, out: Path, num_samples: int, seed: int) -> list[dict]:
         begin = time.perf_counter()
         pictures[name] = method()
         rows.append(row(p, name, pictures[name], time.perf_counter() - begin, 0.0))
-    result = invgen.solve(p.y, p.A, p.prior, p.noise, SAMPLER, num_samples=num_samples, seed=seed)
-    name = type(SAMPLER).__name__
+    result = invgen.solve(p.y, p.A, p.prior, p.noise, evaluations=EVALUATIONS, num_samples=num_samples, seed=seed)
+    name = type(result.sampler).__name__
     samples = [row(p, f"{name}, one sample", x, result.seconds / num_samples, result.nfe) for x in result.samples]
     rows.append({k: sum(r[k] for r in samples) / num_samples if isinstance(v, float) else v for k, v in samples[0].items()})
-    rows.append(row(p, f"{name}, mean of {num_samples}", result.mean, result.seconds, result.nfe * num_samples))
+    mean = row(p, f"{name}, mean of {num_samples}", result.mean, result.seconds, result.nfe * num_samples)
+    if num_samples > 2:
+        mean["coverage"] = metrics.interval_coverage(result.samples, p.truth, LEVEL, dims=p.truth.ndim).item()
+    rows.append(mean)
     best = max(pictures, key=lambda n: metrics.psnr(pictures[n], p.truth, data_range=data_range(p)).item())
     plots.show_posterior(result, p.truth, (best, pictures[best]), out / f"{p.name}.png", title=p.title)
     return rows
@@ -235,6 +239,7 @@ def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
         "psnr": metrics.psnr(shown, p.truth, data_range=high - low).item(),
         "ssim": metrics.ssim(shown, p.truth, value_range=(low, high)).item(),
         "residual": p.posterior.rows(torch.arange(1)).residual_over_noise(x[None]).item(),
+        "coverage": None,
         "seconds": seconds,
         "nfe": nfe,
     }
@@ -243,31 +248,38 @@ def row(p: Problem, method: str, x: Tensor, seconds: float, nfe: float) -> dict:
 def table(rows: list[dict]) -> str:
     """Returns the rows as a Markdown table."""
     lines = [
-        "| problem | method | PSNR, dB | SSIM | residual / noise | seconds | network evaluations |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        f"| problem | method | PSNR, dB | SSIM | residual / noise | {LEVEL:.0%} intervals hold | seconds | evaluations |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in rows:
         lines.append(
             f"| {r['problem']} | {r['method']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['residual']:.2f} | "
-            f"{r['seconds']:.1f} | {r['nfe']:.0f} |"
+            f"{_percent(r['coverage'])} | {r['seconds']:.1f} | {r['nfe']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def summary(rows: list[dict]) -> str:
     """Returns one line a problem, in Markdown: PSNR of the best classical method, of one sample and of the mean of the
-    samples."""
+    samples, and the share of values that the samples' central intervals hold."""
     lines = [
-        "| problem | best classical method | one sample | mean of the samples | seconds |",
-        "|---|---:|---:|---:|---:|",
+        f"| problem | best classical method | one sample | mean of the samples | {LEVEL:.0%} intervals hold | seconds |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(r["problem"] for r in rows):
         of = [r for r in rows if r["problem"] == name]
         one, mean = (next(r for r in of if part in r["method"]) for part in (", one sample", ", mean of"))
         best = max((r for r in of if "," not in r["method"]), key=lambda r: r["psnr"])
         classical = f"{best['psnr']:.2f} ({best['method']})"
-        lines.append(f"| {name} | {classical} | {one['psnr']:.2f} | {mean['psnr']:.2f} | {mean['seconds']:.0f} |")
+        lines.append(
+            f"| {name} | {classical} | {one['psnr']:.2f} | {mean['psnr']:.2f} | {_percent(mean['coverage'])} | "
+            f"{mean['seconds']:.0f} |"
+        )
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def write(rows: list[dict], out: Path) -> None:
