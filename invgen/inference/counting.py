@@ -11,7 +11,7 @@ from invgen.cost import Cost
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, has_svd
-from invgen.noise import Gaussian
+from invgen.noise import Energy, Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
@@ -52,16 +52,24 @@ def at_evaluations(sampler: Sampler, post: Posterior, evaluations: int) -> Sampl
             f"this {type(sampler).__name__} has noise levels of its own, so that evaluations cannot set their number; "
             "leave evaluations out, or name the schedule"
         )
-    problem = post.latent() if isinstance(post.prior, Generator) and sampler.prior is Denoiser else post
-    small = _small(problem)
-    low, high = (_run(replace(sampler, steps=steps), small, getattr(sampler, "draws", 1))["nfe"] for steps in SHORT)
-    each = (high - low) / (SHORT[1] - SHORT[0])
-    steps = math.floor((evaluations - (low - each * SHORT[0])) / each + 1e-9) if each > 0 else sampler.steps
+    # a decoder is a part of the operator, for which no small problem stands: three steps of the problem itself
+    whole = isinstance(post.prior, Generator)
+    problem, short = (post.rows(torch.zeros(1, dtype=torch.long)), (1, 2)) if whole else (_small(post), SHORT)
+
+    def spent(steps: int) -> float:
+        return _run(replace(sampler, steps=steps), problem, getattr(sampler, "draws", 1))["nfe"]
+
+    low, high = map(spent, short)
+    each = max((high - low) / (short[1] - short[0]), 0.1)
+    steps = math.floor((evaluations - low) / each + 1e-9) + short[0]
+    taken = low + each * (1 - short[0])
+    # what travels back in time does not grow evenly
+    while not whole and steps > 0 and (taken := spent(steps)) > evaluations:
+        steps = min(steps - math.ceil((taken - evaluations) / (2 * each)), steps - 1)
     if steps < 1:
-        least = math.ceil(low - each * (SHORT[0] - 1))
         raise UnsupportedError(
-            f"{type(sampler).__name__} takes at least {least} network evaluations a sample, and {evaluations} are allowed; "
-            "allow more, or name another sampler"
+            f"{type(sampler).__name__} takes at least {taken:.0f} network evaluations a sample, and {evaluations} are "
+            "allowed; allow more, or name another sampler"
         )
     return replace(sampler, steps=steps)
 
@@ -86,7 +94,9 @@ def _small(post: Posterior) -> Posterior:
     if isinstance(noise, Gaussian) and isinstance(noise.sigma, Tensor):
         noise = Gaussian(noise.sigma.float().square().mean().sqrt().item())
     clean = A(torch.full((1, *prior.shape), 0.5 * prior.data_std + prior.data_mean))[0]
-    return Posterior(prior, A, noise, noise.sample(clean, torch.Generator().manual_seed(0)))
+    # a loss draws nothing
+    y = clean if isinstance(noise, Energy) else noise.sample(clean, torch.Generator().manual_seed(0))
+    return Posterior(prior, A, noise, y)
 
 
 class _Shrinks(Denoiser):

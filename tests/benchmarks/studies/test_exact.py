@@ -14,7 +14,7 @@ from scipy import stats
 
 from invgen import samplers
 from invgen.benchmarks.studies import exact as exact_full
-from invgen.benchmarks.studies import manifold, mixture, problems, sampler_page
+from invgen.benchmarks.studies import manifold, mixture, problems, sampler_page, spread
 from invgen.errors import FileError
 from invgen.sampler import Cost
 
@@ -76,13 +76,13 @@ def test_every_sampler_gets_the_same_budget(spec):
 @pytest.mark.slow
 def test_runs_resume_and_a_cut_line_is_dropped(tmp_path):
     store, keys = tmp_path / "runs.csv", ["mixture-8-4"]
-    first = exact_full.complete(store, keys, ["DDRM"], 10, instances=2, workers=1)
+    first = exact_full.complete(store, keys, ["DDRM"], [10], instances=2, workers=1)
     order = sorted((r.instance, r.sampler) for r in first)
     assert order == [(0, "DDRM"), (0, "floor"), (1, "DDRM"), (1, "floor")]
     with store.open("a") as file:
         file.write("mixture-8-4,DDRM,7,0.1")
     before = store.stat().st_mtime_ns
-    again = exact_full.complete(store, keys, ["DDRM", "DPS"], 10, instances=2, workers=2)
+    again = exact_full.complete(store, keys, ["DDRM", "DPS"], [10], instances=2, workers=2)
     assert len(again) == 6 and store.stat().st_mtime_ns > before
     same = {r.key: r.distance for r in again}
     assert all(same[r.key] == pytest.approx(r.distance, rel=1e-4) for r in first)
@@ -120,19 +120,43 @@ def test_a_killed_run_loses_at_most_what_was_in_flight(tmp_path):
     process.wait()
     kept = exact_full.load(store)
     assert len(kept) >= 3
-    whole = exact_full.complete(store, ["mixture-8-4"], ["DDRM"], 10, instances=8, workers=1)
+    whole = exact_full.complete(store, ["mixture-8-4"], ["DDRM"], [10], instances=8, workers=1)
     assert len(whole) == 16 and len({r.key for r in whole}) == 16
     assert {r.key: r.distance for r in kept}.items() <= {r.key: r.distance for r in whole}.items()
 
 
 def test_a_run_that_fails_is_shown_and_counted():
-    runs = [exact_full.Run("mixture-8-4", "floor", i, 0.05) for i in range(3)]
-    runs += [exact_full.Run("mixture-8-4", "DPS", 0, 1.0, nfe=100), exact_full.Run("mixture-8-4", "DPS", 2, 3.0, nfe=100)]
-    runs += [exact_full.Run("mixture-8-4", "DPS", 1, math.nan, error="DivergedError: at step 3")]
+    def run(sampler, instance, distance, budget=100, **more):
+        return exact_full.Run("mixture-8-4", sampler, instance, budget, distance, **more)
+
+    runs = [run("floor", i, 0.05, 0) for i in range(3)]
+    runs += [run("DPS", 0, 1.0, nfe=100), run("DPS", 2, 3.0, nfe=100)]
+    runs += [run("DPS", 1, math.nan, error="DivergedError: at step 3")]
+    # what took more than it was allowed, and what ran at another budget, is in no table of this one
+    runs += [run("PnPDM", 0, 0.1, nfe=130), run("DDRM", 0, 0.1, 10, nfe=10)]
     page = exact_full.markdown(runs)
+    assert "PnPDM" not in page and "DDRM" not in page
     line = next(row for row in page.splitlines() if row.startswith("| DPS"))
     assert "2.00 +- 1.96 (2/3)" in line and "| 40.0 |" in line and line.split(" | ")[5] == "1"
     assert exact_full.best(runs)["mixture-8-4"] == ("DPS", pytest.approx(40))
+
+
+def test_the_spread_of_exact_samples_and_its_table(tmp_path):
+    # two exact sets of 3000: the covariance is off by sqrt((1 + tr(S)^2 / |S|^2) / n), .08 to .1 here; variances by 1 %
+    for name in spread.PROBLEMS:
+        found = spread.run_one(spread.FLOOR, name, 0)
+        n, (_, exact, _) = spread.SAMPLES, spread.problem(name)
+        S = exact.covariance.reshape(spread.SIZE, spread.SIZE)
+        expected = ((1 + (S.trace() / S.norm()) ** 2) / n) ** 0.5
+        assert found["covariance"] == pytest.approx(expected.item(), rel=0.25)
+        assert found["trace"] == pytest.approx(1, abs=0.02) and found["mean"] < 0.03
+    store = tmp_path / "spread.json"
+    first = spread.complete(store, ["DDRM"], [10], workers=1)
+    assert set(first) == {"DDRM", spread.FLOOR} and spread.complete(store, ["DDRM"], [10]) == first == spread.load(store)
+    assert spread.markdown(first, [10]).splitlines()[-1].startswith("| `DDRM` | ")
+    store.write_text("{")
+    with pytest.raises(FileError, match="no table of the spread"):
+        spread.load(store)
 
 
 @pytest.mark.slow  # clouds of 2^14 points

@@ -10,6 +10,7 @@ from invgen.noise import Noiseless, Poisson
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
 from invgen.priors import GaussianPrior
 from invgen.pushforward import Generator
+from invgen.sampler import Cost
 
 F64 = torch.float64
 
@@ -53,6 +54,29 @@ def test_each_kind_of_problem_gets_a_sampler_that_takes_it(name):
     sampler, reason = recommend(Posterior(p, A, noise, y))
     assert type(sampler).__name__ == expected and sampler.refuses(Posterior(p, A, noise, y)) is None
     assert len(reason) > 30 and "\n" not in reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_number_of_evaluations_is_kept_whatever_the_problem(name):
+    p, A, noise, _ = PROBLEMS[name]
+    post = Posterior(p, A, noise, A(torch.zeros(p.shape)).float())
+    for evaluations, num_samples in ((100, 1), (100, 40), (3000, 1)):
+        sampler, _ = recommend(post, evaluations, num_samples)
+        spent = Cost()
+        sampler(post, num_samples, 0, cost=spent)
+        # no more than asked, and not much less: an inner loop is a step of some evaluations
+        assert 0.8 * evaluations < spent.nfe <= evaluations, sampler
+
+
+def test_evaluations_set_the_steps_of_any_sampler_or_are_refused():
+    p, A, noise, _ = PROBLEMS["many values"]
+    for name in ("DampedDPS", "AdaptiveDAPS"):
+        assert invgen.solve(torch.zeros(20), A, p, noise, name, evaluations=30).nfe <= 30
+    with pytest.raises(UnsupportedError, match="PnPDM takes at least .* evaluations a sample, and 2 are allowed"):
+        invgen.solve(torch.zeros(20), A, p, noise, "PnPDM", evaluations=2)
+    with pytest.raises(UnsupportedError, match="MMPS has noise levels of its own"):
+        invgen.solve(torch.zeros(20), A, p, noise, samplers.MMPS(schedule=(1.0, 0.1)), evaluations=2)
 
 
 def test_what_no_sampler_takes_is_said_at_once():
