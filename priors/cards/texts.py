@@ -87,7 +87,7 @@ LIMITS = {
 - Exact density and codes, of pictures with Gaussian noise of 0.1; its samples are the family's weakest: a small RealNVP
   trained for minutes.""",
     "digits-consistency": """\
-- A consistency function, f(x, sigma) in place of the mean: for `AdaptiveLATINO`, `LATINO`, `CM4IR` and
+- A consistency function, f(x, sigma) in place of the mean: for `LinearisedLATINO`, `AdaptiveLATINO`, `LATINO`, `CM4IR` and
   `MultistepConsistency`. Samplers that take the mean run on it too, with a bias: `digits` is for them.
 - One jump draws a digit, not always a legible one. It has no density.""",
     "digits-ar": """\

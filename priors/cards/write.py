@@ -271,7 +271,8 @@ def _figures(results: dict[str, Any]) -> list[str]:
     if "two_sample" in results:
         f = results["two_sample"]
         lines.append(
-            f"- {f['count']} generated against as many held-out signals, {f['features']} features: a random forest tells "
+            f"- {f['count']} generated{' by two jumps' if 'beside' in f else ''} against as many held-out signals, "
+            f"{f['features']} features: a random forest tells "
             f"them apart in {100 * f['c2st']:.0f} % of cases (50 %: not at all; training views: "
             f"{100 * f['c2st_train']:.0f} %); squared maximum mean discrepancy {f['mmd']:.4f} (training views: "
             f"{f['mmd_train']:.4f})."

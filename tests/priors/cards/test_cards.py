@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from invgen.priors.cards import baselines, evaluate, write
 from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
-from invgen.priors.recipes import RECIPES
+from invgen.priors.recipes import DISTILLED, RECIPES
 from invgen.priors.training.digits_family import FAMILY
 from invgen.priors.training.train import train
 
@@ -144,3 +144,8 @@ def test_the_command_on_a_card_is_the_one_that_was_run():
     recipe = dataclasses.asdict(FAMILY["digits-ar"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 2.0, "seed": 0, "device": "cpu"}
     assert write._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"
+    training |= {"recipe": dataclasses.asdict(DISTILLED["digits-consistency"]), "bfloat16": True}
+    training["steps"] = training["recipe"]["steps"]
+    assert write._command("digits-consistency", training) == (
+        "invgen train digits-consistency --data data/digits --bfloat16 --out runs/digits-consistency"
+    )
