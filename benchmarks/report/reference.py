@@ -21,9 +21,11 @@ FOLDER = Path(__file__).parents[1] / "reference"
 ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; quick says nothing of quality
 METRICS = {
     "distance": "sliced Wasserstein-1 distance to the exact posterior, in units of the signal; less is better",
-    "psnr": "PSNR of the mean of the samples, dB; more is better",
-    "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better",
+    "psnr": "PSNR of the mean of the samples, dB; more is better. In parentheses: values in the central 50 % intervals",
+    "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better. In parentheses: values in the central 50 % "
+    "intervals",
 }
+COVERAGE = "coverage(level=0.5)"
 PEER_METRICS = {"PSNR": "psnr", "energy score": "energy", "residual": "residual"}
 PEER_COSTS = ("network evaluations", "seconds a sample")
 
@@ -34,7 +36,8 @@ def path_of(name: str) -> Path:
 
 
 def table(results: Results) -> str:
-    """Returns problems by methods, in Markdown: one metric, averaged over images and seeds.
+    """Returns problems by methods, in Markdown: one metric, averaged over images and seeds, and beside it, in parentheses,
+    the share of values that the samples' central 50 % intervals hold.
 
     Classical methods that fit every problem have a column each; of the others the best on a problem is shown, with its
     name: chosen by the truth, an advantage that no sampler gets.
@@ -49,7 +52,7 @@ def table(results: Results) -> str:
     heads = ["problem", *(["best classical method"] if some else []), *(f"`{m}`" for m in shown)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for problem in problems:
-        entries = [_text(values[problem, m]) for m in shown]
+        entries = [_text(values[problem, m]) + _covered(results, problem, m, metric) for m in shown]
         if some:
             there = [(values[problem, m], m) for m in some if values[problem, m] is not None]
             best = (min if metric == "distance" else max)(there, default=None)
@@ -61,6 +64,12 @@ def table(results: Results) -> str:
 def _mean(rows: Sequence[Row], problem: str, method: str, metric: str) -> float | None:
     found = [r.values[metric] for r in rows if (r.problem, r.sampler) == (problem, method) and metric in r.values]
     return sum(found) / len(found) if found else None
+
+
+def _covered(results: Results, problem: str, method: str, metric: str) -> str:
+    """Returns the coverage in parentheses; nothing beside a distance, which judges the spread itself."""
+    share = None if metric == "distance" else _mean(results.rows, problem, method, COVERAGE)
+    return "" if share is None else f" ({share:.0%})"
 
 
 def _text(value: float | None) -> str:
