@@ -22,8 +22,8 @@ ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; qui
 METRICS = {
     "distance": "sliced Wasserstein-1 distance to the exact posterior, in units of the signal; less is better",
     "psnr": "PSNR of the mean of the samples, dB; more is better. In parentheses: values in the central 50 % intervals",
-    "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better. In parentheses: values in the central 50 % "
-    "intervals",
+    "snr": "signal-to-noise ratio of the mean of the samples, dB; more is better. In parentheses: values in the central "
+    "50 % intervals",
 }
 COVERAGE = "coverage(level=0.5)"
 PEER_METRICS = {"PSNR": "psnr", "energy score": "energy", "residual": "residual"}
