@@ -176,7 +176,7 @@ WHEN: dict[str, str] = {
     "TDS": "as LinearisedTDS with loud noise, or to compare with the paper",
     "LinearisedTDS": "few measured values (tens at most) and samples that must be right: distant modes, model evidence",
     "MCGDiff": "few values of a linear operator with an SVD, exact or noisy; no network gradient, the cheapest",
-    "AFDPS": "to compare with the paper: few measured values, no network gradient, hundreds of steps",
+    "AFDPS": "few values of a linear operator with an SVD, as MCGDiff; no network gradient, a hundred steps and more",
     "DDSMC": "as MCGDiff, with another split of the noise; independent short chains",
     "FPS": "to compare with the paper; its target is too narrow",
     "CorrectedFPS": "operators with an SVD, where a path of measurements helps",

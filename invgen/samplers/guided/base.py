@@ -47,14 +47,17 @@ class GradientGuided(Sampler):
 
     def within(self, prior: Denoiser, x: Tensor, s: float, gradient: Tensor) -> Tensor:
         """Returns the gradient of the data, (B, *shape), in the subspace of the state x at level s, if one is asked for."""
-        if self.subspace == 1 or [a for a, _ in self.levels(prior)].index(s) % self.subspace_every:
+        if self.subspace == 1:
             return gradient
-        U, S, Vh = torch.linalg.svd(x.detach(), full_matrices=False)
+        if self.subspace_every > 1 and sum(level > s for level, _ in self.levels(prior)) % self.subspace_every:
+            return gradient
+        # a state that has diverged has no singular vectors; that it has is seen after the step
+        U, S, Vh = torch.linalg.svd(x.detach().nan_to_num(0, 0, 0), full_matrices=False)
         power = S.square()
         # kept while those before fall short of the share
         kept = power.cumsum(-1) - power < self.subspace * power.sum(-1, keepdim=True)
         left, right = U * kept.unsqueeze(-2), Vh * kept.unsqueeze(-1)
-        return left @ (left.mT @ gradient @ right.mT) @ right
+        return left @ (left.mH @ gradient @ right.mH) @ right
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ class AFDPS(ParticleSampler):
     svd: ClassVar[bool] = True
     one_level: ClassVar[bool] = True
 
-    def variance(self, post: LinearGaussian, A: SVDOperator, s: float) -> float:
-        """Returns r_s^2."""
-        return float(post.noise.var) + (self.gamma * float(A.s.max()) * s) ** 2
+    def variance(self, post: LinearGaussian, A: SVDOperator, s: float) -> Tensor:
+        """Returns r_s^2, without axes, on the device."""
+        return post.noise.var + (self.gamma * A.s.double().max() * s) ** 2
 
     def start(self, post: LinearGaussian, randn: Streams, rows: int) -> Tensor:
         prior, s = post.prior, self.levels(post.prior)[0][0]
         mean = torch.full((rows, *prior.shape), prior.data_mean, dtype=prior.dtype, device=prior.device)
-        loud = replace(post, A=as_svd(post.A), noise=Gaussian(math.sqrt(self.variance(post, as_svd(post.A), s))))
+        loud = replace(post, A=as_svd(post.A), noise=Gaussian(math.sqrt(self.variance(post, as_svd(post.A), s).item())))
         return loud.draw(mean, s**2 + prior.data_std**2, randn)
 
     def potential(self, post: LinearGaussian, x: Tensor, s: float, s_next: float, *before: Tensor) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ class AFDPS(ParticleSampler):
 
     def first_evidence(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:
         """Returns log N(y; A m, v A A^T + r^2 I), (B,), the weight that all of the first particles have."""
-        A, v, r2 = as_svd(post.A), s**2 + post.prior.data_std**2, self.variance(post, as_svd(post.A), s)
+        A, v, r2 = as_svd(post.A), s**2 + post.prior.data_std**2, self.variance(post, as_svd(post.A), s).item()
         gap = post.residual(torch.full_like(x, post.prior.data_mean))
         spread = (2 * math.pi * (r2 + v * A.s.double() ** 2)).log().where(A.s > 0, 0).sum()
         rest = (gap[0].numel() - A.rank) * math.log(2 * math.pi * r2)
@@ -75,13 +75,13 @@ class AFDPS(ParticleSampler):
         A, x0 = as_svd(post.A), seen[0]
         r2, r2_next = (self.variance(post, A, level) for level in (s, s_next))
         gap = post.residual(x)
-        g = -A.adjoint(gap) / r2
+        g = -A.adjoint(gap) / r2.to(x.real.dtype)
         trace, count = A.s.double().square().sum(), gap[0].numel()
         log_w = 0.5 * (s**2 - s_next**2) * (dot(g, g).flatten().double() - trace / r2)
         log_w = log_w + (1 - (s_next / s) ** 2) * dot(x - x0, g).flatten().double()
         # the change of log N(y; A x, r^2 I) with r at this x
         misfit = dot(gap, gap).flatten().double()
-        log_w = log_w - 0.5 * (misfit * (1 / r2_next - 1 / r2) + count * math.log(r2_next / r2))
+        log_w = log_w - 0.5 * (misfit * (1 / r2_next - 1 / r2) + count * (r2_next / r2).log())
         x = step(x, x0, s, s_next, 1.0, randn)
         # the ODE of the guidance over the step: coordinate i of the misfit falls by (r_next / r)^(2 (s_i / gamma |A|)^2)
         fall = (r2_next / r2) ** ((A.s / (self.gamma * A.s.max())) ** 2)

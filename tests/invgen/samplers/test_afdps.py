@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from invgen import samplers
+from invgen import Gaussian, Posterior, samplers
 from invgen.diffusion import step_kernel
 from invgen.forward import as_svd
+from invgen.operators import Mask
+from invgen.priors import GaussianMixture
 from tests.invgen.samplers.gaussian_problems import (
     EYE,
     F64,
@@ -43,6 +45,18 @@ def test_law_and_evidence_converge_with_steps():
         assert (second - S).norm() < (0.25 if steps == 100 else 0.2) * S.norm()
     # Euler's weights: of first order in the steps
     assert -2.4 < biases[0] < -1.4 and 0.1 * biases[0] > biases[1] > 0.6 * biases[0], biases
+
+
+@pytest.mark.slow
+def test_distant_modes_have_their_weights():
+    # two modes 6 apart that one value of the measurement does not tell from each other, of weights 0.2 and 0.8
+    means = torch.tensor([[-3.0, 0, 1], [3.0, 0, 1]], dtype=F64)
+    y = torch.tensor([1.2], dtype=F64)
+    post = Posterior(GaussianMixture(means, [0.2, 0.8], var=0.3), Mask((3,), torch.tensor([0, 0, 1.0])), Gaussian(0.4), y)
+    found = samplers.AFDPS(steps=100, particles=400).weighted(post, 10, seed=0)
+    share = (found.log_weights.exp() * (found.samples[..., 0] > 0)).sum(1)
+    # ten chains, three standard errors
+    assert abs(share.mean() - 0.8) < 3 * share.std() / 10**0.5 + 0.01 and share.std() < 0.1, share
 
 
 def test_the_guidance_is_the_flow_of_the_likelihood_between_two_levels():
