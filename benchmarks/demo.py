@@ -1,7 +1,7 @@
 """The main job: real images and a real CT slice reconstructed by posterior sampling, next to the classical baseline.
 
-`make demo`, `invgen demo` and `invgen demo` run it; what it leaves in `out/` is a picture for every
-problem (measurement, baseline, samples, mean, standard deviation, truth) and the table of results.
+`make demo` and `invgen demo` run it; it leaves in `out/` a picture for every problem (measurement,
+baseline, samples, mean, standard deviation, truth) and the table of results.
 """
 
 import json
@@ -20,6 +20,7 @@ from invgen import metrics, plots
 from invgen.benchmarks.methods.images import Bicubic, Biharmonic
 from invgen.benchmarks.methods.total_variation import TV
 from invgen.diffusion import Denoiser
+from invgen.files.writing import require_writable, write_text
 from invgen.forward import Operator
 from invgen.operators import Blur, Downsample, Mask, ParallelBeamCT, gaussian_kernel, hu_to_mu, motion_kernel
 from invgen.priors.data.fetch import data_folder
@@ -162,7 +163,7 @@ def run(out: Path | str = "out", *, quick: bool = False, seed: int = 0, progress
     from tqdm.auto import tqdm
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     problems = [*measured(lambda shape: load("ct", shape)), *slices(lambda shape: load("ct", shape), seed)]
     problems += photographs(lambda shape: load("photo", shape), seed)
     if quick:
@@ -285,7 +286,6 @@ def _percent(share: float | None) -> str:
 
 def write(rows: list[dict], out: Path) -> None:
     """results.md and results.json, whole or not at all."""
-    from invgen.files.writing import write_text
 
     write_text(out / "results.md", table(rows) + "\n")
     write_text(out / "results.json", json.dumps(rows, indent=1) + "\n")

@@ -75,6 +75,11 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
             )
         if not (y.is_floating_point() or y.is_complex()):
             raise ShapeError(f"the measurement has dtype {y.dtype}, expected floating point; convert it with y.float()")
+        if y.is_complex() and not (A.out_dtype.is_complex or prior.dtype.is_complex):
+            raise ShapeError(
+                f"the measurement is complex but {type(A).__name__} of the prior's signals is real; pass y.real, or an "
+                "operator with complex values"
+            )
         if y.device != prior.device:
             raise ShapeError(f"the measurement is on {y.device} but the prior on {prior.device}; move one with .to()")
         if not torch.isfinite(y).all():

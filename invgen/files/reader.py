@@ -168,6 +168,8 @@ def first_bytes(path: Path) -> bytes:
             head = file.read(132)
     except FileNotFoundError:
         raise FileError(f"there is no file {path}; pass a picture, an array, a scan or a recording that exists") from None
+    except IsADirectoryError:
+        raise FileError(f"{path} is a folder; pass one of its files") from None
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {str(path)[:200]!r}: {_reason(error)}") from error
     if not head:

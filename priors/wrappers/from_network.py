@@ -278,6 +278,11 @@ class FunctionDenoiser(ConditionalDenoiser):
             )
         super().__init__(shape, **facts)
         self.f, self.per_sample, self.told = f, per_sample, level is None and not blind
+        if self.told and not _takes_two(f):
+            raise OptionError(
+                "the denoiser takes x alone, expected f(x, sigma); pass level= if it was trained for one noise level, or "
+                "blind=True with sigma_min= and sigma_max="
+            )
 
     def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
         if self.one_level:
@@ -297,6 +302,17 @@ class FunctionDenoiser(ConditionalDenoiser):
                 f"this denoiser knows the noise level {self.sigma_min:.4g} alone and was asked for {level.max():.4g}: take "
                 "a sampler of one level (PnPADMM, RED), or a denoiser of many levels"
             )
+
+
+def _takes_two(f: Callable[..., Tensor]) -> bool:
+    """Tells whether f can be called as f(x, sigma), as far as its signature says."""
+    try:
+        inspect.signature(f.forward if isinstance(f, nn.Module) else f).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C has none
+        pass
+    return True
 
 
 @takes_data

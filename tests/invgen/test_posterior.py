@@ -10,8 +10,9 @@ import invgen
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.noise import Gaussian, Noiseless, Poisson
 from invgen.numerics.random import Streams
-from invgen.operators import MRI, HighDynamicRange, Mask
+from invgen.operators import MRI, HighDynamicRange, Identity, Mask
 from invgen.posterior import Posterior
+from invgen.priors import GaussianPrior
 
 
 def random(*shape, dtype=torch.float64, seed=0):
@@ -285,3 +286,11 @@ def test_errors():
     for noise in ("0.1", None, True):
         with pytest.raises(OptionError, match="noise must be an invgen Noise or a positive number"):
             Posterior(prior, A, noise, y)
+
+
+def test_a_complex_measurement_of_real_signals_is_refused():
+    prior = GaussianPrior(shape=(3,))
+    with pytest.raises(
+        ShapeError, match="the measurement is complex but Identity of the prior's signals is real; pass y.real"
+    ):
+        Posterior(prior, Identity((3,)), 0.1, torch.zeros(3, dtype=torch.complex64))

@@ -103,7 +103,7 @@ def test_what_is_not_readable(tmp_path, name, content, sentence):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(FileError, match="Is a directory"):
+    with pytest.raises(FileError, match="is a folder; pass one of its files"):
         read(tmp_path)
 
 

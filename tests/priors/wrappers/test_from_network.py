@@ -353,3 +353,9 @@ def test_check_finds_what_breaks_the_contract():
     with pytest.warns(priors.PriorWarning, match="no other prediction, standard schedule or range fits better"):
         noisy = from_denoiser(lambda x, sigma: x + 3 * torch.ones_like(x).cumsum(-1).sin(), (1, SIZE, SIZE))
         check_prior(noisy, signals())
+
+
+def test_a_denoiser_of_x_alone_is_told_how_to_be_declared():
+    for f in (lambda x: x, torch.nn.Identity()):
+        with pytest.raises(invgen.OptionError, match=r"the denoiser takes x alone, expected f\(x, sigma\); pass level= if"):
+            priors.from_denoiser(f, (4,), sigma_min=0.1, sigma_max=1.0)
