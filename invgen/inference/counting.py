@@ -105,7 +105,7 @@ class _Shrinks(Denoiser):
     def __init__(self, prior: Denoiser) -> None:
         facts = {name: getattr(prior, name) for name in ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")}
         super().__init__([min(n, SIDE) for n in prior.shape], **facts)
-        self.mmse = prior.mmse
+        self.mmse, self.consistency = prior.mmse, prior.consistency
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         d, s = self.data_std**2, per_sample_sigma(sigma, x) ** 2

@@ -231,6 +231,7 @@ def test_auto_takes_what_a_consistency_function_is_for():
     post = Posterior(prior, mask, Gaussian(SIGMA), torch.zeros(36, dtype=F64))
     assert recommend(post)[0] == samplers.LinearisedLATINO(steps=8) and "consistency" in recommend(post)[1]
     assert recommend(dataclasses.replace(post, noise=Noiseless()))[0] == samplers.AdaptiveLATINO()
+    assert recommend(post, evaluations=3)[0] == samplers.LinearisedLATINO(steps=3)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
