@@ -13,6 +13,15 @@ def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[
     lines[:] = marked
 
 
+def cited(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Ends the page of a sampler with the paper that heads its file."""
+    of_file = inspect.getdoc(inspect.getmodule(thing)) or "" if what == "class" else ""
+    paper = " ".join(of_file.split("\n\n")[0].split())
+    if YEAR.search(paper) and thing.__module__.startswith("invgen.samplers."):
+        lines += ["", f"Source: {paper}", ""]
+
+
+YEAR = re.compile(r"\b(19|20)\d\d\b")
 SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Yields|Raises|Warns|Examples?|Source|Sources|Notes?):$")
 
 
@@ -113,6 +122,7 @@ def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any
 def setup(app: Any) -> dict[str, Any]:
     """Connects the hooks, that of docstrings before napoleon's."""
     app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", cited, priority=50)
     app.connect("autodoc-process-docstring", plain, priority=100)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)

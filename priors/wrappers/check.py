@@ -123,7 +123,7 @@ def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
     Raises:
         ShapeError: they are no signals of this prior.  OptionError: they are not finite, or all their values are one.
     """
-    x0 = torch.as_tensor(x0) if isinstance(x0, np.ndarray) else x0
+    x0 = torch.as_tensor(x0) if isinstance(x0, np.ndarray) and x0.dtype.kind in "biufc" else x0
     if not isinstance(x0, Tensor) or x0.ndim != len(prior.shape) + 1 or x0.shape[1] != prior.shape[0] or len(x0) < 1:
         got = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
         raise ShapeError(f"check_prior takes signals (B, {', '.join(map(str, prior.shape))}), got {got}")

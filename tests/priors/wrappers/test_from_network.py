@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -359,3 +360,10 @@ def test_a_denoiser_of_x_alone_is_told_how_to_be_declared():
     for f in (lambda x: x, torch.nn.Identity()):
         with pytest.raises(invgen.OptionError, match=r"the denoiser takes x alone, expected f\(x, sigma\); pass level= if"):
             priors.from_denoiser(f, (4,), sigma_min=0.1, sigma_max=1.0)
+
+
+def test_clean_signals_that_are_no_numbers_are_refused():
+    with pytest.raises(invgen.ShapeError, match=r"check_prior takes signals \(B, 4\), got ndarray"):
+        priors.from_denoiser(
+            lambda x, s: x, (4,), sigma_min=0.1, sigma_max=1.0, data=np.array([1, "a", None], dtype=object)
+        )
