@@ -78,6 +78,12 @@ def dds_ddim(prior: Denoiser, v: Tensor, eta: float, steps: int, randn: Streams)
 
     With s = eta tan(a) and x_s = v + (s^2 + eta^2)^(1/2) q it is dq/da = eps, the noise in v + eta cos(a) q at the level
     eta sin(a): a step that takes eps for constant is exact in a.
+
+    Args:
+        prior: the denoiser.
+        v, eta: the noisy signal, (B, *shape), and its noise level.
+        steps: evaluations, evenly spaced in a.
+        randn: the source of noise.
     """
     q, step = randn(v), math.pi / (2 * steps)
     for k in range(steps, 0, -1):
@@ -87,7 +93,14 @@ def dds_ddim(prior: Denoiser, v: Tensor, eta: float, steps: int, randn: Streams)
 
 
 def dds_ddpm(prior: Denoiser, v: Tensor, eta: float, steps: int, randn: Streams) -> Tensor:
-    """Returns a draw of p(x_0 | x_eta = v) by the reverse of the heat equation from the level eta to 0."""
+    """Returns a draw of p(x_0 | x_eta = v) by the reverse of the heat equation from the level eta to 0.
+
+    Args:
+        prior: the denoiser.
+        v, eta: the noisy signal, (B, *shape), and its noise level.
+        steps: evaluations.
+        randn: the source of noise.
+    """
     x = v
     for s, s_next in noise_levels(steps, min(prior.sigma_min, eta / 2), eta):
         x = x - 2 * (s - s_next) / s * (x - prior(x, s))

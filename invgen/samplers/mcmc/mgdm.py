@@ -80,7 +80,16 @@ class MGDM(Sampler):
     def guided(
         self, post: Posterior[Denoiser], x: Tensor, x0: Tensor, t: float, tau: Tensor, iterations: int, randn: Streams
     ) -> Tensor:
-        """Returns a draw near p(x_tau | x_t, x_0) p(y | D(x_tau, tau))."""
+        """Returns a draw near p(x_tau | x_t, x_0) p(y | D(x_tau, tau)), (B, *shape).
+
+        Args:
+            post: the problem.
+            x, t: the state, (B, *shape), and its level.
+            x0: the clean signal, (B, *shape).
+            tau: the lower level of each row, (B,).
+            iterations: of Adam.
+            randn: the source of noise.
+        """
         mean, std = bridge_kernel(x, x0, t, 0.0, tau)
         unit = (post.prior.data_std**2 + per_sample_sigma(tau, x) ** 2).sqrt()
         lr = self.lr * torch.stack([unit / std, torch.ones_like(std)], 1)
@@ -99,6 +108,13 @@ def bridge_kernel(x: Tensor, low: Tensor, s: Sigma, s_low: Sigma, t: Sigma) -> t
 
 
 def bridge(x: Tensor, low: Tensor, s: Sigma, s_low: Sigma, t: Sigma, randn: Streams) -> Tensor:
-    """Returns a draw of `bridge_kernel`; with s_low = 0 and low = D it is the ancestral step."""
+    """Returns a draw of `bridge_kernel`, (B, *shape); with s_low = 0 and low = D it is the ancestral step.
+
+    Args:
+        x, s: the state, (B, *shape), and its level, a number or (B,).
+        low, s_low: the state at a lower level.
+        t: the level between.
+        randn: the source of noise.
+    """
     mean, std = bridge_kernel(x, low, s, s_low, t)
     return mean + std * randn(x)
