@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from invgen import Posterior, samplers
+from invgen.cost import Cost
 from invgen.errors import ShapeError
+from invgen.operators import Mask
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.text import TextEmbedding
 from tests.priors.checkpoints import tiny_pipelines
@@ -50,15 +53,17 @@ def playground():
     return deviation(trajectory(given_text(prior, 3.0).latent, x, pipeline.scheduler.sigmas), theirs)
 
 
-def consistency(level):
+def latent_consistency():
     from diffusers import LCMScheduler
 
-    pipeline = tiny_pipelines.stable_diffusion(
-        LCMScheduler(**tiny_pipelines.SCALED),
-        text=True,
-        kind="LatentConsistencyModelPipeline",
-        time_cond_proj_dim=6,
+    scheduler = LCMScheduler(**tiny_pipelines.SCALED)
+    return tiny_pipelines.stable_diffusion(
+        scheduler, text=True, kind="LatentConsistencyModelPipeline", time_cond_proj_dim=6
     )
+
+
+def consistency(level):
+    pipeline = latent_consistency()
     prior, z = from_pipeline(pipeline, guidance=7.0), codes(2, 4, 8, 8)
     pipeline.set_progress_bar_config(disable=True)
     call = {"num_images_per_prompt": 2, "guidance_scale": 7.0, "latents": z, "output_type": "latent"}
@@ -89,6 +94,21 @@ def test_pipelines_with_text(name):
     pytest.importorskip("transformers")
     with torch.no_grad():
         assert VARIANTS[name]() < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["LATINO", "AdaptiveLATINO"])
+def test_latino_runs_on_the_codes_of_a_latent_consistency_model(sampler):
+    pytest.importorskip("transformers")
+    prior = from_pipeline(latent_consistency(), guidance=7.0).condition("a cat")
+    assert prior.latent.consistency
+    A, cost = Mask(prior.shape, torch.arange(prior.shape.numel()).reshape(prior.shape) % 2 == 0), Cost()
+    post = Posterior(prior, A, 0.1, torch.zeros(A.out_shape))
+    sampler = samplers.get(sampler)(steps=2)
+    x = sampler(post, 2, cost=cost)
+    # two evaluations of the network of the codes, and a decoding each and one at the end
+    assert x.shape == (2, *prior.shape) and torch.isfinite(x).all() and cost.nfe == 5
+    assert not sampler.backprop
 
 
 @pytest.mark.parametrize("flows", [False, True], ids=["Stable Diffusion", "Stable Diffusion 3"])
