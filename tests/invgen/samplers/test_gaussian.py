@@ -103,6 +103,28 @@ def test_mmps_guides_to_the_exact_conditional_mean():
     torch.testing.assert_close(samplers.MMPS().guide(many(post, 5), x, s), wanted, rtol=1e-8, atol=1e-8)
 
 
+def test_the_white_covariance_preconditions_mmps():
+    """Blurs and tomography have a spectrum of decades, which plain GMRES works through value by value."""
+    n, s = 24, 0.6
+    i = torch.arange(n, dtype=F64)
+    prior = GaussianPrior((n,), covariance=torch.exp(-(i[:, None] - i).abs() / 6))
+    A = Matrix(torch.exp(-0.5 * ((i[:, None] - i) / 1.5) ** 2))
+    post = Posterior(prior, A, Gaussian(0.01), A(prior.sample(1, seed=1))[0])
+    x = prior.sample(4, seed=2) + s * normal(4, n)
+    whole = samplers.MMPS(iterations=n).guide(many(post, 4), x, s)
+    torch.testing.assert_close(samplers.MMPS(iterations=n, precondition=False).guide(many(post, 4), x, s), whole)
+
+    def error(iterations, precondition):
+        return (samplers.MMPS(iterations=iterations, precondition=precondition).guide(many(post, 4), x, s) - whole).norm()
+
+    assert error(3, True) < 0.3 * error(5, False)
+    # one iteration is exact for white signals
+    flat = Posterior(GaussianPrior((n,), var=1.0), A, Gaussian(0.01), post.y)
+    torch.testing.assert_close(
+        samplers.MMPS(iterations=1).guide(many(flat, 4), x, s), samplers.MMPS(iterations=n).guide(many(flat, 4), x, s)
+    )
+
+
 def test_guidance_by_one_measurement_is_the_same_for_four_methods():
     # A C A^T is one number: its diagonal, its row sum, its value along the residual and itself agree, on any prior
     mixture = GaussianMixture(2 * normal(4, *SHAPE, seed=6), var=0.5)
