@@ -16,6 +16,8 @@ from invgen.trust import ceiling, narrowed, warn_untrusted
 FEW = 16  # measured values up to which a chain of particles keeps even weights, see LinearisedTDS
 PARTICLES = 64  # of a chain where the evaluations are not counted
 FEWEST_PARTICLES, FEWEST_STEPS = 32, 10  # of a chain where they are
+FEW_AT_ONCE = 8  # as FEW, of a chain that gives all of its particles as samples
+COARSE = 20  # evaluations below which MCGDiff is ahead of LinearisedTDS
 
 
 def recommend(post: Posterior, evaluations: int | None = None, num_samples: int = 1) -> tuple[Sampler, str]:
@@ -34,15 +36,25 @@ def recommend(post: Posterior, evaluations: int | None = None, num_samples: int 
         UnsupportedError: the posterior is of no kind that a sampler takes, or the evaluations are too few.
     """
     if evaluations is None:
-        return _best(post, PARTICLES, 1)
-    few = evaluations < PARTICLES * FEWEST_STEPS
-    particles = num_samples if few and num_samples >= FEWEST_PARTICLES else 0 if few else PARTICLES
-    sampler, reason = _best(post, particles, num_samples if few else 1)
+        return _best(post, PARTICLES, 1, FEW)
+    if evaluations >= PARTICLES * FEWEST_STEPS:
+        sampler, reason = _best(post, PARTICLES, 1, FEW)
+    elif num_samples >= FEWEST_PARTICLES and not isinstance(post.prior, Generator):
+        sampler, reason = _best(post, num_samples, num_samples, FEW_AT_ONCE, coarse=evaluations < COARSE)
+    else:
+        sampler, reason = _best(post, FEWEST_PARTICLES, num_samples, 0)
     return at_evaluations(sampler, post, evaluations), reason
 
 
-def _best(post: Posterior, particles: int, draws: int) -> tuple[Sampler, str]:
-    """Returns what `recommend` does with default steps; a chain has so many particles and draws, and 0 are for none."""
+def _best(post: Posterior, particles: int, draws: int, most: int, coarse: bool = False) -> tuple[Sampler, str]:
+    """Returns what `recommend` does, with default steps.
+
+    Args:
+        post: the problem.
+        particles, draws: of a chain.
+        most: measured values up to which a chain is taken.
+        coarse: whether steps are so few that particles are better drawn without a guess of what lies ahead.
+    """
     from invgen import samplers
 
     counts = post.noise if isinstance(post.noise, TransmissionPoisson) else None
@@ -70,7 +82,7 @@ def _best(post: Posterior, particles: int, draws: int) -> tuple[Sampler, str]:
                 f"no sampler takes exact measurements of {_name(A)}, which has no gradient; state a small noise level"
             )
         if gaussian:
-            return samplers.RegressionEnKG(particles=max(particles, FEWEST_PARTICLES), draws=draws), (
+            return samplers.RegressionEnKG(particles=particles, draws=min(draws, particles)), (
                 f"{_name(A)} has no gradient, and an ensemble replaces it by a regression"
             )
         return samplers.SCG(), f"{_name(A)} has no gradient, and SCG chooses among candidates by the likelihood alone"
@@ -84,14 +96,18 @@ def _best(post: Posterior, particles: int, draws: int) -> tuple[Sampler, str]:
             "a consistency function, a linear operator and Gaussian noise: a few jumps, each corrected by its Jacobian"
         )
     if exact and linear and has_svd(A) and not through:
-        if values <= FEW and particles:
+        if values <= most:
             return samplers.MCGDiff(particles=particles, draws=draws), (
                 f"{count}, exact, by a linear operator with an SVD: particles in its coordinates come nearest"
             )
         return samplers.DDNM(travel_length=5, travel_repeat=3), (
             "an exact measurement by a linear operator with an SVD: the null space from the prior, with time travel"
         )
-    if values <= FEW and particles and not exact:
+    if values <= most and coarse and linear and gaussian and has_svd(A) and not through:
+        return samplers.MCGDiff(particles=particles, draws=draws), (
+            f"{count} of a linear operator with an SVD and few steps: particles in its coordinates come nearest"
+        )
+    if values <= most and not exact:
         return samplers.LinearisedTDS(particles=particles, draws=draws), (
             f"{count}: a chain of particles{through} is nearest to the exact posterior"
         )

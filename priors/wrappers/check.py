@@ -7,6 +7,7 @@ right one shows where the network itself is good: `invgen.priors.wrappers.truste
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,9 @@ def _signals(prior: Denoiser, x0: Tensor) -> Tensor:
     Raises:
         ShapeError: they are no signals of this prior.  OptionError: they are not finite, or all their values are one.
     """
-    x0 = torch.as_tensor(x0) if isinstance(x0, np.ndarray) and x0.dtype.kind in "biufc" else x0
+    given: Any = x0  # users hand arrays over as well
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biufc":
+        x0 = torch.as_tensor(given)
     if not isinstance(x0, Tensor) or x0.ndim != len(prior.shape) + 1 or x0.shape[1] != prior.shape[0] or len(x0) < 1:
         got = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
         raise ShapeError(f"check_prior takes signals (B, {', '.join(map(str, prior.shape))}), got {got}")

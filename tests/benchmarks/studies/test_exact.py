@@ -16,6 +16,7 @@ from invgen import samplers
 from invgen.benchmarks.studies import exact as exact_full
 from invgen.benchmarks.studies import manifold, mixture, problems, sampler_page, spread
 from invgen.errors import FileError
+from invgen.inference.auto import recommend
 from invgen.sampler import Cost
 
 FAMILIES = problems.families()
@@ -207,3 +208,16 @@ def test_every_method_is_as_close_as_public_code_at_the_same_budget():
             compared += 1
             assert min(found) <= 0, f"{column} on d={d}, d_y={dy}: {math.exp(min(found)):.2f} times the re-run at least"
     assert compared == 36  # six methods in six cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", exact_full.BUDGETS)
+def test_auto_is_within_a_tenth_of_the_best_of_the_table(budget):
+    """At each budget, of the samplers with options that a user has: not the row of 2000 particles."""
+    runs = [r for r in exact_full.load(exact_full.RESULTS) if "(" not in r.sampler]
+    ratios = sampler_page.over_floor(runs, budget)
+    for group, keys in {"mixture 8": sampler_page.GROUPS["mixture 8"], "Gaussian": ("gaussian",)}.items():
+        best = min(found[group] for found in ratios.values() if group in found)
+        for key in keys:
+            picked, _ = recommend(FAMILIES[key].make(0).posterior, budget, FAMILIES[key].samples)
+            assert ratios[type(picked).__name__][group] <= 1.1 * best, (group, picked)
