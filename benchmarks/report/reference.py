@@ -67,8 +67,9 @@ def _mean(rows: Sequence[Row], problem: str, method: str, metric: str) -> float 
 
 
 def _covered(results: Results, problem: str, method: str, metric: str) -> str:
-    """Returns the coverage in parentheses; nothing beside a distance, which judges the spread itself."""
-    share = None if metric == "distance" else _mean(results.rows, problem, method, COVERAGE)
+    """Returns the coverage in parentheses; nothing beside a distance, which judges the spread itself, nor of one point."""
+    spread = [row for row in results.rows if row.kind != "classical"]
+    share = None if metric == "distance" else _mean(spread, problem, method, COVERAGE)
     return "" if share is None else f" ({share:.0%})"
 
 
