@@ -32,7 +32,7 @@ def by_problem(found):
 def test_speech(recordings):
     found = by_problem(expand("speech"))
     # the spline everywhere, the linear filter where the problem is linear, the measurement where it is a recording
-    linear = {"AdaptivePiGDM", "DiffPIR", "CubicSpline", "AutoregressiveWiener"}
+    linear = {"MMPS", "AdaptivePiGDM", "DiffPIR", "CubicSpline", "AutoregressiveWiener"}
     assert found["bandwidth extension x2"] == found["bandwidth extension x4"] == found["gaps of 10 ms"] == linear
     assert found["clipped at 0.15"] == {"DampedDPS", "AdaptiveDAPS", "CubicSpline", "Measurement"}
 
@@ -46,7 +46,7 @@ def test_speech_that_was_not_fetched_names_the_command(tmp_path, monkeypatch):
 def test_mri():
     found = by_problem(expand("mri"))
     both = {"AdaptivePiGDM", "ZeroFilling", "L1Wavelet", "TV"}
-    assert {name: both | ({"SENSE"} if "four" in name else {"DiffPIR"}) for name in found} == found
+    assert {name: both | ({"SENSE"} if "four" in name else {"DiffPIR", "MMPS"}) for name in found} == found
     assert len(found) == 4
 
 
