@@ -124,7 +124,14 @@ def specs(family: Family, chosen: Sequence[str] = ()) -> list[str]:
 
 def cells(key: str, chosen: Sequence[str], budgets: Sequence[int], instances: int | None) -> Iterator[Cell]:
     """Yields what there is to run on a family, instance by instance, so that a run that is cut off leaves rows of equal
-    length; published settings with a number of steps of their own at the largest budget only."""
+    length; published settings with a number of steps of their own at the largest budget only.
+
+    Args:
+        key: of the family.
+        chosen: the samplers; all by default.
+        budgets: evaluations a sample.
+        instances: at most so many.
+    """
     family = families()[key]
     rows = specs(family, chosen)
     for i in range(min(family.count, instances or family.count)):

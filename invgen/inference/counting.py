@@ -1,4 +1,4 @@
-"""What a sampler costs, counted on a problem of a few values that has the structure of a given one."""
+"""The cost of a sampler, counted on a problem of a few values that has the structure of a given one."""
 
 import math
 import time

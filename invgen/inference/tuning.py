@@ -74,7 +74,7 @@ def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> 
 
     By default every positive number between a tenth and ten times its value, on a logarithmic scale, shares and
     probabilities (numbers below 1 named eta, or ending in eta) between 0 and 1, and all choices of a named option. Whole
-    numbers stay as they are, because they set the cost.
+    numbers stay as they are, because they set the cost, and `subspace`, which not all signals have.
 
     Raises:
         OptionError: a name or a range that does not fit the sampler.
@@ -83,7 +83,7 @@ def search_space(sampler: Sampler, space: Mapping[str, Range] | None = None) -> 
     if space is None:
         space = {}
         hints = get_type_hints(type(sampler))
-        for name in names - {"schedule"}:
+        for name in names - {"schedule", "subspace"}:
             value, hint = getattr(sampler, name), hints[name]
             if get_origin(hint) is Literal:
                 space[name] = list(get_args(hint))

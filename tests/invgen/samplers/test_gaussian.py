@@ -375,7 +375,6 @@ def test_reddiff_follows_its_recursion():
     zeros, numbers = torch.zeros(rows, *SHAPE, dtype=F64), list(range(rows))
     *_, got = sampler.run(many(post, rows), zeros, Streams(0, numbers))
     draw = Streams(0, numbers)
-    draw(zeros)  # for the start of operators without an adjoint
     mu = (post.y @ M / torch.linalg.matrix_norm(M, 2) ** 2).expand(rows, N)
     m = v = torch.zeros(rows, N, dtype=F64)
     for t, (s, _) in enumerate(sampler.levels(post.prior), 1):

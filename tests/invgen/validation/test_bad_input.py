@@ -244,6 +244,8 @@ def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
     if samplers.get(name).prior is Generator:
         prior = Unfolded(SHAPE, (64,))
+    elif samplers.get(name).consistency:
+        prior = priors.GaussianConsistency(SHAPE, torch.zeros(SHAPE))
     y = torch.linspace(-1, 1, 8)
     before, tables = y.clone(), {key: table.clone() for key, table in A.state_dict().items()}
     sampler = samplers.get(name)(steps=2)
