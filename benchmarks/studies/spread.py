@@ -23,7 +23,7 @@ from torch import Tensor
 from invgen import samplers
 from invgen.benchmarks.studies.exact import BUDGETS, FLOOR, at_budget
 from invgen.benchmarks.suite.parts import one_thread
-from invgen.errors import FileError
+from invgen.errors import DivergedError, FileError
 from invgen.files.writing import write_text
 from invgen.names import resolve
 from invgen.noise import Gaussian
@@ -91,7 +91,7 @@ def run_one(spec: str, name: str, budget: int) -> Figures:
     try:
         x = at_budget(resolve.sampler(spec), post, budget, SAMPLES)(post, SAMPLES, seed=0, cost=spent)
         found = figures(name, x)
-    except Exception:  # a run that fails is a result; it is shown
+    except DivergedError:  # a result, which is shown; any other error stops the study
         found = {"covariance": math.inf, "mean": math.inf}
     return {key: round(value, 4) for key, value in found.items()} | {"nfe": round(spent.nfe, 1)}
 

@@ -55,6 +55,14 @@ def problem(
     return Posterior(prior, A, noise, noise.sample(A(prior.sample(1, seed=signal))[0], torch.Generator().manual_seed(5)))
 
 
+def conditional_mean(post: Posterior, x: Tensor, s: float) -> Tensor:
+    """E[x_0 | x_s = x, y] in information form: the precisions of prior, noisy signal and measurement add."""
+    M, P = post.A.matrix, torch.linalg.inv(post.prior.covariance)
+    total = P + EYE / s**2 + M.T @ M / SIGMA**2
+    right = P @ post.prior.mean.flatten() + x.flatten(1) / s**2 + post.y @ M / SIGMA**2
+    return torch.linalg.solve(total, right.T).T.reshape(x.shape)
+
+
 def many(post: Posterior, rows: int) -> Posterior:
     """The same measurement in every row, as samplers get it."""
     return post.rows(torch.zeros(rows, dtype=torch.int64))

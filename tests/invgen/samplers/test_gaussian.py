@@ -25,6 +25,7 @@ from tests.invgen.samplers.gaussian_problems import (
     assert_first_order,
     assert_same_law,
     assert_second_order,
+    conditional_mean,
     correlated,
     ddim,
     denoiser,
@@ -95,11 +96,7 @@ def test_covariance_of_correlated_values_at_10_and_25_evaluations():
 def test_mmps_guides_to_the_exact_conditional_mean():
     post, s = problem(correlated()), 0.6
     x = 2 * normal(5, *SHAPE, seed=9)
-    # E[x_0 | x_s, y] in information form: the precisions of prior, noisy signal and measurement add
-    M, P = post.A.matrix, torch.linalg.inv(post.prior.covariance)
-    total = P + EYE / s**2 + M.T @ M / SIGMA**2
-    right = P @ post.prior.mean.flatten() + x.flatten(1) / s**2 + post.y @ M / SIGMA**2
-    wanted = torch.linalg.solve(total, right.T).T.reshape(x.shape)
+    wanted = conditional_mean(post, x, s)
     torch.testing.assert_close(samplers.MMPS().guide(many(post, 5), x, s), wanted, rtol=1e-8, atol=1e-8)
 
 

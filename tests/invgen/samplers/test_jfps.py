@@ -7,12 +7,12 @@ from invgen import Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.operators import Mask
 from invgen.priors import GaussianPrior
 from tests.invgen.samplers.gaussian_problems import (
-    EYE,
     F64,
     ROWS,
     SHAPE,
     SIGMA,
     assert_second_order,
+    conditional_mean,
     correlated,
     exact,
     law,
@@ -34,11 +34,7 @@ def around(n: int = 12) -> torch.Tensor:
 def test_with_the_covariance_it_guides_to_the_exact_conditional_mean():
     post, s = problem(correlated()), 0.6
     x = 2 * normal(5, *SHAPE, seed=9)
-    # E[x_0 | x_s, y] in information form: the precisions of prior, noisy signal and measurement add
-    M, P = post.A.matrix, torch.linalg.inv(post.prior.covariance)
-    total = P + EYE / s**2 + M.T @ M / SIGMA**2
-    right = P @ post.prior.mean.flatten() + x.flatten(1) / s**2 + post.y @ M / SIGMA**2
-    wanted = torch.linalg.solve(total, right.T).T.reshape(x.shape)
+    wanted = conditional_mean(post, x, s)
     sampler = samplers.JFPS(covariance=post.prior.covariance, iterations=ROWS)
     torch.testing.assert_close(sampler.guide(many(post, 5), x, s), wanted, rtol=1e-8, atol=1e-8)
 
