@@ -74,9 +74,10 @@ def test_dpir_is_ahead_of_a_posterior_sample_on_a_measured_kernel(field_data):
     A = Blur(x.shape, kernel(field_data, 4))
     y = measured(A, x, 0.04)
     post = Posterior(prior, A, Gaussian(0.04), y)
-    tried = (samplers.DPIR(), samplers.DiffPIR(steps=20), samplers.DiffPIR(steps=20, zeta=1.0), samplers.MMPS(steps=4))
+    tried = (samplers.DPIR(), samplers.DiffPIR(steps=20), samplers.DiffPIR(steps=20, zeta=1.0), samplers.MMPS(steps=10))
     found = {s: psnr(s(post)[0], x, 2.0) for s in tried}
-    dpir, diffpir, fresh, mmps = found.values()  # measured: 29.3, 25.1, 28.2 and 24.8 dB, from 22.7
-    assert fresh > mmps + 2, found
-    assert dpir > mmps and dpir > psnr(y, x, 2.0) + 3, found
-    assert diffpir > psnr(y, x, 2.0), found
+    # measured: 29.3, 25.1, 28.2 and 27.1 dB, from 22.7; MMPS over five seeds 27.1 to 27.6, the mean of eight samples 28.7
+    dpir, diffpir, fresh, mmps = found.values()
+    assert dpir > mmps + 1.3, found  # the best image is 29.3 dB, a sample of a true posterior at most 3 dB below it
+    assert mmps > dpir - 3, found
+    assert min(diffpir, fresh, mmps) > psnr(y, x, 2.0) + 1.5 and dpir > psnr(y, x, 2.0) + 3, found
