@@ -295,6 +295,31 @@ def demo(
     typer.echo(f"pictures and the table are in {out}")
 
 
+@app.command(short_help="The systems of generative modelling, each with a measured number.")
+def gallery(
+    number: Annotated[int | None, typer.Argument(help="Of the row to run; all are listed if left out.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A reduced form, under a minute, on what ships.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the results; out/rowNN if left out.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Store the figures, in a checkout: the list shows them.")] = False,
+) -> None:
+    """List the systems of generative modelling with their figures, or run one: one table and one picture, sound or clip.
+
+    Exit status: 1 where a figure misses its bound.
+    """
+    from invgen.benchmarks.gallery import rows
+
+    if number is None:
+        typer.echo(rows.listing())
+        return
+    from invgen.commands import gallery as job
+
+    row = job.run(number, out or Path("out") / f"row{number:02d}", quick=quick, keep=keep)
+    typer.echo(row.text())
+    typer.echo("\n".join(str(path) for path in row.files))
+    if not row.holds:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="Train a prior on your own data.")
 def train(
     recipe: Annotated[

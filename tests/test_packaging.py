@@ -131,9 +131,10 @@ RULES = {
     "priors/data": ("priors.training priors.cards", ()),
     "priors/training": ("priors.cards", ()),
     "benchmarks/methods": ("benchmarks.suite benchmarks.engine benchmarks.report benchmarks.studies", ()),
-    "benchmarks/suite": ("benchmarks.engine benchmarks.report benchmarks.studies", ()),
-    "benchmarks/engine": ("benchmarks.studies", ()),
-    "benchmarks/report": ("benchmarks.studies", ()),
+    "benchmarks/suite": ("benchmarks.engine benchmarks.report benchmarks.studies benchmarks.gallery", ()),
+    "benchmarks/engine": ("benchmarks.studies benchmarks.gallery", ()),
+    "benchmarks/report": ("benchmarks.studies benchmarks.gallery", ()),
+    "benchmarks/gallery": ("benchmarks.engine benchmarks.studies", ()),
 }
 
 

@@ -1,0 +1,5 @@
+"""The systems of generative modelling, a row each: `invgen gallery` lists them, `invgen gallery N` runs one.
+
+A row is a file row<number>_<name>.py in pictures/ or sequences/ with a function run(out, quick) that returns a Row; the folder
+measured/ has the figures of the full runs, which the list shows.
+"""

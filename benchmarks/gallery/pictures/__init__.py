@@ -1,0 +1,1 @@
+"""Rows whose signals are pictures, scenes and clips."""

@@ -1,0 +1,1 @@
+"""Rows whose signals are chains: sound, text, programs, molecules."""
