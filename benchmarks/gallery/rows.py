@@ -192,7 +192,7 @@ def measured(number: int) -> Row | None:
 
 def listing() -> str:
     """Returns the table of all systems: number, system, status, and each figure beside its bound and its baseline."""
-    cells = [("row", "system", "status", "figure", "value (95 % interval)", "bound", "baseline")]
+    cells: list[Sequence[str]] = [("row", "system", "status", "figure", "value (95 % interval)", "bound", "baseline")]
     for number, name in SYSTEMS.items():
         row = measured(number)
         if script(number) is None or row is None:
