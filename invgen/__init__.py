@@ -37,6 +37,11 @@ _HOME = {
     "solve": "inference.solve",
     "Result": "inference.solve",
     "sample": "inference.simulation",
+    "score": "inference.score",
+    "Scores": "inference.score",
+    "detector": "inference.score",
+    "Detector": "inference.score",
+    "purify": "inference.purify",
     "log_prob": "numerics.density",
     "bits_per_dim": "numerics.density",
     "simulate": "inference.simulation",
@@ -101,6 +106,11 @@ if TYPE_CHECKING:
     from invgen.inference.fit import Fit as Fit
     from invgen.inference.forecasting import Forecast as Forecast
     from invgen.inference.forecasting import forecast as forecast
+    from invgen.inference.purify import purify as purify
+    from invgen.inference.score import Detector as Detector
+    from invgen.inference.score import Scores as Scores
+    from invgen.inference.score import detector as detector
+    from invgen.inference.score import score as score
     from invgen.inference.simulation import sample as sample
     from invgen.inference.simulation import simulate as simulate
     from invgen.inference.solve import Result as Result
