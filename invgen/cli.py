@@ -232,6 +232,46 @@ def sample(
     typer.echo(f"samples.npy, pictures, sheet.png and summary.json are in {out}")
 
 
+@app.command(short_help="Say how strange signals are under a prior.")
+def score(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures, arrays or recordings, or one file.")],
+    prior: Prior,
+    reference: Annotated[
+        Path | None,
+        typer.Option("-r", "--reference", help="A folder of signals that fit the prior; its own samples if left out."),
+    ] = None,
+    made: Annotated[
+        Path | None,
+        typer.Option(help="A folder of signals that a model made: learns to tell such from the reference, and says which."),
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option("-k", "--num-samples", min=2, help="Samples to take for the reference.")
+    ] = 100,
+    noise: Annotated[
+        float, typer.Option(min=0, help="Noise to add first, for the density of a prior of noisy signals.")
+    ] = 0.0,
+    steps: Annotated[int, typer.Option(min=1, help="Of the probability-flow ODE.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and noise.")] = 0,
+    out: Out = Path("out"),
+    size: Size = None,
+    rescale: Rescale = (1.0, 0.0),
+    max_batch: MaxBatch = None,
+    device: Device = "cpu",
+) -> None:
+    """Say how strange signals are under a prior, by its density, its denoiser's error and what its codes decode to.
+
+    Each figure is ranked among those of reference signals, on one side and on both: no figure catches everything alone.
+    Writes scores.csv, a line a file with one p-value of all figures together; roc.png; summary.json; prints the table.
+    """
+    from invgen.commands.score import run
+    from invgen.names.prepare import parse_size
+
+    options = {"num_samples": num_samples, "noise": noise, "steps": steps, "seed": seed, "max_batch": max_batch}
+    more = {"size": parse_size(size), "rescale": rescale, "device": device, "out": out}
+    typer.echo(run(folder, prior=prior, reference=reference, made=made, **options, **more))
+    typer.echo(f"scores.csv, roc.png and summary.json are in {out}")
+
+
 @app.command("list", short_help="List the operators, priors and samplers.")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="operators, priors or samplers; all of them if left out.")] = None,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from invgen.inference.calibration import Calibration
+    from invgen.inference.score import Scores
     from invgen.inference.solve import Result
 
 
@@ -159,6 +160,38 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     word = "calibrated" if c.calibrated else "not calibrated"
     sampler, problem = (text if len(text) < 130 else text[:127] + "..." for text in (c.sampler, c.problem))
     figure.suptitle(f"{sampler}\n{problem}: {word} at level {c.alpha:g}", fontsize=9)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+@checked
+def show_roc(scores: "Scores", path: str | Path | None = None) -> "Figure":
+    """Draws how well each figure tells the signals from the reference: one-sided in the left panel, two-sided in the right.
+
+    A curve is the share of signals that are caught, against the share of reference signals that are taken for strange.
+
+    Args:
+        scores: of `invgen.score`.
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+
+    Returns:
+        The matplotlib Figure.
+    """
+    figure = _figure(figsize=(8.4, 4.2))
+    areas, known = scores.auroc(), scores.reference
+    two_sided = scores.typicality, scores.reference_typicality
+    for axes, (title, (values, reference)) in zip(
+        figure.subplots(1, 2), {"one-sided": (scores.values, known), "two-sided": two_sided}.items(), strict=True
+    ):
+        for name, v in values.items():
+            cuts = torch.cat([v, reference[name]]).unique().flip(0)
+            caught, false = ([0.0, *(w >= cuts[:, None]).double().mean(1).tolist()] for w in (v, reference[name]))
+            area = areas[name if title == "one-sided" else f"{name}, two-sided"].value
+            axes.plot(false, caught, lw=1.2, label=f"{name}: {area:.3f}")
+        axes.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+        axes.set(title=title, xlabel="reference signals taken for strange", ylabel="signals caught", aspect="equal")
+        axes.legend(fontsize=7, title="area under the curve", title_fontsize=7)
     if path is not None:
         save(figure, path)
     return figure

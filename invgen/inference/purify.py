@@ -60,7 +60,7 @@ def purify(
         prior.require_levels("purification")
         if not prior.sigma_min < level <= prior.sigma_max:
             raise OptionError(
-                f"level must lie between the prior's noise levels, {prior.sigma_min:g} and {prior.sigma_max:g}, got {level:g}"
+                f"level must lie between the prior's {prior.sigma_min:g} and {prior.sigma_max:g}, got {level:g}"
             )
         method = _diffuse
     elif isinstance(prior, Generator) and prior.has_encoder:

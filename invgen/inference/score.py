@@ -56,6 +56,11 @@ class Scores:
         return {name: _distance(v, self.reference[name]) for name, v in self.values.items()}
 
     @property
+    def reference_typicality(self) -> dict[str, Tensor]:
+        """The same of the reference signals, name -> (R,)."""
+        return {name: _distance(v, v) for name, v in self.reference.items()}
+
+    @property
     def p_values(self) -> dict[str, Tensor]:
         """Two-sided p-values: the rank among the reference signals, (B,), uniform for signals of the same law.
 
@@ -66,15 +71,15 @@ class Scores:
     @property
     def p_value(self) -> Tensor:
         """One two-sided p-value of all figures together, (B,): the rank of the largest typicality."""
-        known = {name: _distance(v, v) for name, v in self.reference.items()}
-        largest, usual = (torch.stack(list(table.values())).amax(0) for table in (self.typicality, known))
+        both = self.typicality, self.reference_typicality
+        largest, usual = (torch.stack(list(table.values())).amax(0) for table in both)
         return (1 + (usual >= largest[:, None]).sum(1)) / (1 + len(usual))
 
     def auroc(self) -> dict[str, AUROC]:
         """Returns how well each figure, and each two-sided figure, tells these signals from the reference signals."""
         out = {name: auroc(self.reference[name], v) for name, v in self.values.items()}
-        two_sided = {name: _distance(v, v) for name, v in self.reference.items()}
-        return out | {f"{name}, two-sided": auroc(two_sided[name], v) for name, v in self.typicality.items()}
+        known = self.reference_typicality
+        return out | {f"{name}, two-sided": auroc(known[name], v) for name, v in self.typicality.items()}
 
     def __str__(self) -> str:
         areas = self.auroc()
@@ -219,14 +224,19 @@ def detector(real: dict[str, Tensor], made: dict[str, Tensor]) -> Detector:
         ShapeError: the two have different figures.
     """
     try:
-        from sklearn.linear_model import LogisticRegressionCV
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
     except ImportError as error:
         raise MissingExtraError("a detector needs scikit-learn: pip install 'invgen-solvers[stats]'") from error
     if real.keys() != made.keys() or not real:
         raise ShapeError(f"real signals have the figures {', '.join(real)}, made ones {', '.join(made)}: score both alike")
+    if min(len(v) for table in (real, made) for v in table.values()) < 2:
+        raise ShapeError("a detector needs two or more examples of real signals and of made ones")
     a, b = (torch.stack(list(table.values()), 1) for table in (real, made))
     both = torch.cat([a, b])
     mean, std = both.mean(0), both.std(0).clamp(min=1e-12)
-    fitted = LogisticRegressionCV(Cs=7).fit(((both - mean) / std).numpy(), [0] * len(a) + [1] * len(b))
+    strength = {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}  # one over the ridge; the likelihood of left-out examples decides
+    search = GridSearchCV(LogisticRegression(max_iter=2000), strength, scoring="neg_log_loss", cv=min(5, len(a), len(b)))
+    fitted = search.fit(((both - mean) / std).numpy(), [0] * len(a) + [1] * len(b)).best_estimator_
     weights = torch.as_tensor(fitted.coef_[0], dtype=torch.float64)
     return Detector(tuple(real), mean, std, weights, float(fitted.intercept_[0]))

@@ -14,14 +14,17 @@ from invgen.metrics.ranks import (
     sbc_ranks,
     tarp,
 )
+from invgen.metrics.roc import AUROC, auroc
 from invgen.metrics.stein import kernel_stein_discrepancy, posterior_score
 from invgen.metrics.transport import sliced_wasserstein
 from invgen.metrics.two_sample import c2st, mmd
 
 __all__ = [
+    "AUROC",
     "LPIPS",
     "CoverageCurve",
     "RankHistogram",
+    "auroc",
     "c2st",
     "coverage_curve",
     "crps_ensemble",
