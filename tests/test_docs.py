@@ -40,6 +40,7 @@ FIGURES = {
     ],
     "sampler": ["result.reason"],
     "training": ["tuple(result.samples.shape) == (2, 1, 16, 16)"],
+    "scoring": ["result.auroc()['surprise'].value == 0", "result.auroc()['surprise, two-sided'].value == 1"],
     "notebook": ["0.8 < result.residual.mean() < 1.3"],
 }
 
@@ -75,7 +76,7 @@ def test_code_in_the_guides_runs(page, tmp_path, monkeypatch):
 
 def test_every_guide_is_two_clicks_from_the_start_page():
     start, listed = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "guides/index.md"))
-    assert len(GUIDES) == 8
+    assert len(GUIDES) == 9
     for page in GUIDES:
         assert f":link: guides/{page.stem}\n" in start
         assert f"\n{page.stem}\n" in listed

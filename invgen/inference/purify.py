@@ -1,5 +1,8 @@
 """Purification: what a prior makes of a signal that was tampered with, before a classifier sees it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,6 +57,7 @@ def purify(
     """
     if x.shape[1:] != prior.shape or not len(x):
         raise ShapeError(f"purify takes one or more signals of shape {tuple(prior.shape)}, got {tuple(x.shape)}")
+    method: Callable[[Tensor, Any, float, int, Streams], Tensor]
     if isinstance(prior, Autoregressive):
         method = _pixel_defend
     elif isinstance(prior, Denoiser):
