@@ -1,6 +1,5 @@
 """Purification: what a prior makes of a signal that was tampered with, before a classifier sees it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,7 +56,7 @@ def purify(
     """
     if x.shape[1:] != prior.shape or not len(x):
         raise ShapeError(f"purify takes one or more signals of shape {tuple(prior.shape)}, got {tuple(x.shape)}")
-    method: Callable[[Tensor, Any, float, int, Streams], Tensor]
+    method: Any  # (x, prior, level, steps, randn) -> the signals
     if isinstance(prior, Autoregressive):
         method = _pixel_defend
     elif isinstance(prior, Denoiser):
