@@ -52,7 +52,8 @@ class Method:
     (whether exact measurements are allowed), `svd` (whether the operator must have a singular value decomposition),
     `gradient` (whether the operator must be differentiable), `one_level` (whether the noise must have the same level
     everywhere), `many_levels` (whether a denoiser of a single level is not enough), `consistency` (whether the denoiser
-    must be a consistency function). They are checked before it starts.
+    must be a consistency function), `counts` (whether its steps suit photon counts). They are
+    checked before it starts.
     Others describe it: `kind` and `family`, `backprop` (whether it differentiates the network), `exact`, in which limit its
     samples have the exact law, "" if in none, `point`, whether it draws nothing: all its samples are one point, and
     `takes_seeds`, whether a batch may have a seed for each measurement. Options are held against their annotations here:
@@ -69,6 +70,7 @@ class Method:
     one_level: ClassVar[bool] = False
     many_levels: ClassVar[bool] = False
     consistency: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
     point: ClassVar[bool] = False
     takes_seeds: ClassVar[bool] = False
     kind: ClassVar[str] = "sampler"
@@ -109,6 +111,8 @@ class Method:
     def refuses(self, post: Posterior) -> str | None:
         """Returns why this method cannot solve this problem, as the end of a sentence, or None."""
         counts, post = post.noise, post.reduced()
+        if counts is not post.noise and not self.counts:
+            return f"has step sizes that were published for images, and diverges on the counts of {type(counts).__name__}"
         if not isinstance(post.prior, self.prior):
             return f"needs a {self.prior.__name__} prior, got {type(post.prior).__name__}"
         if self.many_levels and isinstance(post.prior, Denoiser) and post.prior.one_level:

@@ -58,6 +58,8 @@ class DampedFlowDPS(FlowDPS):
     shift: Positive = 1.0
     step_size: Positive = 1.0
 
+    counts: ClassVar[bool] = True
+
     def descent(self, post: Posterior[Denoiser]) -> Callable[[Tensor, float], Tensor]:
         data = data_step(post)
         return lambda u, s: self.step_size * data(u, post.prior.variance(s))

@@ -33,6 +33,7 @@ class FlowChef(Sampler):
     schedule: str | Sequence[float] = "flow"
     scale: Positive = 500.0
 
+    counts: ClassVar[bool] = False
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
 

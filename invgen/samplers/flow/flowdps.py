@@ -40,6 +40,7 @@ class FlowDPS(Sampler):
     shift: Positive = 4.0
     step_size: Positive = 15.0
 
+    counts: ClassVar[bool] = False
     noiseless: ClassVar[bool] = True
     family: ClassVar[str] = "flow"
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class DampedMPGD(MPGD):
     schedule: str | Sequence[float] = "edm"
     eta: Fraction = 1.0
     zeta: NonNegative = 1.0
+
+    counts: ClassVar[bool] = True
 
     def descend(self, post: Posterior[Denoiser], x0: Tensor, s: float, s_next: float, var: float | None = None) -> Tensor:
         var = post.prior.variance(s) if var is None else var

@@ -4,7 +4,7 @@ diffusion" (ICLR 2024), Algorithms 1 (MPGD) and 2 and 3 (with an autoencoder).""
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class MPGD(GradientGuided):
     autoencoder: Generator | None = None
     projection: Literal["code", "gradient"] = "code"
     between: tuple[NonNegative, NonNegative] = (2.5, 7.0)
+
+    counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,7 @@ class ALD(Sampler):
     step: Positive = 0.5
     weight: Positive = 5.0
 
+    counts: ClassVar[bool] = False
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
     family: ClassVar[str] = "mcmc"

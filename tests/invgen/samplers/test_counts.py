@@ -3,14 +3,12 @@ logarithm of the counts where there are many."""
 
 import functools
 import math
-import warnings
 
 import pytest
 import torch
 
 import invgen
 from invgen import (
-    DivergedError,
     Gaussian,
     OptionError,
     Posterior,
@@ -21,7 +19,6 @@ from invgen import (
 )
 from invgen.operators import ParallelBeamCT
 from invgen.priors import GaussianPrior
-from tests.invgen.samplers.test_contract import IN_PUBLISHED_UNITS
 
 F64, N = torch.float64, 4
 
@@ -112,22 +109,27 @@ def cls(name: str) -> str:
     return samplers.catalogue()[name].__name__
 
 
-# with constants published for images in [-1, 1] and for 500 to 1000 steps: here are twenty, of signals a tenth as wide
-CLOSE = {"PiGDM", "DDRM", "ReSample", "MCG", "DPG", "FreeDoM"}  # all the same
-PUBLISHED = {*IN_PUBLISHED_UNITS, "TDS", "EnKG", "FlowPriors", "ALD"} - CLOSE
+# with constants published for images in [-1, 1]: their step does not know the noise level, and diverges on few counts
+REFUSED = {"ALD", "FlowChef", "FlowDPS", "MPGD"}
+# published for 80 to 1000 steps: at twenty some diverge. Posterior deviations off the mean that their own number leaves
+PUBLISHED = {"DCPS": 0.6, "DPS": 2, "EnKG": 5, "FlowPriors": 2.5, "LGD": 0.7, "MGDM": 1.1, "MGPS": 2.3, "TDS": 0.8}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_steps_that_diverge_on_counts_are_refused(name):
+    with pytest.raises(
+        UnsupportedError, match=f"^{name} has step sizes .*diverges on the counts of TransmissionPoisson"
+    ) as why:
+        samplers.get(name)()(problem(*LOW))
+    assert "DampedDPS" in str(why.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_what_misses_the_posterior_of_counts_says_so(name):
-    """Within five deviations of the posterior mean, or told: an error, or a warning that the samples are saturated."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            far = distance(short(name.lower()), 8, *LOW)[0]
-        except DivergedError:
-            return
-    assert far < 5 or any("saturated" in str(w.message) for w in told), far
+def test_published_constants_work_on_counts_with_their_number_of_steps(name):
+    # measured: .29, 1.25, 3.3, 1.6, .36, .7, 1.5 and .47, from 4.7 of the prior; EnKG's ensemble collapses onto few members
+    sampler = samplers.get(name)(steps=20) if name in ("EnKG", "MGDM") else samplers.get(name)()
+    assert distance(sampler, 8, *LOW)[0] < PUBLISHED[name]
 
 
 @pytest.mark.slow
