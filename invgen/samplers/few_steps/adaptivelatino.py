@@ -18,10 +18,10 @@ class AdaptiveLATINO(LATINO):
     """LATINO with the width that keeps the posterior of a white prior: r^2 / (1 + a), and y with fresh noise of its own.
 
     Linear operators, Gaussian noise or none; a consistency function over pixels, or over the codes of a decoder with an
-    encoder. r^2 is the variance of x_0 given x_s, `prior.variance`, and a = sqrt(1 - r^2 / v) the factor by which f shrinks
-    a state. The proximal step is on y + sigma_y z: for a prior N(m, v I) the posterior is then the fixed point of every
-    step at every level, and what a single step from a high level gives. Where values tell of others it is no faster than
-    LATINO: the mean is .92 deviations off and the covariance 1.6 times its size in the example there.
+    encoder. r^2 is the variance of x_0 given x_s, `prior.variance`, and a = sqrt(1 - r^2 / v) the factor by which f
+    shrinks a state. The proximal step is on y + sigma_y z: for a prior N(m, v I) the posterior is then the fixed point
+    of every step at every level, and what a single step from a high level gives. Where values tell of others it is no
+    faster than LATINO.
 
     Args:
         delta: times the width; 1 is exact there.

@@ -31,8 +31,8 @@ class CM4IR(FewSteps):
     Levels are sqrt(1 - alpha) with alpha of DDPM at step `first`, then alpha times 1 + growth a step: so low that the
     start, the damped pseudo-inverse of y, is kept in part.
 
-    A restoration rather than a sampler: on a white Gaussian prior the variance is 8 % of the posterior's where values are
-    measured, below 1 % where none are (the start is the prior's mean there), and the mean is .4 deviations off.
+    A restoration rather than a sampler: its samples have little of the posterior's variance, and next to none where
+    nothing is measured (the start is the prior's mean there).
 
     Unlike the released code it does not clip f to the range, and starts the unmeasured part at the mean of the prior, where
     the code fills masks with medians of neighbours.

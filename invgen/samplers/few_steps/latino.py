@@ -26,11 +26,9 @@ class LATINO(FewSteps):
     |x - f|^2 / w has w = delta d^2 s^2 / (1 + s^2) for the noise level s of codes in units of their deviation, d that of a
     pixel. The start is the regularised solution of y = A x, noised.
 
-    Noising and jumping keep the law of the prior, so that the chain is Langevin's with an implicit step for the data. The
-    steps are large, and samples too narrow: on a white Gaussian prior the variance of measured values is 37 % of the
-    posterior's. Where values tell of others it takes many steps: on a Gaussian of correlation length 6 with every third
-    value measured the mean is .79 deviations off, and the error of the covariance 1.2 times its size. `AdaptiveLATINO`
-    mends the first.
+    Noising and jumping keep the law of the prior, so that the chain is Langevin's with an implicit step for the data.
+    The steps are large, and samples too narrow, which `AdaptiveLATINO` mends. Where values tell of others both take
+    many steps.
 
     Levels are even times of Stable Diffusion's schedule, times the deviation of the codes. In the released code delta is 1
     for inpainting (1 / 2 in the second half); for other tasks it scales with the norm of the residual, by constants for

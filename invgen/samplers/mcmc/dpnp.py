@@ -26,10 +26,10 @@ class DPnP(Sampler):
     is that of a diffusion that starts from p(x_0 | v) itself: its denoiser is the prior's at the precision 1 / s^2 +
     1 / eta^2, so that its ODE begins with pure noise at every sweep.
 
-    The released code has eta from 0.4 to 0.16 for images in [-1, 1] and noise of 0.2, here in units of a data_std of 1/2.
-    On the correlated Gaussian of the tests, with noise of 0.3 data_std, the measured values then have 1.95 times their
-    variance and the covariance errs by 0.48; eta_min=0.05 with steps=50 and denoise_steps=10 leaves 1.08 and 0.12. The
-    code starts from a run of DPS or LGD; this class from a Gaussian of the prior's mean and data_std under noise eta_max.
+    The released code has eta from 0.4 to 0.16 for images in [-1, 1] and noise of 0.2, here in units of a data_std of
+    1/2. With less noise than that the measured values then have too much variance; eta_min=0.05 with steps=50 and
+    denoise_steps=10 has it right. The code starts from a run of DPS or LGD; this class from a Gaussian of the prior's
+    mean and data_std under noise eta_max.
 
     Args:
         steps: sweeps, the released 16.

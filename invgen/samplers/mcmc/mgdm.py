@@ -24,10 +24,8 @@ class MGDM(Sampler):
 
     Any differentiable operator, any noise with a density, any loss. The likelihood of a state is a mixture over lower
     levels tau of p(y | D(x_tau, tau)). A Gibbs sweep at a level draws x_tau between the state and x_0, given y, by a
-    Gaussian with independent values that Adam fits; x_0 from x_tau, by ancestral steps; and the state from x_tau and the
-    level before. The mixture and the fit bias it: on the correlated Gaussian of the tests the published settings, with some
-    2900 evaluations, miss the mean by 2 % and the covariance by 18 %, its trace by 5; longer fits and more sweeps do not
-    mend that, and 100 evaluations leave most of the error.
+    Gaussian with independent values that Adam fits; x_0 from x_tau, by ancestral steps; and the state from x_tau and
+    the level before. The mixture and the fit bias it, which longer fits and more sweeps do not mend.
 
     Args:
         repeats: Gibbs sweeps a level (1 for images, 6 for audio).

@@ -29,9 +29,7 @@ class AFDPS(ParticleSampler):
     unstable if few, and the guidance is exact. The first particles are drawn from N(data_mean, data_std^2 + s^2) times the
     likelihood.
 
-    Euler's weights have an error of first order: on a Gaussian with three measured values the log-evidence is 3.2 too low
-    at 25 steps, 1.9 at 100 and 0.3 at 800. On the correlated Gaussian of the tests, with twelve, 100 particles miss the
-    covariance by 0.36 at 25 steps and 0.29 at 100, its trace by 22 and 8 % (MCGDiff 0.40 and 0.25, 29 and 1 %).
+    Euler's weights have an error of first order: the evidence is too low at few steps.
 
     Args:
         particles: the released scripts have 16 (waves) and 512 (scattering).
