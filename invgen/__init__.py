@@ -18,6 +18,8 @@ _HOME = {
     "Poisson": "noise",
     "Energy": "noise",
     "TransmissionPoisson": "noise",
+    "StudentT": "noise",
+    "InferredLevel": "noise",
     "log_transform": "noise",
     "Prior": "diffusion",
     "Denoiser": "diffusion",
@@ -120,9 +122,11 @@ if TYPE_CHECKING:
     from invgen.method import Method as Method
     from invgen.noise import Energy as Energy
     from invgen.noise import Gaussian as Gaussian
+    from invgen.noise import InferredLevel as InferredLevel
     from invgen.noise import Noise as Noise
     from invgen.noise import Noiseless as Noiseless
     from invgen.noise import Poisson as Poisson
+    from invgen.noise import StudentT as StudentT
     from invgen.noise import TransmissionPoisson as TransmissionPoisson
     from invgen.noise import log_transform as log_transform
     from invgen.numerics.density import bits_per_dim as bits_per_dim

@@ -35,6 +35,7 @@ class Run:
         callback: called after each step with its number and the state.
         cost: filled with what the run used.
         bar: the bar that is shown, where there is one.
+        codes: called with the codes of the samples of a decoder, (num_samples, *batch, *latent_shape).
     """
 
     max_batch: int | None = None
@@ -42,6 +43,7 @@ class Run:
     callback: Callable[[int, Tensor], None] | None = None
     cost: Cost | None = None
     bar: Any = None
+    codes: Callable[[Tensor], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Method:
         progress: bool | None = False,
         callback: Callable[[int, Tensor], None] | None = None,
         cost: Cost | None = None,
+        codes: Callable[[Tensor], object] | None = None,
     ) -> Tensor:
         """Draws samples of the posterior, (num_samples, *batch, *shape).
 
@@ -160,6 +163,7 @@ class Method:
             progress: whether to show a bar; None shows it on a terminal and in a notebook only.
             callback: called after each step with its number and the state, (rows, *shape).
             cost: filled with what the run used.
+            codes: called with the codes z of the samples of a Generator, (num_samples, *batch, *latent_shape).
 
         Raises:
             UnsupportedError: the problem lacks what the algorithm needs; the sentence lists samplers that fit.
@@ -176,7 +180,7 @@ class Method:
         seeds = seed if isinstance(seed, int) else self._seeds(seed, math.prod(post.batch))
         with running(post.prior, post.A, *vars(post.noise).values()):
             post = dataclasses.replace(normal(post), noise=normal(post.noise)).reduced()
-            return self.solve(post, num_samples, seeds, Run(max_batch, progress, callback, cost))
+            return self.solve(post, num_samples, seeds, Run(max_batch, progress, callback, cost, codes=codes))
 
     def _seeds(self, seed: Sequence[int], measurements: int) -> Tensor:
         """Returns a tensor of one seed for each measurement."""

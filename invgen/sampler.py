@@ -114,6 +114,7 @@ class Sampler(Method):
         together = len(draws) if run.max_batch is None else run.max_batch // self.rows_a_draw
         chunks = draws.split(max(together, 1)) if len(draws) else ()
         out = torch.empty(num_samples * batch, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
+        codes = None if decoder is None else out.new_empty(len(out), *decoder.latent_shape)
         if isinstance(problem.prior, Denoiser):
             warn_untrusted(problem.prior)
         with (
@@ -127,9 +128,13 @@ class Sampler(Method):
                 index, x = index[asked], x[asked.to(x.device)]
                 if isinstance(problem.prior, Denoiser):
                     self.check_samples(problem.prior, x)
-                out[index[:, 0] * batch + index[:, 1]] = (
-                    x if decoder is None else self._decode(decoder, x, run.max_batch)
-                ).to(out.dtype)
+                rows = index[:, 0] * batch + index[:, 1]
+                if decoder is not None and codes is not None:
+                    codes[rows] = x.to(codes.dtype)
+                    x = self._decode(decoder, x, run.max_batch)
+                out[rows] = x.to(out.dtype)
+        if run.codes is not None and codes is not None:
+            run.codes(codes.reshape(num_samples, *post.batch, *codes.shape[1:]))
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
 
     def _through_latent(self, post: Posterior) -> bool:

@@ -23,6 +23,7 @@ from invgen.priors.wrappers.generators import VAE, Decoder, from_generator, from
 from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
 from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.wrappers.precision import cast
+from invgen.priors.wrappers.scene import Parameter, Scene
 from invgen.priors.wrappers.schedules import Schedule
 from invgen.priors.wrappers.tiling import PatchAveraged, Slices, Tiled
 
@@ -42,9 +43,11 @@ __all__ = [
     "LatentDiffusion",
     "NetworkDenoiser",
     "NormalisingFlow",
+    "Parameter",
     "PatchAveraged",
     "PriorReport",
     "PriorWarning",
+    "Scene",
     "Schedule",
     "Slices",
     "StyleGAN",

@@ -195,6 +195,7 @@ WHEN: dict[str, str] = {
     "PnPADMM": "a denoiser of one noise level (DnCNN, BM3D, your own); one image, no uncertainty",
     "DPIR": "one good image in eight evaluations of a denoiser of many levels; no uncertainty",
     "RED": "as PnPADMM, with a denoiser of a low level",
+    "TemperedSMC": "the few parameters of a scene, some of them discrete; several modes, an evidence; no gradient",
     "PCN": "low-dimensional latents with an operator that has no gradient; exact, slow",
     "HMC": "latents of GANs, VAEs and flows, one mode, exact in the limit",
     "DAPS": "as published: more levels, and wider samples than AdaptiveDAPS",

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invgen.cost import Cost
+from invgen.errors import UnsupportedError
 from invgen.html import card
 from invgen.inference.conformal import Correction, Functional, interval
 from invgen.inference.fit import Fit, fit
@@ -18,10 +20,10 @@ from invgen.inference.simulation import require_same
 from invgen.linalg import dot
 from invgen.messages import warn
 from invgen.method import Method
-from invgen.noise import Energy, Gaussian, Noiseless, NoiseLike
+from invgen.noise import Energy, Gaussian, InferredLevel, Noiseless, NoiseLike, StudentT
 from invgen.numerics.gradients import running
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
-from invgen.pushforward import Generator
+from invgen.pushforward import Generator, RescaledGenerator
 from invgen.sampler import Sampler
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Level, Seed
@@ -45,6 +47,7 @@ class Result:
         seed, nfe (network evaluations per sample), seconds.
         reason: why this sampler, where `sampler="auto"` picked it.
         cost: all that was counted.
+        codes: of a decoder's samples, (num_samples, *batch, *latent_shape); None where there is no decoder.
     """
 
     samples: Tensor
@@ -55,6 +58,22 @@ class Result:
     seconds: float
     reason: str = ""
     cost: Cost = field(default_factory=Cost, repr=False)
+    codes: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def scene(self) -> dict[str, Any]:
+        """The named parameters of a `priors.Scene`: each has samples, mean, std, interval(level), probabilities of kinds.
+
+        Raises:
+            UnsupportedError: the prior has no named parameters.
+        """
+        prior = self.posterior.prior
+        while isinstance(prior, RescaledGenerator):
+            prior = prior.generator
+        named = getattr(prior, "scene", None)
+        if named is None or self.codes is None:
+            raise UnsupportedError(f"only samples of a priors.Scene have named parameters, got {type(prior).__name__}")
+        return named(self.codes)
 
     @property
     def inner(self) -> str:
@@ -210,9 +229,11 @@ def solve(
         expected = forecast(sampler, post, num_samples, max_batch)
         if expected is not None:
             print(f"{type(sampler).__name__}: {expected}", file=sys.stderr, flush=True)
-    cost = Cost()
-    samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost)
-    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost)
+    cost, codes = Cost(), list[Tensor]()
+    samples = sampler(
+        post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost, codes=codes.append
+    )
+    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost, codes[0] if codes else None)
     if not warn_unexplained(result):
         warn_misfit(result)
     return result
@@ -221,7 +242,8 @@ def solve(
 def warn_unexplained(result: Result) -> bool:
     """Warns of samples that do not explain the measurement, as `solve` does, and says whether it did."""
     post, sampler = result.posterior, result.sampler
-    if isinstance(post.noise, Noiseless | Energy) or not result.samples.numel():
+    # heavy tails and an unknown level leave residuals of any size
+    if isinstance(post.noise, Noiseless | Energy | StudentT | InferredLevel) or not result.samples.numel():
         return False
     residual, limit = result.residual.flatten(), FAR + FAR_OF_FEW / math.sqrt(math.prod(post.A.out_shape))
     far = int((residual > limit).sum())

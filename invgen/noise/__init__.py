@@ -1,7 +1,9 @@
-"""The laws of the noise, p(y | clean measurement): `laws` for any modality, `ct` for photon counts."""
+"""The laws of the noise, p(y | clean measurement): `laws` for any modality, `robust` for noise that is not known well, `ct`
+for photon counts."""
 
 from invgen.noise.ct import LineIntegrals, TransmissionPoisson, log_transform
 from invgen.noise.laws import Energy, Gaussian, Noise, Noiseless, NoiseLike, Poisson, RandnLike, as_noise
+from invgen.noise.robust import InferredLevel, StudentT
 
 __all__ = [
     "Energy",
@@ -12,7 +14,9 @@ __all__ = [
     "Noiseless",
     "Poisson",
     "RandnLike",
+    "StudentT",
     "TransmissionPoisson",
+    "InferredLevel",
     "as_noise",
     "log_transform",
 ]

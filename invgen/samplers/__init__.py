@@ -85,6 +85,7 @@ from invgen.samplers.smc.linearisedtds import LinearisedTDS
 from invgen.samplers.smc.mcgdiff import MCGDiff
 from invgen.samplers.smc.smcdiff import SMCDiff
 from invgen.samplers.smc.tds import TDS
+from invgen.samplers.smc.temperedsmc import TemperedSMC
 from invgen.samplers.unconditional.ancestral import DDIM, Ancestral, Heun
 from invgen.samplers.unconditional.dpmsolver import DPMSolver
 from invgen.samplers.unconditional.multistep import MultistepConsistency
@@ -190,6 +191,7 @@ __all__ = [
     "SDEdit",
     "SMCDiff",
     "ScoreSDE",
+    "TemperedSMC",
     "catalogue",
     "get",
 ]

@@ -311,7 +311,7 @@ class ParticleSampler(EnsembleSampler):
         )
         shape = (chains, *post.batch)
         return Particles(
-            x.reshape(*shape, self.particles, *post.prior.shape).movedim(len(shape), 1),
+            x.reshape(*shape, self.particles, *x.shape[2:]).movedim(len(shape), 1),
             log_w.reshape(*shape, self.particles).movedim(len(shape), 1),
             log_z.reshape(shape),
             sizes.reshape(len(sizes), *shape),

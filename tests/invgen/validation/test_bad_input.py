@@ -240,6 +240,7 @@ OF_A_POSTERIOR = sorted(
 # in two steps
 @pytest.mark.filterwarnings("ignore:.* not explain the measurement")
 @pytest.mark.filterwarnings("ignore:.* samples of .* are saturated")
+@pytest.mark.filterwarnings("ignore:.* cannot make what was measured")
 def test_the_measurement_and_the_operator_are_left_as_they_are(name):
     prior, A = priors.GaussianPrior(shape=SHAPE), operators.Mask(SHAPE, torch.eye(8))
     if samplers.get(name).prior is Generator:
