@@ -65,7 +65,7 @@ def from_normal(law: laws.Distribution, z: Tensor) -> Tensor:
     if isinstance(law, laws.MultivariateNormal):
         return law.loc + (law.scale_tril @ z.unsqueeze(-1)).squeeze(-1)
     if isinstance(law, laws.TransformedDistribution):
-        x = from_normal(law.base_dist, z)
+        x: Any = from_normal(law.base_dist, z)
         for transform in law.transforms:
             x = transform(x)
         return x

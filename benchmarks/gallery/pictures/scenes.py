@@ -67,6 +67,12 @@ def crops(turns: int = 1, every: int = 1) -> tuple[Tensor, Tensor]:
     return torch.cat(pictures), torch.cat(places)
 
 
+def covered(found: dict[str, Any], truth: Tensor) -> Tensor:
+    """Returns for each coin the share of x, y and radius that lie within their 90 % intervals, (B,)."""
+    ends = torch.stack([torch.stack(found[k].interval(0.9)) for k in ("x", "y", "radius")], 2)
+    return ((ends[0] < truth) & (truth < ends[1])).float().mean(1)
+
+
 def hough(x: Tensor) -> Tensor:
     """Returns x, y and radius of the best circle through the edges of the left half, (B, 3): the classical way."""
     from skimage import feature, transform
@@ -81,7 +87,16 @@ def hough(x: Tensor) -> Tensor:
 
 
 def draw(x: Tensor, found: dict[str, Any], truth: Tensor, shapes: Tensor, named: dict[str, Any], path: Path) -> None:
-    """Draws coins with samples of their outline and the true one, and noisy shapes with the kind that was found."""
+    """Draws coins with samples of their outline and the true one, and noisy shapes with the kind that was found.
+
+    Args:
+        x: the coins, (B, 1, 32, 32).
+        found: their parameters, by name.
+        truth: x, y and radius, (B, 3).
+        shapes: the noisy pictures, (B, 1, 32, 32).
+        named: their parameters, by name.
+        path: of the picture.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
