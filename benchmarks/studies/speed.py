@@ -2,7 +2,7 @@
 
 1. Each sampler over its network evaluations; the goal is 1.05. `invgen bench study speed --overhead FILE` measures
    this table alone and keeps its rows in FILE; benchmarks/data/overhead.csv was made so.
-2. CT against ASTRA slice by slice, scikit-image and the memory-bandwidth floor (benchmarks/studies/ct_speed.py).
+2. CT against ASTRA slice by slice, the sparse matrix and scikit-image (benchmarks/studies/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
 4. Peak memory against the number of samples or particles, with and without `max_batch`.
 

@@ -1,6 +1,7 @@
 """The ASTRA toolbox (GPLv3, optional) as a projector of parallel beams, behind guards against its silent failures."""
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,11 @@ class AstraProjector:
         return self
 
     def __del__(self) -> None:
-        for slices, number in getattr(self, "_ids", {}).items():
-            (_astra().projector3d if slices else _astra().projector).delete(number)
+        astra = (
+            sys.modules.get("astra") if sys is not None else None
+        )  # gone when the interpreter ends, and its memory with it
+        for slices, number in getattr(self, "_ids", {}).items() if astra is not None else ():
+            (astra.projector3d if slices else astra.projector).delete(number)
 
     def matched(self, device: torch.device) -> bool:
         """Tells whether the adjoint is exactly the transpose on this device."""

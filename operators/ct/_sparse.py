@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.messages import announced
-from invgen.operators.ct._projector import Csr, transpose
+
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr (rows + 1,) int64, indices (nnz,) int32, values (nnz,) float64
 
 # Measured with one thread on AVX2 and AVX-512 cores, 256 x 256 pixels and 20 to 180 angles: one column is a
 # matrix-vector product; up to 15 the MKL product of torch.sparse_csr is fastest; from 16 on embedding_bag, whose
@@ -112,3 +114,13 @@ def _tensor(csr: Csr, shape: tuple[int, int], dtype: torch.dtype, device: torch.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(*(part.to(device) for part in parts), size=shape, check_invariants=False)
+
+
+def transpose(matrix: Csr, columns: int) -> Csr:
+    """Returns the transposed matrix of the same numbers, so that the adjoint is exact; the entries of a row are in
+    order."""
+    import scipy.sparse
+
+    indptr, indices, values = matrix
+    turned = scipy.sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, columns)).T.tocsr()
+    return turned.indptr.astype(np.int64), turned.indices.astype(np.int32), turned.data

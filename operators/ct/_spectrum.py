@@ -10,6 +10,7 @@ from torch import Tensor
 from invgen.forward import SVDOperator, Variance
 from invgen.messages import announced
 from invgen.operators.ct import _symmetry as symmetry
+from invgen.operators.ct._projection import Projector
 from invgen.operators.ct._sparse import SparseMatrix
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ class Spectrum:
     """
 
     def __init__(self, operator: "Tomography") -> None:
-        assert isinstance(operator.matrix, SparseMatrix)  # `Tomography` looks
-        csr = operator.matrix.build()
-        self.matrix = operator.matrix
+        assert isinstance(operator.matrix, Projector)  # `Tomography` looks
+        self.matrix = operator.matrix.matrix
         self.count, self.pixels = operator.matrix.shape
-        rays = np.flatnonzero(np.diff(csr[0]))
+        seen = operator.matrix.apply(torch.ones(1, self.pixels, dtype=torch.float64), False)[0].numpy()
+        rays = np.flatnonzero(seen > 1e-9 * seen.max())  # without the matrix, which is built when it is diagonalised
         centred = operator.det_offset == 0
         symmetries = symmetry.ray_symmetries(operator.angles, operator.det_count, centred, operator.size, operator.fan)
         self.blocks = symmetry.blocks(symmetries, rays, self.count)

@@ -1,7 +1,8 @@
-"""Base of the geometries of tomography: one sparse projector for every slice of a batch, and its solvers."""
+"""Base of the geometries of tomography: one projector for every slice of a batch, and its solvers."""
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, NoReturn
 
 import numpy as np
@@ -13,6 +14,8 @@ from invgen.forward import LinearOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
 from invgen.messages import warn
 from invgen.operators.ct._astra import AstraProjector
+from invgen.operators.ct._matrix_free import Beam, MatrixFree
+from invgen.operators.ct._projection import Projector, matrix_of
 from invgen.operators.ct._sparse import SparseMatrix
 from invgen.operators.ct._spectrum import SpectralCT, Spectrum
 
@@ -36,13 +39,13 @@ class Tomography(LinearOperator):
     """
 
     _anchor: Tensor
-    max_bytes: ClassVar[int] = 4 * 2**30  # what the matrix and its transpose may take in single precision
+    max_bytes: ClassVar[int] = 4 * 2**30  # what a matrix and its transpose may take in single precision
     max_block: ClassVar[int] = 6000  # rays of the largest block of the exact solver
     max_work: ClassVar[float] = 3e10  # sum of cubed block sizes that "auto" diagonalises unasked: about 8 CPU seconds
     max_work_uneven: ClassVar[float] = 1.5e11  # the same for a preconditioner of uneven var_y: about 45 CPU seconds
     fan: ClassVar[bool] = False
 
-    matrix: SparseMatrix | AstraProjector
+    matrix: Projector | AstraProjector
     spacing: float  # distance of neighbouring rays of a view at the rotation axis, mm
 
     def __init__(
@@ -68,9 +71,32 @@ class Tomography(LinearOperator):
         """Returns the line of each measured value, x cos(angle) + y sin(angle) = s: radians and mm, both (A, D) float64."""
         raise TypeError(f"{type(self).__name__} must define rays(self)")
 
-    def _along(self) -> np.ndarray:
-        """Returns detector coordinates from where the rotation axis projects, (D,), in mm."""
-        return (np.arange(self.det_count) - (self.det_count - 1) / 2) * self.det_spacing - self.det_offset
+    def _along(self, borders: bool = False) -> np.ndarray:
+        """Returns where detector pixels lie, from where the rotation axis projects, (D,), in mm; their D + 1 borders."""
+        count = self.det_count + borders
+        return (np.arange(count) - (count - 1) / 2) * self.det_spacing - self.det_offset
+
+    def _projector(
+        self, backend: str, lines: tuple[np.ndarray, np.ndarray], gain: np.ndarray, source: float, per_pixel: float
+    ) -> Projector:
+        """Returns the projector of rays, or with a strip of what lies between lines.
+
+        Args:
+            backend: "auto" or "sparse".
+            lines: fan angles and distances from the origin at view 0, radians and mm.
+            gain, source: as of `Beam`, in mm.
+            per_pixel: entries of the matrix for a pixel and a view that sees it.
+        """
+        strip, p = len(lines[0]) > self.det_count, self.pixel_size
+        beam = Beam(self.angles, lines[0], lines[1] / p, gain, source / p, strip, p, self.det_offset == 0)
+        free = MatrixFree(self.size, beam)
+        matrix = SparseMatrix(partial(matrix_of, free), free.shape)
+        seen = min(1.0, self.det_count * self.spacing / (max(self.size) * p))
+        entries = len(self.angles) * math.prod(self.size) * per_pixel * seen
+        projector = Projector(matrix, free if backend == "auto" else None, entries, self.max_bytes)
+        if backend == "sparse":
+            projector.check_memory()
+        return projector
 
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (B, [C,] num_angles, det_count) of images (B, [C,] H, W), in the unit of the image times mm."""
@@ -109,8 +135,8 @@ class Tomography(LinearOperator):
 
     def _spectrum(self) -> Spectrum | None:
         """Returns the diagonalised blocks, or None where they would be too large."""
-        if not isinstance(self.matrix, SparseMatrix):
-            raise UnsupportedError("the exact solver needs the projector's matrix; use backend='sparse'")
+        if not isinstance(self.matrix, Projector):
+            raise UnsupportedError("the exact solver needs the projector's matrix; use backend='auto'")
         if len(self.angles) * self.det_count > 8 * self.max_block and self._blocks is None:
             return None  # even the best symmetry leaves a block of a quarter of the rays that meet the image
         if self._blocks is None:
@@ -120,7 +146,7 @@ class Tomography(LinearOperator):
     def _exact(self, uneven: bool = False) -> Spectrum | None:
         """Returns the diagonalised blocks if the solver is to use them, for variances that are uneven as a
         preconditioner."""
-        if self.solver == "cg" or not isinstance(self.matrix, SparseMatrix):
+        if self.solver == "cg" or not isinstance(self.matrix, Projector):
             return None
         spectrum = self._spectrum()
         if self.solver == "auto":
@@ -226,7 +252,7 @@ class Tomography(LinearOperator):
     def _warn_unmatched(self) -> None:
         if not self.matched:
             warn(
-                "conjugate gradients with an adjoint that is not exactly the transpose may stall; use backend='sparse'",
+                "conjugate gradients with an adjoint that is not exactly the transpose may stall; use backend='auto'",
                 ConvergenceWarning,
             )
 
@@ -263,17 +289,4 @@ def check_rays(operator: Tomography) -> None:
         raise OptionError(
             f"no ray meets the image: the nearest passes {nearest:g} mm from its middle, half its diagonal is {radius:g}; "
             "check det_offset (in mm, not pixels), det_spacing and pixel_size"
-        )
-
-
-def check_memory(operator: Tomography, per_pixel: float) -> None:
-    """Refuses a matrix of `per_pixel` entries for each pixel and view that would not fit, with the numbers."""
-    seen = min(1.0, operator.det_count * operator.spacing / (max(operator.size) * operator.pixel_size))
-    entries = len(operator.angles) * math.prod(operator.size) * per_pixel * seen
-    if 16 * entries > operator.max_bytes or entries >= 2**31:
-        raise OptionError(
-            f"the sparse matrix of {operator.size[0]} x {operator.size[1]} pixels and {len(operator.angles)} angles needs "
-            f"about {16 * entries / 2**30:.1f} GiB, above the limit of {operator.max_bytes / 2**30:.1f} GiB; take fewer "
-            f"angles or pixels, or raise {type(operator).__name__}.max_bytes"
-            + ("" if operator.fan else ", or use backend='astra'")
         )

@@ -8,7 +8,6 @@ rotates about pixel N // 2: for an even N its axis lies at det_offset = +0.5 pix
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.operators.ct import _fbp, _projector
+from invgen.operators.ct import _fbp
 from invgen.operators.ct._astra import AstraProjector
 from invgen.operators.ct._options import Angles, choose_angles, choose_shape
-from invgen.operators.ct._sparse import SparseMatrix
-from invgen.operators.ct.base import Tomography, check_memory, check_rays
+from invgen.operators.ct.base import Tomography, check_rays
 from invgen.validation.hints import Count, NonNegative, Positive
 from invgen.validation.limits import check_size
 
@@ -45,16 +43,17 @@ class ParallelBeamCT(Tomography):
         solver: of `solve`, `prox` and `pinv`: "exact", "cg" (conjugate gradients), or "auto": exact where the
             geometry's symmetry makes that a matter of seconds or an earlier run left it on disk ($INVGEN_CACHE,
             ~/.cache/invgen).
-        backend: "sparse" (an explicit matrix with its exact transpose; "auto" means it) or "astra" (the ASTRA
-            toolbox: its CPU projector slice by slice, matched but slow, or on CUDA tensors its GPU kernels, whose
-            adjoint is not exactly the transpose: `matched` is then False).
+        backend: "auto" (on the CPU kernels that need no matrix, at any size, and an explicit matrix where it is small or
+            faster; on CUDA the matrix), "sparse" (the matrix always) or "astra" (the ASTRA toolbox: its CPU projector slice
+            by slice, matched but slow, or on CUDA tensors its GPU kernels, whose adjoint is not exactly the transpose:
+            `matched` is then False).
 
     The image is (*batch, *image_shape), the sinogram (*batch, [C,] num_angles, det_count), in the unit of the image
-    times mm. The matrix is computed in float64 at first use and kept in the precision of the input (16 bytes an entry
-    in single precision, about 1.8 N^2 entries a view); one above `max_bytes` is refused.
+    times mm. A matrix is computed in float64 at first use and kept in the precision of the input (16 bytes an entry
+    in single precision, about 1.8 N^2 entries a view); backend="sparse" refuses one above `max_bytes`.
 
     Raises:
-        OptionError: an option has no usable value, or the matrix would not fit.
+        OptionError: an option has no usable value, or the matrix of backend="sparse" would not fit.
     """
 
     def __init__(
@@ -81,21 +80,16 @@ class ParallelBeamCT(Tomography):
         check_rays(self)
         self.projector = projector
         self.spacing = det_spacing
-        s = self._along()
-        normals = np.repeat(np.stack([np.cos(views), np.sin(views)], axis=1), det_count, axis=0)
-        steps = pixel_size / det_spacing
-        if projector == "linear":
-            per_pixel = 1.8 * steps  # two entries a step; the mean of max(|cos|, |sin|) is 0.9
-            build = partial(_projector.linear, normals, np.tile(s, len(views)), self.size, pixel_size)
-        else:
-            per_pixel = 1 + 1.27 * steps  # the mean width of a pixel's shadow is 4 / pi pixels
-            build = partial(_projector.strip, views, s, det_spacing, self.size, pixel_size)
+        # entries of a pixel and a view. Joseph: two a step, and the mean of max(|cos|, |sin|) is 0.9. Strip: the mean width
+        # of a pixel's shadow is 4 / pi pixels
+        per_pixel = (1.8 if projector == "linear" else 1.27) * pixel_size / det_spacing + (projector == "strip")
         if backend == "astra":
             detector = det_count, det_spacing, det_offset
             self.matrix = AstraProjector(self.size, views, *detector, pixel_size, projector)
             return
-        check_memory(self, per_pixel)
-        self.matrix = SparseMatrix(build, (len(views) * det_count, math.prod(self.size)))
+        lines = self._along(borders=projector == "strip")
+        gain = np.full(det_count, 1 / det_spacing)
+        self.matrix = self._projector(backend, (0 * lines, lines), gain, 0.0, per_pixel)
 
     def geometry(self) -> tuple:
         return *super().geometry(), self.projector
@@ -131,8 +125,9 @@ class FanBeamCT(Tomography):
     """Line integrals along the rays from a point source to a flat detector, both turning about the origin.
 
     At angle t the source is at source_origin * (sin t, -cos t), the middle of the detector at origin_det * (-sin t,
-    cos t), detector pixel d is (d - (det_count - 1) / 2) det_spacing - det_offset along (cos t, sin t) (ASTRA's
-    "fanflat"). One ray per detector pixel, to its middle, by Joseph's method.
+    cos t). Pixel d of a flat detector is u = (d - (det_count - 1) / 2) det_spacing - det_offset along (cos t, sin t)
+    (ASTRA's "fanflat"); a curved one lies on the circle about the source, its pixels at equal angles u / (source_origin +
+    origin_det) from the central ray.
 
     Args:
         image_shape: (H, W), or (C, H, W) for C slices that are projected alike.
@@ -145,6 +140,10 @@ class FanBeamCT(Tomography):
         pixel_size: of the image, in mm.
         det_offset: where the ray through the rotation axis meets the detector, in mm from its middle, towards higher
             pixel numbers.
+        detector: "flat" or "curved" (equiangular, as of clinical scanners).
+        projector: "linear" (Joseph's method on the ray to the middle of each detector pixel) or "strip" (the average over
+            the detector pixel: exact areas of the wedge to the source, the magnification taken on its middle ray).
+        backend, solver: as of :class:`ParallelBeamCT`, without "astra".
 
     Shapes, units and errors as in :class:`ParallelBeamCT`.
     """
@@ -163,6 +162,9 @@ class FanBeamCT(Tomography):
         det_spacing: Positive | None = None,
         pixel_size: Positive = 1.0,
         det_offset: float = 0.0,
+        detector: Literal["flat", "curved"] = "flat",
+        projector: Literal["linear", "strip"] = "linear",
+        backend: Literal["auto", "sparse"] = "auto",
         solver: Literal["auto", "exact", "cg"] = "auto",
     ) -> None:
         shape = choose_shape(image_shape)
@@ -175,24 +177,33 @@ class FanBeamCT(Tomography):
         magnification = (source_origin + origin_det) / source_origin
         det_spacing = pixel_size * magnification if det_spacing is None else det_spacing
         if det_count is None:
-            shadow = (source_origin + origin_det) * radius / math.sqrt(source_origin**2 - radius**2)
+            opening = math.asin(radius / source_origin)
+            shadow = (source_origin + origin_det) * (opening if detector == "curved" else math.tan(opening))
             det_count = math.ceil(2 * shadow / det_spacing)
         check_size(8 * det_count, f"det_count = {det_count}")
         super().__init__(shape, views, det_count, det_spacing, det_offset, pixel_size, solver)
         self.source_origin, self.origin_det, self.spacing = source_origin, origin_det, det_spacing / magnification
+        self.detector, self.projector = detector, projector
         check_rays(self)
-        angle, s = (t.flatten().numpy() for t in self.rays())
-        normals = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        check_memory(self, 1.8 * pixel_size / self.spacing)
-        build = partial(_projector.linear, normals, s, self.size, pixel_size)
-        self.matrix = SparseMatrix(build, (len(s), math.prod(self.size)))
+        lines = self._opening(self._along(borders=projector == "strip"))
+        fan = self._opening(self._along())
+        gain = (source_origin + origin_det) / det_spacing / (1 if detector == "curved" else np.cos(fan) ** 2)
+        lines = lines, source_origin * np.sin(lines)
+        gain = np.broadcast_to(gain, fan.shape).copy()
+        per_pixel = (1.8 if projector == "linear" else 1.27) * pixel_size / self.spacing + (projector == "strip")
+        self.matrix = self._projector(backend, lines, gain, source_origin, per_pixel)
 
     def geometry(self) -> tuple:
-        return *super().geometry(), self.source_origin, self.origin_det
+        kind = () if (self.detector, self.projector) == ("flat", "linear") else (self.detector, self.projector)
+        return *super().geometry(), self.source_origin, self.origin_det, *kind
+
+    def _opening(self, along: np.ndarray) -> np.ndarray:
+        """Returns the angle from the central ray of places on the detector, radians."""
+        distance = self.source_origin + self.origin_det
+        return along / distance if self.detector == "curved" else np.arctan2(along, distance)
 
     def rays(self) -> tuple[Tensor, Tensor]:
-        # the ray from the source to detector coordinate u is the central one turned by gamma = atan(u / distance)
-        gamma = torch.from_numpy(np.arctan2(self._along(), self.source_origin + self.origin_det))
+        gamma = torch.from_numpy(self._opening(self._along()))  # a ray is the central one turned by gamma
         angle = torch.from_numpy(self.angles)[:, None] - gamma
         return angle, (self.source_origin * gamma.sin()).expand_as(angle)
 
@@ -227,7 +238,7 @@ class FanBeamCT(Tomography):
 
     def _fan_angles(self) -> tuple[np.ndarray, float]:
         """Returns the angle of each detector pixel from the central ray, and the largest of one that meets the image."""
-        gamma = np.arctan2(self._along(), self.source_origin + self.origin_det)
+        gamma = self._opening(self._along())
         radius = math.hypot(*self.size) * self.pixel_size / 2
         return gamma, min(np.abs(gamma).max(), math.asin(radius / self.source_origin))
 
