@@ -49,7 +49,7 @@ def _rows(size: int, angles: int, batch: int, rounds: int, skimage: bool) -> Ite
     uneven = ParallelBeamCT((size, size), angles=views + 1e-3 * views**2)
     x = torch.rand(batch, size, size, generator=torch.Generator().manual_seed(0))
     y = ours(x)
-    calls = {
+    calls: dict[str, dict[str, Callable[[], object]]] = {
         "forward": {"ours": lambda: ours(x), "astra": lambda: theirs(x), "uneven": lambda: uneven(x)},
         "adjoint": {
             "ours": lambda: ours.adjoint(y),
@@ -133,6 +133,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         problem = f"{row['pixels']} px, {row['angles']} x {row['batch']}"
         cells = " ".join(f"{row[name]:8.1f}" if name in row else " " * 8 for name in names)
         print(f"{problem:>22} {row['operation']:>10} {row['ms']:8.2f} {cells}", flush=True)
-    print(f"\n{SIZE[0]} px, {SIZE[1]} views, one image: wall milliseconds on one thread, and how many times as fast two threads are")
+    print(f"\n{SIZE[0]} px, {SIZE[1]} views, one image: wall milliseconds on one thread, and and on two")
     for row in threads():
         print(f"{row['beam']:>22} {row['operation']:>10} {row['ms']:8.2f} {row['two']:8.2f}", flush=True)

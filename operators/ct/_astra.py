@@ -49,11 +49,10 @@ class AstraProjector:
         return self
 
     def __del__(self) -> None:
-        astra = (
-            sys.modules.get("astra") if sys is not None else None
-        )  # gone when the interpreter ends, and its memory with it
-        for slices, number in getattr(self, "_ids", {}).items() if astra is not None else ():
-            (astra.projector3d if slices else astra.projector).delete(number)
+        astra = sys.modules.get("astra") if sys else None  # gone when the interpreter ends, and its memory with it
+        for slices, number in getattr(self, "_ids", {}).items():
+            if astra is not None:
+                (astra.projector3d if slices else astra.projector).delete(number)
 
     def matched(self, device: torch.device) -> bool:
         """Tells whether the adjoint is exactly the transpose on this device."""

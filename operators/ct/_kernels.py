@@ -10,12 +10,17 @@ Values lie side by side in `lanes`, the images of a batch or the mirror images o
 once for all, and its sums are vector instructions.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+if TYPE_CHECKING:
+    from invgen.operators.ct._matrix_free import Geometry
+
+_vectors: Any = intrinsic  # what it decorates takes no `typing` when it is called, which type checkers cannot see
 
 
 def _compiled(function: Any) -> Any:
@@ -42,7 +47,7 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
     )
 
 
-@intrinsic
+@_vectors
 def _collect(typing: Any, out: Any, o: Any, x: Any, k: Any, w0: Any, w1: Any, lanes: Any) -> Any:
     """out[o] += w0 x[k] + w1 x[k + 1], all of them vectors of len(lanes) neighbouring values."""
     signature = types.void(out, types.intp, x, types.intp, out.dtype, out.dtype, lanes)
@@ -61,7 +66,7 @@ def _collect(typing: Any, out: Any, o: Any, x: Any, k: Any, w0: Any, w1: Any, la
     return signature, generate
 
 
-@intrinsic
+@_vectors
 def _distribute(typing: Any, x: Any, k: Any, y: Any, o: Any, w0: Any, w1: Any, lanes: Any) -> Any:
     """x[k] += w0 y[o], x[k + 1] += w1 y[o], all of them vectors of len(lanes) neighbouring values."""
     signature = types.void(x, types.intp, y, types.intp, x.dtype, x.dtype, lanes)
@@ -208,30 +213,33 @@ def _strip(
 
 @_compiled
 def _table(
-    lines: tuple, i: int, steps: int, across: int, strip: bool, gain: np.ndarray, source: float, from_source: float,
-    pixel: float, index: np.ndarray, weight: np.ndarray,
+    lines: tuple, i: int, steps: int, across: int, scan: "Geometry", lo: int, hi: int, source: float, index: np.ndarray,
+    weight: np.ndarray,
 ) -> tuple[int, int]:  # fmt: skip
-    """Writes pixels and weights of step i and returns the range of rays that it holds; `lines` are those of a job."""
+    """Writes pixels and weights of step i and returns the range of rays that it holds.
+
+    Args:
+        lines: what `_lines` wrote, of the rays lo to hi.
+        i: the step, of `steps` with `across` pixels each.
+        steps, across: of the whole image.
+        scan: the geometry.
+        lo, hi: the rays of the job.
+        source: the step in which the source lies, from the middle one.
+        index, weight: the table, (rays,) and (taps, rays).
+    """
     base, slope, main, joseph = lines
-    if not strip:
+    if not scan.strip:
         begin, end = _seen(base, slope, i, 0.0, across + 1.0)
-        _linear(
-            base[begin:end],
-            slope[begin:end],
-            joseph[begin:end],
-            i,
-            index[begin:end],
-            weight[0, begin:end],
-            weight[1, begin:end],
-        )
+        part = slice(begin, end)
+        _linear(base[part], slope[part], joseph[part], i, index[part], weight[0, begin:end], weight[1, begin:end])
         return begin, end
     begin, end = _seen(base, slope, i, -1.0, across + 2.0)
-    begin, end = max(begin - 1, 0), min(end, len(gain))
-    scale = np.empty(end - begin)
+    begin, end = max(begin - 1, 0), min(end, hi - lo)
+    scale = np.empty(max(end - begin, 0))
     for d in range(len(scale)):
-        scale[d] = gain[begin + d] * pixel * pixel
-        if source > 0:
-            scale[d] *= (main[begin + d] + main[begin + d + 1]) / (2 * pixel * abs(i - (steps - 1) / 2 - from_source))
+        scale[d] = scan.gain[lo + begin + d] * scan.pixel * scan.pixel
+        if scan.source > 0:
+            scale[d] *= (main[begin + d] + main[begin + d + 1]) / (2 * scan.pixel * abs(i - (steps - 1) / 2 - source))
     part = slice(begin, end + 1)
     _strip(base[part], slope[part], main[part], i, across, scale, index[begin:end], weight[:, begin:end])
     return begin, end
@@ -239,38 +247,35 @@ def _table(
 
 @_compiled
 def forward(
-    x: np.ndarray, first_step: int, steps: int, across: int, out: np.ndarray, views: np.ndarray, rays: np.ndarray, gain:
-    np.ndarray, source: float, jobs: np.ndarray, begin_job: int, end_job: int, strip: bool, taps: int, pixel: float,
-    lanes: tuple,
+    x: np.ndarray, first: int, steps: int, across: int, out: np.ndarray, scan: "Geometry", jobs: np.ndarray, begin_job: int,
+    end_job: int, lanes: tuple,
 ) -> None:  # fmt: skip
     """Adds steps of an image to the rays of jobs begin_job to end_job.
 
     Args:
-        x: the steps from number `first_step` on, (rows, padded row, lanes), flat.
+        x: the steps from number `first` on, (rows, padded row, lanes), flat.
+        first: number of the first step in x.
         steps, across: of the whole image.
         out: (views, detector, lanes), flat.
-        views: cosine and sine of the angles, (V, 2).
-        rays: cosine and sine of the fan angles, and distances in pixels, of the lines, (3, D), with a strip (3, D + 1).
-        gain: of each ray with a strip, (D,).
-        source: distance of the source in pixels, 0 for a parallel beam.
+        scan: a `Geometry`.
         jobs: view, first and last ray, and whether rows are stepped through, (J, 4).
-        strip: whether rays are strips; `taps`: pixels that a ray meets in a step, an even number.
-        pixel: size in mm.
+        begin_job, end_job: those of this thread.
         lanes: a tuple as long as the lanes are many, so that its type tells.
     """
-    n, count, width = len(lanes), len(gain), across + 1 + taps
+    n, count, width = len(lanes), len(scan.gain), across + 1 + scan.taps
     room = np.empty((4, count + 1))
-    indices, weights = np.empty(count, np.int32), np.empty((taps, count), x.dtype)
+    indices, weights = np.empty(count, np.int32), np.empty((scan.taps, count), x.dtype)
     for job in range(begin_job, end_job):
         v, lo, hi, by_row = jobs[job]
-        lines = room[0, lo : hi + strip], room[1, lo : hi + strip], room[2, lo : hi + strip], room[3, lo : hi + strip]
-        _lines(views[v], rays[:, lo : hi + strip], by_row, steps, across, pixel, *lines)
-        from_source = source * (views[v, 0] if by_row else views[v, 1])
-        for i in range(first_step, first_step + len(x) // (width * n)):
-            begin, end = _table(lines, i, steps, across, strip, gain[lo:hi], source, from_source, pixel, indices, weights)
-            row, ray = (i - first_step) * width, (v * count + lo + begin) * n
+        view, last = scan.views[v], hi + scan.strip
+        lines = room[0, lo:last], room[1, lo:last], room[2, lo:last], room[3, lo:last]
+        _lines(view, scan.rays[:, lo:last], by_row, steps, across, scan.pixel, *lines)
+        source = scan.source * (view[0] if by_row else view[1])
+        for i in range(first, first + len(x) // (width * n)):
+            begin, end = _table(lines, i, steps, across, scan, lo, hi, source, indices, weights)
+            row, ray = (i - first) * width, (v * count + lo + begin) * n
             index = indices[begin:end]
-            for t in range(0, taps, 2):
+            for t in range(0, scan.taps, 2):
                 left, right = weights[t, begin:end], weights[t + 1, begin:end]
                 for d in range(len(index)):
                     _collect(out, ray + d * n, x, (row + index[d] + t) * n, left[d], right[d], lanes)
@@ -278,46 +283,62 @@ def forward(
 
 @_compiled
 def adjoint(
-    x: np.ndarray, first_step: int, steps: int, across: int, y: np.ndarray, views: np.ndarray, rays: np.ndarray, gain:
-    np.ndarray, source: float, jobs: np.ndarray, begin_step: int, end_step: int, strip: bool, taps: int, pixel: float,
-    lanes: tuple,
+    x: np.ndarray, first: int, steps: int, across: int, y: np.ndarray, scan: "Geometry", jobs: np.ndarray, begin_step: int,
+    end_step: int, lanes: tuple,
 ) -> None:  # fmt: skip
-    """Adds the rays of all jobs to the steps begin_step to end_step of an image; arguments as of `forward`."""
-    n, count, width = len(lanes), len(gain), across + 1 + taps
+    """Adds the rays of all jobs to the steps begin_step to end_step of an image.
+
+    Args:
+        x: the steps from number `first` on, (rows, padded row, lanes), flat.
+        first: number of the first step in x.
+        steps, across: of the whole image.
+        y: (views, detector, lanes), flat.
+        scan: a `Geometry`.
+        jobs: view, first and last ray, and whether rows are stepped through, (J, 4).
+        begin_step, end_step: those of this thread.
+        lanes: a tuple as long as the lanes are many.
+    """
+    n, count, width = len(lanes), len(scan.gain), across + 1 + scan.taps
     room = np.empty((4, count + 1))
-    indices, weights = np.empty(count, np.int32), np.empty((taps, count), x.dtype)
+    indices, weights = np.empty(count, np.int32), np.empty((scan.taps, count), x.dtype)
     for job in range(len(jobs)):
         v, lo, hi, by_row = jobs[job]
-        lines = room[0, lo : hi + strip], room[1, lo : hi + strip], room[2, lo : hi + strip], room[3, lo : hi + strip]
-        _lines(views[v], rays[:, lo : hi + strip], by_row, steps, across, pixel, *lines)
-        from_source = source * (views[v, 0] if by_row else views[v, 1])
+        view, last = scan.views[v], hi + scan.strip
+        lines = room[0, lo:last], room[1, lo:last], room[2, lo:last], room[3, lo:last]
+        _lines(view, scan.rays[:, lo:last], by_row, steps, across, scan.pixel, *lines)
+        source = scan.source * (view[0] if by_row else view[1])
         for i in range(begin_step, end_step):
-            begin, end = _table(lines, i, steps, across, strip, gain[lo:hi], source, from_source, pixel, indices, weights)
-            row, ray = (i - first_step) * width, (v * count + lo + begin) * n
+            begin, end = _table(lines, i, steps, across, scan, lo, hi, source, indices, weights)
+            row, ray = (i - first) * width, (v * count + lo + begin) * n
             index = indices[begin:end]
-            for t in range(0, taps, 2):
+            for t in range(0, scan.taps, 2):
                 left, right = weights[t, begin:end], weights[t + 1, begin:end]
                 for d in range(len(index)):
                     _distribute(x, (row + index[d] + t) * n, y, ray + d * n, left[d], right[d], lanes)
 
 
 @_compiled
-def entries(
-    steps: int, across: int, views: np.ndarray, rays: np.ndarray, gain: np.ndarray, source: float, job: np.ndarray,
-    strip: bool, taps: int, pixel: float, columns: np.ndarray, values: np.ndarray,
-) -> None:  # fmt: skip
-    """Writes pixels and weights of the rays of one job, each (rays, steps, taps); arguments as of `forward`."""
-    count = len(gain)
+def entries(steps: int, across: int, scan: "Geometry", job: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+    """Writes pixels and weights of the rays of one job.
+
+    Args:
+        steps, across: of the image.
+        scan: a `Geometry`.
+        job: as of `forward`.
+        columns, values: numbers of the pixels and weights, (rays, steps, taps); weights of no pixel stay as they are.
+    """
+    count = len(scan.gain)
     v, lo, hi, by_row = job
-    indices, weights, room = np.empty(count, np.int32), np.empty((taps, count)), np.empty((4, hi + strip - lo))
+    view, last = scan.views[v], hi + scan.strip
+    indices, weights, room = np.empty(count, np.int32), np.empty((scan.taps, count)), np.empty((4, last - lo))
     lines = room[0], room[1], room[2], room[3]
-    _lines(views[v], rays[:, lo : hi + strip], by_row, steps, across, pixel, *lines)
-    from_source = source * (views[v, 0] if by_row else views[v, 1])
+    _lines(view, scan.rays[:, lo:last], by_row, steps, across, scan.pixel, *lines)
+    source = scan.source * (view[0] if by_row else view[1])
     along, aside = (across, 1) if by_row else (1, steps)
     for i in range(steps):
-        begin, end = _table(lines, i, steps, across, strip, gain[lo:hi], source, from_source, pixel, indices, weights)
+        begin, end = _table(lines, i, steps, across, scan, lo, hi, source, indices, weights)
         for d in range(begin, end):
-            for t in range(taps):
+            for t in range(scan.taps):
                 j = indices[d] + t - 1
                 if 0 <= j < across:
                     columns[d, i, t] = i * along + j * aside

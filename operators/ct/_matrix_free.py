@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,28 @@ class Beam:
     @property
     def det_count(self) -> int:
         return len(self.distance) - self.strip
+
+
+class Geometry(NamedTuple):
+    """The geometry of a scan as the kernels take it.
+
+    Attributes:
+        views: cosine and sine of the angles, (V, 2).
+        rays: cosine and sine of the fan angles, and distances in pixels, of the lines, (3, D), with a strip (3, D + 1).
+        gain: of each ray with a strip, (D,).
+        source: its distance in pixels, 0 for a parallel beam.
+        strip: whether rays are strips.
+        taps: pixels that a ray meets in a step at most, an even number.
+        pixel: size in mm.
+    """
+
+    views: np.ndarray
+    rays: np.ndarray
+    gain: np.ndarray
+    source: float
+    strip: bool
+    taps: int
+    pixel: float
 
 
 class MatrixFree:
@@ -111,10 +134,10 @@ class MatrixFree:
             for first, slab, part, places in self._slabs(scan, by_row, images):
                 _kernels.spread(images.reshape(-1), places, part)
                 call = partial(
-                    _kernels.forward, slab.ravel(), first, *self._across(by_row), total.ravel(), *scan.lines, jobs
+                    _kernels.forward, slab.ravel(), first, *self._across(by_row), total.ravel(), scan.geometry, jobs
                 )
-                rest = self._rest(scan, slab)
-                _share(len(jobs), slab.size, lambda lo, hi, call=call, rest=rest: call(lo, hi, *rest))
+                lanes = (0,) * slab.shape[-1]
+                _share(len(jobs), slab.size, lambda lo, hi, call=call, lanes=lanes: call(lo, hi, lanes))
         scan.store(total, rays)
 
     def _adjoint(self, scan: "Scan", images: np.ndarray, rays: np.ndarray) -> None:
@@ -124,21 +147,19 @@ class MatrixFree:
         for by_row, jobs in scan.jobs.items():
             for first, slab, part, places in self._slabs(scan, by_row, images):
                 call = partial(
-                    _kernels.adjoint, slab.ravel(), first, *self._across(by_row), total.ravel(), *scan.lines, jobs
+                    _kernels.adjoint, slab.ravel(), first, *self._across(by_row), total.ravel(), scan.geometry, jobs
                 )
-                rest = self._rest(scan, slab)
+                lanes = (0,) * slab.shape[-1]
                 _share(
                     len(slab),
                     total.size,
-                    lambda lo, hi, call=call, rest=rest, first=first: call(first + lo, first + hi, *rest),
+                    lambda lo, hi, call=call, lanes=lanes, first=first: call(first + lo, first + hi, lanes),
                 )
                 _kernels.gather(images.reshape(-1), places, part)
 
     def _across(self, by_row: bool) -> tuple[int, int]:
-        return self.size if by_row else self.size[::-1]
-
-    def _rest(self, scan: "Scan", slab: np.ndarray) -> tuple:
-        return self.beam.strip, scan.taps, self.beam.pixel, (0,) * slab.shape[-1]
+        height, width = self.size
+        return (height, width) if by_row else (width, height)
 
     def _slabs(
         self, scan: "Scan", by_row: bool, images: np.ndarray
@@ -146,7 +167,7 @@ class MatrixFree:
         """Yields parts of the padded images, zeros: the first step, its room, the room within the pads, and where the
         rows of its lanes lie in the images."""
         (steps, across), lanes = self._across(by_row), scan.lanes(images)
-        width = across + 1 + scan.taps
+        width = across + 1 + scan.geometry.taps
         rows = min(steps, max(16, SLAB // (width * lanes * images.itemsize)))
         room, sides = np.zeros((rows, width, lanes), images.dtype), scan.sides(images)
         for first in range(0, steps, rows):
@@ -181,7 +202,6 @@ class Scan:
         angles = beam.angles[views]
         self.views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         rays = np.stack([np.cos(beam.fan), np.sin(beam.fan), beam.distance])
-        self.lines = (self.views, rays, beam.gain, beam.source)
         middle = (beam.fan[1:] + beam.fan[:-1]) / 2 if beam.strip else beam.fan
         normal = angles[:, None] - middle[:half]
         steep = np.abs(np.cos(normal)) > np.abs(np.sin(normal)) - 1e-9
@@ -191,9 +211,8 @@ class Scan:
             jobs += [(view, lo, hi, rows[lo]) for lo, hi in zip(ends[:-1], ends[1:], strict=True)]
         listed = np.array(jobs, dtype=np.int64)
         self.jobs = {bool(r): listed[listed[:, 3] == r] for r in (1, 0) if (listed[:, 3] == r).any()}
-        self.taps = 2
-        if beam.strip:
-            self.taps = 2 * math.ceil(math.ceil(_reach(self, size) - 1e-9) / 2)
+        taps = 2 * math.ceil(math.ceil(_reach(self.views, rays, self.jobs, size) - 1e-9) / 2) if beam.strip else 2
+        self.geometry = Geometry(self.views, rays, beam.gain, beam.source, beam.strip, taps, beam.pixel)
 
     def sides(self, images: np.ndarray) -> list[np.ndarray]:
         """Returns the images of the lanes for images (n, H, W), as views of their memory."""
@@ -252,10 +271,10 @@ def _places(images: np.ndarray, sides: list[np.ndarray], by_row: bool, first: in
     return np.array([(side.__array_interface__["data"][0] - start, *side.strides) for side in sides]) // size
 
 
-def _reach(scan: Scan, size: tuple[int, int]) -> float:
+def _reach(views: np.ndarray, rays: np.ndarray, listed: dict[bool, np.ndarray], size: tuple[int, int]) -> float:
     """Returns the most pixels that a strip meets in one step."""
-    (views, rays, *_), most = scan.lines, 0.0
-    for by_row, jobs in scan.jobs.items():
+    most = 0.0
+    for by_row, jobs in listed.items():
         steps = size[0] if by_row else size[1]
         for view, lo, hi, _ in jobs:
             c, s = views[view]

@@ -70,8 +70,11 @@ def matrix_of(free: MatrixFree) -> Csr:
     for job in jobs[np.lexsort((jobs[:, 1], jobs[:, 0]))]:  # in the order of the rays
         view, lo, hi, by_row = job
         steps, across = size if by_row else size[::-1]
-        column, value = np.empty((hi - lo, steps, scan.taps), np.int32), np.zeros((hi - lo, steps, scan.taps))
-        _kernels.entries(steps, across, *scan.lines, job, beam.strip, scan.taps, beam.pixel, column, value)
+        column, value = (
+            np.empty((hi - lo, steps, scan.geometry.taps), np.int32),
+            np.zeros((hi - lo, steps, scan.geometry.taps)),
+        )
+        _kernels.entries(steps, across, scan.geometry, job, column, value)
         kept = value > TINY * beam.pixel
         counts[view * beam.det_count + lo : view * beam.det_count + hi] = kept.sum(axis=(1, 2))
         columns.append(column[kept])
