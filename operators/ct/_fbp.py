@@ -1,6 +1,7 @@
 """Filtered backprojection: ramp filters and pixel-driven backprojection."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,11 +18,18 @@ WINDOWS = {  # on frequencies u in [0, 1], 1 being the Nyquist frequency of the 
 }
 
 
-def ramp_filter(y: Tensor, spacing: float, filter_name: str) -> Tensor:
+def ramp_filter(y: Tensor, spacing: float, filter_name: str, turn: float = 0.0) -> Tensor:
     """Convolves the last axis with the band-limited ramp (Kak & Slaney 1988, eq. 3.29), zero-padded; units of y per mm.
 
     The kernel is sampled in space, not in frequency: a ramp that is zero at frequency zero would shift the mean of
     the image.
+
+    Args:
+        y: (..., D).
+        spacing: of its values.
+        filter_name: of the window on the ramp.
+        turn: angle between neighbouring rays of a curved detector, radians, whose ramp is that times (g / sin g)^2 of the
+            angle g between two rays (Kak & Slaney 1988, section 3.4.1).
     """
     if filter_name not in WINDOWS:
         raise OptionError(f"filter_name must be one of {', '.join(WINDOWS)}, got {filter_name!r}")
@@ -33,6 +41,8 @@ def ramp_filter(y: Tensor, spacing: float, filter_name: str) -> Tensor:
     n = torch.minimum(n, padded - n)
     kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp(min=1)) ** 2, 0.0)
     kernel[0] = 0.25
+    if turn:
+        kernel = kernel / torch.sinc(n.clamp(max=count) * turn / math.pi) ** 2
     response = torch.fft.rfft(kernel).real / spacing
     response = response * WINDOWS[filter_name](torch.linspace(0, 1, padded // 2 + 1, dtype=torch.float64))
     spectrum = torch.fft.rfft(y, padded) * response.to(y)
@@ -89,16 +99,20 @@ def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step:
     return np.sin(np.pi / 2 * np.clip(np.minimum(rise, fall), 0, 1)) ** 2
 
 
-def backproject(q: Tensor, position: Tensor, weight: Tensor) -> Tensor:
-    """Returns the sum over the views of q (N, A, D) at `position` (A, P), in detector pixels, times `weight` (A, P or 1)
-    -> (N, P)."""
-    count = q.shape[-1]
-    out = q.new_zeros(len(q), position.shape[1])
-    for view, (at, w) in enumerate(zip(position, weight, strict=True)):
+def backproject(q: Tensor, place: Callable[[int], tuple[Tensor, Tensor | float]]) -> Tensor:
+    """Returns the sum over the views of q (N, A, D) at a position of each pixel times its weight, (N, P).
+
+    Args:
+        q: filtered views.
+        place: position (P,), in detector pixels, and weight of each pixel in a view, made when they are needed.
+    """
+    count, total = q.shape[-1], torch.zeros(())
+    for view in range(q.shape[1]):
+        at, weight = place(view)
         low = at.floor()
-        frac = (at - low).to(q.dtype)
-        index = low.long() + 1  # one zero on either side: rays that miss the detector see nothing
+        frac = (at - low).to(q)
+        index = low.long().to(q.device) + 1  # one zero on either side: rays that miss the detector see nothing
         padded = torch.nn.functional.pad(q[:, view], (1, 2))
         a, b = padded[:, index.clamp(0, count + 1)], padded[:, (index + 1).clamp(0, count + 1)]
-        out += w.to(q.dtype) * torch.lerp(a, b, frac)
-    return out
+        total = total + torch.as_tensor(weight).to(q) * torch.lerp(a, b, frac)
+    return total

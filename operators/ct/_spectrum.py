@@ -1,6 +1,6 @@
 """Exact solves and the singular value decomposition of a tomographic scan, from the blocks of A A^T."""
 
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,11 +57,6 @@ class Spectrum:
     def work(self) -> float:
         """The sum of cubed block sizes: some 3e-10 CPU seconds each for the eigendecomposition."""
         return float(sum(k**3 for k in self.sizes))
-
-    @cached_property
-    def saved(self) -> bool:
-        """Whether there was a file when first asked: a solver does not change in the middle of a run."""
-        return symmetry.cache_file((*self.key, np.dtype(np.float32).str)).exists()
 
     def tables(self, like: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns eigenvalues (K,) and the eigenvectors of each block, in columns."""

@@ -24,7 +24,7 @@ class Tomography(LinearOperator):
     """Base of the CT operators. A subclass sets `matrix` (rays of one slice x pixels of one slice) and `spacing`.
 
     `solve`, `prox` and `pinv` are exact, at any variances, where the blocks of A A^T can be diagonalised (`svd` is
-    there too): solver="auto" does so if it takes some seconds at most or a file of an earlier run has it, "exact"
+    there too): solver="auto" does so if it takes some seconds at most, whatever files there are, "exact"
     wherever the largest block has at most `max_block` rays, "cg" never. Elsewhere they are conjugate gradients to a
     relative residual of `tolerance` (1e-5 in single precision, 1e-10 in double). So they are for a var_y that differs
     between rays (low-dose counts), preconditioned by the exact solver at the geometric mean of var_y: 2 to 20
@@ -151,7 +151,7 @@ class Tomography(LinearOperator):
         spectrum = self._spectrum()
         if self.solver == "auto":
             most = self.max_work_uneven if uneven else self.max_work
-            return spectrum if spectrum and (spectrum.work <= most or spectrum.saved) else None
+            return spectrum if spectrum and spectrum.work <= most else None
         return spectrum or (None if uneven else self._too_large())
 
     def _too_large(self) -> NoReturn:

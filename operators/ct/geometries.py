@@ -41,8 +41,8 @@ class ParallelBeamCT(Tomography):
         projector: "linear" (Joseph 1982: line integrals, linear interpolation) or "strip" (averages over the width of
             a detector pixel, exact areas: conserves mass pixel by pixel; twice the entries).
         solver: of `solve`, `prox` and `pinv`: "exact", "cg" (conjugate gradients), or "auto": exact where the
-            geometry's symmetry makes that a matter of seconds or an earlier run left it on disk ($INVGEN_CACHE,
-            ~/.cache/invgen).
+            geometry's symmetry makes that a matter of seconds. "exact" keeps what it has diagonalised on disk
+            ($INVGEN_CACHE, ~/.cache/invgen).
         backend: "auto" (on the CPU kernels that need no matrix, at any size, and an explicit matrix where it is small or
             faster; on CUDA the matrix), "sparse" (the matrix always) or "astra" (the ASTRA toolbox: its CPU projector slice
             by slice, matched but slow, or on CUDA tensors its GPU kernels, whose adjoint is not exactly the transpose:
@@ -116,9 +116,13 @@ class ParallelBeamCT(Tomography):
             q = q * weight.to(q) * (self.det_spacing / self.pixel_size**2)
             return self.adjoint(q.reshape(y.shape))
         x, up = _pixel_centres(self.size, self.pixel_size)
-        t = torch.from_numpy(self.angles)[:, None]
-        position = (x * t.cos() + up * t.sin() + self.det_offset) / self.det_spacing + (self.det_count - 1) / 2
-        return _fbp.backproject(q, position.to(q.device), weight.to(q.device)).reshape(len(y), *self.in_shape)
+
+        def place(view: int) -> tuple[Tensor, Tensor]:
+            t = self.angles[view]
+            along = x * math.cos(t) + up * math.sin(t) + self.det_offset
+            return along / self.det_spacing + (self.det_count - 1) / 2, weight[view]
+
+        return _fbp.backproject(q, place).reshape(len(y), *self.in_shape)
 
 
 class FanBeamCT(Tomography):
@@ -208,11 +212,11 @@ class FanBeamCT(Tomography):
         return angle, (self.source_origin * gamma.sin()).expand_as(angle)
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
-        """Returns the filtered backprojection for a flat detector, a full turn or a short scan (Kak & Slaney 1988,
-        section 3.4).
+        """Returns the filtered backprojection of a full turn or a short scan (Kak & Slaney 1988, section 3.4).
 
-        Shapes, units and filters as in :meth:`ParallelBeamCT.fbp`; the weighted rays are filtered on the virtual
-        detector through the rotation axis and backprojected with 1 / U^2. Views that leave a part of the circle out count
+        Shapes, units and filters as in :meth:`ParallelBeamCT.fbp`; the weighted rays of a flat detector are
+        filtered on its image through the rotation axis and backprojected with 1 / U^2, those of a curved one filtered in
+        the angle and backprojected with 1 / distance^2. Views that leave a part of the circle out count
         by Parker's weights (Med. Phys. 9(2), 1982), made as smooth as the range of the views allows.
 
         Raises:
@@ -223,18 +227,23 @@ class FanBeamCT(Tomography):
         fraction = torch.full((len(self.angles), 1), 0.5, dtype=torch.float64)  # a full turn sees each ray twice
         if abs(weight.sum() - 2 * math.pi) > 1e-6:
             fraction = torch.from_numpy(_fbp.parker_weights(self.angles, *self._fan_angles(), float(np.median(weight))))
-        distance = self.source_origin + self.origin_det
-        virtual = torch.from_numpy(self._along() * self.source_origin / distance)
-        cosine = self.source_origin / torch.hypot(virtual, torch.tensor(self.source_origin, dtype=virtual.dtype))
+        distance, flat = self.source_origin + self.origin_det, self.detector == "flat"
+        gamma = torch.from_numpy(self._opening(self._along()))
+        cosine = gamma.cos() if flat else self.source_origin * gamma.cos()
         rays = y.reshape(-1, len(self.angles), self.det_count) * (fraction * cosine).to(y)
-        q = _fbp.ramp_filter(rays, self.spacing, filter_name)
+        turn = 0.0 if flat else self.det_spacing / distance
+        q = _fbp.ramp_filter(rays, turn or self.spacing, filter_name, turn)
         x, up = _pixel_centres(self.size, self.pixel_size)
-        t = torch.from_numpy(self.angles)[:, None]
-        depth = self.source_origin - x * t.sin() + up * t.cos()  # from the source, along the central ray
-        position = (distance * (x * t.cos() + up * t.sin()) / depth + self.det_offset) / self.det_spacing
-        position = position + (self.det_count - 1) / 2
-        scale = torch.from_numpy(weight)[:, None] * (self.source_origin / depth) ** 2
-        return _fbp.backproject(q, position.to(q.device), scale.to(q.device)).reshape(len(y), *self.in_shape)
+
+        def place(view: int) -> tuple[Tensor, Tensor]:
+            c, s = math.cos(self.angles[view]), math.sin(self.angles[view])
+            depth = self.source_origin - x * s + up * c  # from the source, along the central ray
+            aside = x * c + up * s
+            along = distance * (aside / depth if flat else torch.atan2(aside, depth))
+            scale = (self.source_origin / depth) ** 2 if flat else 1 / (aside**2 + depth**2)
+            return (along + self.det_offset) / self.det_spacing + (self.det_count - 1) / 2, weight[view] * scale
+
+        return _fbp.backproject(q, place).reshape(len(y), *self.in_shape)
 
     def _fan_angles(self) -> tuple[np.ndarray, float]:
         """Returns the angle of each detector pixel from the central ray, and the largest of one that meets the image."""

@@ -28,11 +28,13 @@ def geometry(name, p):
         "both ends": lambda: ParallelBeamCT((N, N), angles=np.linspace(0, np.pi, 181), pixel_size=p),
         "fan": lambda: FanBeamCT((N, N), 360, **fan),
         "fan, offset": lambda: FanBeamCT((N, N), 360, det_offset=5.2 * p, det_count=230, **fan),
+        "curved": lambda: FanBeamCT((N, N), 360, detector="curved", **fan),
+        "curved, offset": lambda: FanBeamCT((N, N), 360, det_offset=5.2 * p, det_count=230, detector="curved", **fan),
     }[name]()
 
 
 NAMES = ["parallel", "strip", "coarse detector", "fine detector", "offset", "any angles", "full turn", "both ends"]
-NAMES += ["fan", "fan, offset"]
+NAMES += ["fan", "fan, offset", "curved", "curved, offset"]
 # pixels of another size: the quick tests see them with one geometry of each kind
 CASES = [(name, 1.0) for name in NAMES] + [("parallel", 0.5), ("fan", 0.5)]
 CASES += [pytest.param(name, 0.5, marks=pytest.mark.slow) for name in NAMES if name not in ("parallel", "fan")]
@@ -127,9 +129,9 @@ def test_bad_input_is_one_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("degrees", "start"), [(223, 0), (240, 300), (330, 77)])
-def test_a_short_scan_is_as_good_as_a_full_one(degrees, start):
-    fan = {"source_origin": 250.0, "origin_det": 120.0}
+@pytest.mark.parametrize(("degrees", "start", "detector"), [(223, 0, "flat"), (240, 300, "curved"), (330, 77, "flat")])
+def test_a_short_scan_is_as_good_as_a_full_one(degrees, start, detector):
+    fan = {"source_origin": 250.0, "origin_det": 120.0, "detector": detector}
     phantom = EllipsePhantom(N / 2)
     truth = phantom.image((N, N))
     full, short = (FanBeamCT((N, N), angles=np.deg2rad(start + np.arange(count)), **fan) for count in (360, degrees))
