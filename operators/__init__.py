@@ -6,6 +6,7 @@ from invgen.operators.blur import Blur
 from invgen.operators.compressed_sensing import CompressedSensing
 from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct.phantoms import EllipsePhantom
+from invgen.operators.ct.raw import find_center, line_integrals, read_scan
 from invgen.operators.ct.units import hu_to_mu, mu_to_hu
 from invgen.operators.ct.views import limited_angles
 from invgen.operators.decimate import Decimate
@@ -53,18 +54,21 @@ __all__ = [
     "equispaced_mask",
     "espirit_maps",
     "fftc",
+    "find_center",
     "from_deepinv",
     "from_function",
     "gaussian_kernel",
     "hu_to_mu",
     "ifftc",
     "limited_angles",
+    "line_integrals",
     "motion_kernel",
     "mu_to_hu",
     "noise_from_deepinv",
     "normalise_maps",
     "radial_mask",
     "random_mask",
+    "read_scan",
     "rss",
     "sensitivity_maps",
     "stack",
