@@ -219,7 +219,8 @@ def _outside_wedge(rows: Tensor, shift: float) -> Tensor:
     views, count = rows.shape[1:]
     at = torch.arange(count, dtype=torch.float64) - 2 * shift  # of the pixels of the mirror image
     low = at.floor().clamp(0, count - 2)
-    mirrored = torch.lerp(*(rows.flip(-1)[..., (low + k).long()] for k in (0, 1)), (at - low).clamp(0, 1))
+    flipped, index = rows.flip(-1), low.long()
+    mirrored = torch.lerp(flipped[..., index], flipped[..., index + 1], (at - low).clamp(0, 1))
     mirrored = mirrored.where((at >= 0) & (at <= count - 1), rows)  # nothing was measured there
     spectrum = torch.fft.rfft2(torch.cat([rows, mirrored], dim=1)).abs()
     order = (torch.fft.fftfreq(2 * views, 1 / (2 * views), dtype=torch.float64)).abs()[:, None]
