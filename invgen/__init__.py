@@ -31,6 +31,7 @@ _HOME = {
     "noise_levels": "diffusion",
     "step": "diffusion",
     "Posterior": "posterior",
+    "join": "joint",
     "Method": "method",
     "Sampler": "sampler",
     "Cost": "cost",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from invgen.inference.solve import solve as solve
     from invgen.inference.tuning import Tuning as Tuning
     from invgen.inference.tuning import tune as tune
+    from invgen.joint import join as join
     from invgen.method import Method as Method
     from invgen.noise import Energy as Energy
     from invgen.noise import Gaussian as Gaussian

@@ -192,16 +192,16 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
             var_y = var_y[(None,) * (self.y.ndim - var_y.ndim)]  # per detector, not per sample
         return self.A.prox(u, post.y + noise.sigma * randn(self.y), var_x, var_y)
 
-    def residual_over_noise(self, x: Tensor) -> Tensor:
-        """Returns the root mean square of (y - A(x)) / noise level, (B,): about 1 where x explains the data, no more, no
-        less.
-
-        For photon counts it is their distance from the expected counts.
-        """
+    def scaled_residual(self, x: Tensor) -> Tensor:
+        """Returns (y - A(x)) / noise level, (B, *out_shape); for photon counts the distance from the expected counts."""
         clean = self.A(x)
         std = self.noise.std(clean)
         r = self.y - self.noise.mean(clean)
-        scaled = r / std if isinstance(std, Tensor) or std > 0 else r
+        return r / std if isinstance(std, Tensor) or std > 0 else r
+
+    def residual_over_noise(self, x: Tensor) -> Tensor:
+        """Returns the root mean square of `scaled_residual`, (B,): about 1 where x explains the data, no more, no less."""
+        r = scaled = self.scaled_residual(x)
         count = r[0].numel() * (2 if r.is_complex() else 1)
         return (dot(scaled, scaled).flatten() / count).sqrt()
 

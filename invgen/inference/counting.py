@@ -11,6 +11,7 @@ from invgen.cost import Cost
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, has_svd
+from invgen.joint import Joint
 from invgen.noise import Energy, Gaussian
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -93,6 +94,8 @@ def _small(post: Posterior) -> Posterior:
     noise = post.noise
     if isinstance(noise, Gaussian) and isinstance(noise.sigma, Tensor):
         noise = Gaussian(noise.sigma.float().square().mean().sqrt().item())
+    if isinstance(noise, Joint):  # its parts have shapes of their own
+        noise = Energy(lambda clean, y: (clean - y).square() / 2)
     clean = A(torch.full((1, *prior.shape), 0.5 * prior.data_std + prior.data_mean))[0]
     # a loss draws nothing
     y = clean if isinstance(noise, Energy) else noise.sample(clean, torch.Generator().manual_seed(0))

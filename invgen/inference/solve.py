@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invgen.compose import Stack
 from invgen.cost import Cost
 from invgen.errors import UnsupportedError
 from invgen.html import card
@@ -99,6 +100,20 @@ class Result:
         with running(self.posterior.A):
             values = torch.stack([rows.residual_over_noise(sample) for sample in flat])
         return values.reshape(len(self.samples), *self.posterior.batch)
+
+    @cached_property
+    def residuals(self) -> list[Tensor]:
+        """The residual over the noise level of each part of a measurement that `invgen.join` made, (num_samples, *batch)
+        each; the whole where there are no parts."""
+        A = self.posterior.A
+        if not isinstance(A, Stack):
+            return [self.residual]
+        rows = self.posterior.rows(torch.arange(math.prod(self.posterior.batch)))
+        with running(A):
+            flat = self.samples.reshape(len(self.samples), -1, *self.posterior.prior.shape)
+            parts = [[p.abs().square().flatten(1).mean(1).sqrt() for p in A.split(rows.scaled_residual(x))] for x in flat]
+        shape = (len(self.samples), *self.posterior.batch)
+        return [torch.stack(column).reshape(shape) for column in zip(*parts, strict=True)]
 
     def interval(
         self,

@@ -1,0 +1,112 @@
+"""Several measurements of one signal, each with an operator and a noise law of its own, as one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invgen.compose import stack
+from invgen.errors import OptionError, ShapeError
+from invgen.forward import Operator
+from invgen.noise import Energy, Gaussian, Noise, Noiseless, NoiseLike, as_noise
+from invgen.posterior import OperatorLike, TensorLike
+from invgen.validation.arguments import checked
+
+
+class Joint(Energy):
+    """The laws of several measurements, each flattened, in one vector: log p is their sum.
+
+    It is a loss to samplers, as an Energy is, so that those take it that take any noise.
+
+    Args:
+        laws: of the parts.
+        shapes: of one measurement of each.
+    """
+
+    def __init__(self, laws: Sequence[Noise], shapes: Sequence[Sequence[int]]) -> None:
+        self.laws, self.shapes = tuple(laws), tuple(tuple(shape) for shape in shapes)
+        super().__init__(lambda clean, y: -self._sum(y, clean))
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(map(repr, self.laws))})"
+
+    def split(self, y: Tensor) -> list[Tensor]:
+        """Returns the parts of y, (*batch, total), each (*batch, *shape)."""
+        parts = y.split([math.prod(shape) for shape in self.shapes], -1)
+        return [p.reshape(*y.shape[:-1], *shape) for p, shape in zip(parts, self.shapes, strict=True)]
+
+    def _sum(self, y: Tensor, clean: Tensor) -> Tensor:
+        parts = zip(self.laws, self.split(y), self.split(clean), strict=True)
+        return torch.stack([law.log_prob(b, c) for law, b, c in parts]).sum(0)
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Returns a measurement, (B, total), where each part has a law that can be drawn from."""
+        parts = zip(self.laws, self.split(clean), strict=True)
+        return torch.cat([law.sample(c, generator).flatten(1) for law, c in parts], 1)
+
+    def mean(self, clean: Tensor) -> Tensor:
+        parts = zip(self.laws, self.split(clean), strict=True)
+        return torch.cat([law.mean(c).flatten(1) for law, c in parts], 1)
+
+    def std(self, clean: Tensor) -> Tensor:
+        parts = zip(self.laws, self.split(clean), strict=True)
+        return torch.cat([torch.as_tensor(law.std(c)).expand(c.shape).flatten(1) for law, c in parts], 1)
+
+    def rows(self, index: Tensor, batch: tuple[int, ...], out_shape: tuple[int, ...]) -> "Joint":
+        laws = [law.rows(index, batch, shape) for law, shape in zip(self.laws, self.shapes, strict=True)]
+        return Joint(laws, self.shapes)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Joint":
+        return Joint([law.to(*args, **kwargs) for law in self.laws], self.shapes)
+
+
+@checked
+def join(*parts: tuple[TensorLike, OperatorLike, NoiseLike]) -> tuple[Tensor, Operator, Noise]:
+    """Returns several measurements (y, A, noise) of one signal as one, which all that takes a measurement takes.
+
+        y, A, noise = invgen.join((y_ct, ct, 0.5), (y_mask, mask, invgen.Poisson(0.1)))
+        result = invgen.solve(y, A, prior, noise)
+        result.residuals  # of each part
+
+    Gaussian noise of different levels is Gaussian noise with a level for each value, and the operator is linear where all
+    are, so that samplers for linear operators and Gaussian noise take it. Any other laws are a `Joint`, a loss.
+
+    Args:
+        parts: (y, A, noise) each: y (*batch, *A.out_shape) with one batch shape for all; noise a law or a number.
+
+    Raises:
+        OptionError: fewer than two parts, or one without noise beside others.
+        ShapeError: batches that differ, or signals of different shapes.
+    """
+    if len(parts) < 2:
+        raise OptionError(f"join takes at least two measurements, each (y, A, noise), got {len(parts)}")
+    ys, operators, laws = [p[0] for p in parts], [p[1] for p in parts], [as_noise(p[2]) for p in parts]
+    shapes = [tuple(A.out_shape) for A in operators]
+    batches = {tuple(y.shape[: y.ndim - len(shape)]) for y, shape in zip(ys, shapes, strict=True)}
+    wrong = [(y, s) for y, s in zip(ys, shapes, strict=True) if tuple(y.shape[y.ndim - len(s) :]) != s]
+    if wrong:
+        raise ShapeError(f"a measurement has shape {tuple(wrong[0][0].shape)}, expected (*batch, *{wrong[0][1]})")
+    if len(batches) > 1:
+        raise ShapeError(f"measurements that are joined have one batch shape, got {sorted(batches)}")
+    if any(isinstance(law, Noiseless) for law in laws):
+        raise OptionError("an exact measurement cannot be joined with others; state a small noise level for it")
+    (batch,) = batches
+    y = torch.cat([y.reshape(*batch, -1) for y in ys], -1)
+    return y, stack(operators), _law(laws, shapes, y)
+
+
+def _law(laws: Sequence[Noise], shapes: Sequence[tuple[int, ...]], y: Tensor) -> Noise:
+    """Returns the law of y, (*batch, total): Gaussian where all parts are."""
+    levels = [law.sigma for law in laws if type(law) is Gaussian]
+    if len(levels) < len(laws):
+        return Joint(laws, shapes)
+    if not any(isinstance(level, Tensor) for level in levels) and len(set(levels)) == 1:
+        return Gaussian(levels[0])
+    batch = (
+        y.shape[:-1] if any(isinstance(s, Tensor) and s.ndim > len(k) for s, k in zip(levels, shapes, strict=True)) else ()
+    )
+    real = y.real if y.is_complex() else y
+    flat = [torch.as_tensor(s, dtype=real.dtype, device=y.device) for s in levels]
+    return Gaussian(torch.cat([s.expand(*batch, *k).reshape(*batch, -1) for s, k in zip(flat, shapes, strict=True)], -1))
