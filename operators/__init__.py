@@ -10,6 +10,7 @@ from invgen.operators.ct.raw import find_center, line_integrals, read_scan
 from invgen.operators.ct.units import hu_to_mu, mu_to_hu
 from invgen.operators.ct.views import limited_angles
 from invgen.operators.decimate import Decimate
+from invgen.operators.distances import Distances
 from invgen.operators.downsample import Downsample
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
@@ -33,6 +34,7 @@ __all__ = [
     "Blur",
     "CompressedSensing",
     "Decimate",
+    "Distances",
     "Downsample",
     "EllipsePhantom",
     "FanBeamCT",

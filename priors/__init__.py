@@ -13,6 +13,7 @@ from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
 from invgen.priors.checkpoints.text import TextEmbedding
+from invgen.priors.laws.chains import AngleMixture
 from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.load import load, names
@@ -29,6 +30,7 @@ from invgen.priors.wrappers.tiling import PatchAveraged, Slices, Tiled
 
 __all__ = [
     "VAE",
+    "AngleMixture",
     "Atoms",
     "Autoencoder",
     "AzulaDenoiser",

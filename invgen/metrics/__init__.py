@@ -3,6 +3,7 @@
 from invgen.metrics.audio import log_spectral_distance, snr
 from invgen.metrics.ensemble import crps_ensemble, energy_score, interval_coverage, residual_over_noise
 from invgen.metrics.image import nrmse, psnr, ssim
+from invgen.metrics.molecules import rmsd
 from invgen.metrics.perceptual import LPIPS, frechet_distance, frechet_feature_distance, lpips
 from invgen.metrics.ranks import (
     CoverageCurve,
@@ -43,6 +44,7 @@ __all__ = [
     "region_coverage",
     "region_ranks",
     "residual_over_noise",
+    "rmsd",
     "sbc_ranks",
     "sliced_wasserstein",
     "snr",

@@ -69,6 +69,8 @@ def fetch(name: str, folder: Path | str) -> Path:
     FOLDER/lpips/lpips_alex.safetensors and lpips_vgg.safetensors; where `invgen.metrics.lpips` looks by default.
     "dncnn": four trained DnCNN denoisers from the wheel of scico, 11 MB, as FOLDER/dncnn/dncnn_17L.safetensors and so on,
     a baseline for the cards of priors; needs msgpack.
+    "molecules": chains of C-alpha atoms of 62 real proteins from the source distribution of MDAnalysisTests, 60 MB, as
+    FOLDER/molecules/molecules.npz: (residues, 3) in angstrom each.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), is damaged, or cannot be written; OptionError for another
     name.
@@ -303,6 +305,16 @@ def _dncnn(work: Path, target: Path) -> None:
         dncnn.convert(work, target)
 
 
+def _molecules(work: Path, target: Path) -> None:
+    from invgen.priors.data import molecules
+
+    def make(path: Path) -> None:
+        _download(molecules.PACKAGE, work)
+        _save(path, molecules.convert(next(work.glob("*dan*lysis*ests-*.tar.gz"))))
+
+    _once(work, target / "molecules.npz", make)
+
+
 FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "ct": _ct,
     "photo": _wallpapers,
@@ -312,6 +324,7 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "speech": _speech,
     "lpips": _lpips,
     "dncnn": _dncnn,
+    "molecules": _molecules,
 }
 
 
