@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     TensorLike = Tensor | np.ndarray
 else:
     TensorLike = Annotated[Tensor, "use torch.as_tensor"]  # an array of NumPy, too, keeps its precision
-GIVEN = {"prior": PriorLike, "A": OperatorLike, "noise": NoiseLike, "y": TensorLike}  # what may be given for each field
+# what may be given for each field
+GIVEN = {"prior": PriorLike, "A": OperatorLike, "noise": NoiseLike, "y": TensorLike, "init": TensorLike | None}
 
 # `Posterior` alone is any problem; `Posterior[Denoiser, LinearOperator, Gaussian]` is one of these parts
 PriorT = TypeVar("PriorT", bound=Prior, covariant=True, default=Prior)
@@ -47,16 +48,21 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
         A: an operator with in_shape = prior.shape.
         noise: a Noise, or a number, the standard deviation of Gaussian noise in units of y.
         y: the measurement, (*batch, *A.out_shape), finite: a tensor, or an array of NumPy.
+        init: signals (*batch, *prior.shape) around which a sampler that starts from noise begins, at the prior's highest
+            level; see `solve(init=, level=)`.
     """
 
     prior: PriorT
     A: OperatorT
     noise: NoiseT
     y: Tensor
+    init: Tensor | None = None
 
     if TYPE_CHECKING:
 
-        def __init__(self, prior: PriorT, A: OperatorT, noise: NoiseT | float, y: TensorLike) -> None: ...
+        def __init__(
+            self, prior: PriorT, A: OperatorT, noise: NoiseT | float, y: TensorLike, init: TensorLike | None = None
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -82,6 +88,11 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
             )
         if y.device != prior.device:
             raise ShapeError(f"the measurement is on {y.device} but the prior on {prior.device}; move one with .to()")
+        if self.init is not None and self.init.shape != (*self.batch, *prior.shape):
+            raise ShapeError(
+                f"init has shape {tuple(self.init.shape)}, expected one signal for each measurement, "
+                f"{(*self.batch, *prior.shape)}"
+            )
         if not torch.isfinite(y).all():
             bad = (~torch.isfinite(y)).sum().item()
             raise OptionError(
@@ -119,7 +130,8 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
     def rows(self, index: Tensor) -> "Posterior[PriorT, OperatorT, NoiseT]":
         """Returns the posterior whose row i is measurement index[i] of the flattened batch."""
         y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
-        return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)))
+        init = self.init if self.init is None else self.init.reshape(-1, *self.prior.shape)[index.to(self.init.device)]
+        return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)), init=init)
 
     def latent(self) -> "Posterior[Denoiser, Decoded, NoiseT]":
         """Returns the posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""

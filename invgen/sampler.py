@@ -74,14 +74,20 @@ class Sampler(Method):
         return noise_levels(self.steps, prior.sigma_min, prior.sigma_max, self.schedule, prior.data_std)
 
     def start(self, post: Posterior[Any, Any, Any], randn: Streams, rows: int) -> Tensor:
-        """Returns the first state: pure noise at the highest level, standard normal codes for a Generator."""
+        """Returns the first state: pure noise at the highest level, around `post.init` where that is given, and standard
+        normal codes for a Generator."""
         prior = post.prior
         shape = prior.latent_shape if isinstance(prior, Generator) else prior.shape
         z = randn(torch.empty(rows, *shape, dtype=prior.dtype, device=prior.device))
-        return prior.start(z, self.levels(prior)[0][0]) if isinstance(prior, Denoiser) else z
+        if not isinstance(prior, Denoiser):
+            return z
+        level = self.levels(prior)[0][0]
+        return prior.start(z, level) if post.init is None else post.init + level * z
 
     def refuses(self, post: Posterior) -> str | None:
         """Returns why this sampler cannot solve this problem, as the end of a sentence, or None."""
+        if post.init is not None and type(self).start is not Sampler.start:
+            return "does not start from noise, so that it takes no init"
         return super().refuses(post.latent() if self._through_latent(post) else post)
 
     def draw_chunk(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from invgen.compose import Stack
 from invgen.cost import Cost
-from invgen.errors import UnsupportedError
+from invgen.diffusion import Denoiser, Prior
+from invgen.errors import OptionError, UnsupportedError
 from invgen.html import card
 from invgen.inference.conformal import Correction, Functional, interval
 from invgen.inference.fit import Fit, fit
@@ -26,8 +27,9 @@ from invgen.numerics.gradients import running
 from invgen.posterior import OperatorLike, Posterior, PriorLike, TensorLike
 from invgen.pushforward import Generator, RescaledGenerator
 from invgen.sampler import Sampler
+from invgen.trust import narrowed
 from invgen.validation.arguments import checked
-from invgen.validation.hints import Count, Level, Seed
+from invgen.validation.hints import Count, Level, Positive, Seed
 
 # Residual over noise from which a sample is said not to explain its m measured values: chance alone takes fewer than one
 # in a million posterior samples there, whatever m.
@@ -202,6 +204,8 @@ def solve(
     max_batch: Count | None = None,
     progress: bool | None = False,
     callback: Callable[[int, Tensor], None] | None = None,
+    init: TensorLike | None = None,
+    level: Positive | None = None,
 ) -> Result:
     """Draws samples from p(x | y) for y = A(x) + noise.
 
@@ -218,6 +222,9 @@ def solve(
         num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
         progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
             None shows the bar on a terminal and in a notebook only.
+        init, level: a warm start: signals (*batch, *prior.shape), another reconstruction, and the noise level that is added
+            to them, from which the sampler goes down. As large as the error of init in the least, so that it is forgotten;
+            all of the prior's levels are the usual start. For a Denoiser, and samplers that start from noise.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
@@ -230,7 +237,11 @@ def solve(
     from invgen.inference.counting import at_evaluations
     from invgen.names import resolve
 
-    post, reason = Posterior(prior, A, noise, y), ""
+    if (init is None) != (level is None):
+        raise OptionError("a warm start takes both, init= and level=")
+    if level is not None:
+        prior = _from_level(prior, level)
+    post, reason = Posterior(prior, A, noise, y, init), ""
     if isinstance(sampler, str):
         if sampler == "auto":
             sampler, reason = recommend(post, evaluations, num_samples)
@@ -252,6 +263,17 @@ def solve(
     if not warn_unexplained(result):
         warn_misfit(result)
     return result
+
+
+def _from_level(prior: Prior, level: float) -> Denoiser:
+    """Returns the prior with noise levels up to `level`."""
+    if not isinstance(prior, Denoiser):
+        raise UnsupportedError(f"a warm start needs a Denoiser, whose noise has levels, got {type(prior).__name__}")
+    if not prior.sigma_min < level <= prior.sigma_max:
+        raise OptionError(
+            f"level must be in the prior's noise levels, {prior.sigma_min:g} to {prior.sigma_max:g}, got {level:g}"
+        )
+    return narrowed(prior, level)
 
 
 def warn_unexplained(result: Result) -> bool:

@@ -1,6 +1,6 @@
 """Angles and pieces of real proteins that the row of molecules reads, the classical reconstruction, and its picture.
 
-After `invgen data molecules`, `python -m invgen.benchmarks.gallery.sequences.proteins FOLDER/molecules` writes proteins.npz.
+After `invgen data molecules`, `python -m invgen.benchmarks.gallery.sequences.proteins FOLDER/molecules` writes the file.
 """
 
 import sys
