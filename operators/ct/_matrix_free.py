@@ -190,15 +190,22 @@ class Scan:
         half = count
         self.turns: list[Callable] = []
         if mirrors:
-            found = symmetry.ray_symmetries(beam.angles, count, beam.centred, size, beam.source > 0)
-            self.turns, maps = _mirrors(found, len(views) * count)
+            # of a detector of two pixels: what tells views and whether their detectors are turned round
+            found = symmetry.ray_symmetries(beam.angles, 2, beam.centred, size, beam.source > 0)
+            self.turns, maps = _mirrors(found, 2 * len(views))
         if self.turns:
-            maps = maps.reshape(len(maps), len(views), count)
-            views = np.flatnonzero((maps[:, :, 0].min(axis=0) // count) == views)  # the first of those that map onto it
-            turned = (maps[:, views, 0] // count == views) & (maps[:, views, 0] % count == count - 1)
-            half = (count + 1) // 2 if count > 1 and turned.any(axis=0).all() else count
-            self.maps = maps[:, views, :half]
-            self.share = 1 / np.bincount(self.maps.ravel(), minlength=maps[0].size)
+            first = maps.reshape(len(maps), len(views), 2)[:, :, 0]
+            views = np.flatnonzero((first // 2).min(axis=0) == views)  # the first of those that map onto it
+            # of each lane the views that it stands for, and whether their detectors are turned round
+            self.targets, self.turned = first[:, views] // 2, first[:, views] % 2 == 1
+            both = ((self.targets == views) & self.turned).any(axis=0).all()
+            half = (count + 1) // 2 if both else count
+            share = np.zeros((len(beam.angles), count), np.float32)
+            for k in range(len(self.turns)):
+                for rays, _ in self._parts(share, k, half):
+                    rays += 1  # how many stand for a ray
+            self.share = np.reciprocal(share, out=share)
+        self.half = half
         angles = beam.angles[views]
         self.views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         rays = np.stack([np.cos(beam.fan), np.sin(beam.fan), beam.distance])
@@ -222,14 +229,19 @@ class Scan:
         """Returns the number of lanes for images (n, H, W): those without an image count nothing."""
         return 8 if len(self.turns) or len(images) > 1 else 1
 
+    def _parts(self, rays: np.ndarray, lane: int, half: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields of each view of a lane the rays (half,) of a sinogram (A, D) that it stands for, and its number."""
+        for view, (target, turned) in enumerate(zip(self.targets[lane], self.turned[lane], strict=True)):
+            yield rays[target, ::-1][:half] if turned else rays[target, :half], view
+
     def store(self, total: np.ndarray, rays: np.ndarray) -> None:
         """Writes values of the lanes (V, D, lanes) to sinograms (n, A, D)."""
         if not self.turns:
             rays[:] = np.moveaxis(total, -1, 0)[: len(rays)]
             return
-        flat = rays.reshape(-1)
-        for k, target in enumerate(self.maps):
-            flat[target] = total[:, : target.shape[1], k]
+        for k in range(len(self.turns)):
+            for part, view in self._parts(rays[0], k, self.half):
+                part[:] = total[view, : self.half, k]
 
     def load(self, rays: np.ndarray, lanes: int) -> np.ndarray:
         """Returns values of the lanes (V, D, lanes) of sinograms (n, A, D); where several stand for a ray, its parts."""
@@ -237,9 +249,10 @@ class Scan:
         if not self.turns:
             total[..., : len(rays)] = np.moveaxis(rays, 0, -1)
             return total
-        shared = (rays.reshape(-1) * self.share).astype(rays.dtype)
-        for k, target in enumerate(self.maps):
-            total[:, : target.shape[1], k] = shared[target]
+        shared = rays[0] * self.share
+        for k in range(len(self.turns)):
+            for part, view in self._parts(shared, k, self.half):
+                total[view, : self.half, k] = part
         return total
 
 
