@@ -1,8 +1,8 @@
 """The projector of a scan without its matrix: memory for the images alone, any size, parallel, fan and curved detectors."""
 
 import math
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -303,9 +303,8 @@ def _share(count: int, values: int, work: Callable[[int, int], object]) -> None:
     """Calls work(lo, hi) for parts of range(count), on as many threads as torch has, if each has `LEAST` values to read."""
     number = max(1, min(torch.get_num_threads(), count, count * values // LEAST))
     ends = [count * k // number for k in range(number + 1)]
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(ends[1:-1], ends[2:], strict=True)]
-    for thread in threads:
-        thread.start()
-    work(0, ends[1])
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(number) as pool:  # made anew: threads do not survive a fork; one that fails raises here
+        rest = [pool.submit(work, *pair) for pair in zip(ends[1:-1], ends[2:], strict=True)]
+        work(0, ends[1])
+        for part in rest:
+            part.result()
