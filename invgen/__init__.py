@@ -17,6 +17,10 @@ _HOME = {
     "Noiseless": "noise",
     "Poisson": "noise",
     "Energy": "noise",
+    "Equality": "noise",
+    "Substitution": "noise",
+    "Erasure": "noise",
+    "Confusion": "noise",
     "TransmissionPoisson": "noise",
     "StudentT": "noise",
     "InferredLevel": "noise",
@@ -122,13 +126,17 @@ if TYPE_CHECKING:
     from invgen.inference.tuning import tune as tune
     from invgen.joint import join as join
     from invgen.method import Method as Method
+    from invgen.noise import Confusion as Confusion
     from invgen.noise import Energy as Energy
+    from invgen.noise import Equality as Equality
+    from invgen.noise import Erasure as Erasure
     from invgen.noise import Gaussian as Gaussian
     from invgen.noise import InferredLevel as InferredLevel
     from invgen.noise import Noise as Noise
     from invgen.noise import Noiseless as Noiseless
     from invgen.noise import Poisson as Poisson
     from invgen.noise import StudentT as StudentT
+    from invgen.noise import Substitution as Substitution
     from invgen.noise import TransmissionPoisson as TransmissionPoisson
     from invgen.noise import log_transform as log_transform
     from invgen.numerics.density import bits_per_dim as bits_per_dim

@@ -1,5 +1,6 @@
 """The catalogue of priors."""
 
+from invgen.autoregressive import MarkovChain
 from invgen.priors.checkpoints.adm import from_guided_diffusion
 from invgen.priors.checkpoints.azula import AzulaDenoiser, from_azula, to_azula
 from invgen.priors.checkpoints.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
@@ -43,6 +44,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianPrior",
     "LatentDiffusion",
+    "MarkovChain",
     "NetworkDenoiser",
     "NormalisingFlow",
     "Parameter",

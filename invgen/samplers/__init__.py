@@ -78,8 +78,10 @@ from invgen.samplers.proximal.mgps import MGPS
 from invgen.samplers.proximal.sitcom import SITCOM
 from invgen.samplers.smc.afdps import AFDPS
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
+from invgen.samplers.smc.beamsearch import BeamSearch
 from invgen.samplers.smc.correctedfps import CorrectedFPS
 from invgen.samplers.smc.ddsmc import DDSMC
+from invgen.samplers.smc.forwardbackward import ForwardBackward
 from invgen.samplers.smc.fps import FPS
 from invgen.samplers.smc.linearisedtds import LinearisedTDS
 from invgen.samplers.smc.mcgdiff import MCGDiff
@@ -141,6 +143,8 @@ __all__ = [
     "ULA",
     "Ancestral",
     "AutoregressiveSMC",
+    "BeamSearch",
+    "ForwardBackward",
     "BlendedDiffusion",
     "DFlow",
     "AdaptiveDAPS",

@@ -6,20 +6,23 @@ others do without it, for signals whose values are names (letters, words) and no
 """
 
 import math
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from invgen.autoregressive import Autoregressive, token_at
 from invgen.forward import LinearOperator
+from invgen.noise import Channel as ChannelNoise
 from invgen.noise import Gaussian as GaussianNoise
+from invgen.noise import Poisson
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.samplers.smc.base import by_rows
 
 LARGEST = 2**25  # sites times measured values of a dense matrix
 ENTRIES = 2**16  # sites times levels of the table of a channel, each an evaluation of the operator
+TABLE = 2**26  # sites times levels of one that is known without evaluations
 PAIRS = 8  # of signals that a likelihood is tried on
 
 
@@ -88,49 +91,92 @@ class Gaussian:
         residual, known = self.state
         self.state = [residual - e * self.mixed[i], torch.cat([known[:, :i], e, known[:, i + 1 :]], 1)]
 
-    def weigh(self, tokens: Tensor) -> Tensor:
+    def weigh(self, tokens: Tensor, memory: list[Tensor]) -> Tensor:
         """Returns what tokens, (B, i), add to the log-weights beside `ratio`: nothing."""
         return torch.zeros(len(self.state[0]), dtype=torch.float64, device=self.state[0].device)
 
 
 class Channel:
-    """psi_i = the likelihood of the first i sites, where it is a product over sites: a mask, noise of each site.
+    """psi_i = the likelihood of the first i sites, where it is a product over sites: a mask, a channel, noise of each site.
 
-    log p(y | A(x)) = log p(y | A(r)) + sum_i g_i(x_i) for any signal r, g_i(v) being what a change of r_i to v adds: a
-    table of V numbers a site, found by as many evaluations of A. Where the likelihood is no such product after all, the
-    last psi corrects it.
+    log p(y | A(x)) = constant + sum_i g_i(x_i), the table g having V numbers a site. Where the likelihood is no such
+    product after all, the last psi corrects it.
 
-    state: log psi so far, (B, 1).
+    With transitions of the prior (`Autoregressive.measure_transitions`) psi_i is also what a Markov chain with these
+    expects of the sites that follow, so that a prefix knows of the known text behind a gap.
+
+    state: log psi so far, (B, 1), and the last token, (B, 1).
     """
 
     def __init__(self, post: Posterior[Autoregressive], particles: int) -> None:
         self.post, self.prior, self.particles = post, post.prior, particles
-        n, count = self.prior.sites, len(self.prior.levels)
-        base = _alike(self.prior, 1)
-        changed = base.repeat(n * count, 1)
-        changed[torch.arange(n * count), torch.arange(n).repeat_interleave(count)] = torch.arange(count).repeat(n)
-        chains = range(0, len(post.y), particles)
-        rows = [torch.full((len(changed) + 1,), c) for c in chains]
-        log = [_log_likelihood(post.rows(r), torch.cat([base, changed]).to(post.y.device)) for r in rows]
-        log = torch.stack(log) if log else torch.zeros(0, n * count + 1, dtype=torch.float64, device=post.y.device)
-        self.first = log[:, :1].repeat_interleave(particles, 0)
-        self.table = (log[:, 1:] - log[:, :1]).reshape(-1, n, count)
-        self.state = [self.first]
+        chains = torch.arange(0, len(post.y), particles)
+        self.table, constant = site_table(post.rows(chains)) if len(chains) else (None, None)
+        chain = post.prior.transitions
+        self.ahead: Tensor | None = None
+        first = constant
+        if self.table is not None and chain is not None:  # (C, sites + 1, V): the rest, given the token at the site before
+            ahead = [torch.zeros_like(self.table[:, 0])]
+            for i in range(self.prior.sites - 1, 0, -1):
+                rest = (self.table[:, i] + ahead[-1]).clamp(min=-1e6)
+                ahead.append((chain + rest[:, None]).logsumexp(-1))
+            self.ahead = torch.stack(ahead[::-1], 1)
+        none = torch.zeros(0, 1, dtype=torch.float64, device=post.y.device)
+        self.first = none if first is None else first[:, None].repeat_interleave(particles, 0)
+        self.state = [self.first, torch.zeros_like(self.first, dtype=torch.int64)]
 
     def start(self) -> Tensor:
         return self.first[:, 0]
 
+    def _psi(self, i: int) -> Tensor:
+        """Returns g_i, and what is expected of the rest, for each token at site i, (C, V)."""
+        assert self.table is not None
+        return self.table[:, i] if self.ahead is None else self.table[:, i] + self.ahead[:, i]
+
     def ratio(self, i: int) -> Tensor:
         """Returns log psi_i / psi_{i-1} for each token at site i, (B, V)."""
-        return self.table[:, i].repeat_interleave(self.particles, 0)
+        now = self._psi(i).repeat_interleave(self.particles, 0)
+        if self.ahead is None or i == 0:
+            return now
+        return now - self.ahead[:, i - 1].repeat_interleave(self.particles, 0).gather(1, self.state[1])
 
     def add(self, i: int, token: Tensor) -> None:
-        self.state = [self.state[0] + self.ratio(i).gather(1, token)]
+        self.state = [self.state[0] + self.ratio(i).gather(1, token), token]
 
-    def weigh(self, tokens: Tensor) -> Tensor:
+    def weigh(self, tokens: Tensor, memory: list[Tensor]) -> Tensor:
+        """Returns the last correction: the likelihood over psi, nothing before the last site."""
         if tokens.shape[1] < self.prior.sites:
             return torch.zeros_like(self.state[0][:, 0])
-        return _log_likelihood(self.post, tokens) - self.state[0][:, 0]
+        log, psi = _log_likelihood(self.post, tokens), self.state[0][:, 0]
+        return torch.where(log.isinf(), -torch.inf, log - psi)
+
+
+def site_table(post: Posterior[Autoregressive]) -> tuple[Tensor, Tensor]:
+    """Returns what each token at each site adds to the log-likelihood, (B, sites, V), and a constant, (B,).
+
+    Of a channel behind a selection of sites in closed form; else by as many evaluations of the operator.
+    """
+    prior, y = post.prior, post.y
+    n, count = prior.sites, len(prior.levels)
+    if _selects(post):
+        position = torch.arange(n, dtype=prior.dtype, device=y.device).reshape(1, *prior.shape)
+        site = prior.order.argsort()[post.A(position).flatten().round().long()]  # of each measured value
+        assert isinstance(post.noise, ChannelNoise)  # `_selects` has asked
+        each = post.noise.values_log_prob(y.flatten(1)[..., None].double(), prior.levels.double())
+        table = torch.zeros(len(y), n, count, dtype=torch.float64, device=y.device).index_add_(1, site, each.double())
+        return table, table.new_zeros(len(y))
+    base = _alike(prior, 1)
+    changed = base.repeat(n * count, 1)
+    changed[torch.arange(n * count), torch.arange(n).repeat_interleave(count)] = torch.arange(count).repeat(n)
+    rows = [torch.full((len(changed) + 1,), k) for k in range(len(y))]
+    log = torch.stack([_log_likelihood(post.rows(r), torch.cat([base, changed]).to(y.device)) for r in rows])
+    return (log[:, 1:] - log[:, :1]).reshape(-1, n, count), log[:, 0]
+
+
+def _selects(post: Posterior[Any, Any, Any]) -> bool:
+    """Tells whether y is a channel of values that the operator picks from the signal."""
+    picks = isinstance(post.A, LinearOperator) and post.A.any_field  # as a mask does
+    return picks and isinstance(post.noise, ChannelNoise) and post.prior.sites * len(post.prior.levels) <= TABLE
 
 
 def fits_channel(post: Posterior[Autoregressive]) -> bool:
@@ -139,6 +185,8 @@ def fits_channel(post: Posterior[Autoregressive]) -> bool:
     For a sum over sites, f(a) + f(b) stays when a and b exchange some of their sites.
     """
     prior = post.prior
+    if _selects(post):
+        return True
     if prior.sites * len(prior.levels) > ENTRIES or not len(post.y):
         return False
     a, b = _alike(prior, PAIRS), prior.encode(prior.sample(PAIRS, seed=1)).cpu()
@@ -174,22 +222,117 @@ class Completed:
     def add(self, i: int, token: Tensor) -> None:
         """Nothing: `weigh` sees the tokens."""
 
-    def weigh(self, tokens: Tensor) -> Tensor:
+    def weigh(self, tokens: Tensor, memory: list[Tensor]) -> Tensor:
+        """Returns log psi now over log psi before. memory: of the prior, before it has seen the last token."""
         (before,), count, n = self.state, tokens.shape[1], self.prior.sites
         if count < n and not len(self.uniform):
             return torch.zeros_like(before[:, 0])
-        whole = [tokens] if count == n else [self._completed(tokens, u) for u in self.uniform]
+        whole = [tokens] if count == n else [self._completed(tokens, memory, u) for u in self.uniform]
         log = torch.stack([_log_likelihood(self.post, t) for t in whole])
         now = (count / n * log).logsumexp(0)[:, None] - math.log(len(whole))
         self.state = [now]
         # a prefix that nothing completed stays at weight zero
         return torch.where(before.isinf(), -torch.inf, now - before)[:, 0]
 
-    def _completed(self, tokens: Tensor, uniform: Tensor) -> Tensor:
+    def _completed(self, tokens: Tensor, memory: list[Tensor], uniform: Tensor) -> Tensor:
+        memory = list(memory)
         for i in range(tokens.shape[1], self.prior.sites):
-            (logits,) = by_rows(lambda part, t: (part.prior(t),), self.split, tokens, post=self.post)
+            logits = next_logits(self.post, tokens, memory, self.split)
             tokens = torch.cat([tokens, token_at(logits, uniform[i].expand(len(tokens), 1))], 1)
         return tokens
+
+
+def fits_counts(post: Posterior[Any, Any, Any]) -> bool:
+    """Tells whether y is Poisson counts of a sum over sites of one table: a table of translations."""
+    return getattr(post.A, "counts_of", None) is not None and isinstance(post.noise, Poisson)
+
+
+class Counts:
+    """psi_i = the likelihood of counts y ~ Poisson(sum of the rows of a table), with an average rest for what follows.
+
+    The rest is the mixture of rows that explains y best (expectation maximisation from the prior's share of each token),
+    as many as are left to explain y. Only what was counted has columns of its own; the others are one.
+
+    state: the sum of rows so far, (B, K), and log psi, (B, 1).
+    """
+
+    def __init__(self, post: Posterior[Autoregressive], particles: int) -> None:
+        self.post, self.prior, self.particles = post, post.prior, particles
+        full = post.A.counts_of(post.prior.levels).double()  # (V, U)
+        tables, counts, rests = [], [], []
+        most = max(int((y > 0).sum()) for y in post.y) if len(post.y) else 0
+        for y in post.y[::particles].double():
+            seen = y.argsort(descending=True)[:most]  # those counted first, so that zeros may fill
+            table = torch.cat([full[:, seen], (full.sum(1) - full[:, seen].sum(1))[:, None]], 1).clamp(min=1e-9)
+            count = torch.cat([y[seen], y.new_zeros(1)])
+            share = self._share()
+            for _ in range(20):  # which tokens explain what was counted
+                each = share[:, None] * table[:, :-1]
+                share = (each / each.sum(0).clamp(min=1e-300) * count[:-1]).sum(1)
+                share = 0.1 * self._share() + 0.9 * share / share.sum().clamp(min=1e-300)
+            tables.append(table)
+            counts.append(count)
+            rests.append(share @ table)
+        shape = (0, len(self.prior.levels), most + 1)
+        self.table = torch.stack(tables) if tables else full.new_zeros(shape)
+        self.count = torch.stack(counts) if counts else full.new_zeros(0, most + 1)
+        self.rest = torch.stack(rests) if rests else full.new_zeros(0, most + 1)
+        none = torch.zeros(len(post.y), 1, dtype=torch.float64, device=post.y.device)
+        self.state = [none.expand(-1, most + 1).clone(), none]
+
+    def _share(self) -> Tensor:
+        chain, count = self.prior.transitions, len(self.prior.levels)
+        if chain is None:
+            return torch.full((count,), 1 / count, dtype=torch.float64, device=self.prior.device)
+        return chain.exp().mean(0)
+
+    def start(self) -> Tensor:
+        return self.state[1][:, 0]
+
+    def _chains(self, t: Tensor) -> Tensor:
+        return t.unflatten(0, (-1, self.particles))
+
+    def _psi(self, rate: Tensor) -> Tensor:
+        """Returns the log-likelihood of rates (C, P, ..., K), with the rest that would explain y best in total."""
+        shape = (len(self.count), *[1] * (rate.ndim - 2), -1)
+        count, rest = self.count.reshape(shape), self.rest.reshape(shape)
+        left = ((count.sum(-1) - rate.sum(-1)) / rest.sum(-1)).clamp(min=0.1)[..., None]
+        rate = rate + left * rest
+        return torch.xlogy(count, rate).sum(-1) - rate.sum(-1)
+
+    def ratio(self, i: int) -> Tensor:
+        """Returns log psi_i / psi_{i-1} for each token at site i, (B, V)."""
+        if i + 1 == self.prior.sites:
+            return torch.zeros(1, 1, dtype=torch.float64, device=self.state[0].device)
+        rate = self._chains(self.state[0])[:, :, None] + self.table[:, None]
+        now = self._psi(rate)
+        if self.prior.end is not None:  # nothing follows the end: the likelihood of what stands
+            alone = self._chains(self.state[0])
+            count = self.count[:, None]
+            now[..., self.prior.end] = torch.xlogy(count, alone.clamp(min=1e-9)).sum(-1) - alone.sum(-1)
+        return now.flatten(0, 1) - self.state[1]
+
+    def add(self, i: int, token: Tensor) -> None:
+        log = self.state[1] + self.ratio(i).expand(len(token), len(self.prior.levels)).gather(1, token)
+        rows = self.table.gather(1, self._chains(token).expand(-1, -1, self.table.shape[-1]))
+        self.state = [self.state[0] + rows.flatten(0, 1), log]
+
+    def weigh(self, tokens: Tensor, memory: list[Tensor]) -> Tensor:
+        """Returns the last correction: the likelihood over psi, nothing before the last site."""
+        if tokens.shape[1] < self.prior.sites:
+            return torch.zeros_like(self.state[1][:, 0])
+        return _log_likelihood(self.post, tokens) - self.state[1][:, 0]
+
+
+def next_logits(post: Posterior[Any, Any, Any], tokens: Tensor, memory: list[Tensor], split: int | None) -> Tensor:
+    """Returns the logits of the next token, (B, V), at most `split` rows at once, and brings the memory up to date."""
+
+    def of_part(part: Posterior[Any, Any, Any], last: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        kept = list(parts)
+        return part.prior(last, kept), *kept
+
+    logits, *memory[:] = by_rows(of_part, split, tokens[:, -1:], *memory, post=post)
+    return logits
 
 
 def _alike(prior: Autoregressive, rows: int) -> Tensor:

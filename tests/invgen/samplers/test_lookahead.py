@@ -89,7 +89,7 @@ def test_a_channel_is_exact_where_the_likelihood_is_a_product_and_corrected_wher
         for i in range(LENGTH):
             total = total + psi.ratio(i).gather(1, tokens[:, i : i + 1])[:, 0]
             psi.add(i, tokens[:, i : i + 1])
-        left = psi.weigh(tokens)
+        left = psi.weigh(tokens, [])
         wanted = problem.log_likelihood(problem.prior.decode(tokens))
         torch.testing.assert_close(total + left, wanted, rtol=1e-9, atol=1e-9)
         assert (left.abs().max() < 1e-9) == exact
@@ -117,7 +117,7 @@ def test_completions_are_texts_of_the_prior_and_find_what_none_does_not():
     post = pairs(1)
     psi = Completed(post.rows(torch.zeros(3, dtype=torch.int64)), 2, None)
     begun = torch.tensor([[0, 1], [0, 1], [2, 2]])
-    whole = psi._completed(begun, psi.uniform[0])
+    whole = psi._completed(begun, [begun[:, :1]], psi.uniform[0])
     assert torch.equal(whole[0], whole[1]) and torch.equal(whole[:, :2], begun)
     assert torch.isin(post.prior.decode(whole), post.prior.levels).all()
     # the longest run there is: a tenth of a per cent of the texts
