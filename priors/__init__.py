@@ -9,12 +9,14 @@ from invgen.priors.checkpoints.edm import from_edm, from_inverse_bench
 from invgen.priors.checkpoints.entries import Weights, read_weights
 from invgen.priors.checkpoints.flow_matching import from_flow_matching
 from invgen.priors.checkpoints.from_diffusers import from_diffusers
+from invgen.priors.checkpoints.gguf import from_gguf
 from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
 from invgen.priors.checkpoints.text import TextEmbedding
 from invgen.priors.laws.chains import AngleMixture
+from invgen.priors.checkpoints.transformers import from_transformers
 from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.load import load, names
@@ -22,6 +24,7 @@ from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregres
 from invgen.priors.wrappers.check import PriorReport, PriorWarning, check_prior
 from invgen.priors.wrappers.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
 from invgen.priors.wrappers.generators import VAE, Decoder, from_generator, from_vae
+from invgen.priors.wrappers.language import LanguageModel
 from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
 from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.wrappers.precision import cast
@@ -43,6 +46,7 @@ __all__ = [
     "GaussianConsistency",
     "GaussianMixture",
     "GaussianPrior",
+    "LanguageModel",
     "LatentDiffusion",
     "MarkovChain",
     "NetworkDenoiser",
@@ -69,6 +73,7 @@ __all__ = [
     "from_flow",
     "from_flow_matching",
     "from_generator",
+    "from_gguf",
     "from_guided_diffusion",
     "from_inverse_bench",
     "from_k_diffusion",
@@ -76,6 +81,7 @@ __all__ = [
     "from_pipeline",
     "from_score_sde",
     "from_stylegan",
+    "from_transformers",
     "from_vae",
     "load",
     "names",

@@ -132,9 +132,8 @@ class Confusion(Channel):
         if self.table.shape != (count, count) or bool((self.table < 0).any()):
             raise OptionError(f"table must hold probabilities, ({count}, {count}), got shape {tuple(self.table.shape)}")
         if not torch.allclose(self.table.sum(1), torch.ones(count, dtype=torch.float64), atol=1e-4):
-            raise OptionError(
-                f"each row of table must sum to one, got {self.table.sum(1).min():g} to {self.table.sum(1).max():g}"
-            )
+            sums = self.table.sum(1)
+            raise OptionError(f"each row of table must sum to one, got {sums.min():g} to {sums.max():g}")
 
     def values_log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         return self.table.log().to(y.device)[self.index(clean), self.index(y)]

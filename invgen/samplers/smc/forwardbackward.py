@@ -18,7 +18,7 @@ from invgen.samplers.smc._lookahead import fits_channel, site_table
 
 @dataclass(frozen=True)
 class ForwardBackward(Sampler):
-    """Exact samples of a Markov chain in a channel: what is measured is summed from the last site back, then drawn forwards.
+    """Exact samples of a Markov chain in a channel: what is measured is summed backwards, then sites are drawn forwards.
 
     For an `invgen.autoregressive.MarkovChain` and a likelihood that is a product over sites: channels, masks, noise of each
     value. V^(order + 1) numbers a site. What the particles of AutoregressiveSMC are tested against.
