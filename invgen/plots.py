@@ -7,7 +7,7 @@ import base64
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,6 +160,33 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
     word = "calibrated" if c.calibrated else "not calibrated"
     sampler, problem = (text if len(text) < 130 else text[:127] + "..." for text in (c.sampler, c.problem))
     figure.suptitle(f"{sampler}\n{problem}: {word} at level {c.alpha:g}", fontsize=9)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+@checked
+def show_texts(columns: Mapping[str, Sequence[str]], path: str | Path | None = None) -> "Figure":
+    """Draws columns of texts side by side, a line each, letters of equal width.
+
+    Args:
+        columns: title -> texts, as many in each column.
+        path: where to write the figure (.png, .pdf, .svg), whole or not at all.
+
+    Returns:
+        The matplotlib Figure.
+    """
+    lines = {title: [title, *texts] for title, texts in columns.items()}
+    widths = [max(map(len, texts)) + 3 for texts in lines.values()]
+    rows = max(map(len, lines.values()))
+    figure = _figure(figsize=(0.086 * sum(widths) + 0.2, 0.22 * rows + 0.1))
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set(xlim=(0, sum(widths)), ylim=(rows, 0))
+    for k, texts in enumerate(lines.values()):
+        for row, text in enumerate(texts):
+            style = {"family": "monospace", "fontsize": 9, "va": "center", "weight": "normal" if row else "bold"}
+            axes.text(sum(widths[:k]), row + 0.5, text, parse_math=False, **style)
     if path is not None:
         save(figure, path)
     return figure

@@ -19,6 +19,7 @@ from invgen.priors.laws.chains import AngleMixture
 from invgen.priors.checkpoints.transformers import from_transformers
 from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
+from invgen.priors.laws.ngram import NGram
 from invgen.priors.load import load, names
 from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregressive
 from invgen.priors.wrappers.check import PriorReport, PriorWarning, check_prior
@@ -49,6 +50,7 @@ __all__ = [
     "LanguageModel",
     "LatentDiffusion",
     "MarkovChain",
+    "NGram",
     "NetworkDenoiser",
     "NormalisingFlow",
     "Parameter",

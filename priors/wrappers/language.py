@@ -92,9 +92,7 @@ class LanguageModel(Autoregressive):
                 row = [*row, BLANK]
             row += self.tokenizer.encode(piece.rstrip(" ") if k < text.count("___") else piece)
         if len(row) != self.sites:
-            raise ShapeError(
-                f"the text has {len(row)} tokens, the prior is over {self.sites}: load it with length={len(row)}"
-            )
+            raise ShapeError(f"the text has {len(row)} tokens, the prior is over {self.sites}: load one of that length")
         return torch.tensor(row, dtype=self.levels.dtype)
 
 

@@ -50,6 +50,13 @@ class Particles:
         w = self.log_weights.exp().to(self.samples.dtype)
         return (w.reshape(*w.shape, *[1] * (self.samples.ndim - w.ndim)) * self.samples).sum(1)
 
+    def shares(self, levels: Tensor) -> Tensor:
+        """Returns the probability of each level at each place, (chains, *batch, *shape, V), for discrete signals."""
+        w = self.log_weights.exp()
+        w = w.reshape(*w.shape, *[1] * (self.samples.ndim - w.ndim))
+        each = [(w * (self.samples == level)).sum(1) for level in levels.to(self.samples)]
+        return torch.stack(each, -1)
+
 
 @dataclass
 class Cloud:
