@@ -27,6 +27,7 @@ from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantiz
 from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
+from invgen.operators.translation import TranslationTable
 
 __all__ = [
     "JPEG",
@@ -51,6 +52,7 @@ __all__ = [
     "PhaseRetrieval",
     "Quantize",
     "Resize",
+    "TranslationTable",
     "birdcage_maps",
     "disk_kernel",
     "equispaced_mask",

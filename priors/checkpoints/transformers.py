@@ -21,7 +21,7 @@ class Causal(nn.Module):
         """Returns logits of each next token, (B, m) -> (B, m, V)."""
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for k in range(len(memory) // 2):
             cache.update(memory[2 * k], memory[2 * k + 1], k)
         out: Any = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
@@ -68,22 +68,23 @@ def from_transformers(
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise MissingExtraError("language models need transformers: pip install 'invgen-solvers[text]'") from error
-    read_from = None
+    read_from, found = None, model
     if not isinstance(model, nn.Module):
         read_from = str(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(read_from) if tokenizer is None else tokenizer
-            model = AutoModelForCausalLM.from_pretrained(read_from)
+            found = AutoModelForCausalLM.from_pretrained(read_from)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise WeightsError(f"no causal language model can be loaded from {read_from!r} ({reason:.200})") from error
     if tokenizer is None:
         raise OptionError("a model needs its tokenizer: pass tokenizer=, such as AutoTokenizer.from_pretrained(...)")
-    plain, config = Plain(tokenizer), model.config
+    net: Any = found
+    plain, config = Plain(tokenizer), net.config
     begin = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     if begin is None:
         raise OptionError("the model has no token that begins a text: its config has neither bos_token_id nor eos_token_id")
     last = config.eos_token_id if end else None
-    prior = LanguageModel(Causal(model.float()), sized(length, plain), config.vocab_size, begin, plain, last)
+    prior = LanguageModel(Causal(net.float()), sized(length, plain), config.vocab_size, begin, plain, last)
     prior.read_from = read_from
     return prior

@@ -179,7 +179,7 @@ def _selects(post: Posterior[Any, Any, Any]) -> bool:
     return picks and isinstance(post.noise, ChannelNoise) and post.prior.sites * len(post.prior.levels) <= TABLE
 
 
-def fits_channel(post: Posterior[Autoregressive]) -> bool:
+def fits_channel(post: Posterior[Any, Any, Any]) -> bool:
     """Tells whether the likelihood is a product over sites whose tables are not too large, as tried on pairs of signals.
 
     For a sum over sites, f(a) + f(b) stays when a and b exchange some of their sites.
@@ -256,7 +256,7 @@ class Counts:
     state: the sum of rows so far, (B, K), and log psi, (B, 1).
     """
 
-    def __init__(self, post: Posterior[Autoregressive], particles: int) -> None:
+    def __init__(self, post: Posterior[Autoregressive, Any, Any], particles: int) -> None:
         self.post, self.prior, self.particles = post, post.prior, particles
         full = post.A.counts_of(post.prior.levels).double()  # (V, U)
         tables, counts, rests = [], [], []
