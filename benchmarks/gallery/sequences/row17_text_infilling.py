@@ -7,6 +7,7 @@ from torch import Tensor
 
 import invgen
 from invgen import Posterior, operators, priors, samplers
+from invgen.autoregressive import Autoregressive
 from invgen.benchmarks.gallery.rows import Figure, Row, mean
 from invgen.plots import show_texts
 from invgen.priors.data.fetch import data_folder, fetch
@@ -45,7 +46,7 @@ def run(out: Path, quick: bool) -> Row:
     return Row(17, figures, (out / "row17.png",), "" if quick else sentences())
 
 
-def fill(y: Tensor, prior: priors.NGram, particles: int) -> tuple[Tensor, Tensor]:
+def fill(y: Tensor, prior: Autoregressive, particles: int) -> tuple[Tensor, Tensor]:
     """Returns the probability of each letter at each place, (B, LENGTH, V), and two samples of each text."""
     noise, A = invgen.Erasure(prior.levels, 0.3, BLANK), operators.Identity((LENGTH,))
     sampler = samplers.AutoregressiveSMC(particles=particles, steps=LENGTH, draws=2)
