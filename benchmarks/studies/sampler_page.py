@@ -186,6 +186,8 @@ WHEN: dict[str, str] = {
     "CorrectedFPS": "operators with an SVD, where a path of measurements helps",
     "SMCDiff": "inpainting with particles, where the other methods of this family cannot be had",
     "AutoregressiveSMC": "autoregressive priors, any operator and noise; exact as particles grow",
+    "BeamSearch": "autoregressive priors: one likely signal, without a probability; a baseline",
+    "ForwardBackward": "Markov chains in a channel or behind a mask; exact",
     "ALD": "to compare with the released code",
     "WidenedALD": "the classical annealed baseline, any noise; many levels",
     "SNIPS": "annealed Langevin with an SVD, where singular values differ by orders",

@@ -27,7 +27,13 @@ def spelled(tokens: Tensor, gap: str = "_") -> list[str]:
 
 
 def excerpts(tokens: Tensor, length: int, count: int, seed: int) -> Tensor:
-    """Returns excerpts from random places, (count, length), as signals of values 0, 1, 2, ..."""
+    """Returns excerpts from random places, (count, length), as signals of values 0, 1, 2, ...
+
+    Args:
+        tokens: of the whole text, (n,).
+        length, count: of the excerpts.
+        seed: of the places.
+    """
     starts = torch.randint(0, len(tokens) - length, (count,), generator=torch.Generator().manual_seed(seed))
     return torch.stack([tokens[s : s + length] for s in starts.tolist()]).float()
 

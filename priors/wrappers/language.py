@@ -16,7 +16,7 @@ Network = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 class Tokenizer(Protocol):
-    """What a language model needs of a tokenizer: text to numbers and back."""
+    """Text to numbers and back."""
 
     def encode(self, text: str) -> list[int]:
         """Returns the tokens of a text, without a beginning or an end."""

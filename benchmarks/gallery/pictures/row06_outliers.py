@@ -65,9 +65,9 @@ def run(out: Path, quick: bool) -> Row:
             "accuracy, attacked and purified",
             *share(right(purified(blind))),
             least=0.85,
-            baseline=_plain("attacked", right(blind)),
+            baseline=f"attacked {sum(right(blind)) / count:.3f}",
         ),
-        Figure("accuracy, clean and purified", *share(right(purified(x))), baseline=_plain("clean", right(x))),
+        Figure("accuracy, clean and purified", *share(right(purified(x))), baseline=f"clean {sum(right(x)) / count:.3f}"),
         Figure("accuracy, attacked through the purifier", *share(right(purified(aware)))),
     )
     note = (
@@ -75,7 +75,3 @@ def run(out: Path, quick: bool) -> Row:
     )
     note += "the purifier; purified."
     return Row(6, figures, (out / "row06.png", out / "roc.png"), note)
-
-
-def _plain(name: str, hits: list[bool]) -> str:
-    return f"{name} {sum(hits) / len(hits):.3f}"

@@ -37,9 +37,7 @@ def run(out: Path, quick: bool) -> Row:
         for name, a in ((name, areas[name][name]) for name in made)
     )
     table = columns([("learnt from", *made), *((a, *(f"{v.value:.3f}" for v in row.values())) for a, row in areas.items())])
-    note = (
-        f"AUROC of what was learnt from one generator (lines) on another (columns); below 0.5 the sign is wrong:\n{table}"
-    )
+    note = f"AUROC of what was learnt from one generator (lines) on another (columns); below 0.5, a wrong sign:\n{table}"
     return Row(22, figures, (out / "row22.png",), note)
 
 
