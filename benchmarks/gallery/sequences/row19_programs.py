@@ -48,7 +48,7 @@ def run(out: Path, quick: bool) -> Row:
     titles = ("task", "likeliest program, probability (exact)", "second", "third")
     show_texts(dict(zip(titles, zip(*lines, strict=True), strict=True)), out / "row19.png")
     figures = (
-        Figure("tasks solved", *share(solved), least=1.0, baseline="particles of the lecture's script 4 of 7"),
+        Figure("tasks solved", *share(solved), least=1.0, baseline="2000 particles: 4 of 7"),
         Figure("total variation from enumeration", *mean(far), most=0.05, baseline="exact, 9868 programs"),
     )
     return Row(19, figures, (out / "row19.png",))
