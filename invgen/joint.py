@@ -82,7 +82,8 @@ def join(*parts: tuple[TensorLike, OperatorLike, NoiseLike]) -> tuple[Tensor, Op
     """
     if len(parts) < 2:
         raise OptionError(f"join takes at least two measurements, each (y, A, noise), got {len(parts)}")
-    ys, operators, laws = [p[0] for p in parts], [p[1] for p in parts], [as_noise(p[2]) for p in parts]
+    ys: list[Tensor] = [torch.as_tensor(p[0]) for p in parts]
+    operators, laws = [p[1] for p in parts], [as_noise(p[2]) for p in parts]
     shapes = [tuple(A.out_shape) for A in operators]
     batches = {tuple(y.shape[: y.ndim - len(shape)]) for y, shape in zip(ys, shapes, strict=True)}
     wrong = [(y, s) for y, s in zip(ys, shapes, strict=True) if tuple(y.shape[y.ndim - len(s) :]) != s]

@@ -21,7 +21,7 @@ class Distances(Operator):
 
     pairs: Tensor
 
-    def __init__(self, in_shape: Sequence[int], pairs: Sequence[Sequence[int]] | Tensor) -> None:
+    def __init__(self, in_shape: tuple[int, ...], pairs: Sequence[Sequence[int]] | Tensor) -> None:
         super().__init__(in_shape)
         table = torch.as_tensor(pairs)
         wrong = table.ndim != 2 or table.shape[1:] != (2,) or table.is_floating_point() or not len(table)
@@ -32,7 +32,7 @@ class Distances(Operator):
         self.register_buffer("pairs", table.long(), persistent=False)
 
     @classmethod
-    def random(cls, in_shape: Sequence[int], count: int, apart: int = 1, seed: int = 0) -> "Distances":
+    def random(cls, in_shape: tuple[int, ...], count: int, apart: int = 1, seed: int = 0) -> "Distances":
         """Returns `count` pairs of points at least `apart` places from each other in the chain, drawn at random.
 
         Args:

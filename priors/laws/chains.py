@@ -1,6 +1,7 @@
 """Chains of atoms with a fixed bond length, from a mixture over their virtual angles."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class AngleMixture(Generator):
         """Returns the mixture that scikit-learn fits to chains (N, n, 3)."""
         from sklearn.mixture import GaussianMixture
 
-        found = GaussianMixture(components, reg_covar=2e-2, random_state=seed, max_iter=50).fit(features(chains))
+        found: Any = GaussianMixture(components, reg_covar=2e-2, random_state=seed, max_iter=50).fit(features(chains))
         tables = (found.means_, found.weights_, np.linalg.cholesky(found.covariances_))
         return cls(*(torch.as_tensor(t, dtype=torch.float32) for t in tables))
 

@@ -31,8 +31,8 @@ def write(folder: str, components: int = 24) -> None:
     prior = AngleMixture.fit(learn, components)
     chosen = np.random.default_rng(0).choice(len(held_out), 64, replace=False)
     weights = np.diff(np.r_[0.0, prior.edges.numpy(), 1.0])
-    small = {k: v.astype(np.float16) for k, v in (("means", prior.means.numpy()), ("roots", prior.roots.numpy()))}
-    np.savez_compressed(FILE, weights=weights, pieces=held_out[chosen].astype(np.float32), **small)
+    means, roots = prior.means.numpy().astype(np.float16), prior.roots.numpy().astype(np.float16)
+    np.savez_compressed(FILE, means=means, roots=roots, weights=weights, pieces=held_out[chosen].astype(np.float32))
 
 
 def scaling(y: Tensor, pairs: Tensor, truth: Tensor) -> Tensor:
