@@ -45,7 +45,7 @@ def run(out: Path, quick: bool = False) -> Row:
                 f"{what}median RMSD",
                 *bootstrap(np.median, right.tolist()),
                 "A",
-                most=most,
+                most=float(classical.median()) if quick else most,  # the reduced form has few particles
                 baseline=f"scaling, better mirror {classical.median():.2f}, prior {alone:.2f}",
             ),
             Figure(f"{what}handedness right", *share((right < mirrored).tolist()), least=None if quick else 0.95),

@@ -1,0 +1,13 @@
+"""The quick form of each row: its figures keep their bounds, and a picture is written, without a network."""
+
+import pytest
+
+from invgen.benchmarks.gallery import rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 7, 21])
+def test_a_quick_row_keeps_its_bounds(number, tmp_path):
+    row = rows.find(number)(tmp_path, True)
+    assert row.number == number and row.holds, row.text()
+    assert row.files and all(path.stat().st_size > 1000 for path in row.files)
