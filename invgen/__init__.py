@@ -35,7 +35,7 @@ _HOME = {
     "noise_levels": "diffusion",
     "step": "diffusion",
     "Posterior": "posterior",
-    "join": "joint",
+    "join": "inference.joint",
     "Method": "method",
     "Sampler": "sampler",
     "Cost": "cost",
@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     from invgen.inference.fit import Fit as Fit
     from invgen.inference.forecasting import Forecast as Forecast
     from invgen.inference.forecasting import forecast as forecast
+    from invgen.inference.joint import join as join
     from invgen.inference.purify import purify as purify
     from invgen.inference.score import Detector as Detector
     from invgen.inference.score import Scores as Scores
@@ -124,7 +125,6 @@ if TYPE_CHECKING:
     from invgen.inference.solve import solve as solve
     from invgen.inference.tuning import Tuning as Tuning
     from invgen.inference.tuning import tune as tune
-    from invgen.joint import join as join
     from invgen.method import Method as Method
     from invgen.noise import Confusion as Confusion
     from invgen.noise import Energy as Energy

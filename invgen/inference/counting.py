@@ -11,8 +11,7 @@ from invgen.cost import Cost
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.errors import UnsupportedError
 from invgen.forward import LinearOperator, Operator, SVDOperator, Variance, has_svd
-from invgen.joint import Joint
-from invgen.noise import Energy, Gaussian
+from invgen.noise import Energy, Gaussian, Joint
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler

@@ -3,6 +3,7 @@ for photon counts, `channels` for values that are names."""
 
 from invgen.noise.channels import Channel, Confusion, Equality, Erasure, Substitution
 from invgen.noise.ct import LineIntegrals, TransmissionPoisson, log_transform
+from invgen.noise.joint import Joint
 from invgen.noise.laws import Energy, Gaussian, Noise, Noiseless, NoiseLike, Poisson, RandnLike, as_noise
 from invgen.noise.robust import InferredLevel, StudentT
 
@@ -13,6 +14,7 @@ __all__ = [
     "Equality",
     "Erasure",
     "Gaussian",
+    "Joint",
     "LineIntegrals",
     "Noise",
     "NoiseLike",

@@ -5,8 +5,8 @@ import torch
 
 import invgen
 from invgen import Gaussian, OptionError, Posterior, ShapeError, operators, samplers
-from invgen.joint import Joint, join
-from invgen.noise import Energy, Noiseless, Poisson, StudentT
+from invgen.inference.joint import join
+from invgen.noise import Energy, Joint, Noiseless, Poisson, StudentT
 from tests.invgen.samplers.gaussian_problems import F64, SHAPE, correlated, normal
 
 PRIOR = correlated()
