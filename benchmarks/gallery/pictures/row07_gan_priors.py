@@ -20,7 +20,7 @@ def lasso(y: Tensor, A: invgen.LinearOperator) -> Tensor:
     import scipy.fft
     from sklearn.linear_model import Lasso
 
-    atoms = scipy.fft.idctn(np.eye(1024).reshape(1024, 32, 32), axes=(1, 2), norm="ortho").reshape(1024, 1024)
+    atoms = np.asarray(scipy.fft.idctn(np.eye(1024).reshape(1024, 32, 32), axes=(1, 2), norm="ortho")).reshape(1024, 1024)
     M = A(torch.as_tensor(atoms, dtype=torch.float32).reshape(1024, *SHAPE)).T.numpy()
     found = [Lasso(alpha=1e-3, max_iter=300, tol=1e-2).fit(M, one.numpy()).coef_ @ atoms for one in y]
     return torch.as_tensor(np.array(found), dtype=torch.float32).reshape(-1, *SHAPE)
