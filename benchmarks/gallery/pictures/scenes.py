@@ -103,7 +103,7 @@ def draw(x: Tensor, found: dict[str, Any], truth: Tensor, shapes: Tensor, named:
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     axes = figure.subplots(2, 6, squeeze=False)
     for k, ax in enumerate(axes[0]):
-        ax.imshow(x[k, 0], cmap="gray", extent=(-0.5, 63.5, 63.5, -0.5), vmin=0, vmax=1)
+        ax.imshow(x[k, 0].numpy(), cmap="gray", extent=(-0.5, 63.5, 63.5, -0.5), vmin=0, vmax=1)
         ax.axvspan(31.5, 63.5, color="white", alpha=0.35)
         for s in range(0, len(found["x"].samples), 10):
             at = (float(found["x"].samples[s, k]), float(found["y"].samples[s, k]))
@@ -116,7 +116,7 @@ def draw(x: Tensor, found: dict[str, Any], truth: Tensor, shapes: Tensor, named:
         ax.set_title("pale half hidden; samples, truth (blue)" if k == 0 else "", fontsize=8, loc="left")
         ax.set(xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
     for k, ax in enumerate(axes[1]):
-        ax.imshow(shapes[k, 0], cmap="gray", vmin=-0.2, vmax=1)
+        ax.imshow(shapes[k, 0].numpy(), cmap="gray", vmin=-0.2, vmax=1)
         p = named["kind"].probabilities[k]
         ax.set_title(f"{('disc', 'square', 'triangle')[int(p.argmax())]} {float(p.max()):.2f}", fontsize=8)
     for ax in axes.flat:

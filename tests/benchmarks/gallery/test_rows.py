@@ -5,6 +5,9 @@ import pytest
 from invgen.benchmarks.gallery import rows
 
 
+# row 7 shows the floor of a generator, and PiGDM as published, which does not reach 100 random measurements in 25 steps
+@pytest.mark.filterwarnings("ignore:.* of (CSGM|PiGDM) do not explain the measurement")
+@pytest.mark.filterwarnings("ignore:the Decoder cannot make what was measured")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 7, 21])
 def test_a_quick_row_keeps_its_bounds(number, tmp_path):
