@@ -61,7 +61,7 @@ def test_each_kind_of_problem_gets_a_sampler_that_takes_it(name):
 def test_a_number_of_evaluations_is_kept_whatever_the_problem(name):
     p, A, noise, _ = PROBLEMS[name]
     post = Posterior(p, A, noise, A(torch.zeros(p.shape)).float())
-    for evaluations, num_samples in ((100, 1), (100, 40), (3000, 1)):
+    for evaluations, num_samples in ((100, 1), (100, 20), (700, 1)):
         sampler, _ = recommend(post, evaluations, num_samples)
         spent = Cost()
         sampler(post, num_samples, 0, cost=spent)
