@@ -14,7 +14,6 @@ from invgen.operators.distances import Distances
 from invgen.operators.downsample import Downsample
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
-from invgen.operators.identity import Identity
 from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
 from invgen.operators.mask import Mask
@@ -25,6 +24,7 @@ from invgen.operators.mri.kspace_masks import equispaced_mask, radial_mask, rand
 from invgen.operators.mri.mri import MRI, MultiCoilMRI
 from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import NonlinearBlur
+from invgen.operators.orthogonal import Identity
 from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
 from invgen.operators.translation import TranslationTable

@@ -9,7 +9,7 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator, SVDOperator
 from invgen.operators._axes import along
-from invgen.operators._rows import OrthogonalRows
+from invgen.operators.orthogonal import OrthogonalRows
 from invgen.validation.hints import Count, Seed, check
 from invgen.validation.limits import check_size
 

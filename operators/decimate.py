@@ -8,10 +8,10 @@ from torch import Tensor
 from invgen.errors import OptionError
 from invgen.forward import Operator, Variance, per_entry, per_sample
 from invgen.operators._axes import Factor, check_factors, check_offset, grid, real_table
-from invgen.operators._rows import OrthogonalRows
 from invgen.operators._spectral import as_complex, half, hartley, hermitian, multiply, reverse, transfer
 from invgen.operators.blur import CircularBlur
 from invgen.operators.downsample import Downsample
+from invgen.operators.orthogonal import OrthogonalRows
 
 
 class Decimate(OrthogonalRows):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from invgen.errors import OptionError
 from invgen.forward import Operator, SVDOperator
 from invgen.operators._axes import Factor, check_factors, grid
-from invgen.operators._rows import OrthogonalRows
 from invgen.operators.blur import Blur, CircularBlur
+from invgen.operators.orthogonal import OrthogonalRows
 from invgen.operators.resize import FILTERS, Resize
 from invgen.validation.hints import check
 

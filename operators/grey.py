@@ -5,7 +5,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.operators._axes import real_table
-from invgen.operators._rows import OrthogonalRows, householder
+from invgen.operators.orthogonal import OrthogonalRows, householder
 
 WEIGHTS = {
     "bt601": (0.299, 0.587, 0.114),  # ITU-R BT.601: luma of standard television, and of PIL's mode "L"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.operators._axes import spatial
-from invgen.operators._rows import OrthogonalRows
+from invgen.operators.orthogonal import OrthogonalRows
 from invgen.validation.arguments import mask as as_mask
 from invgen.validation.hints import Count, Index, Range, Seed
 

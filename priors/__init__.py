@@ -9,8 +9,8 @@ from invgen.priors.checkpoints.edm import from_edm, from_inverse_bench
 from invgen.priors.checkpoints.entries import Weights, read_weights
 from invgen.priors.checkpoints.flow_matching import from_flow_matching
 from invgen.priors.checkpoints.from_diffusers import from_diffusers
-from invgen.priors.checkpoints.gguf import from_gguf
 from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
+from invgen.priors.checkpoints.llama import from_gguf
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan

@@ -16,8 +16,9 @@ from invgen.posterior import Posterior
 from invgen.pushforward import Generator
 from invgen.sampler import Sampler
 
-SHORT = (10, 20)  # steps of the two small runs, whose difference is what a step costs
+SHORT = (6, 12)  # steps of the two small runs, whose difference is what a step costs
 PATIENCE = 1.0  # seconds that the small problem may take with all of its steps
+INNER = 10  # applications of the operator at an evaluation, from which on a step has a loop of its own
 SIDE = 4  # of the small problem
 
 
@@ -56,15 +57,17 @@ def at_evaluations(sampler: Sampler, post: Posterior, evaluations: int) -> Sampl
     whole = isinstance(post.prior, Generator)
     problem, short = (post.rows(torch.zeros(1, dtype=torch.long)), (1, 2)) if whole else (_small(post), SHORT)
 
-    def spent(steps: int) -> float:
-        return _run(replace(sampler, steps=steps), problem, getattr(sampler, "draws", 1))["nfe"]
+    def run(steps: int) -> dict[str, float]:
+        return _run(replace(sampler, steps=steps), problem, getattr(sampler, "draws", 1))
 
-    low, high = map(spent, short)
+    costs = [run(steps) for steps in short]
+    low, high = (cost["nfe"] for cost in costs)
     each = max((high - low) / (short[1] - short[0]), 0.1)
     steps = math.floor((evaluations - low) / each + 1e-9) + short[0]
     taken = low + each * (1 - short[0])
-    # what travels back in time does not grow evenly
-    while not whole and steps > 0 and (taken := spent(steps)) > evaluations:
+    # what travels back in time does not grow evenly; what has a loop in each step does, and a run of all steps is slow
+    even = whole or costs[-1]["operator_calls"] > INNER * high
+    while not even and steps > 0 and (taken := run(steps)["nfe"]) > evaluations:
         steps = min(steps - math.ceil((taken - evaluations) / (2 * each)), steps - 1)
     if steps < 1:
         raise UnsupportedError(

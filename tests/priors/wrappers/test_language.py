@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import invgen
 from invgen import OptionError, ShapeError, WeightsError, operators, priors, samplers
-from invgen.priors.checkpoints.gguf import BytePairs, Llama
+from invgen.priors.checkpoints.llama import BytePairs, Llama
 from invgen.priors.wrappers.language import LanguageModel, sized
 
 WORDS = ["<s>", "a", "b", "Ġ", "Ġa", "Ġb", "c", "Ġc"]
