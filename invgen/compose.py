@@ -132,6 +132,10 @@ class LinearChain(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
 
+    @property
+    def own_solve(self) -> bool:
+        return isinstance(self.inner, SVDOperator) and self.inner.orthogonal and self.outer.own_solve
+
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         if isinstance(self.inner, SVDOperator) and self.inner.orthogonal:
             return self.outer.solve(b, var_x, var_y)  # B B^T = I, so that A B B^T A^T = A A^T
@@ -224,6 +228,10 @@ class LinearScaled(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.factor * self.A.adjoint(y)
+
+    @property
+    def own_solve(self) -> bool:
+        return self.A.own_solve
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         return self.A.solve(b, self.factor**2 * var_x, var_y)

@@ -168,6 +168,11 @@ class LinearOperator(Operator):
 
         return Transpose(self)
 
+    @property
+    def own_solve(self) -> bool:
+        """Whether `solve` is this operator's own. The conjugate gradients below may take a hundred iterations."""
+        return type(self).solve is not LinearOperator.solve
+
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """Returns (var_x A A^T + var_y I)^-1 b, here by conjugate gradients to a relative residual of `self.tolerance`.
 

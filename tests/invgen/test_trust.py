@@ -273,5 +273,5 @@ def test_a_network_that_wants_a_condition_is_left_to_the_run():
     ],
 )
 def test_every_loader_of_a_denoiser_takes_data(loader):
-    decoders = {"from_vae", "from_stylegan"}
-    assert ("data" in inspect.signature(getattr(priors, loader)).parameters) == (loader not in decoders)
+    others = {"from_vae", "from_stylegan", "from_gguf", "from_transformers"}  # decoders, and laws of tokens
+    assert ("data" in inspect.signature(getattr(priors, loader)).parameters) == (loader not in others)

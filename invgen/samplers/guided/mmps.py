@@ -22,12 +22,13 @@ class MMPS(GuidedSampler):
     Linear operators, Gaussian noise. Exact for Gaussian priors as the solve converges. The Jacobian of a network is not
     quite symmetric, hence GMRES. The solve for a white covariance, which is the guidance of PiGDM, is its preconditioner:
     where C is white one iteration is exact, and three are enough for blurs and tomography, whose own spectrum would take
-    many.
+    many. An operator that solves by plain conjugate gradients (`A.own_solve` is False: several coils, a large scan, a
+    function of yours) is not preconditioned, which would take most of the time.
 
     Args:
         iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5, without a preconditioner.
-        precondition: whether each iteration solves for a white covariance first, `A.weighted_adjoint`; without, it
-            applies A and its adjoint once, which is less where that solve is itself iterative.
+        precondition: whether each iteration solves for a white covariance first, `A.weighted_adjoint`, where the
+            operator has a solve of its own; without, it applies A and its adjoint once.
     """
 
     iterations: Count = 3
@@ -58,7 +59,7 @@ class MMPS(GuidedSampler):
             return torch.stack([s**2 * vjp(w), white * w], 1)
 
         r, most = post.residual(x0), self.iterations
-        if self.precondition:
+        if self.precondition and A.own_solve:
             guidance = gmres(lambda v, c: v + A(c[:, 0] - c[:, 1]), r, max_iter=most, along=preconditioned)[:, 0]
         else:
             guidance = gmres(lambda v, moved: var_y * v + A(moved), r, max_iter=most, along=plain)

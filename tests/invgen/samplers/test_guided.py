@@ -11,7 +11,7 @@ from invgen import Energy, Gaussian, OptionError, Posterior, samplers
 from invgen.diffusion import step, travel_back
 from invgen.metrics import sliced_wasserstein
 from invgen.numerics.random import Streams
-from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
+from invgen.operators import HighDynamicRange, Identity, Mask, Matrix, from_function
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.sampler import Cost
 from invgen.samplers.data_term import line_search, local_fit
@@ -323,3 +323,17 @@ def test_guidance_of_counts_stays_finite_where_none_are_expected():
     post = many(Posterior(prior, Matrix(EYE[:3], SHAPE), Poisson(0.1), torch.tensor([0.0, 0.2, 3.0], dtype=F64)), 2)
     x0, ascent = likelihood_guidance(post, normal(2, *SHAPE), 0.7, 1.0)
     assert torch.isfinite(ascent).all() and ascent.abs().max() < 10
+
+
+def test_mmps_preconditions_where_the_operator_has_a_solve_of_its_own():
+    # by conjugate gradients it took nine tenths of the time of a run on measured k-space of eight coils
+    prior = GaussianPrior((6,), covariance=torch.eye(6, dtype=F64) + 0.5)
+    keep = Mask((6,), torch.arange(6) % 2 == 0)
+    own = from_function(lambda x: 2 * x[..., ::2], (6,), linear=True)
+    found = []
+    for A in (keep, 2.0 * keep, own, 3.0 * own, own @ Identity((6,))):
+        cost = Cost()
+        samplers.MMPS(steps=3)(Posterior(prior, A, Gaussian(0.1), torch.ones(3, dtype=F64)), cost=cost)
+        found.append((A.own_solve, cost.exact_solves > 0, "CG" in cost.iterations))
+    # an operator after the identity solves as it does itself
+    assert found == [(True, True, False)] * 2 + [(False, False, False)] * 3

