@@ -171,10 +171,6 @@ class Tomography(LinearOperator):
         """
         return SpectralCT(self, self._spectrum() or self._too_large())
 
-    @property
-    def own_solve(self) -> bool:
-        return self._exact() is not None
-
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """Returns (var_x A A^T + var_y I)^-1 b, exact or by conjugate gradients (see the class); a pseudo-inverse if
         var_y = 0."""

@@ -22,8 +22,8 @@ class MMPS(GuidedSampler):
     Linear operators, Gaussian noise. Exact for Gaussian priors as the solve converges. The Jacobian of a network is not
     quite symmetric, hence GMRES. The solve for a white covariance, which is the guidance of PiGDM, is its preconditioner:
     where C is white one iteration is exact, and three are enough for blurs and tomography, whose own spectrum would take
-    many. An operator that solves by plain conjugate gradients (`A.own_solve` is False: several coils, a large scan, a
-    function of yours) is not preconditioned, which would take most of the time.
+    many. An operator that solves by plain conjugate gradients (`A.own_solve` is False: several coils, a function of
+    yours) is not preconditioned, which would take most of the time.
 
     Args:
         iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5, without a preconditioner.
