@@ -26,7 +26,8 @@ class MMPS(GuidedSampler):
     yours) is not preconditioned, which would take most of the time.
 
     Args:
-        iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5, without a preconditioner.
+        iterations: of GMRES, each one product with the Jacobian; the paper uses 1 to 5, without a preconditioner. Twice as
+            many where there is nothing to precondition with.
         precondition: whether each iteration solves for a white covariance first, `A.weighted_adjoint`, where the
             operator has a solve of its own; without, it applies A and its adjoint once.
     """
@@ -62,5 +63,6 @@ class MMPS(GuidedSampler):
         if self.precondition and A.own_solve:
             guidance = gmres(lambda v, c: v + A(c[:, 0] - c[:, 1]), r, max_iter=most, along=preconditioned)[:, 0]
         else:
+            most *= 2 if self.precondition else 1
             guidance = gmres(lambda v, moved: var_y * v + A(moved), r, max_iter=most, along=plain)
         return x0 + self.within(post.prior, x, s, guidance)
