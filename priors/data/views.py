@@ -49,7 +49,7 @@ def signals(views: Views, count: int, seed: int) -> Tensor:
 
 def _photo(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
     paths = {folder: photographs(folder) for folder in folders}
-    views = PhotoViews([p for part in paths.values() for p in part], recipe.shape[-1])
+    views = PhotoViews([p for part in paths.values() for p in part], recipe.crop or recipe.shape[-1])
     return views, None, _files(paths)
 
 

@@ -157,6 +157,8 @@ def train(
         return loss(averaged, *(t.to(device) for t in watched)).item()
 
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
+    rates = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01}
+    optimizer = torch.optim.AdamW(denoiser.net.parameters(), **rates, fused=device.type in ("cpu", "cuda"))
     training = Training(
         recipe.name,
         recipe.steps,
@@ -166,7 +168,7 @@ def train(
         recipe.clip,
         denoiser.net,
         averaged.net,
-        [torch.optim.AdamW(denoiser.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)],
+        [optimizer],
         objectives,
         save,
         held_out_loss if watched is not None else None,
