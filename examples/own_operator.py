@@ -28,7 +28,7 @@ prior = priors.GaussianPrior(shape=A.in_shape, covariance=torch.exp(-torch.cdist
 
 truth = prior.sample(1, seed=0)[0]
 y = invgen.Gaussian(0.1).sample(A(truth), torch.Generator().manual_seed(1))
-result = invgen.solve(y, A, prior, noise=0.1, sampler=samplers.MMPS(steps=300), num_samples=1000, seed=0)
+result = invgen.solve(y, A, prior, noise=0.1, sampler=samplers.MMPS(steps=25), num_samples=1000, seed=0)
 exact = prior.posterior(A, 0.1, y)
 error, spread, right = (result.mean - exact.mean).abs().max(), result.std.mean(), exact.var.sqrt().mean()
 print(f"mean: at most {error:.3f} from that of the exact posterior")
