@@ -44,11 +44,14 @@ class Prior(nn.Module):
         data_mean, data_std: mean and standard deviation over all values of typical signals.
         sampling_rate: values a second, of a prior of recordings; None where time has no unit.
         read_from: which weights of which file the network has, in words; None where no file was read.
+        component_std: standard deviation of a value within a component, where signals come from several; None where that is
+            not known.
         size_step: of a prior that was trained on pieces of pictures, and so knows pictures of any size: what their sides
             are best a multiple of. None: it knows signals of its own shape.
     """
 
     read_from: str | None = None
+    component_std: float | None = None
     size_step: int | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -105,6 +105,12 @@ class GaussianMixture(Denoiser):
         within = dense(self.spectrum, self.basis)
         return between + (torch.einsum("k,kij->ij", self.weights, within) if len(within) > 1 else within[0])
 
+    @property
+    def component_std(self) -> float:
+        """Root mean square deviation of an entry from the mean of its component: what is left to draw once it is known."""
+        within = self.spectrum.mean(1)
+        return (self.weights @ within if len(within) > 1 else within[0]).sqrt().item()
+
     # -- the denoiser --------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:

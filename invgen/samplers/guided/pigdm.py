@@ -26,12 +26,13 @@ class PiGDM(GuidedSampler):
     Args:
         order: 1 is the paper's; 2 has the right variance at few steps where the width fits the signal.
         data_std: standard deviation d of the signal that the width assumes, r^2 = sigma^2 d^2 / (sigma^2 + d^2), in units
-            of the signal. The paper has 1, for images in [-1, 1]; None is the prior's own `data_std`.
+            of the signal. The paper has 1, for images in [-1, 1]; None is the prior's `data_std`, "component" that of one
+            of its components (`component_std`), where the prior knows it.
     """
 
     schedule: str | Sequence[float] = "edm"
     order: Literal[1, 2] = 1
-    data_std: Positive | None = 1.0
+    data_std: Positive | Literal["component"] | None = 1.0
 
     A: ClassVar[type] = LinearOperator
     noise: ClassVar[type] = Gaussian
@@ -43,9 +44,15 @@ class PiGDM(GuidedSampler):
         """Returns the published form: 100 ancestral steps on DDPM's schedule."""
         return cls(steps=100, schedule="vp")
 
+    def refuses(self, post: Posterior) -> str | None:
+        if self.data_std == "component" and post.prior.component_std is None:
+            return f"needs a prior that knows its components, and {type(post.prior).__name__} does not; set data_std=None"
+        return super().refuses(post)
+
     def width(self, post: Posterior[Denoiser], s: float) -> float:
         """Returns r^2, the variance of x_0 given x_sigma that the guidance assumes."""
-        d = post.prior.data_std if self.data_std is None else self.data_std
+        d = self.data_std if self.data_std != "component" else post.prior.component_std
+        d = post.prior.data_std if d is None else d
         return s**2 * d**2 / (s**2 + d**2)
 
     def guide(self, post: LinearGaussian, x: Tensor, s: float) -> Tensor:

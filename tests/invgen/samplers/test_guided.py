@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen import Energy, Gaussian, OptionError, Posterior, samplers
-from invgen.diffusion import step, travel_back
+from invgen.diffusion import Denoiser, step, travel_back
 from invgen.metrics import sliced_wasserstein
 from invgen.numerics.random import Streams
 from invgen.operators import HighDynamicRange, Identity, Mask, Matrix, from_function
@@ -71,6 +71,23 @@ def test_dps_leaves_the_stated_share_of_a_residual_that_noise_does_not_explain()
     for share in (0.5, 2 / 3, 1.0):
         after = post.residual(samplers.DampedDPS(fraction=share).guide(post, x, s))
         torch.testing.assert_close(after, -(1 - share) / share * before, rtol=1e-4, atol=1e-4)
+
+
+# -- PiGDM --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_width_of_pigdm_may_be_that_of_a_component():
+    # N(m_k, 0.25 I) about means that are 6 apart: r^2 = s^2 d^2 / (s^2 + d^2) with d = 0.5, not the 3 of the whole
+    mixture = GaussianMixture(torch.tensor([[-3.0] * 4, [3.0] * 4]), var=0.25)
+    assert mixture.component_std == pytest.approx(0.5)
+    post = Posterior(mixture, Mask((4,), torch.arange(4) < 2), 0.1, torch.zeros(2))
+    assert samplers.PiGDM(data_std="component").width(post, 0.5) == pytest.approx(0.125)
+    assert samplers.PiGDM(data_std=None).width(post, 0.5) == pytest.approx(
+        0.25 * mixture.data_std**2 / (0.25 + mixture.data_std**2)
+    )
+    plain = replace(post, prior=Denoiser((4,)))
+    why = samplers.PiGDM(data_std="component").refuses(plain)
+    assert why == "needs a prior that knows its components, and Denoiser does not; set data_std=None"
 
 
 # -- LGD ----------------------------------------------------------------------------------------------------------------
