@@ -365,8 +365,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, speech; digits-vae, digits-gan, "
-            "digits-flow, digits-ar; digits-consistency, distilled from digits. Left out: what fits --data.",
+            help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, cifar, speech; digits-vae, "
+            "digits-gan, digits-flow, digits-ar; digits-consistency, distilled from digits. Left out: what fits --data.",
             show_default=False,
         ),
     ] = None,

@@ -13,6 +13,7 @@ from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
 from invgen.priors.checkpoints.llama import from_gguf
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
+from invgen.priors.checkpoints.sentences import SentenceEncoder, sentence_encoder
 from invgen.priors.checkpoints.stylegan import StyleGAN, from_stylegan
 from invgen.priors.checkpoints.text import TextEmbedding
 from invgen.priors.checkpoints.transformers import from_transformers
@@ -59,6 +60,7 @@ __all__ = [
     "PriorWarning",
     "Scene",
     "Schedule",
+    "SentenceEncoder",
     "Slices",
     "StyleGAN",
     "TextEmbedding",
@@ -88,6 +90,7 @@ __all__ = [
     "load",
     "names",
     "read_weights",
+    "sentence_encoder",
     "to_azula",
     "to_deepinv",
 ]

@@ -14,7 +14,7 @@ import torch
 from invgen.errors import OptionError, WeightsError
 from invgen.files.pickles import require_fit
 from invgen.priors.checkpoints.networks.digits import NETWORKS, SIDE
-from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, denoiser_around
 from invgen.validation.arguments import checked
 from invgen.validation.limits import check_size
 
@@ -79,7 +79,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
         facts = {key: about[key] for key in (FACTS[2:] if small else FACTS)}
         facts["sampling_rate"] = about.get("sampling_rate", _sampling_rate(about.get("units", "")))
         trained_shape = tuple(int(n) for n in about["shape"])
-        denoiser = None if small else (LabelDenoiser if net.classes else EDMDenoiser)(net, trained_shape, **facts)
+        denoiser = None if small else denoiser_around(net, trained_shape, **facts)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"the description of the network in {path} cannot be used ({type(error).__name__}: {str(error):.300}): "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invgen.errors import FileError, InvgenError, OptionError
 from invgen.files import Signal
+from invgen.priors.data.captioned import captioned
 from invgen.priors.data.ct import CTViews, ct_slices
 from invgen.priors.data.fetch import data_folder
 from invgen.priors.data.labelled import labelled
@@ -31,7 +32,8 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
     "photo": the centres, 256 x 256, of four photographs of scikit-image, and the pictures of FOLDER/**/val (BSDS500's),
     whole. "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
     "mr": matplotlib's sagittal head s1045, and the held-out head of FOLDER/**.npz (brain2), averaged to 128 x 128.
-    "digits", "clothing": the test set in FOLDER. "speech": one second from the middle of each test sentence in FOLDER.
+    "digits", "clothing", "cifar": the test set in FOLDER. "speech": one second from the middle of each test
+    sentence in FOLDER.
     """
     sets: dict[str, list[Tensor]] = {}
     if recipe == "photo":
@@ -53,9 +55,9 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
         sets["matplotlib s1045"] = [_halved(normalised(_sagittal()))]
         for name, (volume, _) in _merged(heads, folders).items():
             sets[name] = [_halved(plane) for plane in normalised(volume)]
-    elif recipe in ("digits", "clothing"):
+    elif recipe in ("digits", "clothing", "cifar"):
         for folder in folders:
-            sets.setdefault("test set", []).extend(labelled(folder, "test")[0])
+            sets.setdefault("test set", []).extend(held_out_pictures(recipe, folder))
     elif recipe == "speech":
         for folder in folders:
             seconds = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")]
@@ -77,8 +79,8 @@ def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[i
         count: at most so many.
     """
     views: Views
-    if recipe in ("digits", "clothing"):
-        kept = torch.cat([labelled(folder, "test")[0] for folder in folders])
+    if recipe in ("digits", "clothing", "cifar"):
+        kept = torch.cat([held_out_pictures(recipe, folder) for folder in folders])
         return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))][:count]
     if recipe == "photo":
         if not (paths := _validation(folders)):
@@ -94,6 +96,11 @@ def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[i
     else:
         raise OptionError(f"no held-out signals for recipe '{recipe}'; there are: {', '.join(RECIPES)}")
     return signals(views, count, 3)
+
+
+def held_out_pictures(recipe: str, folder: Path | str) -> Tensor:
+    """Returns the test set of "digits", "clothing" or "cifar", (N, C, 32, 32) in [-1, 1]."""
+    return captioned(folder, "test")[0] / 127.5 - 1 if recipe == "cifar" else labelled(folder, "test")[0]
 
 
 def _validation(folders: Sequence[Path | str]) -> list[Path]:
@@ -193,7 +200,7 @@ def _reduced_slice() -> Iterator[tuple[str, Tensor, float]]:
     yield "lung1", hu, 4 * spacing
 
 
-RECIPES = ("photo", "ct", "mr", "digits", "clothing", "speech")
+RECIPES = ("photo", "ct", "mr", "digits", "clothing", "cifar", "speech")
 EXCERPT = 8192  # samples: the loudest piece of that length is in the middle of a shipped recording
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from invgen.errors import OptionError
+from invgen.priors.data.captioned import CaptionedViews, captioned, embeddings
 from invgen.priors.data.ct import CTViews, ct_slices
 from invgen.priors.data.folders import Material, Source, digest, read_folders
 from invgen.priors.data.labelled import LabelledViews, labelled
@@ -21,8 +22,9 @@ from invgen.priors.recipes import Recipe
 class Views(Protocol):
     """Training data: random views of it."""
 
-    def batch(self, count: int, generator: Generator) -> Tensor | tuple[Tensor, Tensor]:
-        """Returns (count, *shape) in the units of the prior, and labels (count,) where there are classes."""
+    def batch(self, count: int, generator: Generator) -> Tensor | tuple[Tensor, ...]:
+        """Returns (count, *shape) in the units of the prior, and labels (count,) and vectors (count, V) where there are
+        some."""
         ...
 
 
@@ -62,6 +64,14 @@ def _labelled(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None,
     return LabelledViews(images, labels, recipe.warp), LabelledViews(pictures, classes), sources
 
 
+def _captioned(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
+    texts, parts = embeddings(), [captioned(folder) for folder in folders]
+    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    pictures, classes = (torch.cat(part) for part in zip(*(captioned(f, "test") for f in folders), strict=True))
+    sources = [_source(f.name, len(part[0]), [part[0].numpy().tobytes()]) for f, part in zip(folders, parts, strict=True)]
+    return CaptionedViews(images, labels, texts), CaptionedViews(pictures, classes, texts, mirror=False), sources
+
+
 def _speech(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
     files = {folder: sentences(folder) for folder in folders}
     recordings = [read_wave(p, 16_000)[0] for part in files.values() for p in part]
@@ -90,7 +100,7 @@ def _own(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list
     return material.train, material.held_out, material.sources
 
 
-READERS = {"photo": _photo, "labelled": _labelled, "speech": _speech, "mr": _mr, "ct": _ct}
+READERS = {"photo": _photo, "labelled": _labelled, "captioned": _captioned, "speech": _speech, "mr": _mr, "ct": _ct}
 READERS |= dict.fromkeys(("images", "volumes", "waves"), _own)
 
 

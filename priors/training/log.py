@@ -69,7 +69,7 @@ def draw_samples(prior: Any, count: int, seed: int = 0, steps: int = 24, jumps: 
     z = torch.randn(count, *getattr(prior, "latent_shape", prior.shape), generator=torch.Generator().manual_seed(seed))
     z = z.to(prior.device)
     with torch.no_grad():
-        if isinstance(prior, LabelDenoiser):
+        if isinstance(prior, LabelDenoiser) and prior.net.classes:
             classes = [prior.condition(k) for k in range(prior.net.classes)]
             x = torch.empty(count, *prior.shape)
             for k, one in enumerate(classes):

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from invgen.errors import OptionError
 from invgen.files.writing import require_writable
-from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet, denoiser_around
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
 from invgen.priors.recipes import RECIPES, Recipe
@@ -38,7 +38,7 @@ def draw_sigma(recipe: Recipe, count: int, generator: Generator) -> Tensor:
     return torch.where(u < 0.1, uniform, normal.clamp(low, high)).exp()
 
 
-def loss(denoiser: EDMDenoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *label: Tensor) -> Tensor:
+def loss(denoiser: EDMDenoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
     """Returns the mean of |D(x0 + sigma eps, sigma) - x0|^2 / c_out^2: unit targets (Karras et al., 2022, Table 1).
 
     Args:
@@ -46,22 +46,24 @@ def loss(denoiser: EDMDenoiser, clean: Tensor, sigma: Tensor, noise: Tensor, *la
         clean: x0, (B, *shape).
         sigma: (B,).
         noise: eps, (B, *shape).
-        label: the class of each signal, for a conditional denoiser.
+        given: the class of each signal, its vector, or both, for a conditional denoiser.
     """
     s = sigma.view(-1, *[1] * (clean.ndim - 1))
-    error = denoiser(clean + s * noise, sigma, *label) - clean
+    condition = (given,) if len(given) > 1 else given
+    error = denoiser(clean + s * noise, sigma, *condition) - clean
     return (error.square() * (s**2 + denoiser.data_std**2) / (s * denoiser.data_std) ** 2).mean()
 
 
 def draw(recipe: Recipe, views: Views, generator: Generator) -> tuple[Tensor, ...]:
-    """Returns the inputs of `loss` for one batch: clean, sigma, noise, and labels, some left out."""
+    """Returns the inputs of `loss` for one batch: clean, sigma, noise, and labels and vectors, some of each left out."""
     batch = views.batch(recipe.batch, generator)
-    clean, *label = batch if isinstance(batch, tuple) else (batch,)
+    clean, *given = batch if isinstance(batch, tuple) else (batch,)
     noise = torch.randn(clean.shape, generator=generator)
     sigma = draw_sigma(recipe, recipe.batch, generator)
-    for k, known in enumerate(label):
-        label[k] = known.masked_fill(torch.rand(known.shape, generator=generator) < recipe.drop_label, recipe.classes)
-    return clean, sigma, noise, *label
+    for k, known in enumerate(given):
+        left_out = torch.rand(len(known), generator=generator) < recipe.drop_label
+        given[k] = known.masked_fill(left_out.view(-1, *[1] * (known.ndim - 1)), recipe.classes if known.ndim == 1 else 0)
+    return clean, sigma, noise, *given
 
 
 def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
@@ -70,12 +72,12 @@ def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes = (recipe.shape[0], recipe.widths, recipe.blocks, recipe.unshuffle, recipe.embedding)
-        net = UNet(*sizes, classes=recipe.classes, dims=len(recipe.shape) - 1)
+        net = UNet(*sizes, classes=recipe.classes, dims=len(recipe.shape) - 1, vector=recipe.vector)
     facts = {"data_mean": sample.mean().item(), "data_std": sample.std().item(), "value_range": recipe.value_range}
     facts |= {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sampling_rate": recipe.sampling_rate}
     if not facts["data_std"] > 0:
         raise OptionError("the training data is constant: there is nothing to learn from it")
-    return (LabelDenoiser if recipe.classes else EDMDenoiser)(net, recipe.shape, **facts)
+    return denoiser_around(net, recipe.shape, **facts)
 
 
 def train(

@@ -56,6 +56,8 @@ class UNet(nn.Module):
         unshuffle: the factor by which pixels are folded into channels.
         dims: spatial axes, 1 or 2.
         classes: how many labels there are, 0 to classes - 1; the label `classes` stands for none.
+        vector: how many values a vector has that conditions the signal, such as the embedding of a text; a vector of zeros
+            stands for none. Its length counts: training and use give vectors of length 1.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class UNet(nn.Module):
         embedding: int = 128,
         classes: int = 0,
         dims: int = 2,
+        vector: int = 0,
     ) -> None:
         super().__init__()
         self.options = {"channels": channels, "widths": list(widths), "blocks": blocks}
         self.options |= {"unshuffle": unshuffle, "embedding": embedding, "classes": classes, "dims": dims}
-        self.unshuffle, self.classes, self.dims = unshuffle, classes, dims
+        self.options |= {"vector": vector} if vector else {}
+        self.unshuffle, self.classes, self.dims, self.vector = unshuffle, classes, dims, vector
         self.stride = unshuffle * 2 ** (len(widths) - 1)
         folded = channels * unshuffle**dims
 
@@ -82,6 +86,9 @@ class UNet(nn.Module):
         if classes:
             # drawn as nn.Embedding draws it, whose way on the meta device loads torch's compiler: four seconds
             self.label = nn.Embedding(classes + 1, embedding, _weight=torch.randn(classes + 1, embedding))
+        if vector:  # without a bias, so that zeros stand for none; a vector of length 1 weighs as much as a label
+            self.given = nn.Linear(vector, embedding, bias=False)
+            nn.init.normal_(self.given.weight)
         self.stem = CONV[dims](folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(w) for w in widths)
         self.up = nn.ModuleList(stage(w) for w in widths)
@@ -92,11 +99,12 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W) or (B, C, L). noise: (B,), a function of the noise level of order one (EDM: ln(sigma)
         / 4).
 
         label: (B,) integers, where the network knows classes; None stands for no class.
+        vector: (B, vector), where the network knows vectors; None stands for no vector.
         """
         sides = x.shape[2:]
         padding = [n for side in reversed(sides) for n in (0, -side % self.stride)]
@@ -107,6 +115,8 @@ class UNet(nn.Module):
         if self.classes:
             label = torch.full_like(noise, self.classes, dtype=torch.long) if label is None else label
             embedding = embedding + self.label(label)
+        if vector is not None:
+            embedding = embedding + self.given(vector.to(x.dtype))
         embedding = self.embed[3](embedding)
         h = self.stem(fold(x, self.unshuffle))
         skips = []
@@ -159,13 +169,14 @@ class EDMDenoiser(Denoiser):
         """facts: sigma_min, sigma_max, value_range, data_mean, data_std, as for every `Denoiser`."""
         super().__init__(shape, **facts)
         self.net = net
-        self.size_step = net.stride if net.dims == 2 and not net.classes else None  # those with classes saw whole pictures
+        crops = net.dims == 2 and not (net.classes or net.vector)  # networks with conditions saw whole pictures
+        self.size_step = net.stride if crops else None
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         """Returns E[x0 | x0 + sigma eps = x], of the shape and dtype of x. sigma: a number or one per sample, (B,)."""
         return self._denoise(x, sigma)
 
-    def _denoise(self, x: Tensor, sigma: Sigma, *label: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Sigma, *given: Tensor | None) -> Tensor:
         if x.ndim != self.net.dims + 2 or x.shape[1] != self.shape[0]:
             sides = "H, W" if self.net.dims == 2 else "L"
             raise ShapeError(f"the prior denoises (B, {self.shape[0]}, {sides}), got {tuple(x.shape)}")
@@ -175,7 +186,7 @@ class EDMDenoiser(Denoiser):
         total = s**2 + self.data_std**2
         noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
         scaled, dtype_net = z * total.rsqrt(), self.net.head.weight.dtype
-        out = self.net(scaled.to(dtype_net), noise, *label).to(dtype)
+        out = self.net(scaled.to(dtype_net), noise, *given).to(dtype)
         if dtype_net in (torch.float16, torch.bfloat16):
             unit_cotangents(scaled, out)
         return (self.data_mean + self.data_std**2 / total * z + s * self.data_std * total.rsqrt() * out).to(x.dtype)
@@ -204,3 +215,56 @@ class LabelDenoiser(EDMDenoiser, ConditionalDenoiser):
         if not (whole and 0 <= int(condition) < self.net.classes):
             raise OptionError(f"there is no class {condition!r}: the prior knows 0 to {self.net.classes - 1}")
         return super().condition(int(condition))
+
+
+class VectorDenoiser(LabelDenoiser):
+    """An `EDMDenoiser` that knows vectors, such as embeddings of texts, and maybe classes as well.
+
+    A condition is a class, a vector, or both, (class, vector); `prior.condition(vector)` is p(x | vector), the prior itself
+    p(x). Training left out the one and the other, so that `ClassifierFree` can weigh them.
+    """
+
+    def forward(self, x: Tensor, sigma: Sigma, condition: Any = None) -> Tensor:
+        """Returns E[x0 | x0 + sigma eps = x, condition], of the shape of x.
+
+        Args:
+            x: (B, *shape).
+            sigma: a number or one per sample, (B,).
+            condition: a class or (B,) classes, a vector (V,) or (B, V), a pair of both, or None.
+        """
+        label, vector = self._parts(condition, len(x))
+        if label is not None:
+            label = torch.as_tensor(label, device=x.device).long().expand(len(x))
+        return self._denoise(x, sigma, label, None if vector is None else vector.to(x.device).expand(len(x), -1))
+
+    def condition(self, condition: Any) -> Conditioned:
+        """Returns p(x | condition), for a class, a vector (V,), or (class, vector)."""
+        label, vector = self._parts(condition, 1)
+        if label is not None:
+            super().condition(label)  # whether it exists
+        if vector is None:
+            return ConditionalDenoiser.condition(self, int(condition))
+        return ConditionalDenoiser.condition(self, vector.float() if label is None else (int(label), vector.float()))
+
+    def _parts(self, condition: Any, rows: int) -> tuple[int | Tensor | None, Tensor | None]:
+        """Returns class and vector of a condition, None for what it does not have."""
+        if condition is None:
+            return None, None
+        parts = condition if isinstance(condition, tuple) else (condition,)
+        vectors = [p for p in parts if isinstance(p, Tensor) and p.is_floating_point()]
+        labels = [p for p in parts if isinstance(p, int) or (isinstance(p, Tensor) and not p.is_floating_point())]
+        fits = all(v.shape[-1:] == (self.net.vector,) and v.shape[:-1] in ((), (rows,)) for v in vectors)
+        fits &= all(not isinstance(n, Tensor) or n.shape in ((), (rows,)) for n in labels)
+        fits &= len(vectors) <= 1 and len(labels) <= (self.net.classes > 0) and len(vectors) + len(labels) == len(parts)
+        if not fits:
+            last = self.net.classes - 1
+            knows = f"a class from 0 to {last}, or (class, vector)" if self.net.classes else "for there are no classes"
+            got = " and ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else repr(p) for p in parts)
+            raise OptionError(f"a condition is a vector of {self.net.vector} values, {knows}, got {got:.100}")
+        return labels[0] if labels else None, vectors[0] if vectors else None
+
+
+def denoiser_around(net: UNet, shape: int | Sequence[int], **facts: Any) -> EDMDenoiser:
+    """Returns the denoiser around a network: one that takes the conditions that the network knows. facts: of `Denoiser`."""
+    kind = VectorDenoiser if net.vector else LabelDenoiser if net.classes else EDMDenoiser
+    return kind(net, shape, **facts)

@@ -3,7 +3,7 @@ import torch
 
 from invgen.conditional import ClassifierFree
 from invgen.errors import OptionError, ShapeError
-from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, fold, unfold
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, VectorDenoiser, fold, unfold
 
 MEAN, STD = -0.2, 0.5
 
@@ -153,3 +153,26 @@ def test_labels_are_one_for_each_sample_and_none_is_a_label_too():
             d(x, 0.5, wrong)
     with pytest.raises(OptionError, match="no class 3: the prior knows 0 to 2"):
         d.condition(3)
+
+
+def test_a_vector_and_a_class_condition_one_network():
+    net = UNet(1, widths=(4, 6), blocks=1, unshuffle=2, embedding=8, classes=3, vector=5)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    d = VectorDenoiser(net.requires_grad_(False), (1, 8, 8), sigma_min=0.01, sigma_max=50.0)
+    x, vectors = noise(4, 1, 8, 8), torch.randn(4, 5, generator=generator)
+    whole = d(x, 0.5, (torch.tensor([0, 1, 2, 3]), vectors))  # 3, the number of classes, is none
+    for k in range(3):
+        torch.testing.assert_close(whole[k], d.condition((k, vectors[k]))(x, 0.5)[k])
+    torch.testing.assert_close(whole[3], d.condition(vectors[3])(x, 0.5)[3])
+    torch.testing.assert_close(d(x, 0.5, torch.zeros(5)), d(x, 0.5))  # zeros are no vector
+    torch.testing.assert_close(d(x, 0.5, 2), d.condition(2)(x, 0.5))
+    assert (whole[3] - d(x, 0.5)[3]).abs().max() > 1e-3
+    for wrong in (torch.zeros(4), torch.zeros(3, 5), "a cat", (1, 2), (vectors[0], vectors[1]), 0.5):
+        with pytest.raises(OptionError, match="a vector of 5 values, a class from 0 to 2, or"):
+            d(x, 0.5, wrong)
+    with pytest.raises(OptionError, match="no class 3"):
+        d.condition((3, vectors[0]))
+    assert net.options["vector"] == 5 and "vector" not in UNet(1, (4,), 1).options  # files of before are as they were
