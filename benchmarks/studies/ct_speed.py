@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from invgen.operators import FanBeamCT, ParallelBeamCT
-from invgen.operators.ct._projection import Projector
 from invgen.operators.ct.base import Tomography
+from invgen.operators.ct.projectors.choice import Projector
 
 # pixels across, views, batch
 PROBLEMS = ((128, 23, 8), (256, 60, 1), (256, 60, 8), (256, 60, 32), (512, 180, 1), (512, 720, 1))

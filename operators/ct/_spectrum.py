@@ -10,8 +10,8 @@ from torch import Tensor
 from invgen.forward import SVDOperator, Variance
 from invgen.messages import announced
 from invgen.operators.ct import _symmetry as symmetry
-from invgen.operators.ct._projection import Projector
-from invgen.operators.ct._sparse import SparseMatrix
+from invgen.operators.ct.projectors.choice import Projector
+from invgen.operators.ct.projectors.sparse import SparseMatrix
 
 if TYPE_CHECKING:
     from invgen.operators.ct.base import Tomography

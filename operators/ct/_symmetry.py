@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from invgen.operators.ct._sparse import Csr
+from invgen.operators.ct.projectors.sparse import Csr
 
 KEEP_ENTRIES = 2_000_000  # eigenvectors with more entries than this are worth a file
 VERSION = 1  # of the meaning of a file

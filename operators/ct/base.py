@@ -13,11 +13,12 @@ from invgen.errors import ConvergenceWarning, OptionError, ShapeError, Unsupport
 from invgen.forward import LinearOperator, Variance, per_entry, per_sample
 from invgen.linalg import cg
 from invgen.messages import warn
-from invgen.operators.ct._astra import AstraProjector
-from invgen.operators.ct._matrix_free import Beam, MatrixFree
-from invgen.operators.ct._projection import Projector, matrix_of
-from invgen.operators.ct._sparse import SparseMatrix
 from invgen.operators.ct._spectrum import SpectralCT, Spectrum
+from invgen.operators.ct.projectors.astra import AstraProjector
+from invgen.operators.ct.projectors.choice import Projector, matrix_of
+from invgen.operators.ct.projectors.lanes import Beam
+from invgen.operators.ct.projectors.matrix_free import MatrixFree
+from invgen.operators.ct.projectors.sparse import SparseMatrix
 
 
 class Tomography(LinearOperator):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from invgen.errors import OptionError
 from invgen.operators.ct import _fbp
-from invgen.operators.ct._astra import AstraProjector
 from invgen.operators.ct._options import Angles, choose_angles, choose_shape
 from invgen.operators.ct.base import Tomography, check_rays
+from invgen.operators.ct.projectors.astra import AstraProjector
 from invgen.validation.hints import Count, NonNegative, Positive
 from invgen.validation.limits import check_size
 

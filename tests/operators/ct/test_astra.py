@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from invgen.errors import MissingExtraError
-from invgen.operators.ct import _astra
 from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct.phantoms import EllipsePhantom
+from invgen.operators.ct.projectors.astra import AstraProjector
 
 astra = pytest.importorskip("astra")
 
@@ -96,7 +96,7 @@ def test_zeros_from_the_gpu_are_an_error(monkeypatch):
     A = ParallelBeamCT((8, 8), 5, backend="astra")
     silent = types.SimpleNamespace(projector3d=types.SimpleNamespace(direct_FP=lambda *_, out: out))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: types.SimpleNamespace(synchronize=lambda: None))
-    monkeypatch.setattr(_astra.AstraProjector, "_id", lambda *_: 1)
+    monkeypatch.setattr(AstraProjector, "_id", lambda *_: 1)
     out = torch.zeros(1, A.matrix.shape[0])
     with pytest.raises(DivergedError, match="only zeros"):
         A.matrix._run_gpu(silent, torch.ones(1, 64), out, ((8, 8), (5, A.det_count)), turned=False)

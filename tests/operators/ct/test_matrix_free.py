@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from invgen.inference.checks import check_operator
-from invgen.operators.ct import _projection
 from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
 from invgen.operators.ct.phantoms import EllipsePhantom
+from invgen.operators.ct.projectors import choice
 
 FAN = {"source_origin": 40.0, "origin_det": 25.0}
 NEAR = {"source_origin": 22.7, "origin_det": 3.0}  # the source just outside of the image: rays of a view in both directions
@@ -125,7 +125,7 @@ def test_batches_of_any_size(count):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eight mirrors", "strip, offset", "fan, offset", "curved"])
 def test_contract_and_derivatives(name, monkeypatch):
-    monkeypatch.setattr(_projection, "SMALL", 0)
+    monkeypatch.setattr(choice, "SMALL", 0)
     A = CASES[name]()
     check_operator(A)
     A = ParallelBeamCT((4, 5), 2) if name == "eight mirrors" else A
@@ -136,9 +136,9 @@ def test_contract_and_derivatives(name, monkeypatch):
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
-    from invgen.operators.ct import _matrix_free
+    from invgen.operators.ct.projectors import matrix_free
 
-    monkeypatch.setattr(_matrix_free, "LEAST", 1)
+    monkeypatch.setattr(matrix_free, "LEAST", 1)
     A = FanBeamCT((64, 64), 24, source_origin=90.0, origin_det=30.0)
     free, threads = A.matrix.free, torch.get_num_threads()
     g = torch.Generator().manual_seed(0)
@@ -196,7 +196,7 @@ def test_clinical_sizes_are_taken():
 @pytest.mark.slow
 def test_kernels_work_where_nothing_can_be_written(tmp_path):
     code = (
-        "import torch; from invgen.operators.ct import _projection as p; p.SMALL = 0\n"
+        "import torch; from invgen.operators.ct.projectors import choice as p; p.SMALL = 0\n"
         "from invgen.operators import ParallelBeamCT; A = ParallelBeamCT((16, 16), 4)\n"
         "print(float(A(torch.ones(16, 16)).sum()))"
     )

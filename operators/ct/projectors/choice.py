@@ -1,12 +1,12 @@
 """The projector of a scan: kernels without a matrix, or the matrix where it is small or faster."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from invgen.errors import OptionError
-from invgen.operators.ct._matrix_free import MatrixFree
-from invgen.operators.ct._sparse import Csr, Product, SparseMatrix
+from invgen.operators.ct.projectors.matrix_free import MatrixFree
+from invgen.operators.ct.projectors.product import MatrixLike
+from invgen.operators.ct.projectors.sparse import Csr, SparseMatrix
 
 # Measured by `invgen bench study ct-speed` with one thread: a matrix of a million entries (128 pixels, 23 views) is as fast
 # as the kernels for one image and 1.3 times as fast for 8, and is built in half a second; from 16 images on one of seven
@@ -17,7 +17,7 @@ TINY = 1e-12  # of a pixel's size: smaller weights are the rounding error of a r
 MATRIX_BYTES = 100 * 2**20  # of a matrix, with its transpose, that is made unasked
 
 
-class Projector:
+class Projector(MatrixLike):
     """The product with the matrix of a scan and with its transpose, by the way that suits the size and the batch.
 
     Args:
@@ -30,17 +30,6 @@ class Projector:
     def __init__(self, matrix: SparseMatrix, free: MatrixFree | None, entries: float, max_bytes: int) -> None:
         self.matrix, self.free, self.entries, self.max_bytes = matrix, free, entries, max_bytes
         self.shape = matrix.shape
-
-    def __deepcopy__(self, memo: dict) -> "Projector":
-        return self  # immutable: copies of an operator share it
-
-    def __call__(self, x: Tensor, turned: bool = False) -> Tensor:
-        """Returns the differentiable product: x (N, n) -> (N, m), or (N, m) -> (N, n) with the transpose."""
-        return Product.apply(x, self, turned)
-
-    def matched(self, device: torch.device) -> bool:
-        """Tells whether the adjoint is exactly the transpose on this device: always."""
-        return True
 
     def apply(self, x: Tensor, turned: bool) -> Tensor:
         free = self.free if x.device.type == "cpu" else None
@@ -62,7 +51,7 @@ class Projector:
 
 def matrix_of(free: MatrixFree) -> Csr:
     """Returns the matrix of a projector, in float64, with the weights of its kernels."""
-    from invgen.operators.ct import _kernels
+    from invgen.operators.ct.projectors import kernels
 
     scan, size, beam = free.plain, free.size, free.beam
     jobs = np.concatenate(list(scan.jobs.values()))
@@ -74,7 +63,7 @@ def matrix_of(free: MatrixFree) -> Csr:
             np.empty((hi - lo, steps, scan.geometry.taps), np.int32),
             np.zeros((hi - lo, steps, scan.geometry.taps)),
         )
-        _kernels.entries(steps, across, scan.geometry, job, column, value)
+        kernels.entries(steps, across, scan.geometry, job, column, value)
         kept = value > TINY * beam.pixel
         counts[view * beam.det_count + lo : view * beam.det_count + hi] = kept.sum(axis=(1, 2))
         columns.append(column[kept])

@@ -1,8 +1,7 @@
-"""A sparse matrix and its exact transpose, applied to batches and differentiable to any order."""
+"""A sparse matrix and its exact transpose."""
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.messages import announced
+from invgen.operators.ct.projectors.product import MatrixLike
 
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr (rows + 1,) int64, indices (nnz,) int32, values (nnz,) float64
 
@@ -20,33 +20,7 @@ BAG_COLUMNS = 16
 BAG_WIDTH = 32  # columns of one embedding_bag call: the rows of wider inputs leave the cache
 
 
-class Product(torch.autograd.Function):
-    """x (N, n) -> x M^T (N, m) or, `turned`, y (N, m) -> y M (N, n): each is the derivative of the other."""
-
-    @staticmethod
-    def forward(x: Tensor, matrix: "SparseMatrix", turned: bool) -> Tensor:
-        return matrix.apply(x, turned)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _, ctx.matrix, ctx.turned = inputs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return Product.apply(grad, ctx.matrix, not ctx.turned), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return Product.apply(tangent, ctx.matrix, ctx.turned)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, matrix: "SparseMatrix", turned: bool) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        y = Product.apply(x.reshape(-1, x.shape[-1]), matrix, turned)
-        return y.reshape(*x.shape[:-1], y.shape[-1]), 0
-
-
-class SparseMatrix:
+class SparseMatrix(MatrixLike):
     """An (m, n) matrix that `build` makes in float64 at first use and that is kept per precision and device.
 
     Single precision takes 8 bytes an entry for the matrix and 8 for its transpose, double 12 and 12. Half-precision
@@ -60,17 +34,6 @@ class SparseMatrix:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": {}}
-
-    def __deepcopy__(self, memo: dict) -> "SparseMatrix":
-        return self  # immutable: copies of an operator share it
-
-    def __call__(self, x: Tensor, turned: bool = False) -> Tensor:
-        """Returns the differentiable product: x (N, n) -> (N, m), or (N, m) -> (N, n) with the transpose."""
-        return Product.apply(x, self, turned)
-
-    def matched(self, device: torch.device) -> bool:
-        """Tells whether the adjoint is exactly the transpose on this device: always."""
-        return True
 
     def pair(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns the matrix and its transpose as sparse CSR tensors."""

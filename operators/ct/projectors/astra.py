@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invgen.errors import DivergedError, MissingExtraError, UnsupportedError
-from invgen.operators.ct._sparse import Product
 from invgen.operators.ct.phantoms import EllipsePhantom
+from invgen.operators.ct.projectors.product import MatrixLike
 
 
-class AstraProjector:
+class AstraProjector(MatrixLike):
     """A drop-in for :class:`SparseMatrix` that calls ASTRA's direct_FP and direct_BP (2.5 or later) in single
     precision.
 
@@ -45,9 +45,6 @@ class AstraProjector:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_ids": {}}  # ASTRA's ids mean nothing in another process
 
-    def __deepcopy__(self, memo: dict) -> "AstraProjector":
-        return self
-
     def __del__(self) -> None:
         astra = sys.modules.get("astra") if sys else None  # gone when the interpreter ends, and its memory with it
         for slices, number in getattr(self, "_ids", {}).items():
@@ -57,9 +54,6 @@ class AstraProjector:
     def matched(self, device: torch.device) -> bool:
         """Tells whether the adjoint is exactly the transpose on this device."""
         return device.type == "cpu"
-
-    def __call__(self, x: Tensor, turned: bool = False) -> Tensor:
-        return Product.apply(x, self, turned)
 
     def apply(self, x: Tensor, turned: bool) -> Tensor:
         astra = _astra()

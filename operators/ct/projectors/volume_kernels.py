@@ -1,0 +1,163 @@
+"""Kernels of the projector of volumes, compiled by numba at first use and kept on disk by it.
+
+The pixels of a detector column and the source of a view lie in a plane, and their rays cross the planes of the volume, of
+the axis along which the column looks, at positions that are affine in the plane's number (`lines_of`). So each plane adds
+to each ray what four voxels interpolate (Joseph 1982), and the adjoint hands each voxel the same weights. Where columns lie
+along the last axis of a plane, as in every scanner whose detector stands upright, the rays of a column meet a plane
+on one line: two rows of voxels become one, and each ray takes two values of it.
+
+A ray belongs to one thread, a plane too, and sums go in the order of planes or views: no atomics, and no result that
+depends on the number of threads.
+"""
+
+import numpy as np
+
+from invgen.operators.ct.projectors.vectors import compiled
+
+
+@compiled
+def lines_of(
+    source: np.ndarray, origin: np.ndarray, step: np.ndarray, parallel: bool, axes: tuple, middles: np.ndarray,
+    voxel: np.ndarray, room: np.ndarray,
+) -> None:  # fmt: skip
+    """Writes where the rays of a column cross plane i: base + slope i along both axes of a plane, and the length of a step.
+
+    Args:
+        source: where the rays come from, or their direction if `parallel`, (3,), in voxels along (z, y, x).
+        origin, step: the first pixel of the column and the way to the next, likewise.
+        parallel: whether rays are parallel.
+        axes: the axis from plane to plane, and those of its rows and columns.
+        middles: number of the middle plane, row and column, from the first one of a padded plane, (3,).
+        voxel: sizes along (z, y, x), mm.
+        room: base and slope of rows, of columns, and the length in mm, (5, pixels).
+    """
+    m, a, b = axes
+    for v in range(room.shape[1]):
+        pm, pa, pb = origin[m] + v * step[m], origin[a] + v * step[a], origin[b] + v * step[b]
+        if parallel:
+            dm, da, db = source[m], source[a], source[b]
+        else:
+            dm, da, db = pm - source[m], pa - source[a], pb - source[b]
+        room[1, v], room[3, v] = da / dm, db / dm
+        room[0, v] = pa - da / dm * (pm + middles[0]) + middles[1]
+        room[2, v] = pb - db / dm * (pm + middles[0]) + middles[2]
+        room[4, v] = np.sqrt((dm * voxel[m]) ** 2 + (da * voxel[a]) ** 2 + (db * voxel[b]) ** 2) / abs(dm)
+
+
+@compiled
+def _inside(base: np.ndarray, slope: np.ndarray, i: int, size: float, lo: int, hi: int) -> tuple[int, int]:
+    """Returns the part of lo to hi whose positions in plane i, which rise or fall, lie between 0 and size."""
+    while lo < hi and not 0.0 < base[lo] + slope[lo] * i < size:
+        lo += 1
+    while lo < hi and not 0.0 < base[hi - 1] + slope[hi - 1] * i < size:
+        hi -= 1
+    return lo, hi
+
+
+@compiled
+def _upright(room: np.ndarray) -> bool:
+    """Tells whether all rays of a column have the same row in every plane."""
+    last = room.shape[1] - 1
+    return abs(room[0, last] - room[0, 0]) < 1e-9 and abs(room[1, last] - room[1, 0]) < 1e-12
+
+
+@compiled
+def forward(
+    slab: np.ndarray, first: int, out: np.ndarray, scan: tuple, axes: tuple, middles: np.ndarray, jobs: np.ndarray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Adds planes of a volume to the rays of jobs begin to end.
+
+    Args:
+        slab: the planes from number `first` on, with a border of zeros, (planes, rows + 2, columns + 2).
+        first: number of the first plane.
+        out: (views, detector columns, detector rows).
+        scan: sources (V, 3), column origins (V, U, 3), steps (V, 3), whether rays are parallel, sizes of voxels (3,).
+        axes, middles: as of `lines_of`.
+        jobs: view and detector column, (J, 2).
+        begin, end: those of this thread.
+    """
+    sources, origins, steps, parallel, voxel = scan
+    pixels, rows, columns = out.shape[2], slab.shape[1], slab.shape[2]
+    room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
+    for job in range(begin, end):
+        view, u = jobs[job]
+        lines_of(sources[view], origins[view, u], steps[view], parallel, axes, middles, voxel, room)
+        upright, ray = _upright(room), out[view, u]
+        base, slope, length = room[2], room[3], room[4]
+        for i in range(len(slab)):
+            lo, hi = _inside(base, slope, first + i, columns - 1.0, 0, pixels)
+            if lo >= hi:
+                continue
+            if upright:
+                p = room[0, 0] + room[1, 0] * (first + i)
+                if not 0.0 < p < rows - 1.0:
+                    continue
+                row = np.int32(p)
+                f = slab.dtype.type(p - row)
+                near, far = slab[i, row], slab[i, row + 1]
+                for k in range(columns):
+                    line[k] = near[k] + f * (far[k] - near[k])
+                for v in range(lo, hi):
+                    q = base[v] + slope[v] * (first + i)
+                    k = np.int32(q)
+                    g = slab.dtype.type(q - k)
+                    ray[v] += slab.dtype.type(length[v]) * (line[k] + g * (line[k + 1] - line[k]))
+            else:
+                for v in range(lo, hi):
+                    p, q = room[0, v] + room[1, v] * (first + i), base[v] + slope[v] * (first + i)
+                    if 0.0 < p < rows - 1.0 and 0.0 < q < columns - 1.0:
+                        row, k = np.int32(p), np.int32(q)
+                        f, g = p - row, q - k
+                        near = (1 - g) * slab[i, row, k] + g * slab[i, row, k + 1]
+                        far = (1 - g) * slab[i, row + 1, k] + g * slab[i, row + 1, k + 1]
+                        ray[v] += length[v] * ((1 - f) * near + f * far)
+
+
+@compiled
+def adjoint(
+    slab: np.ndarray, first: int, y: np.ndarray, scan: tuple, axes: tuple, middles: np.ndarray, jobs: np.ndarray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Adds the rays of all jobs to planes begin to end of a slab, the transpose of `forward`."""
+    sources, origins, steps, parallel, voxel = scan
+    pixels, rows, columns = y.shape[2], slab.shape[1], slab.shape[2]
+    room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
+    for job in range(len(jobs)):
+        view, u = jobs[job]
+        lines_of(sources[view], origins[view, u], steps[view], parallel, axes, middles, voxel, room)
+        upright, ray = _upright(room), y[view, u]
+        base, slope, length = room[2], room[3], room[4]
+        for i in range(begin, end):
+            lo, hi = _inside(base, slope, first + i, columns - 1.0, 0, pixels)
+            if lo >= hi:
+                continue
+            if upright:
+                p = room[0, 0] + room[1, 0] * (first + i)
+                if not 0.0 < p < rows - 1.0:
+                    continue
+                row = np.int32(p)
+                f = slab.dtype.type(p - row)
+                line[:] = 0
+                for v in range(lo, hi):
+                    q = base[v] + slope[v] * (first + i)
+                    k = np.int32(q)
+                    g = slab.dtype.type(q - k)
+                    value = slab.dtype.type(length[v]) * ray[v]
+                    line[k] += value - g * value
+                    line[k + 1] += g * value
+                near, far = slab[i, row], slab[i, row + 1]
+                for k in range(columns):
+                    near[k] += line[k] - f * line[k]
+                    far[k] += f * line[k]
+            else:
+                for v in range(lo, hi):
+                    p, q = room[0, v] + room[1, v] * (first + i), base[v] + slope[v] * (first + i)
+                    if 0.0 < p < rows - 1.0 and 0.0 < q < columns - 1.0:
+                        row, k = np.int32(p), np.int32(q)
+                        f, g = p - row, q - k
+                        near, far = length[v] * ray[v] * (1 - f), length[v] * ray[v] * f
+                        slab[i, row, k] += near * (1 - g)
+                        slab[i, row, k + 1] += near * g
+                        slab[i, row + 1, k] += far * (1 - g)
+                        slab[i, row + 1, k + 1] += far * g
