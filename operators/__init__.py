@@ -9,6 +9,7 @@ from invgen.operators.ct.phantoms import EllipsePhantom
 from invgen.operators.ct.raw import find_center, line_integrals, read_scan
 from invgen.operators.ct.units import hu_to_mu, mu_to_hu
 from invgen.operators.ct.views import limited_angles
+from invgen.operators.ct.volumes import ConeBeamCT, ParallelBeamCT3D
 from invgen.operators.decimate import Decimate
 from invgen.operators.distances import Distances
 from invgen.operators.downsample import Downsample
@@ -34,6 +35,7 @@ __all__ = [
     "MRI",
     "Blur",
     "CompressedSensing",
+    "ConeBeamCT",
     "Decimate",
     "Distances",
     "Downsample",
@@ -49,6 +51,7 @@ __all__ = [
     "MultiCoilMRI",
     "NonlinearBlur",
     "ParallelBeamCT",
+    "ParallelBeamCT3D",
     "PhaseRetrieval",
     "Quantize",
     "Resize",

@@ -14,8 +14,8 @@ from invgen.benchmarks.methods.classical import Classical, Linear
 from invgen.diffusion import Prior
 from invgen.linalg import dot
 from invgen.noise import Noiseless
-from invgen.operators import FanBeamCT, ParallelBeamCT
-from invgen.operators.ct.base import Tomography
+from invgen.operators import ConeBeamCT, FanBeamCT, ParallelBeamCT
+from invgen.operators.ct._projected import Projected
 from invgen.posterior import Posterior
 from invgen.validation.hints import Count
 
@@ -24,7 +24,7 @@ __all__ = ["CGLS", "FBP", "SIRT"]
 
 @dataclass(frozen=True)
 class FBP(Classical):
-    """Filtered backprojection (Kak & Slaney, 1988): `ParallelBeamCT.fbp` and `FanBeamCT.fbp`.
+    """Filtered backprojection (Kak & Slaney, 1988; of cone beams Feldkamp, Davis & Kress, 1984): `fbp` of the CT operators.
 
     Args:
         filter: the window on the ramp, from sharp to smooth.
@@ -35,10 +35,10 @@ class FBP(Classical):
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
         if why is None and not hasattr(post.A, "fbp"):
-            why = f"needs ParallelBeamCT or FanBeamCT, got {type(post.A).__name__}"
+            why = f"needs ParallelBeamCT, FanBeamCT or ConeBeamCT, got {type(post.A).__name__}"
         return why
 
-    def reconstruct(self, post: Posterior[Prior, ParallelBeamCT | FanBeamCT]) -> Tensor:
+    def reconstruct(self, post: Posterior[Prior, ParallelBeamCT | FanBeamCT | ConeBeamCT]) -> Tensor:
         return post.A.fbp(post.y, self.filter)
 
 
@@ -73,8 +73,8 @@ class SIRT(_Iterative):
 
     def refuses(self, post: Posterior) -> str | None:
         why = super().refuses(post)
-        if why is None and not isinstance(post.A, Tomography):  # elsewhere the sums of rows may vanish
-            why = f"needs ParallelBeamCT or FanBeamCT, got {type(post.A).__name__}"
+        if why is None and not isinstance(post.A, Projected):  # elsewhere the sums of rows may vanish
+            why = f"needs ParallelBeamCT, FanBeamCT or ConeBeamCT, got {type(post.A).__name__}"
         return why
 
     def reconstruct(self, post: Linear) -> Tensor:

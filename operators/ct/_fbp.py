@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from invgen.errors import OptionError, UnsupportedError
+from invgen.operators.ct.projectors.matrix_free import LEAST, share
+
+if TYPE_CHECKING:
+    from invgen.operators.ct.volumes import ConeBeamCT
 
 WINDOWS = {  # on frequencies u in [0, 1], 1 being the Nyquist frequency of the detector
     "ram-lak": lambda u: torch.ones_like(u),
@@ -68,6 +74,20 @@ def angle_weights(angles: np.ndarray, period: float) -> np.ndarray:
     return weights
 
 
+def fan_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float) -> tuple[np.ndarray, Tensor]:
+    """Returns the part of the circle of each view, (A,), and the share of each ray of a fan in its line, (A, 1 or D).
+
+    A full turn sees each line twice; views that leave a part of the circle out count by `parker_weights`.
+
+    Args:
+        angles, gamma, half_fan: as of `parker_weights`.
+    """
+    weight = angle_weights(angles, 2 * math.pi)
+    if abs(weight.sum() - 2 * math.pi) <= 1e-6:
+        return weight, torch.full((len(angles), 1), 0.5, dtype=torch.float64)
+    return weight, torch.from_numpy(parker_weights(angles, gamma, half_fan, float(np.median(weight))))
+
+
 def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step: float) -> np.ndarray:
     """Returns the weight (A, D) of each ray of a short scan, so that those of the two rays along one line sum to 1.
 
@@ -90,8 +110,8 @@ def parker_weights(angles: np.ndarray, gamma: np.ndarray, half_fan: float, step:
     covered, needed = t.max(), np.pi + 2 * half_fan
     if covered < needed - step - 1e-6:
         raise UnsupportedError(
-            f"FanBeamCT.fbp needs views over {math.degrees(needed):.0f} degrees (half a turn and the opening of the fan), "
-            f"these cover {math.degrees(covered):.0f}; use pinv(y), prox(x, y) or a sampler for a limited angle"
+            f"filtered backprojection needs views over {math.degrees(needed):.0f} degrees (half a turn and the opening of "
+            f"the fan), these cover {math.degrees(covered):.0f}; use pinv(y), prox(x, y) or a sampler for a limited angle"
         )
     d = max((covered - np.pi) / 2, half_fan)
     t, g = t[:, None], np.clip(gamma, -d, d)
@@ -116,3 +136,35 @@ def backproject(q: Tensor, place: Callable[[int], tuple[Tensor, Tensor | float]]
         a, b = padded[:, index.clamp(0, count + 1)], padded[:, (index + 1).clamp(0, count + 1)]
         total = total + torch.as_tensor(weight).to(q) * torch.lerp(a, b, frac)
     return total
+
+
+def backproject_volume(q: Tensor, scan: "ConeBeamCT", weight: np.ndarray) -> Tensor:
+    """Returns the sum over the views of filtered rays where they meet each voxel, times 1 / distance^2, (N, D, H, W).
+
+    Args:
+        q: filtered views, (N, rows, views, columns).
+        scan: a circular orbit.
+        weight: of each view, (views,).
+    """
+    from invgen.operators.ct.projectors import volume_kernels
+
+    (height, width), (thickness, p, _) = scan.size, scan.voxel_size
+    distance, flat = scan.source_origin + scan.origin_det, scan.detector == "flat"
+    x = (np.arange(width) - (width - 1) / 2) * p
+    y = ((height - 1) / 2 - np.arange(height)[:, None]) * p
+    offset = scan.det_offset[0] / scan.det_spacing[0] + (q.shape[1] - 1) / 2
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    filtered = np.ascontiguousarray(q.detach().to("cpu", kind).permute(2, 0, 3, 1).numpy())  # (views, N, columns, rows)
+    out = np.zeros((q.shape[0], height, width, scan.in_shape[-3]), filtered.dtype)
+    for view, angle, part in zip(filtered, scan.angles, weight, strict=True):
+        c, s = math.cos(angle), math.sin(angle)
+        depth, aside = scan.source_origin - x * s + y * c, x * c + y * s
+        reach = depth if flat else np.hypot(aside, depth)
+        along = distance * (aside / depth if flat else np.arctan2(aside, depth))
+        columns = (along + scan.det_offset[1]) / scan.det_spacing[1] + (q.shape[3] - 1) / 2
+        rows = thickness * distance / reach / scan.det_spacing[0]
+        falls = part * ((scan.source_origin / depth) ** 2 if flat else 1 / reach**2)
+        for one, volume in zip(view, out, strict=True):
+            call = partial(volume_kernels.backproject, one, columns, rows, falls, offset, volume)
+            share(height, volume.size // height, call, LEAST)
+    return torch.from_numpy(out.transpose(0, 3, 1, 2)).to(q.device, q.dtype)

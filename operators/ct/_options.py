@@ -48,12 +48,19 @@ def _refuse_degrees(angles: np.ndarray) -> None:
         )
 
 
-def choose_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns (H, W) or (C, H, W) as positive integers."""
+def choose_shape(image_shape: Sequence[int], name: str = "image_shape", spatial: str = "H, W") -> tuple[int, ...]:
+    """Returns the shape of an image (H, W) or (C, H, W), or of a volume (D, H, W) or (C, D, H, W), as positive integers.
+
+    Args:
+        image_shape: what was given.
+        name: of the option.
+        spatial: the axes of space, in words.
+    """
+    axes = spatial.count(",") + 1
     try:
         shape = tuple(int(n) for n in image_shape)
     except (TypeError, ValueError):
         shape = ()
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise OptionError(f"image_shape must be (H, W) or (C, H, W) with positive sizes, got {image_shape!r}")
+    if len(shape) not in (axes, axes + 1) or min(shape) < 1:
+        raise OptionError(f"{name} must be ({spatial}) or (C, {spatial}) with positive sizes, got {image_shape!r}")
     return shape

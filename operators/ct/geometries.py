@@ -223,10 +223,7 @@ class FanBeamCT(Tomography):
             UnsupportedError: the views cover less than half a turn and the opening of the fan: use `pinv`, `prox` or a
                 sampler.
         """
-        weight = _fbp.angle_weights(self.angles, 2 * math.pi)
-        fraction = torch.full((len(self.angles), 1), 0.5, dtype=torch.float64)  # a full turn sees each ray twice
-        if abs(weight.sum() - 2 * math.pi) > 1e-6:
-            fraction = torch.from_numpy(_fbp.parker_weights(self.angles, *self._fan_angles(), float(np.median(weight))))
+        weight, fraction = _fbp.fan_weights(self.angles, *self._fan_angles())
         distance, flat = self.source_origin + self.origin_det, self.detector == "flat"
         gamma = torch.from_numpy(self._opening(self._along()))
         cosine = gamma.cos() if flat else self.source_origin * gamma.cos()

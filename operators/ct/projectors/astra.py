@@ -11,6 +11,7 @@ from torch import Tensor
 from invgen.errors import DivergedError, MissingExtraError, UnsupportedError
 from invgen.operators.ct.phantoms import EllipsePhantom
 from invgen.operators.ct.projectors.product import MatrixLike
+from invgen.operators.ct.projectors.volume import VolumeProjector
 
 
 class AstraProjector(MatrixLike):
@@ -81,14 +82,8 @@ class AstraProjector(MatrixLike):
 
     def _run_gpu(self, astra: Any, source: Tensor, out: Tensor, shapes: tuple, turned: bool) -> None:
         slices = len(source)
-        number = self._id(astra, slices)
         a, b = (t.reshape(slices, *shape) for t, shape in zip((source, out), shapes, strict=True))
-        torch.cuda.current_stream(source.device).synchronize()  # ASTRA runs on a stream of its own
-        (astra.projector3d.direct_BP if turned else astra.projector3d.direct_FP)(number, a, out=b)
-        if not bool(out.any()) and bool(source.any()):
-            raise DivergedError(
-                "ASTRA returned only zeros, which is how its GPU code reports a failure; use backend='sparse'"
-            )
+        _call_gpu(astra, self._id(astra, slices), a, b, turned)
 
     def _id(self, astra: Any, slices: int) -> int:
         """Returns ASTRA's projector for a volume of that many slices; 0 is the two-dimensional one of the CPU."""
@@ -130,6 +125,80 @@ class AstraProjector(MatrixLike):
         if error > 0.2:
             raise UnsupportedError(f"ASTRA's GPU projection of a disk is off by {error:.0%}; use backend='sparse'")
         self._verified = True
+
+
+class AstraVolume(MatrixLike):
+    """A drop-in for `VolumeProjector` whose CUDA tensors go to ASTRA's cone kernels, in single precision, one by one.
+
+    The same guards as for `AstraProjector`; the geometry is checked once against the kernels of the CPU, which take
+    tensors of the CPU. Follows ASTRA's documentation; it has not been run on a GPU here.
+
+    Args:
+        free: the projector of the CPU, whose views have flat detectors.
+    """
+
+    def __init__(self, free: VolumeProjector) -> None:
+        self.free, self.shape = free, free.shape
+        self._number = 0
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_number": 0}  # ASTRA's ids mean nothing in another process
+
+    def __del__(self) -> None:
+        astra = sys.modules.get("astra") if sys else None  # gone when the interpreter ends, and its memory with it
+        if astra is not None and getattr(self, "_number", 0):
+            astra.projector3d.delete(self._number)
+
+    def matched(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    def vectors(self) -> np.ndarray:
+        """Returns the views as ASTRA's "cone_vec", (V, 12), for volumes whose first row is the highest."""
+        views, columns = self.free.views, self.free.out_size[1]
+        across = (views.origins[:, -1] - views.origins[:, 0]) / max(columns - 1, 1)
+        middles = views.origins.mean(1) + views.steps * ((views.rows - 1) / 2)
+        return np.concatenate([t * [1, -1, 1] for t in (views.sources, middles, across, views.steps)], axis=1)
+
+    def apply(self, x: Tensor, turned: bool) -> Tensor:
+        astra = _astra()
+        if x.device.type == "cpu":
+            return self.free.apply(x, turned)
+        if not astra.use_cuda():
+            raise UnsupportedError("backend='astra' on CUDA tensors needs an ASTRA build and driver with CUDA; use 'auto'")
+        if not self._number:
+            self._start(astra, x.device)
+        return self._run(astra, x, turned)
+
+    def _run(self, astra: Any, x: Tensor, turned: bool) -> Tensor:
+        views, columns, rows = self.free.out_size
+        shapes = (self.free.size, (rows, views, columns))
+        source = x.detach().to(torch.float32).contiguous()
+        out = torch.zeros(len(x), self.shape[1 if turned else 0], device=x.device)
+        for one, into in zip(source, out, strict=True):
+            _call_gpu(astra, self._number, one.reshape(shapes[turned]), into.reshape(shapes[not turned]), turned)
+        return out.to(x.dtype)
+
+    def _start(self, astra: Any, device: torch.device) -> None:
+        """Makes ASTRA's projector, and compares the projection of a blob with that of the CPU's kernels."""
+        (depth, height, width), (dz, dy, dx) = self.free.size, self.free.voxel
+        window = (-width * dx / 2, width * dx / 2, -height * dy / 2, height * dy / 2, -depth * dz / 2, depth * dz / 2)
+        scan = astra.create_proj_geom("cone_vec", self.free.views.rows, self.free.out_size[1], self.vectors())
+        self._number = astra.create_projector("cuda3d", scan, astra.create_vol_geom(height, width, depth, *window))
+        axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in (depth, height, width)), indexing="ij")
+        places = zip(axes, (0.2, -0.3, 0.4), strict=True)
+        blob = torch.exp(-4 * sum(((a - m) ** 2 for a, m in places), torch.zeros(()))).reshape(1, -1)
+        want, got = self.free.apply(blob, False), self._run(astra, blob.to(device), False).cpu()
+        error = ((got - want).norm() / want.norm().clamp(min=1e-30)).item()
+        if error > 0.05:
+            raise UnsupportedError(f"ASTRA's GPU projection of a blob is off by {error:.0%}; use backend='auto'")
+
+
+def _call_gpu(astra: Any, number: int, source: Tensor, out: Tensor, turned: bool) -> None:
+    """Calls ASTRA's kernel in place, and raises where it fails in silence."""
+    torch.cuda.current_stream(source.device).synchronize()  # ASTRA runs on a stream of its own
+    (astra.projector3d.direct_BP if turned else astra.projector3d.direct_FP)(number, source, out=out)
+    if not bool(out.any()) and bool(source.any()):
+        raise DivergedError("ASTRA returned only zeros, which is how its GPU code reports a failure; use another backend")
 
 
 def _astra() -> Any:

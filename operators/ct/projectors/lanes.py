@@ -1,4 +1,4 @@
-"""What the kernels go through: the lines of a scan, and which values that see the same weights lie side by side."""
+"""Lines of a scan as the kernels take them, and which values that see the same weights lie side by side."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -72,7 +72,7 @@ class MatrixFree(MatrixLike):
                     kernels.forward, slab.ravel(), first, *self._across(by_row), total.ravel(), scan.geometry, jobs
                 )
                 lanes = (0,) * slab.shape[-1]
-                share(len(jobs), slab.size, lambda lo, hi, call=call, lanes=lanes: call(lo, hi, lanes))
+                share(len(jobs), slab.size, lambda lo, hi, call=call, lanes=lanes: call(lo, hi, lanes), LEAST)
         scan.store(total, rays)
 
     def _adjoint(self, scan: Scan, images: np.ndarray, rays: np.ndarray) -> None:
@@ -89,6 +89,7 @@ class MatrixFree(MatrixLike):
                     len(slab),
                     total.size,
                     lambda lo, hi, call=call, lanes=lanes, first=first: call(first + lo, first + hi, lanes),
+                    LEAST,
                 )
                 kernels.gather(images.reshape(-1), places, part)
 
@@ -118,9 +119,16 @@ def _places(images: np.ndarray, sides: list[np.ndarray], by_row: bool, first: in
     return np.array([(side.__array_interface__["data"][0] - start, *side.strides) for side in sides]) // size
 
 
-def share(count: int, values: int, work: Callable[[int, int], object]) -> None:
-    """Calls work(lo, hi) for parts of range(count), on as many threads as torch has, if each has `LEAST` values to read."""
-    number = max(1, min(torch.get_num_threads(), count, count * values // LEAST))
+def share(count: int, values: int, work: Callable[[int, int], object], least: int = 1) -> None:
+    """Calls work(lo, hi) for parts of range(count), on as many threads as torch has.
+
+    Args:
+        count: of what can be shared.
+        values: that one of them reads.
+        work: of one part.
+        least: values that are worth a thread.
+    """
+    number = max(1, min(torch.get_num_threads(), count, count * values // least))
     ends = [count * k // number for k in range(number + 1)]
     with ThreadPoolExecutor(number) as pool:  # made anew: threads do not survive a fork; one that fails raises here
         rest = [pool.submit(work, *pair) for pair in zip(ends[1:-1], ends[2:], strict=True)]

@@ -20,6 +20,14 @@ def lines_of(
     """Writes where the lines of a view cross step i, base + slope i in pixels of a padded row.
 
     Beside it the main component of their normals, and the length of a step, mm.
+
+    Args:
+        view: cosine and sine of the angle.
+        rays: of a `Geometry`, those of the lines.
+        by_row: whether steps are rows.
+        steps, across: of the whole image, and pixels of a step.
+        pixel: size in mm.
+        base, slope, main, joseph: what is written, (lines,) each.
     """
     half, middle = (steps - 1) / 2, (across - 1) / 2 + 1
     cosine, sine, distance = rays[0], rays[1], rays[2]

@@ -35,7 +35,15 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
 
 @_vectors
 def collect(typing: Any, out: Any, o: Any, x: Any, k: Any, w0: Any, w1: Any, lanes: Any) -> Any:
-    """out[o] += w0 x[k] + w1 x[k + 1], all of them vectors of len(lanes) neighbouring values."""
+    """Adds out[o] += w0 x[k] + w1 x[k + 1], all of them vectors of len(lanes) neighbouring values.
+
+    Args:
+        typing: numba's context.
+        out, o: the sums and the place of one.
+        x, k: the values and the place of the first.
+        w0, w1: the weights.
+        lanes: a tuple as long as the lanes are many.
+    """
     signature = types.void(out, types.intp, x, types.intp, out.dtype, out.dtype, lanes)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -54,7 +62,15 @@ def collect(typing: Any, out: Any, o: Any, x: Any, k: Any, w0: Any, w1: Any, lan
 
 @_vectors
 def distribute(typing: Any, x: Any, k: Any, y: Any, o: Any, w0: Any, w1: Any, lanes: Any) -> Any:
-    """x[k] += w0 y[o], x[k + 1] += w1 y[o], all of them vectors of len(lanes) neighbouring values."""
+    """Adds x[k] += w0 y[o], x[k + 1] += w1 y[o], all of them vectors of len(lanes) neighbouring values.
+
+    Args:
+        typing: numba's context.
+        x, k: the sums and the place of the first.
+        y, o: the values and the place of one.
+        w0, w1: the weights.
+        lanes: a tuple as long as the lanes are many.
+    """
     signature = types.void(x, types.intp, y, types.intp, x.dtype, x.dtype, lanes)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

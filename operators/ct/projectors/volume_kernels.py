@@ -17,15 +17,14 @@ from invgen.operators.ct.projectors.vectors import compiled
 
 @compiled
 def lines_of(
-    source: np.ndarray, origin: np.ndarray, step: np.ndarray, parallel: bool, axes: tuple, middles: np.ndarray,
+    source: np.ndarray, origin: np.ndarray, step: np.ndarray, axes: tuple, middles: np.ndarray,
     voxel: np.ndarray, room: np.ndarray,
 ) -> None:  # fmt: skip
     """Writes where the rays of a column cross plane i: base + slope i along both axes of a plane, and the length of a step.
 
     Args:
-        source: where the rays come from, or their direction if `parallel`, (3,), in voxels along (z, y, x).
+        source: where the rays come from, (3,), in voxels along (z, y, x).
         origin, step: the first pixel of the column and the way to the next, likewise.
-        parallel: whether rays are parallel.
         axes: the axis from plane to plane, and those of its rows and columns.
         middles: number of the middle plane, row and column, from the first one of a padded plane, (3,).
         voxel: sizes along (z, y, x), mm.
@@ -34,10 +33,7 @@ def lines_of(
     m, a, b = axes
     for v in range(room.shape[1]):
         pm, pa, pb = origin[m] + v * step[m], origin[a] + v * step[a], origin[b] + v * step[b]
-        if parallel:
-            dm, da, db = source[m], source[a], source[b]
-        else:
-            dm, da, db = pm - source[m], pa - source[a], pb - source[b]
+        dm, da, db = pm - source[m], pa - source[a], pb - source[b]
         room[1, v], room[3, v] = da / dm, db / dm
         room[0, v] = pa - da / dm * (pm + middles[0]) + middles[1]
         room[2, v] = pb - db / dm * (pm + middles[0]) + middles[2]
@@ -72,17 +68,17 @@ def forward(
         slab: the planes from number `first` on, with a border of zeros, (planes, rows + 2, columns + 2).
         first: number of the first plane.
         out: (views, detector columns, detector rows).
-        scan: sources (V, 3), column origins (V, U, 3), steps (V, 3), whether rays are parallel, sizes of voxels (3,).
+        scan: sources (V, 3), column origins (V, U, 3), steps (V, 3), sizes of voxels (3,).
         axes, middles: as of `lines_of`.
         jobs: view and detector column, (J, 2).
         begin, end: those of this thread.
     """
-    sources, origins, steps, parallel, voxel = scan
+    sources, origins, steps, voxel = scan
     pixels, rows, columns = out.shape[2], slab.shape[1], slab.shape[2]
     room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
     for job in range(begin, end):
         view, u = jobs[job]
-        lines_of(sources[view], origins[view, u], steps[view], parallel, axes, middles, voxel, room)
+        lines_of(sources[view], origins[view, u], steps[view], axes, middles, voxel, room)
         upright, ray = _upright(room), out[view, u]
         base, slope, length = room[2], room[3], room[4]
         for i in range(len(slab)):
@@ -98,11 +94,12 @@ def forward(
                 near, far = slab[i, row], slab[i, row + 1]
                 for k in range(columns):
                     line[k] = near[k] + f * (far[k] - near[k])
-                for v in range(lo, hi):
-                    q = base[v] + slope[v] * (first + i)
-                    k = np.int32(q)
+                part, p0, p1, weight = ray[lo:hi], base[lo:hi], slope[lo:hi], length[lo:hi]
+                for v in range(len(part)):
+                    q = p0[v] + p1[v] * (first + i)
+                    k = np.uint32(q)
                     g = slab.dtype.type(q - k)
-                    ray[v] += slab.dtype.type(length[v]) * (line[k] + g * (line[k + 1] - line[k]))
+                    part[v] += slab.dtype.type(weight[v]) * (line[k] + g * (line[k + np.uint32(1)] - line[k]))
             else:
                 for v in range(lo, hi):
                     p, q = room[0, v] + room[1, v] * (first + i), base[v] + slope[v] * (first + i)
@@ -119,13 +116,19 @@ def adjoint(
     slab: np.ndarray, first: int, y: np.ndarray, scan: tuple, axes: tuple, middles: np.ndarray, jobs: np.ndarray,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Adds the rays of all jobs to planes begin to end of a slab, the transpose of `forward`."""
-    sources, origins, steps, parallel, voxel = scan
+    """Adds the rays of all jobs to planes of a slab, the transpose of `forward`.
+
+    Args:
+        slab, first, scan, axes, middles, jobs: as of `forward`.
+        y: (views, detector columns, detector rows).
+        begin, end: the planes of this thread.
+    """
+    sources, origins, steps, voxel = scan
     pixels, rows, columns = y.shape[2], slab.shape[1], slab.shape[2]
     room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
     for job in range(len(jobs)):
         view, u = jobs[job]
-        lines_of(sources[view], origins[view, u], steps[view], parallel, axes, middles, voxel, room)
+        lines_of(sources[view], origins[view, u], steps[view], axes, middles, voxel, room)
         upright, ray = _upright(room), y[view, u]
         base, slope, length = room[2], room[3], room[4]
         for i in range(begin, end):
@@ -139,13 +142,14 @@ def adjoint(
                 row = np.int32(p)
                 f = slab.dtype.type(p - row)
                 line[:] = 0
-                for v in range(lo, hi):
-                    q = base[v] + slope[v] * (first + i)
-                    k = np.int32(q)
+                part, p0, p1, weight = ray[lo:hi], base[lo:hi], slope[lo:hi], length[lo:hi]
+                for v in range(len(part)):
+                    q = p0[v] + p1[v] * (first + i)
+                    k = np.uint32(q)
                     g = slab.dtype.type(q - k)
-                    value = slab.dtype.type(length[v]) * ray[v]
+                    value = slab.dtype.type(weight[v]) * part[v]
                     line[k] += value - g * value
-                    line[k + 1] += g * value
+                    line[k + np.uint32(1)] += g * value
                 near, far = slab[i, row], slab[i, row + 1]
                 for k in range(columns):
                     near[k] += line[k] - f * line[k]
@@ -161,3 +165,42 @@ def adjoint(
                         slab[i, row, k + 1] += near * g
                         slab[i, row + 1, k] += far * (1 - g)
                         slab[i, row + 1, k + 1] += far * g
+
+
+@compiled
+def backproject(
+    q: np.ndarray, columns: np.ndarray, scale: np.ndarray, weight: np.ndarray, offset: float, out: np.ndarray, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Adds one filtered view to voxels: weight times the value where their rays meet the detector, interpolated.
+
+    Args:
+        q: (detector columns, detector rows).
+        columns: where the ray through each pixel of a slice meets the detector, in columns, (H, W).
+        scale: detector rows from slice to slice there, (H, W).
+        weight: of each pixel, (H, W).
+        offset: the detector row of the plane through the source, in rows.
+        out: (H, W, slices), whose rows `begin` to `end` are changed.
+        begin, end: those of this thread.
+    """
+    slices, rows = out.shape[2], q.shape[1]
+    line = np.zeros(rows + 2, q.dtype)
+    for i in range(begin, end):
+        for j in range(out.shape[1]):
+            p = columns[i, j]
+            c = int(np.floor(p))
+            if not -1 <= c < len(q):
+                continue
+            f = q.dtype.type(p - c)
+            near, far = q[max(c, 0)], q[min(c + 1, len(q) - 1)]
+            left = q.dtype.type(1) - f if c >= 0 else q.dtype.type(0)
+            right = f if c + 1 < len(q) else q.dtype.type(0)
+            for r in range(rows):
+                line[r + 1] = left * near[r] + right * far[r]
+            column = out[i, j]
+            for k in range(slices):
+                at = offset + (k - (slices - 1) / 2) * scale[i, j] + 1
+                if 0 < at < rows + 1:
+                    r = np.uint32(at)
+                    g = q.dtype.type(at - r)
+                    column[k] += q.dtype.type(weight[i, j]) * (line[r] + g * (line[r + np.uint32(1)] - line[r]))

@@ -160,8 +160,8 @@ def test_the_measurement_itself():
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("FBP", "FBP needs ParallelBeamCT or FanBeamCT, got BlockAverage"),
-        ("SIRT", "SIRT needs ParallelBeamCT or FanBeamCT"),
+        ("FBP", "FBP needs ParallelBeamCT, FanBeamCT or ConeBeamCT, got BlockAverage"),
+        ("SIRT", "SIRT needs ParallelBeamCT, FanBeamCT or ConeBeamCT"),
         ("Biharmonic", "Biharmonic needs a Mask of"),
         ("Wiener", "Wiener needs a CircularBlur"),
         ("HIO", "HIO needs a PhaseRetrieval"),
