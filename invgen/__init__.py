@@ -24,6 +24,7 @@ _HOME = {
     "TransmissionPoisson": "noise",
     "StudentT": "noise",
     "InferredLevel": "noise",
+    "VonMisesFisher": "noise",
     "log_transform": "noise",
     "Prior": "diffusion",
     "Denoiser": "diffusion",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from invgen.noise import StudentT as StudentT
     from invgen.noise import Substitution as Substitution
     from invgen.noise import TransmissionPoisson as TransmissionPoisson
+    from invgen.noise import VonMisesFisher as VonMisesFisher
     from invgen.noise import log_transform as log_transform
     from invgen.numerics.density import bits_per_dim as bits_per_dim
     from invgen.numerics.density import log_prob as log_prob

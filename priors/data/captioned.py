@@ -5,6 +5,7 @@ edge of the picture has: "a kitten", "a photo of a lorry", "a toad on a green ba
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,18 @@ from invgen.priors.checkpoints.sentences import sentence_encoder
 from invgen.priors.data.readable import DataError, readable
 
 OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLOTHES_NAMES = (
+    "T-shirt, tee, top, T-shirt with short sleeves, tank top, summer top",
+    "pair of trousers, pair of pants, pair of leggings, pair of slacks, pair of chinos, pair of sweatpants",
+    "pullover, sweater, jumper, sweatshirt, knitted sweater, hoodie",
+    "dress, gown, summer dress, long dress, frock, cocktail dress",
+    "coat, jacket, overcoat, winter coat, parka, trench coat",
+    "sandal, flip-flop, open shoe, strappy shoe, slipper, high-heeled sandal",
+    "shirt, blouse, shirt with buttons, button-down shirt, dress shirt, shirt with long sleeves",
+    "sneaker, trainer, sports shoe, tennis shoe, gym shoe, canvas shoe",
+    "bag, handbag, shoulder bag, tote bag, backpack, satchel",
+    "boot, ankle boot, leather boot, high boot, hiking boot, winter boot",
+)
 NAMES = (
     "airplane, plane, aeroplane, jet, airliner, aircraft, passenger jet, fighter plane, propeller plane, jumbo jet",
     "automobile, car, sedan, sports car, convertible, motor car, hatchback, station wagon, compact car, racing car",
@@ -73,18 +86,32 @@ def edge_colour(images: Tensor) -> Tensor:
     return torch.where(spread < 0.1, grey, bright)
 
 
+def captions(names: Sequence[str]) -> Tensor:
+    """Returns the vectors of several captions for each class, (classes, wordings, 384); names: of each, with commas."""
+    with torch.inference_mode():
+        texts = [[w.format(n) for n in part.split(", ") for w in WORDINGS] for part in names]
+        return torch.stack([sentence_encoder()(part) for part in texts]).clone()
+
+
 def embeddings() -> tuple[Tensor, Tensor]:
     """Returns the vectors of all captions: (classes, wordings, 384), and with colours (classes, colours, wordings, 384)."""
-    encoder, plain, coloured = sentence_encoder(), [], []
+    coloured = []
     with torch.inference_mode():
         for names in (part.split(", ") for part in NAMES):
-            plain.append(encoder([w.format(n) for n in names for w in WORDINGS]))
-            coloured.append(torch.stack([encoder([w.format(n, c) for n in names for w in COLOURED]) for c in COLOURS]))
-    return torch.stack(plain).clone(), torch.stack(coloured).clone()
+            texts = [[w.format(n, c) for n in names for w in COLOURED] for c in COLOURS]
+            coloured.append(torch.stack([sentence_encoder()(part) for part in texts]))
+    return captions(NAMES), torch.stack(coloured).clone()
 
 
 class CaptionedViews:
-    """Pictures drawn at random, mirrored at random, with their classes and the vectors of captions, drawn at random too."""
+    """Pictures drawn at random, mirrored at random, with their classes and the vectors of captions, drawn at random too.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,).
+        texts: of `embeddings`.
+        mirror: whether half of the pictures are mirrored.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor, texts: tuple[Tensor, Tensor], mirror: bool = True) -> None:
         self.images, self.labels, self.mirror = images, labels, mirror

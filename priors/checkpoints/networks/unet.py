@@ -238,7 +238,11 @@ class VectorDenoiser(LabelDenoiser):
         return self._denoise(x, sigma, label, None if vector is None else vector.to(x.device).expand(len(x), -1))
 
     def condition(self, condition: Any) -> Conditioned:
-        """Returns p(x | condition), for a class, a vector (V,), or (class, vector)."""
+        """Returns p(x | condition), for a class, a vector (V,), (class, vector), or, by the sentence encoder, a text."""
+        if isinstance(condition, str) and self.net.vector == 384:
+            from invgen.priors.checkpoints.sentences import sentence_encoder
+
+            condition = sentence_encoder()(condition)
         label, vector = self._parts(condition, 1)
         if label is not None:
             super().condition(label)  # whether it exists
