@@ -45,6 +45,8 @@ _HOME = {
     "solve": "inference.solve",
     "Result": "inference.solve",
     "sample": "inference.simulation",
+    "edit": "commands.edit",
+    "Edit": "commands.edit",
     "score": "inference.score",
     "Scores": "inference.score",
     "detector": "inference.score",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from invgen import plots as plots
     from invgen import priors as priors
     from invgen import samplers as samplers
+    from invgen.commands.edit import Edit as Edit
+    from invgen.commands.edit import edit as edit
     from invgen.conditional import ClassifierFree as ClassifierFree
     from invgen.conditional import Conditional as Conditional
     from invgen.conditional import ConditionalDenoiser as ConditionalDenoiser

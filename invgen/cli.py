@@ -232,6 +232,48 @@ def sample(
     typer.echo(f"samples.npy, pictures, sheet.png and summary.json are in {out}")
 
 
+@app.command(short_help="Make a picture that was painted on plausible.")
+def edit(
+    file: Annotated[Path | None, typer.Argument(help="A picture; none with --page.", show_default=False)] = None,
+    prior: Annotated[str, typer.Option("-p", "--prior", help="A prior of pictures, as for `invgen sample`.")] = "photo",
+    strokes: Annotated[
+        Path | None, typer.Option(help="A PNG whose opaque pixels lie over the picture; the rest is kept.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="A picture, white where FILE stays exactly as it is.")] = None,
+    text: Annotated[str | None, typer.Option(help="A class (a whole number) or a text, for a conditional prior.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Scale of guidance towards the text; 1 is none.")] = 2.0,
+    strength: Annotated[
+        str,
+        typer.Option(help='Noise on the painting, in standard deviations of the data; "auto" chooses; 0.5,1,2 is a strip.'),
+    ] = "auto",
+    real: Annotated[Path | None, typer.Option(help="Folder of real pictures for auto; samples of the prior else.")] = None,
+    num_samples: Annotated[int, typer.Option("-k", "--num-samples", min=1, help="For each strength.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Of each run.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    out: Out = Path("out"),
+    page: Annotated[bool, typer.Option("--page", help="Paint with the mouse, on a page of this machine alone.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8765,
+) -> None:
+    """Make a picture with strokes, with a part to fill, or under a text plausible: a strip over strength, and its curve."""
+    if page:
+        from invgen.commands.edit_page import server
+        from invgen.names.prepare import prepared
+
+        with server(prepared(prior, None, (1.0, 0.0), "cpu"), port, num_samples, steps) as running:
+            typer.echo(f"paint at http://127.0.0.1:{running.server_port}/; Ctrl-C ends it")
+            running.serve_forever()
+        return
+    if file is None:
+        from invgen.errors import OptionError
+
+        raise OptionError("give a picture to edit, or --page to paint one")
+    from invgen.commands.edit import run
+
+    options = {"guidance": guidance, "strength": strength, "real": real, "num_samples": num_samples, "steps": steps}
+    typer.echo(run(file, prior=prior, strokes=strokes, keep=keep, condition=text, seed=seed, out=out, **options))
+    typer.echo(f"strip.png, curve.png, pictures, samples.npy and summary.json are in {out}")
+
+
 @app.command(short_help="Say how strange signals are under a prior.")
 def score(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures, arrays or recordings, or one file.")],

@@ -1,5 +1,5 @@
-"""The laws of the noise, p(y | clean measurement): `laws` for any modality, `directions` for unit vectors, `robust` for noise
-that is not known well, `ct` for photon counts, `channels` for values that are names."""
+"""The laws of the noise, p(y | clean measurement): `laws` for any modality, `directions` for unit vectors, `robust` for
+noise that is not known well, `ct` for photon counts, `channels` for values that are names."""
 
 from invgen.noise.channels import Channel, Confusion, Equality, Erasure, Substitution
 from invgen.noise.ct import LineIntegrals, TransmissionPoisson, log_transform
