@@ -158,7 +158,8 @@ class Method:
             num_samples: samples for each measurement of the batch.
             seed: a sample depends on the seed, on its number and on the position of its measurement in the batch, on
                 nothing else; measurements in another order get other samples. Or a list of one seed for each measurement
-                (flattened): then on that seed and its number alone, as if the measurement were not in a batch.
+                (flattened): then on that seed and its number alone, as if the measurement were not in a batch. A GPU draws
+                other samples than a processor.
             max_batch: how many signals to work on at once; fewer take less memory and give the same samples.
             progress: whether to show a bar; None shows it on a terminal and in a notebook only.
             callback: called after each step with its number and the state, (rows, *shape).

@@ -12,6 +12,21 @@ from invgen.operators import Identity
 from invgen.priors import GaussianPrior
 from invgen.samplers import PiGDM
 
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def splitmix(z):
+    """The reference implementation, in whole numbers of Python."""
+    mask = 2**64 - 1
+    z &= mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def row_key(seed, index):
+    return splitmix(splitmix(seed + GOLDEN) + index)
+
 
 def test_normal_with_independent_rows_and_draws():
     rows, count = 40, 5000
@@ -35,10 +50,11 @@ def test_normal_with_independent_rows_and_draws():
         assert abs(((a**2 - 1) * (b**2 - 1)).mean().item()) < 4 * 2 / math.sqrt(a.numel())
 
 
-def test_the_law_is_normal_to_the_tails():
+@pytest.mark.parametrize("rows", [1, 400])  # of 200000 values, and short ones of 500
+def test_the_law_is_normal_to_the_tails(rows):
     from scipy.stats import kstest
 
-    z = Streams(3, [7])(torch.empty(1, 200000, dtype=torch.float64)).flatten()
+    z = Streams(3, range(rows))(torch.empty(rows, 200000 // rows, dtype=torch.float64)).flatten()
     assert kstest(z.numpy(), "norm").pvalue > 1e-3
     assert 4 < z.abs().max() < 6
 
@@ -62,8 +78,12 @@ def test_uniform_stays_below_one(monkeypatch):
     assert torch.isfinite(streams(torch.empty(1, 4))).all()
 
 
-def test_a_sample_does_not_depend_on_its_batch():
-    like = torch.empty(6, 3, 5)
+LONG = random._LONG
+
+
+@pytest.mark.parametrize("size", [5, LONG // 3, LONG])
+def test_a_sample_does_not_depend_on_its_batch(size):
+    like = torch.empty(6, 3, size)  # short rows, then rows from generators of their own
     whole = Streams(5, range(6))
     a, b = whole(like), whole(like)
     part = Streams(5, [4, 1])
@@ -76,6 +96,34 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch):
     whole = Streams(5, range(3))(like)
     monkeypatch.setattr(random, "_BLOCK", 12)
     assert torch.equal(Streams(5, range(3))(like), whole)
+
+
+@pytest.mark.parametrize("size", [LONG - 1, LONG])
+def test_the_number_of_threads_does_not_matter(size):
+    like, threads = torch.empty(300, size), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = Streams(5, range(300))(like)
+        torch.set_num_threads(3)
+        assert torch.equal(Streams(5, range(300))(like), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_every_draw_of_a_long_row_has_a_seed_of_its_own():
+    """The seed is SplitMix64's output of the row's key at the number of the draw; the values are torch's."""
+    streams = Streams(12, [34])
+    for draw in (1, 2):
+        z = streams(torch.empty(1, LONG))
+        generator = torch.Generator().manual_seed(splitmix(row_key(12, 34) + draw * GOLDEN))
+        assert torch.equal(z[0], torch.randn(LONG, generator=generator))
+
+
+def test_uniform_numbers_of_long_rows_lie_inside_of_the_interval(monkeypatch):
+    ends = lambda self, like, uniform: torch.tensor([0.0, 1.0]).repeat(1, LONG)  # noqa: E731
+    monkeypatch.setattr(Streams, "_by_rows", ends)
+    u = Streams(0, [0]).uniform(torch.empty(1, 2 * LONG))
+    assert u.min() > 0 and u.max() < 1
 
 
 def test_index_of_pairs():
@@ -105,9 +153,10 @@ def test_seeds_differ():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_dtypes_see_the_same_numbers(dtype):
-    reference = Streams(0, [0, 1])(torch.empty(2, 7, dtype=torch.float64))
-    z = Streams(0, [0, 1])(torch.empty(2, 7, dtype=dtype))
+@pytest.mark.parametrize("size", [7, LONG])
+def test_dtypes_see_the_same_numbers(dtype, size):
+    reference = Streams(0, [0, 1])(torch.empty(2, size, dtype=torch.float64))
+    z = Streams(0, [0, 1])(torch.empty(2, size, dtype=dtype))
     assert z.dtype == dtype
     torch.testing.assert_close(z.double(), reference, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
@@ -135,19 +184,10 @@ def test_the_global_state_is_left_alone():
 
 
 def test_the_numbers_are_those_of_splitmix64():
-    """The reference implementation, in whole numbers of Python: the bits must not change between versions or machines."""
-    mask = 2**64 - 1
-
-    def mix(z):
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return z ^ (z >> 31)
-
-    golden = 0x9E3779B97F4A7C15
+    """The bits of short rows must not change between versions or machines."""
     seed, index, draw, count = 12, 34, 1, 6
-    key = mix((mix((seed + golden) & mask) + index) & mask)
-    key = mix(key ^ mix((draw * golden) & mask))
-    words = [mix((key + k * golden) & mask) for k in range(1, count // 2 + 1)]
+    key = splitmix(row_key(seed, index) ^ splitmix(draw * GOLDEN))
+    words = [splitmix(key + k * GOLDEN) for k in range(1, count // 2 + 1)]
     u, v = ([((w >> shift & 0xFFFFFFFF) // 256 + 0.5) / 2**24 for w in words] for shift in (32, 0))
     want = [
         math.sqrt(-2 * math.log(a)) * f(2 * math.pi * b) for f in (math.cos, math.sin) for a, b in zip(u, v, strict=True)
