@@ -84,11 +84,13 @@ class UNet(nn.Module):
 
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         if classes:
-            # drawn as nn.Embedding draws it, whose way on the meta device loads torch's compiler: four seconds
-            self.label = nn.Embedding(classes + 1, embedding, _weight=torch.randn(classes + 1, embedding))
+            # drawn as nn.Embedding draws it; draws on the meta device would load torch's compiler or sympy: seconds
+            labels = torch.empty(classes + 1, embedding)
+            self.label = nn.Embedding(classes + 1, embedding, _weight=labels if labels.is_meta else labels.normal_())
         if vector:  # without a bias, so that zeros stand for none; a vector of length 1 weighs as much as a label
             self.given = nn.Linear(vector, embedding, bias=False)
-            nn.init.normal_(self.given.weight)
+            if not self.given.weight.is_meta:
+                nn.init.normal_(self.given.weight)
         self.stem = CONV[dims](folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(w) for w in widths)
         self.up = nn.ModuleList(stage(w) for w in widths)
