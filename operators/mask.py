@@ -176,12 +176,12 @@ class Mask(OrthogonalRows):
         al., ICCV 2019): each stroke is a chain of round-ended segments that keeps turning to one side, then the other.
 
         Args:
-            in_shape: (C, H, W) or (H, W).
+            in_shape: (C, H, W) or (H, W); of a volume (C, D, H, W), whose slices have the same holes.
             coverage: fraction of the pixels to remove, in (0, 1); the last segment may overshoot by its own area.
             seed: of the strokes.
             width: mean width of a stroke as a fraction of the shorter side of the image.
         """
-        shape = spatial(in_shape)
+        shape = in_shape[-2:]
         if len(shape) != 2:
             raise OptionError(f"brush masks are for images, in_shape (C, H, W) or (H, W), got {tuple(in_shape)}")
         g = torch.Generator().manual_seed(seed)

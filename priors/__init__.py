@@ -34,7 +34,8 @@ from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
 from invgen.priors.wrappers.precision import cast
 from invgen.priors.wrappers.scene import Parameter, Scene
 from invgen.priors.wrappers.schedules import Schedule
-from invgen.priors.wrappers.tiling import PatchAveraged, Slices, Tiled
+from invgen.priors.wrappers.slices import Slices
+from invgen.priors.wrappers.tiling import PatchAveraged, Tiled
 
 __all__ = [
     "VAE",

@@ -1,8 +1,9 @@
 """Cartesian magnetic resonance imaging, in fastMRI's conventions (Zbontar et al., 2018).
 
 The scanner measures samples of k-space, the centred orthonormal Fourier transform of the transverse magnetisation, which is
-a complex image. The phase-encode axis, along which lines are left out, is the last one. `kspace_masks` has the usual
-masks. Images are in any unit; k-space, the transform being orthonormal, in the same.
+a complex image. The phase-encode axis, along which lines are left out, is the last one; in a volume (D, H, W), whose
+transform has three axes, it may be two of them. `kspace_masks` has the usual masks. Images are in any unit; k-space, the
+transform being orthonormal, in the same.
 """
 
 import torch
@@ -22,12 +23,14 @@ class _Cartesian(LinearOperator):
 
     def _set_up(self, mask: Tensor) -> None:
         name, shape, complex_in = type(self).__name__, self.in_shape, self.in_dtype.is_complex
-        if not (len(shape) == 2 if complex_in else len(shape) == 3 and shape[0] in (1, 2)):
+        self.dims = len(shape) - (not complex_in)
+        parts = shape[0] in (1, 2)  # with complex=True they are taken for channels, not for slices
+        if self.dims not in (2, 3) or (parts and self.dims == 3 if complex_in else not parts):
             wanted = "(H, W) for complex=True" if complex_in else "(2, H, W), real and imaginary part, or (1, H, W), real"
-            raise OptionError(f"{name} takes an image_shape of {wanted}, got {tuple(shape)}")
+            raise OptionError(f"{name} takes an image_shape of {wanted}, or a volume's with D before H, got {tuple(shape)}")
         mask = as_mask(f"the mask of {name}", mask)
-        size = tuple(shape[-2:])
-        if tuple(mask.shape) not in (size, size[1:]):
+        size = tuple(shape[-self.dims :])
+        if not mask.ndim or tuple(mask.shape) != size[-mask.ndim :]:
             raise ShapeError(
                 f"the mask of {name} must have shape {size}, or {size[1:]} for whole lines, got {tuple(mask.shape)}"
             )
@@ -38,31 +41,31 @@ class _Cartesian(LinearOperator):
         self.register_buffer("index", mask.flatten().nonzero().flatten(), persistent=False)
 
     def _image(self, x: Tensor) -> Tensor:
-        """Returns a signal as the complex image it stands for, (B, H, W)."""
+        """Returns a signal as the complex image it stands for, (B, [D,] H, W)."""
         if x.is_complex():
             return x
         return to_complex(x) if self.in_shape[0] == 2 else torch.complex(x[:, 0], torch.zeros_like(x[:, 0]))
 
     def _signal(self, image: Tensor) -> Tensor:
-        """Returns the adjoint of `_image`: (B, H, W) -> (B, *in_shape)."""
+        """Returns the adjoint of `_image`: (B, [D,] H, W) -> (B, *in_shape)."""
         if self.in_dtype.is_complex:
             return image
         return to_channels(image) if self.in_shape[0] == 2 else image.real[:, None]
 
     def _pick(self, spectrum: Tensor) -> Tensor:
-        """Returns the measured samples: complex (..., H, W) -> y, (..., count) complex or (..., count, 2)."""
-        samples = spectrum.flatten(-2)[..., self.index]
+        """Returns the measured samples: complex (..., [D,] H, W) -> y, (..., count) complex or (..., count, 2)."""
+        samples = spectrum.flatten(-self.dims)[..., self.index]
         return samples if self.in_dtype.is_complex else torch.view_as_real(samples)
 
     def _fill(self, y: Tensor) -> Tensor:
-        """Returns the adjoint of `_pick`: zeros where nothing was measured, complex (..., H, W)."""
+        """Returns the adjoint of `_pick`: zeros where nothing was measured, complex (..., [D,] H, W)."""
         samples = y if y.is_complex() else torch.view_as_complex(y.contiguous())
         filled = samples.new_zeros(*samples.shape[:-1], self.mask.numel()).index_copy(-1, self.index, samples)
         return filled.unflatten(-1, tuple(self.mask.shape))
 
     def kspace(self, y: Tensor) -> Tensor:
         """Returns the whole of k-space, zero where nothing was measured: y, (*batch, *out_shape) -> complex (*batch,
-        ..., H, W)."""
+        ..., [D,] H, W)."""
         k = len(self.out_shape)
         if y.ndim < k or y.shape[y.ndim - k :] != self.out_shape:
             raise ShapeError(
@@ -71,8 +74,8 @@ class _Cartesian(LinearOperator):
         return self._fill(y)
 
     def measured(self, kspace: Tensor) -> Tensor:
-        """Returns the measurement in a complex k-space, such as a scanner's file: (*batch, ..., H, W) -> y."""
-        if not kspace.is_complex() or kspace.shape[-2:] != self.mask.shape:
+        """Returns the measurement in a complex k-space, such as a scanner's file: (*batch, ..., [D,] H, W) -> y."""
+        if not kspace.is_complex() or kspace.shape[-self.dims :] != self.mask.shape:
             raise ShapeError(
                 f"measured takes a complex k-space whose last axes are {tuple(self.mask.shape)}, got {kspace.dtype} of "
                 f"shape {tuple(kspace.shape)}"
@@ -85,9 +88,9 @@ class MRI(_Cartesian, SVDOperator):
 
     Args:
         image_shape: (2, H, W), real and imaginary part of a complex image; (1, H, W), a real image; or (H, W) with
-            complex=True.
+            complex=True. Of a volume (2, D, H, W), (1, D, H, W) or (D, H, W), with a transform along all three axes.
         mask: what is measured, (W,) for whole lines along H or (H, W), True, 1 or 255 where a sample is taken, zero
-            frequency at index n // 2.
+            frequency at index n // 2. Of a volume (D, H, W), (H, W) for whole lines along D, or (W,).
         complex: whether signals and measurements are complex tensors.
 
     y holds the measured samples alone, in the order of k-space's rows: (count, 2), real and imaginary part, or complex
@@ -105,52 +108,52 @@ class MRI(_Cartesian, SVDOperator):
         self.out_shape = (count,) if complex else (count, 2)
         s = self.mask.float()
         if real:
-            s = ((s + _mirror(s)).double() / 2).sqrt()  # double: 1/sqrt(2) must be exact in either precision
+            s = ((s + _mirror(s, self.dims)).double() / 2).sqrt()  # double: 1/sqrt(2) must be exact in either precision
         self.register_buffer("s", s if complex or real else s.expand(self.in_shape), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pick(fftc(self._image(x)))
+        return self._pick(fftc(self._image(x), self.dims))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self._signal(ifftc(self._fill(y)))
+        return self._signal(ifftc(self._fill(y), self.dims))
 
     # The coordinates are k-space: two channels, complex, or for real images complex with z(-k) = conj z(k).
 
     def Vt(self, x: Tensor) -> Tensor:
-        z = fftc(self._image(x))
-        return to_channels(z) if self.s.ndim == 3 else z
+        z = fftc(self._image(x), self.dims)
+        return to_channels(z) if self.s.ndim > self.dims else z
 
     def V(self, z: Tensor) -> Tensor:
-        return self._signal(ifftc(z if z.is_complex() else to_complex(z)))
+        return self._signal(ifftc(z if z.is_complex() else to_complex(z), self.dims))
 
     def U(self, z: Tensor) -> Tensor:
         return self._pick(self._unscale(z) if z.is_complex() else to_complex(z))
 
     def Ut(self, y: Tensor) -> Tensor:
         z = self._fill(y)
-        if self.s.ndim == 3:
+        if self.s.ndim > self.dims:
             return to_channels(z)
-        return z if self.in_dtype.is_complex else self._unscale((z + _mirror(z).conj()) / 2)
+        return z if self.in_dtype.is_complex else self._unscale((z + _mirror(z, self.dims).conj()) / 2)
 
     def _unscale(self, z: Tensor) -> Tensor:
         s = self.s.to(z.real.dtype)
         return torch.where(s > 0, z / s.where(s > 0, 1), 0)
 
 
-def _mirror(z: Tensor) -> Tensor:
-    """Returns k-space at -k, (..., H, W): with zero frequency at n // 2 the axis is reversed, and for even n moved on by
-    one."""
-    shifts = tuple(1 - n % 2 for n in z.shape[-2:])
-    return z.flip(-2, -1).roll(shifts, (-2, -1))
+def _mirror(z: Tensor, dims: int) -> Tensor:
+    """Returns k-space at -k over the last `dims` axes: with zero frequency at n // 2 the axis is reversed, and for even n
+    moved on by one."""
+    axes = tuple(range(-dims, 0))
+    return z.flip(axes).roll(tuple(1 - z.shape[a] % 2 for a in axes), axes)
 
 
 class MultiCoilMRI(_Cartesian, LinearOperator):
     """Multi-coil MRI: y_c = M F (S_c x) for every coil c, the SENSE model (Pruessmann et al., MRM 1999).
 
     Args:
-        image_shape: (2, H, W), (1, H, W) or, with complex=True, (H, W), as for `MRI`.
-        mask: (W,) or (H, W), as for `MRI`, the same for all coils.
-        maps: coil sensitivities, complex (coils, H, W).
+        image_shape: (2, H, W), (1, H, W) or, with complex=True, (H, W), or a volume's, as for `MRI`.
+        mask: as for `MRI`, the same for all coils.
+        maps: coil sensitivities, complex (coils, [D,] H, W).
         complex: whether signals and measurements are complex tensors.
 
     y is (coils, count, 2) or complex (coils, count). `solve` and `prox` are conjugate gradients (CG-SENSE: Pruessmann et
@@ -167,7 +170,7 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)
         self._set_up(mask)
         maps = torch.as_tensor(maps)
-        if not maps.is_complex() or maps.ndim != 3 or maps.shape[1:] != self.mask.shape:
+        if not maps.is_complex() or maps.shape[1:] != self.mask.shape:
             got = f"{maps.dtype} of shape {tuple(maps.shape)}"
             raise ShapeError(
                 f"maps must be a complex tensor of shape (coils, {', '.join(map(str, self.mask.shape))}), got {got}"
@@ -188,7 +191,7 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         return torch.view_as_complex(self.maps.to(like.real.dtype if like.is_complex() else like.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pick(fftc(self._maps(x) * self._image(x)[:, None]))
+        return self._pick(fftc(self._maps(x) * self._image(x)[:, None], self.dims))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self._signal((self._maps(y).conj() * ifftc(self._fill(y))).sum(1))
+        return self._signal((self._maps(y).conj() * ifftc(self._fill(y), self.dims)).sum(1))

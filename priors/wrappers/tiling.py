@@ -1,4 +1,4 @@
-"""Priors for signals larger than a network was trained on: tiles of an image, patches at random places, slices of a volume.
+"""Priors for signals larger than a network was trained on: tiles of an image or a volume, patches at random places.
 
 All are denoisers made of a smaller one that sees windows of the signal. The windows go through the network in batches, and
 under autograd each batch is recomputed on the way back (gradient checkpointing), so that memory is that of one batch
@@ -23,8 +23,8 @@ from invgen.errors import OptionError, ShapeError
 Window = tuple[int, Tensor]  # where it starts along one axis, and the weights of its entries there
 
 
-class _Windowed(DenoiserOf):
-    """D(x) = the weighted mean of what `prior` makes of windows of x, in the units of `prior`."""
+class Windowed(DenoiserOf):
+    """Base: D(x) is made of what `prior` makes of windows of x, in the units of `prior`, some windows at a time."""
 
     start = Denoiser.start  # the prior's own is for one window
 
@@ -34,14 +34,14 @@ class _Windowed(DenoiserOf):
             raise OptionError(f"max_batch must be a positive whole number, got {max_batch!r}")
         self.max_batch = max_batch
 
-    def _evaluate(self, x: Tensor, sigma: Sigma) -> Tensor:
+    def evaluate(self, x: Tensor, sigma: Sigma) -> Tensor:
         """Returns prior(x, sigma), whose activations are computed again for a gradient instead of kept."""
         if torch.is_grad_enabled() and x.requires_grad:
             return checkpoint(self.prior, x, sigma, use_reentrant=False, preserve_rng_state=False)
         return self.prior(x, sigma)
 
 
-class Tiled(_Windowed):
+class Tiled(Windowed):
     """A denoiser of large signals from overlapping tiles, whose results are blended smoothly.
 
     Each tile's weight rises over the overlap as a squared sine, and the weights of all tiles add up to one; at the border
@@ -88,7 +88,7 @@ class Tiled(_Windowed):
         return _blend(self, x, sigma, [self.axes])
 
 
-class PatchAveraged(_Windowed):
+class PatchAveraged(Windowed):
     """A denoiser of large signals from patches side by side, whose places differ with every noise level.
 
     The patch-based prior of Hu et al., "Learning image priors through patch-based diffusion models for solving inverse
@@ -128,46 +128,6 @@ class PatchAveraged(_Windowed):
             pairs = zip(self.shape, self.prior.shape, draws, strict=True)
             cuts.append([_patches(total, patch, int(u * patch)) for total, patch, u in pairs])
         return cuts
-
-
-class Slices(_Windowed):
-    """A prior of volumes whose slices along one axis are independent draws of a prior of images.
-
-    The diffusion part of DiffusionMBIR (Chung et al., "Solving 3D inverse problems using pre-trained 2D diffusion models",
-    CVPR 2023); what couples the slices is the measurement, or the total variation across them that the paper
-    adds to its data step.
-
-    Args:
-        prior: the denoiser of one slice.
-        count: of the slices.
-        axis: of the volume along which they are stacked: 1 makes (C, count, H, W) of (C, H, W).
-        max_batch: slices to denoise at once.
-    """
-
-    def __init__(self, prior: Denoiser, count: int, axis: int = 1, *, max_batch: int | None = 16) -> None:
-        if count < 1 or not 0 <= axis <= len(prior.shape):
-            raise OptionError(
-                f"slices need a count of at least 1 and an axis from 0 to {len(prior.shape)}, got {count!r} and {axis!r}"
-            )
-        super().__init__(prior, (*prior.shape[:axis], count, *prior.shape[axis:]), max_batch)
-        self.axis = axis
-
-    def start(self, z: Tensor, sigma: float) -> Tensor:
-        return self._volume(self.prior.start(self._slices(z), sigma), len(z))
-
-    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        slices = self._slices(x)
-        if isinstance(sigma, Tensor) and sigma.ndim:
-            sigma = sigma.expand(len(x)).repeat_interleave(self.shape[self.axis])
-        parts = list(slices.split(self.max_batch or len(slices)))
-        levels = _per_part(sigma, parts)
-        return self._volume(torch.cat([self._evaluate(p, s) for p, s in zip(parts, levels, strict=True)]), len(x))
-
-    def _slices(self, x: Tensor) -> Tensor:
-        return x.movedim(self.axis + 1, 1).flatten(0, 1)
-
-    def _volume(self, slices: Tensor, rows: int) -> Tensor:
-        return slices.unflatten(0, (rows, -1)).movedim(1, self.axis + 1)
 
 
 def _check_sizes(prior: Denoiser, shape: torch.Size) -> None:
@@ -228,7 +188,7 @@ def _uniforms(seed: int, sigma: float, cut: int, count: int) -> Iterator[float]:
         yield int.from_bytes(digest, "little") / 2**64
 
 
-def _blend(prior: _Windowed, x: Tensor, sigma: Sigma, cuts: list[list[list[Window]]]) -> Tensor:
+def _blend(prior: Windowed, x: Tensor, sigma: Sigma, cuts: list[list[list[Window]]]) -> Tensor:
     """Returns the mean over all cuts of the weighted sum of denoised windows; each cut has a list of windows along each
     axis."""
     if x.shape[1:] != prior.shape:
@@ -241,15 +201,15 @@ def _blend(prior: _Windowed, x: Tensor, sigma: Sigma, cuts: list[list[list[Windo
     return out / len(cuts)
 
 
-def _add(prior: _Windowed, x: Tensor, sigma: Sigma, cells: Sequence[Sequence[Window]], out: Tensor) -> Tensor:
+def _add(prior: Windowed, x: Tensor, sigma: Sigma, cells: Sequence[Sequence[Window]], out: Tensor) -> Tensor:
     """Returns `out` plus the denoised windows of some cells, in one batch of the network (split further if x alone is
     larger)."""
     places = [(..., *(slice(start, start + len(w)) for start, w in cell)) for cell in cells]
     windows = torch.cat([x[place] for place in places])
     level: Any = sigma.expand(len(x)).repeat(len(cells)) if isinstance(sigma, Tensor) and sigma.ndim else sigma
     parts = list(windows.split(prior.max_batch or max(len(windows), 1)))
-    levels = _per_part(level, parts)
-    done = torch.cat([prior._evaluate(p, s) for p, s in zip(parts, levels, strict=True)])
+    levels = per_part(level, parts)
+    done = torch.cat([prior.evaluate(p, s) for p, s in zip(parts, levels, strict=True)])
     out = out.clone() if torch.is_grad_enabled() else out
     for cell, place, clean in zip(cells, places, done.split(max(len(x), 1)), strict=True):
         weight = cell[0][1]
@@ -259,7 +219,8 @@ def _add(prior: _Windowed, x: Tensor, sigma: Sigma, cells: Sequence[Sequence[Win
     return out
 
 
-def _per_part(sigma: Sigma, parts: list[Tensor]) -> list[Sigma]:
+def per_part(sigma: Sigma, parts: list[Tensor]) -> list[Sigma]:
+    """Returns the level of each part of a batch: the same number, or its rows of one a sample."""
     if isinstance(sigma, Tensor) and sigma.ndim:
         return list(sigma.split([len(p) for p in parts]))
     return [sigma] * len(parts)

@@ -249,6 +249,35 @@ def test_errors():
         sensitivity_maps(torch.zeros(2, 8, 8), (4, 4))
 
 
+@pytest.mark.parametrize("channels", [0, 1, 2])
+def test_volumes_are_numpys_transform_of_three_axes(channels):
+    size = (3, 4, 5)
+    x, maps = random(2, *size, dtype=torch.complex128), random(3, *size, dtype=torch.complex128, seed=1)
+    x = x.real + 0j if channels == 1 else x
+    signal = x if not channels else torch.stack([x.real, x.imag][:channels], 1)
+    shape, kind = ((channels, *size) if channels else size), {"complex": not channels}
+    for mask in (masks(4, 5)["lines"], masks(4, 5)["scattered"], torch.rand(size) < 0.5):
+        k = numpy_fft2c(x.numpy())
+        k = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(k, 1), axis=1, norm="ortho"), 1)[:, mask.expand(size).numpy()]
+        A = MRI(shape, mask, **kind)
+        y = A(signal)
+        np.testing.assert_allclose((torch.view_as_complex(y) if channels else y).numpy(), k, atol=1e-13)
+        # the exact solve of either: the adjoint is the transpose, and singular values are those of the transform
+        u = A.prox(signal, 2 * y, 0.5, 0.1)
+        torch.testing.assert_close(
+            A.adjoint(A(u) - 2 * y) / 0.1 + (u - signal) / 0.5, torch.zeros_like(u), atol=1e-12, rtol=0
+        )
+        assert A.kspace(y).shape == (2, *size) and torch.equal(A.measured(A.kspace(y)), y)
+    B = MultiCoilMRI(shape, mask, maps, **kind)
+    y = B(signal)
+    one = MRI(size, mask, complex=True)
+    torch.testing.assert_close(
+        torch.view_as_complex(y) if channels else y, one((maps * x[:, None]).flatten(0, 1)).reshape(2, 3, -1)
+    )
+    left, right = (B(signal).conj() * y).sum().real, (signal.conj() * B.adjoint(y)).sum().real
+    assert left.item() == pytest.approx(right.item(), rel=1e-12)
+
+
 def test_the_adjoint_of_a_real_image_is_real():
     A = MRI((1, 6, 8), masks(6, 8)["scattered"])
     x, y = random(2, 1, 6, 8), random(2, *A.out_shape, seed=1)

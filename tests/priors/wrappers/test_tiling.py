@@ -8,7 +8,8 @@ from invgen import samplers
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
 from invgen.priors import GaussianPrior
-from invgen.priors.wrappers.tiling import PatchAveraged, Slices, Tiled
+from invgen.priors.wrappers.slices import Slices
+from invgen.priors.wrappers.tiling import PatchAveraged, Tiled
 
 F64 = torch.float64
 
