@@ -486,7 +486,7 @@ def data(
     name: Annotated[
         str,
         typer.Argument(
-            help="ct, photo, mr, digits, clothing, speech, molecules, translations; weights: lpips, dncnn, smollm2."
+            help="ct, photo, mr, digits, clothing, speech, molecules, clips, translations; weights: lpips, dncnn, smollm2."
         ),
     ],
     out: Annotated[

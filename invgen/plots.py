@@ -364,3 +364,35 @@ def _draw(figure: "Figure", axes: "Axes", x: Tensor, kind: str, value_range: tup
     # a sinogram of few views is a thin strip: let it fill the panel
     wide = kind == "own" and max(picture.shape[:2]) > 2 * min(picture.shape[:2])
     axes.imshow(unit.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if wide else "equal")
+
+
+@checked
+def show_spectrograms(
+    sounds: Tensor, rate: float, path: str | Path | None = None, *, titles: Sequence[str] = (), window: int = 512
+) -> "Figure":
+    """Draws power spectrograms of recordings below each other, 80 dB of range from the loudest of all.
+
+    Args:
+        sounds: (N, 1, L) or (N, L).
+        rate: of sampling, in Hz.
+        path: where to write the figure, whole or not at all.
+        titles: one above each.
+        window: of Hann's form, in samples; frames overlap by three quarters.
+    """
+    flat = sounds.detach().float().cpu().reshape(len(sounds), -1)
+    z = torch.stft(flat, window, window // 4, window=torch.hann_window(window), return_complex=True)
+    level = 20 * z.abs().clamp(min=1e-9).log10()
+    figure = _figure(figsize=(6, 1.4 * len(flat) + 0.4))
+    panels = figure.subplots(len(flat), 1, squeeze=False, sharex=True)[:, 0]
+    extent = (0, flat.shape[1] / rate, 0, rate / 2000)
+    top = level.max().item()
+    for k, (axes, one) in enumerate(zip(panels, level, strict=True)):
+        axes.imshow(one.numpy(), origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
+        axes.set_ylabel("kHz", fontsize=7)
+        axes.tick_params(labelsize=6)
+        if k < len(titles):
+            axes.set_title(titles[k], fontsize=8)
+    panels[-1].set_xlabel("seconds", fontsize=7)
+    if path is not None:
+        save(figure, path)
+    return figure

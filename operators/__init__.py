@@ -13,6 +13,7 @@ from invgen.operators.ct.volumes import ConeBeamCT, ParallelBeamCT3D
 from invgen.operators.decimate import Decimate
 from invgen.operators.distances import Distances
 from invgen.operators.downsample import Downsample
+from invgen.operators.frames import FrameAverage, per_frame
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
 from invgen.operators.jpeg import JPEG
@@ -28,6 +29,7 @@ from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.orthogonal import Identity
 from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
+from invgen.operators.sound import MelSpectrogram, STFTMagnitude
 from invgen.operators.translation import TranslationTable
 
 __all__ = [
@@ -42,12 +44,14 @@ __all__ = [
     "EllipsePhantom",
     "FanBeamCT",
     "Fourier",
+    "FrameAverage",
     "Grey",
     "HighDynamicRange",
     "Identity",
     "LowPassDecimate",
     "Mask",
     "Matrix",
+    "MelSpectrogram",
     "MultiCoilMRI",
     "NonlinearBlur",
     "ParallelBeamCT",
@@ -55,6 +59,7 @@ __all__ = [
     "PhaseRetrieval",
     "Quantize",
     "Resize",
+    "STFTMagnitude",
     "TranslationTable",
     "birdcage_maps",
     "disk_kernel",
@@ -73,6 +78,7 @@ __all__ = [
     "mu_to_hu",
     "noise_from_deepinv",
     "normalise_maps",
+    "per_frame",
     "radial_mask",
     "random_mask",
     "read_scan",

@@ -233,6 +233,7 @@ WHEN: dict[str, str] = {
     "ScoreSDE": "the baseline of replacement, with corrector steps",
     "MedicalProjection": "to compare with Song et al. (2022) in CT and MRI",
     "ILVR": "the low frequencies of a reference, the rest from the prior",
+    "PhaseCrossing": "sound from the magnitudes of its spectrogram, in mel bands too; no sampler of the posterior",
     "RePaint": "inpainting with exact pixels: repeats remove the bias of replacement, at their cost",
     "CCDF": "a good first image and few evaluations",
     "MCG": "to compare with the paper; signals in [-1, 1]",

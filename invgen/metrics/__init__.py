@@ -1,6 +1,6 @@
 """Metrics: one number for each signal, never a mean over the batch, in a data range that the caller states."""
 
-from invgen.metrics.audio import log_spectral_distance, snr
+from invgen.metrics.audio import log_spectral_distance, snr, spectral_convergence
 from invgen.metrics.ensemble import crps_ensemble, energy_score, interval_coverage, residual_over_noise
 from invgen.metrics.image import nrmse, psnr, ssim
 from invgen.metrics.molecules import rmsd
@@ -48,6 +48,7 @@ __all__ = [
     "sbc_ranks",
     "sliced_wasserstein",
     "snr",
+    "spectral_convergence",
     "ssim",
     "tarp",
 ]

@@ -22,6 +22,31 @@ def snr(estimate: Tensor, truth: Tensor, *, dims: Index = 2) -> Tensor:
 
 
 @checked
+def spectral_convergence(
+    estimate: Tensor, truth: Tensor, *, window: Count = 512, hop: Count = 128, dims: Index = 2
+) -> Tensor:
+    """Returns | |STFT estimate| - |STFT truth| | / | |STFT truth| |, Frobenius norms (Sturmel & Daudet, 2011): (*batch).
+
+    Phases do not count. 0 where the spectrograms are equal, 1 for silence.
+
+    Args:
+        estimate, truth: (*batch, *shape).
+        window, hop: of the Hann-windowed transform, in samples.
+        dims: axes of a signal, 2 for (channels, length).
+    """
+    check_pair("spectral_convergence", estimate, truth, dims)
+    found, wanted = (_magnitudes(x, window, hop) for x in (estimate, truth))
+    axes = tuple(range(-dims - 1, 0))
+    return (found - wanted).square().sum(axes).sqrt() / wanted.square().sum(axes).sqrt()
+
+
+def _magnitudes(x: Tensor, window: int, hop: int) -> Tensor:
+    hann = torch.hann_window(window, dtype=x.dtype, device=x.device)
+    z = torch.stft(x.reshape(-1, x.shape[-1]), window, hop, window=hann, return_complex=True)
+    return z.abs().reshape(*x.shape[:-1], *z.shape[1:])
+
+
+@checked
 def log_spectral_distance(
     estimate: Tensor, truth: Tensor, *, window: Count = 512, hop: Count = 128, floor: float = -80.0, dims: Index = 2
 ) -> Tensor:

@@ -67,6 +67,7 @@ from invgen.samplers.projection.ddrm import DDRM
 from invgen.samplers.projection.ilvr import ILVR
 from invgen.samplers.projection.mcg import MCG
 from invgen.samplers.projection.medicalprojection import MedicalProjection
+from invgen.samplers.projection.phasecrossing import PhaseCrossing
 from invgen.samplers.projection.repaint import RePaint
 from invgen.samplers.projection.scoresde import ScoreSDE
 from invgen.samplers.proximal.conjugate import ConjugateDCPS, ConjugateMGPS
@@ -184,6 +185,7 @@ __all__ = [
     "MCGDiff",
     "MedicalProjection",
     "MultistepConsistency",
+    "PhaseCrossing",
     "PiGDM",
     "PnPADMM",
     "PnPDM",

