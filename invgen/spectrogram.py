@@ -55,7 +55,9 @@ class SpectrogramOperator(Operator):
         x = torch.istft(flat, self.window, self.hop, window=window, length=self.in_shape[-1])
         return x.reshape(*z.shape[:-2], self.in_shape[-1])
 
-    def griffin_lim(self, y: Tensor, x: Tensor, iterations: int = 60, momentum: float = 0.99) -> Tensor:
+    def griffin_lim(
+        self, y: Tensor, x: Tensor, iterations: int = 60, momentum: float = 0.99, near: Tensor | None = None
+    ) -> Tensor:
         """Returns a signal with the magnitudes of y and phases that started as those of x, (B, *in_shape).
 
         The fast Griffin-Lim algorithm (Perraudin, Balazs & Sondergaard, WASPAA 2013, Algorithm 2); momentum 0 is that of
@@ -66,9 +68,11 @@ class SpectrogramOperator(Operator):
             x: signals; noise for random phases.
             iterations: of the alternation.
             momentum: alpha.
+            near: magnitudes for what y leaves open, (B, ..., frequencies, frames); even ones if left out.
         """
         z = self.transform(x)
-        wanted, before = self.magnitudes(y, z.abs()), torch.zeros_like(z)
+        wanted = self.magnitudes(y, torch.ones_like(z.real) if near is None else near)
+        before = torch.zeros_like(z)
         for _ in range(iterations):
             x = self.inverse(torch.polar(wanted, z.angle()))
             now = self.transform(x)

@@ -50,6 +50,7 @@ class PhaseCrossing(Sampler):
         x = A.griffin_lim(post.y, randn(x), self.first)
         x = x + levels[0][0] * randn(x)
         for s, s_next in levels:
-            clean = A.griffin_lim(post.y, post.prior(x, s), self.iterations)
+            clean = post.prior(x, s)
+            clean = A.griffin_lim(post.y, clean, self.iterations, near=A.transform(clean).abs())
             x = clean + s_next * randn(clean)
             yield x

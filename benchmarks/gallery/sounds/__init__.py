@@ -1,0 +1,1 @@
+"""Rows of sound and of moving pictures."""
