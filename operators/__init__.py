@@ -16,6 +16,7 @@ from invgen.operators.downsample import Downsample
 from invgen.operators.frames import FrameAverage, per_frame
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
+from invgen.operators.irregular import irregular_mask
 from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
 from invgen.operators.mask import Mask
@@ -72,6 +73,7 @@ __all__ = [
     "gaussian_kernel",
     "hu_to_mu",
     "ifftc",
+    "irregular_mask",
     "limited_angles",
     "line_integrals",
     "motion_kernel",
