@@ -13,14 +13,15 @@ from invgen.operators.ct.volumes import ConeBeamCT, ParallelBeamCT3D
 from invgen.operators.decimate import Decimate
 from invgen.operators.distances import Distances
 from invgen.operators.downsample import Downsample
-from invgen.operators.frames import FrameAverage, per_frame
 from invgen.operators.function import from_function
 from invgen.operators.grey import Grey
-from invgen.operators.irregular import irregular_mask
 from invgen.operators.jpeg import JPEG
 from invgen.operators.kernels import disk_kernel, gaussian_kernel, motion_kernel
 from invgen.operators.mask import Mask
 from invgen.operators.matrix import Matrix
+from invgen.operators.media.frames import FrameAverage, per_frame
+from invgen.operators.media.irregular import irregular_mask
+from invgen.operators.media.sound import MelSpectrogram, STFTMagnitude
 from invgen.operators.mri.coils import birdcage_maps, espirit_maps, normalise_maps, rss, sensitivity_maps
 from invgen.operators.mri.fourier import Fourier, fftc, ifftc
 from invgen.operators.mri.kspace_masks import equispaced_mask, radial_mask, random_mask
@@ -30,7 +31,6 @@ from invgen.operators.nonlinear_blur import NonlinearBlur
 from invgen.operators.orthogonal import Identity
 from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
-from invgen.operators.sound import MelSpectrogram, STFTMagnitude
 from invgen.operators.translation import TranslationTable
 
 __all__ = [

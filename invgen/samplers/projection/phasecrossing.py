@@ -10,10 +10,10 @@ from torch import Tensor
 from invgen.diffusion import Denoiser
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
+from invgen.numerics.spectrogram import SpectrogramOperator
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
 from invgen.samplers.projection.base import Levels, levels_from
-from invgen.spectrogram import SpectrogramOperator
 from invgen.validation.hints import Count, Positive
 
 
@@ -51,6 +51,8 @@ class PhaseCrossing(Sampler):
         x = x + levels[0][0] * randn(x)
         for s, s_next in levels:
             clean = post.prior(x, s)
-            clean = A.griffin_lim(post.y, clean, self.iterations, near=A.transform(clean).abs())
+            # E |STFT x_0|^2 given x: what is not known of the signal has energy too
+            energy = A.transform(clean).abs().square() + A.hann.square().sum() * post.prior.variance(s)
+            clean = A.griffin_lim(post.y, clean, self.iterations, near=energy.sqrt())
             x = clean + s_next * randn(clean)
             yield x

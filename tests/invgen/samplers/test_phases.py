@@ -36,7 +36,7 @@ def test_contract(A):
 
 
 def test_the_bank_has_triangles_of_height_one_even_in_mel():
-    from invgen.operators.sound import mel_bank
+    from invgen.operators.media.sound import mel_bank
 
     bank = mel_bank(257, 16_000, 20)
     peaks = bank.argmax(1) * 8000 / 256

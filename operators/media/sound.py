@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from invgen.spectrogram import SpectrogramOperator
+from invgen.numerics.spectrogram import SpectrogramOperator
 from invgen.validation.hints import Count, Positive
 
 

@@ -1,0 +1,1 @@
+"""Operators of media: spectrograms of sound, frames of clips, holes that people paint."""
