@@ -28,7 +28,11 @@ from invgen.operators.mri.kspace_masks import equispaced_mask, radial_mask, rand
 from invgen.operators.mri.mri import MRI, MultiCoilMRI
 from invgen.operators.nonlinear import HighDynamicRange, PhaseRetrieval, Quantize
 from invgen.operators.nonlinear_blur import NonlinearBlur
-from invgen.operators.orthogonal import Identity
+from invgen.operators.nonuniform.closure import ClosurePhases, LogClosureAmplitudes, closure_sets, sky_points
+from invgen.operators.nonuniform.fourier import NonUniformFourier
+from invgen.operators.nonuniform.mri import NonCartesianMRI
+from invgen.operators.nonuniform.trajectories import density_compensation, radial_trajectory, spiral_trajectory
+from invgen.operators.orthogonal import Haar, Identity
 from invgen.operators.peers.deepinv import from_deepinv, noise_from_deepinv, to_deepinv
 from invgen.operators.resize import Resize
 from invgen.operators.translation import TranslationTable
@@ -37,6 +41,7 @@ __all__ = [
     "JPEG",
     "MRI",
     "Blur",
+    "ClosurePhases",
     "CompressedSensing",
     "ConeBeamCT",
     "Decimate",
@@ -47,13 +52,17 @@ __all__ = [
     "Fourier",
     "FrameAverage",
     "Grey",
+    "Haar",
     "HighDynamicRange",
     "Identity",
+    "LogClosureAmplitudes",
     "LowPassDecimate",
     "Mask",
     "Matrix",
     "MelSpectrogram",
     "MultiCoilMRI",
+    "NonCartesianMRI",
+    "NonUniformFourier",
     "NonlinearBlur",
     "ParallelBeamCT",
     "ParallelBeamCT3D",
@@ -63,6 +72,8 @@ __all__ = [
     "STFTMagnitude",
     "TranslationTable",
     "birdcage_maps",
+    "closure_sets",
+    "density_compensation",
     "disk_kernel",
     "equispaced_mask",
     "espirit_maps",
@@ -82,10 +93,13 @@ __all__ = [
     "normalise_maps",
     "per_frame",
     "radial_mask",
+    "radial_trajectory",
     "random_mask",
     "read_scan",
     "rss",
     "sensitivity_maps",
+    "sky_points",
+    "spiral_trajectory",
     "stack",
     "to_deepinv",
 ]

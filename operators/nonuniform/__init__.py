@@ -1,0 +1,1 @@
+"""Fourier transforms at any frequencies, and what is measured with them: radio interferometry, non-Cartesian MRI."""
