@@ -123,6 +123,7 @@ def compare_(
 
 
 STUDIES = {
+    "measured": "real measurements of eight instruments, docs/measured.md",
     "exact": "every sampler against exact posterior samples; --full for all families",
     "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",
     "evidence": "the model evidence of sequential Monte Carlo against the exact one",

@@ -14,9 +14,7 @@ samples, is printed as the floor.
 Each method is there twice: with the weight that the noise level gives (SENSE and wavelets stop where the residual is that
 of noise), and "tuned", with the weight that predicts the other half best (of the prior: the noise level that it is told).
 
-The image is complex and the prior `mr` is of magnitudes. ESPIRiT's maps take the slow phase of the object along, which
-leaves an image that is nearly real. What is left of the imaginary part (fat, vessels, noise) is of small structures on a
-smooth ground, and the same network knows such images once they are lifted to a grey level.
+The image is complex and the prior `mr` is of magnitudes: invgen.benchmarks.measured.kspace says how it serves.
 """
 
 import argparse
@@ -29,35 +27,11 @@ from torch import Tensor
 
 import invgen
 from invgen import operators, plots, priors, samplers
+from invgen.benchmarks.measured.kspace import CENTRE, FILE, NearlyReal
 from invgen.benchmarks.methods.mri import SENSE, L1Wavelet
-from invgen.diffusion import Denoiser
 from invgen.priors.data.fetch import data_folder
 
-FILE = "brain_kspace_8coils.npy"
-CENTRE = 26  # side of the block that is fully sampled
 LEVELS = tuple(np.geomspace(1.0, 0.02, 24).tolist())  # the data leave no doubt about what is larger
-
-
-class NearlyReal(Denoiser):
-    """A prior of complex images (2, H, W) from one of magnitudes: so is the real part, and the imaginary part plus `grey`.
-
-    The image is zero outside of `support`, (H, W).
-    """
-
-    offset: Tensor
-    support: Tensor
-
-    def __init__(self, magnitudes: Denoiser, support: Tensor, grey: float = 0.4) -> None:
-        facts = {n: getattr(magnitudes, n) for n in ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")}
-        super().__init__((2, *magnitudes.shape[1:]), **facts)
-        self.magnitudes = magnitudes
-        self.register_buffer("offset", torch.tensor([0.0, grey]).view(2, 1, 1))
-        self.register_buffer("support", support.float())
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).repeat_interleave(2)
-        parts = self.magnitudes((x + self.offset).flatten(0, 1)[:, None], levels)
-        return (parts.view_as(x) - self.offset) * self.support
 
 
 def main(path: Path, prior: str, num_samples: int, picture: str) -> dict[str, float]:

@@ -4,7 +4,8 @@
 """
 
 from invgen.files.fit import fit
+from invgen.files.matlab import read_matlab
 from invgen.files.reader import read
 from invgen.files.signal import Signal
 
-__all__ = ["Signal", "fit", "read"]
+__all__ = ["Signal", "fit", "read", "read_matlab"]

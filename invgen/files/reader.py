@@ -101,7 +101,7 @@ def _read(path: Path, name: str | None, modality: str | None) -> Signal:
     head, end = first_bytes(path), path.name.lower()
     if head.startswith(b"MATLAB"):
         raise FileError(
-            f"{path} is a MATLAB file; load it with scipy.io.loadmat (h5py from version 7.3 on) and save the array as NPY"
+            f"{path} is a MATLAB file; read its variables with invgen.files.read_matlab and save the array as NPY"
         )
     if head.startswith(HDF5) or end.endswith(HDF5_SUFFIXES):
         return in_modality(read_hdf5(path, name), modality)

@@ -137,12 +137,13 @@ def _independent(sets: list[list[int]], columns: dict[int, int], signs: list[int
 def sky_points(u: Tensor, v: Tensor, field_of_view: Positive, size: Count) -> Tensor:
     """Returns baselines of an interferometer as points of `NonUniformFourier`, (M, 2) in cycles per pixel.
 
-    The visibility is the integral of I(x, y) exp(-2 pi i (u x + v y)) with x to the east and y to the north; in a picture
-    of the sky north is up and east is left.
+    The visibility is the integral of I(x, y) exp(2 pi i (u x + v y)) with x to the east and y to the north, for a baseline
+    from the second station to the first, as files of the Event Horizon Telescope have it (baselines the other way round
+    have minus u and v); in a picture of the sky north is up and east is left.
 
     Args:
         u, v: components of the baselines to the east and to the north, in wavelengths, (M,).
         field_of_view: side of the square picture, in radians.
         size: its pixels along a side.
     """
-    return -torch.stack([v, u], 1).double() * (field_of_view / size)
+    return torch.stack([v, u], 1).double() * (field_of_view / size)

@@ -23,8 +23,8 @@ class NonUniformFourier(LinearOperator):
     y is (*channels, M, 2), real and imaginary part, or complex (*channels, M). No scale is put on the sums, so that the
     value at frequency zero is the sum of the image. By finufft (Barnett, Magland & af Klinteberg, SIAM J. Sci. Comput.
     41(5), 2019), on the CPU, to 1e-6 in single and 1e-13 in double precision; from the extra `nonuniform`. `gram` is A^H A
-    by two FFTs of twice the size, and `weighted_adjoint`, `prox` and `pinv` are conjugate gradients on it, preconditioned by
-    the nearest circulant matrix, which need no other transform.
+    by two FFTs of twice the size, and `weighted_adjoint`, `prox` and `pinv` are conjugate gradients on it, preconditioned
+    by the nearest circulant matrix, which need no other transform.
 
     Raises:
         OptionError: points or weights that are not finite, or weights that are not positive.

@@ -161,6 +161,6 @@ def test_a_source_to_the_east_is_left_of_the_middle():
     x = torch.zeros(size, size, dtype=torch.float64)
     x[4 - 1, 4 - 2] = 1.0  # one pixel up, to the north, and two to the left, to the east
     east, north = 2 * view / size, 1 * view / size
-    want = torch.exp(-2j * math.pi * (u.double() * east + v.double() * north))
+    want = torch.exp(2j * math.pi * (u.double() * east + v.double() * north))
     y = NonUniformFourier((size, size), sky_points(u, v, view, size))(x)
     torch.testing.assert_close(torch.view_as_complex(y), want, atol=1e-11, rtol=0)

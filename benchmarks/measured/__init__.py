@@ -1,0 +1,1 @@
+"""What instruments recorded, in place of simulations: a file an instrument, run by `invgen bench study measured`."""
