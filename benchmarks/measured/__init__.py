@@ -1,1 +1,1 @@
-"""What instruments recorded, in place of simulations: a file an instrument, run by `invgen bench study measured`."""
+"""Real measurements of instruments, in place of simulations: a file an instrument, run by `invgen bench study measured`."""

@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found of a case.
+    """A reconstruction of a case by one method.
 
     Attributes:
         case, method: their names.

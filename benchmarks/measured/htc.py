@@ -104,7 +104,7 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
 
         methods = {
             "pinv": PseudoInverse(),
-            "TV": TV(tol=2e-3),
+            "TV": TV(tol=5e-3, steps=800),
             "discs, most probable": MostProbable(steps=150, starts=4),
             "discs, HMC": samplers.HMC(steps=60 if quick else 150),
         }

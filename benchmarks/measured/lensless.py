@@ -58,7 +58,7 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
         found, truth = left(x.mean(0, keepdim=True)), y[~given]
         return {"error of left-out pixels": ((found - truth).norm() / (truth - truth.mean()).norm()).item()}
 
-    classical = {"CGLS": CGLS(), "TV": TV(tol=5e-3, steps=1000)}
+    classical = {"CGLS": CGLS(), "TV": TV(tol=5e-3, steps=500)}
     learned = {"DiffPIR": samplers.DiffPIR(steps=10 if quick else 20), "MMPS": samplers.MMPS(steps=8 if quick else 15)}
     plain = Posterior(GaussianPrior((1, *FIELD), var=0.25), A, noise, y[given][None])
     post = Posterior(load("photo", shape=(3, *FIELD)), A @ Grey((3, *FIELD), "mean"), noise, y[given][None])

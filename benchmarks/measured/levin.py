@@ -51,7 +51,7 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
         A = Blur(x.shape, kernel, "reflect")
         y = Gaussian(NOISE).sample(A(x), torch.Generator().manual_seed(number))
         methods = {
-            "TV": TV(tol=2e-3),
+            "TV": TV(tol=5e-3, steps=800),
             "AdaptivePiGDM": samplers.AdaptivePiGDM(steps=15 if quick else 25),
             "MMPS": samplers.MMPS(steps=15),
         }

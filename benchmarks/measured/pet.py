@@ -86,9 +86,9 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
     noise = TransmissionPoisson(scan.blank[given][None])
     methods = {
         "FBP": FBP(),
-        "TV": TV(tol=2e-3),
-        "AdaptivePiGDM": samplers.AdaptivePiGDM(steps=10 if quick else 25),
-        "MMPS": samplers.MMPS(steps=10 if quick else 20),
+        "TV": TV(tol=5e-3, steps=800),
+        "AdaptivePiGDM": samplers.AdaptivePiGDM(steps=6 if quick else 12),
+        "DiffPIR": samplers.DiffPIR(steps=10 if quick else 25),
     }
     post = Posterior(prior, A, noise, scan.counts[given][None])
     everything = scanner(scan.angles, 128, bins).fbp(-torch.log((scan.counts / scan.blank).clamp(min=0.02))[None], "hann")

@@ -44,9 +44,9 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
     methods = {
         "FBP": FBP(),
         "CGLS": CGLS(),
-        "TV": TV(tol=2e-3),
-        "AdaptivePiGDM": samplers.AdaptivePiGDM(steps=10 if quick else 25),
-        "MMPS": samplers.MMPS(steps=10 if quick else 20),
+        "TV": TV(tol=5e-3, steps=800),
+        "AdaptivePiGDM": samplers.AdaptivePiGDM(steps=6 if quick else 12),
+        "DiffPIR": samplers.DiffPIR(steps=10 if quick else 25),
     }
 
     def shown(x: Tensor) -> Tensor:
