@@ -123,6 +123,7 @@ def compare_(
 
 
 STUDIES = {
+    "networks": "published networks, checked and tried, docs/networks.md",
     "measured": "real measurements of eight instruments, docs/measured.md",
     "exact": "every sampler against exact posterior samples; --full for all families",
     "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",

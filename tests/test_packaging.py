@@ -135,6 +135,7 @@ RULES = {
     "benchmarks/engine": ("benchmarks.studies benchmarks.gallery", ()),
     "benchmarks/report": ("benchmarks.studies benchmarks.gallery", ()),
     "benchmarks/gallery": ("benchmarks.engine benchmarks.studies", ()),
+    "benchmarks/measured": ("benchmarks.engine benchmarks.studies benchmarks.gallery", ()),
 }
 
 

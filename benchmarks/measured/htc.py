@@ -106,6 +106,6 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
             "pinv": PseudoInverse(),
             "TV": TV(tol=5e-3, steps=800),
             "discs, most probable": MostProbable(steps=150, starts=4),
-            "discs, HMC": samplers.HMC(steps=60 if quick else 150),
+            "discs, HMC": samplers.HMC(steps=40 if quick else 80),
         }
         yield Case("htc", name, post, methods, score, lambda x: x[0].clamp(0, 1), truth.float())

@@ -54,26 +54,26 @@ def read_visibilities(path: Path, gap: float = 0.1) -> Visibilities:
     """
     try:
         lines = [line.split(",") for line in path.read_text(encoding="ascii").splitlines() if line and line[0] != "#"]
-        rows = [(float(c[0]), c[1].strip(), c[2].strip(), *map(float, c[3:8])) for c in lines]
+        pairs = [(c[1].strip(), c[2].strip()) for c in lines]
+        numbers = np.array([[float(n) for n in (c[0], *c[3:8])] for c in lines])
     except (OSError, UnicodeError, ValueError, IndexError) as error:
         raise FileError(f"{path} must have lines time,T1,T2,U,V,amplitude,phase,sigma ({error})") from error
-    if not rows or not all(math.isfinite(n) for row in rows for n in (row[0], *row[3:])) or min(r[7] for r in rows) <= 0:
-        raise FileError(f"{path} must hold finite visibilities with errors above zero")
-    times = sorted({row[0] for row in rows})
-    scan_of = dict(zip(times, np.cumsum(np.diff(times, prepend=times[0]) > gap).tolist(), strict=True))
-    groups: dict[tuple[int, str, str], list[tuple]] = {}
-    for row in rows:
-        groups.setdefault((scan_of[row[0]], row[1], row[2]), []).append(row)
-    found = []
-    for (scan, a, b), members in groups.items():
-        table = np.array([m[3:] for m in members])
-        weight = table[:, 4] ** -2 / (table[:, 4] ** -2).sum()
-        value = (weight * table[:, 2] * np.exp(1j * np.radians(table[:, 3]))).sum()
-        found.append((scan, (a, b), weight @ table[:, 0], weight @ table[:, 1], value, (table[:, 4] ** -2).sum() ** -0.5))
-    scans, pairs, u, v, values, sigma = zip(*found, strict=True)
-    tables = [torch.tensor(column, dtype=torch.float64) for column in (u, v)]
+    if numbers.ndim != 2 or numbers.shape[1] != 6 or not np.isfinite(numbers).all() or (numbers[:, 5] <= 0).any():
+        raise FileError(f"{path} must hold finite visibilities of eight columns, with errors above zero")
+    times = np.unique(numbers[:, 0])
+    scans = np.cumsum(np.diff(times, prepend=times[0]) > gap)[np.searchsorted(times, numbers[:, 0])].tolist()
+    groups: dict[tuple[int, tuple[str, str]], list[int]] = {}
+    for row, key in enumerate(zip(scans, pairs, strict=True)):
+        groups.setdefault(key, []).append(row)
+    averaged = []
+    for rows in groups.values():
+        _, u, v, amplitude, phase, sigma = numbers[rows].T
+        share = sigma**-2 / (sigma**-2).sum()
+        value = (share * amplitude * np.exp(1j * np.radians(phase))).sum()
+        averaged.append((share @ u, share @ v, value.real, value.imag, (sigma**-2).sum() ** -0.5))
+    u, v, real, imaginary, sigma = torch.tensor(averaged, dtype=torch.float64).T
     return Visibilities(
-        [float(s) for s in scans], list(pairs), *tables, torch.tensor(values), torch.tensor(sigma, dtype=torch.float64)
+        [float(scan) for scan, _ in groups], [pair for _, pair in groups], u, v, torch.complex(real, imaginary), sigma
     )
 
 

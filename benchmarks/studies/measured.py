@@ -25,7 +25,7 @@ INSTRUMENTS = {
     "kspace": "k-space of a brain, eight coils, an eighth of it sampled",
     "m87": "the black hole M87*, Event Horizon Telescope 2017",
 }
-COLUMNS = ("instrument", "case", "method", "kind", "score", "value", "residual", "evaluations", "seconds")
+COLUMNS: tuple[str, ...] = ("instrument", "case", "method", "kind", "score", "value", "residual", "evaluations", "seconds")
 
 
 def main(argv: list[str] | None = None) -> None:

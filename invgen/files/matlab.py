@@ -86,7 +86,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if depth > DEEP or isinstance(value, MatlabFunction | MatlabOpaque):
         return None
     if isinstance(value, mat_struct):
-        parts = {name: _plain(getattr(value, name), depth + 1) for name in value._fieldnames}
+        parts = {name: _plain(part, depth + 1) for name, part in vars(value).items() if name != "_fieldnames"}
         return {name: part for name, part in parts.items() if part is not None}
     if isinstance(value, np.ndarray) and value.dtype == object:
         return [_plain(part, depth + 1) for part in value.ravel()]
@@ -100,7 +100,7 @@ def _version_7_3(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        wanted = [key for key in file if not key.startswith("#") and (not names or key in names)]
+        wanted = [key for key in map(str, file) if not key.startswith("#") and (not names or key in names)]
         plain = {key: _hdf5(file, file[key], f"{path}:{key}") for key in wanted}
     return {key: value for key, value in plain.items() if value is not None}
 

@@ -56,7 +56,7 @@ class NonCartesianMRI(LinearOperator):
                 f"a trajectory must lie between -1/2 and 1/2 cycles per pixel, got values up to {points.abs().max():.3g}; "
                 "divide k by the number of pixels, or multiply k in 1/m by the size of a pixel in m"
             )
-        size = shape[-2:]
+        size = shape[-2], shape[-1]
         maps = torch.ones(1, *size, dtype=torch.complex64) if maps is None else torch.as_tensor(maps)
         if (
             not maps.is_complex()
