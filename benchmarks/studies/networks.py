@@ -104,7 +104,14 @@ def told(make: Callable[[], object]) -> tuple[object, list[str]]:
 
 
 def tried(prior: Prior, x: Tensor, samplers: tuple[str, ...], samples: int) -> dict[str, float]:
-    """Returns the PSNR of the mean of some samples, by sampler: 30 % of the pixels known, noise of 5 % of the range."""
+    """Returns the PSNR of the mean of some samples, by sampler: 30 % of the pixels known, noise of 5 % of the range.
+
+    Args:
+        prior: of the signals.
+        x: the truth, (B, *shape).
+        samplers: their names; one that refuses says why.
+        samples: of each sampler.
+    """
     low, high = prior.value_range
     noise = NOISE * (high - low)
     A = Mask.random(x.shape[1:], keep=KEEP)
@@ -124,7 +131,14 @@ def tried(prior: Prior, x: Tensor, samplers: tuple[str, ...], samples: int) -> d
 
 
 def networks(folder: Path, digits: Path, number: int, samples: int) -> Iterator[None]:
-    """Prints what each network of the folder does; a file that is not there is passed over."""
+    """Prints what each network of the folder does; a file that is not there is passed over.
+
+    Args:
+        folder: of the files.
+        digits: what `invgen data digits` wrote.
+        number: of the signals.
+        samples: of each sampler.
+    """
     import numpy as np
 
     with np.load(digits) as stored:
