@@ -408,7 +408,8 @@ def train(
         str | None,
         typer.Argument(
             help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, cifar, speech; digits-vae, "
-            "digits-gan, digits-flow, digits-ar; digits-consistency, distilled from digits. Left out: what fits --data.",
+            "digits-gan, digits-flow, digits-ar, speech-ar; "
+            "digits-consistency, distilled from digits. Left out: what fits --data.",
             show_default=False,
         ),
     ] = None,

@@ -11,6 +11,7 @@ from invgen.priors.checkpoints.flow_matching import from_flow_matching
 from invgen.priors.checkpoints.from_diffusers import from_diffusers
 from invgen.priors.checkpoints.k_diffusion import from_k_diffusion
 from invgen.priors.checkpoints.llama import from_gguf
+from invgen.priors.checkpoints.networks.wavenet import WaveNetPrior
 from invgen.priors.checkpoints.picture_text import PictureEncoder, Text
 from invgen.priors.checkpoints.pipelines import from_pipeline
 from invgen.priors.checkpoints.score_sde import from_score_sde
@@ -70,6 +71,7 @@ __all__ = [
     "Text",
     "TextEmbedding",
     "Tiled",
+    "WaveNetPrior",
     "Weights",
     "cast",
     "check_prior",

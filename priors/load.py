@@ -15,6 +15,7 @@ from invgen.errors import OptionError, WeightsError
 from invgen.files.pickles import require_fit
 from invgen.priors.checkpoints.networks.digits import NETWORKS, SIDE
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, denoiser_around
+from invgen.priors.checkpoints.networks.wavenet import WaveNet
 from invgen.validation.arguments import checked
 from invgen.validation.limits import check_size
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     Size = Sequence[int] | None
 
+KINDS = {**NETWORKS, "WaveNet": WaveNet}
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = 1  # of the metadata; a file of another format is refused
 LOADERS = (
@@ -75,7 +77,7 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
     try:
         _require_sane(about, len(tensors))
         with torch.device("meta"):  # so that a wrong description cannot ask for memory
-            net = (NETWORKS[about["network"]] if small else UNet)(**about["options"])
+            net = (KINDS[about["network"]] if small else UNet)(**about["options"])
         facts = {key: about[key] for key in (FACTS[2:] if small else FACTS)}
         facts["sampling_rate"] = about.get("sampling_rate", _sampling_rate(about.get("units", "")))
         trained_shape = tuple(int(n) for n in about["shape"])
@@ -87,9 +89,11 @@ def load(name_or_path: str | Path, shape: Sequence[int] | None = None) -> Any:
         ) from error
     require_fit(net, tensors, path)
     if denoiser is None:
-        if shape is not None and tuple(shape) != trained_shape:
+        if shape is not None and about["network"] == "WaveNet" and len(shape) == 2 and shape[0] == 1:
+            about["options"] |= {"length": shape[1]}  # it is causal, so that any length will do
+        elif shape is not None and tuple(shape) != trained_shape:
             raise OptionError(f"prior '{name_or_path}' has signals of shape {trained_shape} alone, got {tuple(shape)}")
-        net = NETWORKS[about["network"]](**about["options"])  # with its tables that are not weights
+        net = KINDS[about["network"]](**about["options"])  # with its tables that are not weights
         net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
         return net.prior(**facts)
     net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
@@ -185,7 +189,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{path} holds tensors but no description of an invgen prior: load() reads the files of `invgen train`, "
             f"those of other projects are read by {LOADERS}"
         )
-    known = ("UNet", *NETWORKS)
+    known = ("UNet", *KINDS)
     if about.get("format") != FORMAT or about.get("network") not in known:
         raise WeightsError(
             f"{path} describes network {about.get('network')!r:.60} in format {about.get('format')!r:.60}, this version "

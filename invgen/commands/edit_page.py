@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invgen.commands.edit import edit, in_units
-from invgen.diffusion import Denoiser
+from invgen.diffusion import Denoiser, Prior
 from invgen.errors import InvgenError, OptionError
 from invgen.inference.simulation import sample
 
@@ -74,7 +74,7 @@ const ready = fresh()
 </script></html>"""
 
 
-def server(prior: Denoiser, port: int = 0, num_samples: int = 4, steps: int = 25) -> ThreadingHTTPServer:
+def server(prior: Prior, port: int = 0, num_samples: int = 4, steps: int = 25) -> ThreadingHTTPServer:
     """Returns a server of the page on this machine's own address, not started; port 0 takes a free one.
 
     Args:
@@ -86,7 +86,12 @@ def server(prior: Denoiser, port: int = 0, num_samples: int = 4, steps: int = 25
     Raises:
         OptionError: a prior of other signals.
     """
-    if len(prior.shape) != 3 or prior.shape[0] not in (1, 3) or prior.shape[1] != prior.shape[2]:
+    if (
+        not isinstance(prior, Denoiser)
+        or len(prior.shape) != 3
+        or prior.shape[0] not in (1, 3)
+        or prior.shape[1] != prior.shape[2]
+    ):
         raise OptionError(f"the page paints on square pictures, grey or colour, and the prior's are {tuple(prior.shape)}")
     page = PAGE.replace("SIDE", str(prior.shape[1])).encode()
     one = Lock()

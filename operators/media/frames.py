@@ -1,5 +1,7 @@
 """Operators along an axis of frames: of clips (C, T, H, W), of volumes slice by slice."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from invgen.errors import OptionError
@@ -49,9 +51,8 @@ class _PerFrame(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return self._each(self.A, x)
 
-    def _each(self, f: Operator | object, x: Tensor) -> Tensor:
+    def _each(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         flat = x.movedim(self.axis + 1, 1).flatten(0, 1)
-        assert callable(f)
         return f(flat).unflatten(0, (len(x), -1)).movedim(1, self.axis + 1)
 
 

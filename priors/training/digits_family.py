@@ -1,4 +1,5 @@
-"""Training of the family of `digits`: the same pictures under a VAE, a GAN, a normalising flow, an autoregressive network.
+"""Training of small networks of other kinds: `digits` under a VAE, a GAN, a flow, an autoregressive network, and speech
+sample by sample.
 
 train("digits-vae", "runs/digits-vae", data="data/digits", minutes=5)
 """
@@ -14,10 +15,11 @@ from torch import Generator, Tensor
 
 from invgen.errors import OptionError
 from invgen.files.writing import require_writable
-from invgen.priors.checkpoints.networks.digits import NETWORKS
 from invgen.priors.data.folders import digest
 from invgen.priors.data.labelled import LabelledViews, labelled
-from invgen.priors.load import FORMAT, load
+from invgen.priors.data.speech import WaveViews, read_wave, sentences
+from invgen.priors.data.views import Views, signals
+from invgen.priors.load import FORMAT, KINDS, load
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import Training, run
 from invgen.priors.training.weights import write
@@ -26,7 +28,7 @@ from invgen.priors.training.workers import Workers
 
 @dataclass(frozen=True)
 class DigitsRecipe:
-    """One training of a small network on pictures of 32 x 32. The other fields are as in `recipes.Recipe`."""
+    """One training of a small network on pictures of 32 x 32, or on speech. The other fields are as in `recipes.Recipe`."""
 
     name: str
     network: str
@@ -47,8 +49,31 @@ FAMILY = {
         DigitsRecipe("digits-gan", "GAN", learning_rate=4e-4, betas=(0.0, 0.9)),
         DigitsRecipe("digits-flow", "Flow", learning_rate=1e-3),
         DigitsRecipe("digits-ar", "PixelCNN", batch=16),
+        DigitsRecipe(
+            "speech-ar",
+            "WaveNet",
+            "speech",
+            learning_rate=1e-3,
+            batch=4,
+            steps=20_000,
+            units="waveform of 16 kHz, full scale is 1",
+        ),
     )
 }
+
+
+def _digits(recipe: DigitsRecipe, folders: list[Path | str]) -> tuple[Tensor, Views, Tensor]:
+    """Returns all pictures, views of them, and pictures held out."""
+    images, labels = (torch.cat(part) for part in zip(*map(labelled, folders), strict=True))
+    kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
+    return images, LabelledViews(images, labels, recipe.warp), kept
+
+
+def _sounds(recipe: DigitsRecipe, folders: list[Path | str]) -> tuple[Tensor, Views, Tensor]:
+    """Returns 1000 pieces of recordings, views of all, and pieces held out, (N, 1, 4096)."""
+    sets = {s: [read_wave(p, 16_000)[0] for f in folders for p in sentences(f, s)] for s in ("train", "validation")}
+    views, kept = (WaveViews(recordings, 4096) for recordings in sets.values())
+    return signals(views, 1000, 0), views, signals(kept, 4, 1)
 
 
 def train(
@@ -79,9 +104,7 @@ def train(
     recipe = FAMILY[recipe] if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     folders = [data] if isinstance(data, (str, Path)) else list(data)
-    images, labels = (torch.cat(part) for part in zip(*map(labelled, folders), strict=True))
-    views = LabelledViews(images, labels, recipe.warp)
-    kept = torch.cat([labelled(folder, "test")[0] for folder in folders])[:500]
+    images, views, kept = (_sounds if recipe.data == "speech" else _digits)(recipe, folders)
     workers = Workers(device)
     out, device = Path(out), workers.device
     require_writable(out)
@@ -90,14 +113,15 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         options = {"critic": True} if recipe.network == "GAN" else {}
-        model = NETWORKS[recipe.network](**options).to(device)
-    shipped = NETWORKS[recipe.network](**model.options).to(device).requires_grad_(False)
+        model = KINDS[recipe.network](**options).to(device)
+    shipped = KINDS[recipe.network](**model.options).to(device).requires_grad_(False)
     shipped.load_state_dict(model.state_dict(), strict=False)
     averaged = dict(shipped.named_parameters())
     optimizers = [torch.optim.Adam(group, lr=recipe.learning_rate, betas=recipe.betas) for group in model.groups()]
 
     def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
-        return model.objectives(views.batch(recipe.batch, generator)[0].to(device), generator)
+        batch = views.batch(recipe.batch, generator)
+        return model.objectives((batch[0] if isinstance(batch, tuple) else batch).to(device), generator)
 
     def save(step: int, elapsed: float) -> None:
         training = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
@@ -107,6 +131,7 @@ def train(
         ]
         about = {"format": FORMAT, "network": recipe.network, "options": shipped.options, "shape": list(images.shape[1:])}
         about |= {"value_range": [-1.0, 1.0], "data_mean": images.mean().item(), "data_std": images.std().item()}
+        about |= {"sampling_rate": 16_000.0} if recipe.data == "speech" else {}
         write(weights, averaged, about | {"units": recipe.units, "training": training})
 
     def held_out_loss() -> float:
@@ -122,6 +147,6 @@ def train(
         training, out / "checkpoint.pt", workers, watch, minutes, seed, resume, checkpoint_minutes, progress=progress
     )
     if watch is not None:
-        watch.samples(step, load(weights))
+        watch.samples(step, load(weights, (1, 256) if recipe.data == "speech" else None))  # a pass a sample
         watch.close()
     return weights

@@ -21,7 +21,7 @@ def run(out: Path, quick: bool = False) -> Row:
     prior = priors.load("photo", (3, side, side))
     A = operators.Downsample(prior.shape, FACTOR)
     y = A(x) + NOISE * torch.randn(len(x), *A.out_shape, generator=torch.Generator().manual_seed(0))
-    classic = Bicubic().reconstruct(invgen.Posterior(prior, A, NOISE, y))
+    classic = Bicubic().reconstruct(invgen.Posterior(prior, A, invgen.Gaussian(NOISE), y))
     r = invgen.solve(y, A, prior, NOISE, samplers.AdaptivePiGDM(steps=6 if quick else 15), num_samples=3, seed=0)
     gain = (metrics.psnr(r.mean, x, data_range=2.0) - metrics.psnr(classic, x, data_range=2.0)).tolist()
     shown = (classic, *r.samples[:2], r.mean, x)

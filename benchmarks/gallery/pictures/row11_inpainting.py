@@ -25,7 +25,7 @@ def run(out: Path, quick: bool = False) -> Row:
         keep = operators.irregular_mask((side, side), ratio, seed=round(10 * ratio))
         A = operators.Mask(prior.shape, keep)
         y = A(x) + NOISE * torch.randn(len(x), *A.out_shape, generator=torch.Generator().manual_seed(0))
-        post = invgen.Posterior(prior, A, NOISE, y)
+        post = invgen.Posterior(prior, A, invgen.Gaussian(NOISE), y)
         classic = Biharmonic().reconstruct(post)
         r = invgen.solve(y, A, prior, NOISE, samplers.AdaptivePiGDM(steps=6 if quick else 20), num_samples=DRAWS, seed=0)
         error = [(u - x)[..., ~keep].square().flatten(1).mean(1) for u in (classic, r.mean)]

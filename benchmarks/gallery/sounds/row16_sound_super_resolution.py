@@ -20,7 +20,7 @@ def run(out: Path, quick: bool = False) -> Row:
     A = operators.LowPassDecimate(prior.shape, FACTOR)
     clean = A(x)
     y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    post = invgen.Posterior(prior, A, NOISE, y)
+    post = invgen.Posterior(prior, A, invgen.Gaussian(NOISE), y)
     spline, wiener = (method.reconstruct(post) for method in (CubicSpline(), AutoregressiveWiener()))
     sampler = samplers.PiGDM(steps=10 if quick else 25)
     r = invgen.solve(y, A, prior, NOISE, sampler, num_samples=2 if quick else 3, seed=0)
