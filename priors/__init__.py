@@ -36,6 +36,7 @@ from invgen.priors.wrappers.precision import cast
 from invgen.priors.wrappers.scene import Parameter, Scene
 from invgen.priors.wrappers.schedules import Schedule
 from invgen.priors.wrappers.slices import Slices
+from invgen.priors.wrappers.spread import Spread
 from invgen.priors.wrappers.tiling import PatchAveraged, Tiled
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "Schedule",
     "SentenceEncoder",
     "Slices",
+    "Spread",
     "StyleGAN",
     "Text",
     "TextEmbedding",

@@ -5,9 +5,10 @@ slice is at the highest y, as in two dimensions), z from slice to slice. Measure
 detector, ASTRA's order: `y.movedim(-3, -2)` is the stack of radiographs.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from invgen.operators.ct._options import Angles, choose_angles, choose_shape
 from invgen.operators.ct._projected import Projected
 from invgen.operators.ct.geometries import ParallelBeamCT
 from invgen.operators.ct.projectors.astra import AstraVolume
+from invgen.operators.ct.projectors.spread import SpreadVolume
 from invgen.operators.ct.projectors.volume import Views, VolumeProjector
 from invgen.validation.hints import Count, NonNegative, Positive
 from invgen.validation.limits import check_size
 
-Pair = float | tuple[float, float]
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 class ParallelBeamCT3D(ParallelBeamCT):
@@ -215,6 +218,22 @@ class ConeBeamCT(Projected):
     @property
     def density(self) -> float:
         return self._density
+
+    def spread(self, client: "Client", parts: Count | None = None) -> Self:
+        """Returns this operator with its work on the workers of a Dask cluster: the same numbers, to the last bit.
+
+        Each worker has some views, and in the adjoint some planes of the volume.
+
+        Args:
+            client: of the cluster, a `distributed.Client`.
+            parts: into which the work is divided; by default one for each worker.
+        """
+        if not isinstance(self.matrix, VolumeProjector):
+            raise UnsupportedError("ConeBeamCT.spread shares the kernels of the CPU; make the operator with backend='auto'")
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)
+        other.matrix = SpreadVolume(self.matrix, client, parts)
+        return other
 
     def fbp(self, y: Tensor, filter_name: str = "ram-lak") -> Tensor:
         """Returns the filtered backprojection of a circular orbit (Feldkamp, Davis & Kress, J. Opt. Soc. Am. A 1(6), 1984).

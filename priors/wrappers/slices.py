@@ -124,7 +124,9 @@ class Slices(Windowed):
         slices = self._slices(x)
         if isinstance(sigma, Tensor) and sigma.ndim:
             sigma = sigma.expand(len(x)).repeat_interleave(self.shape[self.axis])
-        parts = list(slices.split(self.max_batch or len(slices)))
+        parts = list(slices.split(self.max_batch or max(len(slices), 1)))
+        if len(parts) == 1:  # nothing would be saved by evaluating it again for a gradient
+            return self._volume(self.prior(slices, sigma), len(x))
         levels = per_part(sigma, parts)
         return self._volume(torch.cat([self.evaluate(p, s) for p, s in zip(parts, levels, strict=True)]), len(x))
 
