@@ -87,7 +87,14 @@ def compare(
 
 
 def coupled(prior: Denoiser, count: int, coupling: Literal["tv", "ar"] | None, others: Tensor) -> Slices:
-    """Returns the prior of volumes, with the coupling learned."""
+    """Returns the prior of volumes, with the coupling learned.
+
+    Args:
+        prior: of a slice.
+        count: of the slices.
+        coupling: of `Slices`.
+        others: the volumes to learn it on, (B, 1, D, H, W).
+    """
     slices = Slices(prior, count, coupling=coupling)
     return slices if coupling is None else slices.learn(others)
 

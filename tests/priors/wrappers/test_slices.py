@@ -94,7 +94,9 @@ def test_learn_finds_the_scale_of_a_random_walk(coupling):
     level = prior.mmse[3][0]
     x = volumes + level * noise(*volumes.shape, seed=1)
     error, before = ((p(x, level) - volumes).square().mean().item() for p in (prior, alone))
-    assert error < 0.75 * before and prior.variance(level) == pytest.approx(error, rel=0.05)  # of 5120 values
+    assert error < 0.75 * before and prior.variance(level) == pytest.approx(
+        error, rel=0.15
+    )  # both from some 500 jumps: .06
 
 
 def test_differentiable_in_chunks_and_shared_noise():
