@@ -191,8 +191,10 @@ def solve(p: Problem, out: Path, num_samples: int, seed: int) -> list[dict]:
         begin = time.perf_counter()
         pictures[name] = method()
         rows.append(row(p, name, pictures[name], time.perf_counter() - begin, 0.0))
-    result = invgen.solve(p.y, p.A, p.prior, p.noise, evaluations=EVALUATIONS, num_samples=num_samples, seed=seed)
-    name = type(result.sampler).__name__
+    result = invgen.solve(
+        *(p.y, p.A, p.prior, p.noise), evaluations=EVALUATIONS, num_samples=num_samples, seed=seed, precision="auto"
+    )
+    name = type(result.sampler).__name__ + (" in bfloat16" if result.precision == "bfloat16" else "")
     samples = [row(p, f"{name}, one sample", x, result.seconds / num_samples, result.nfe) for x in result.samples]
     rows.append({k: sum(r[k] for r in samples) / num_samples if isinstance(v, float) else v for k, v in samples[0].items()})
     mean = row(p, f"{name}, mean of {num_samples}", result.mean, result.seconds, result.nfe * num_samples)

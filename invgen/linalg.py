@@ -86,14 +86,15 @@ def cg(
     """
     tol = default_tolerance(b.dtype) if tol is None else tol
     every = check_every or (1 if b.device.type == "cpu" else 10)
+    first = 0 if b.device.type == "cpu" else every
+    r = b if x is None else b - M(x)
     x = torch.zeros_like(b) if x is None else x
-    r = b - M(x) if x.any() else b
     z = precondition(r) if precondition else r
     p, rz = z, dot(r, z)
     limit = tol * norm(b)
     active = norm(r) > limit
     for k in range(max_iter):
-        if k % every == 0 and not active.any():
+        if k >= first and k % every == 0 and not active.any():
             _record("CG", k)
             return x
         Mp = M(p)

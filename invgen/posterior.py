@@ -1,6 +1,7 @@
 """The posterior p(x | y): a prior, an operator, a noise law and a measurement."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 import torch
@@ -127,11 +128,18 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
         """The batch axes of the measurement."""
         return self.y.shape[: self.y.ndim - len(self.A.out_shape)]
 
+    def changed(self, **parts: Any) -> "Posterior[PriorT, OperatorT, NoiseT]":
+        """Returns this posterior with other parts, unchecked: the check of a measurement would stall an accelerator."""
+        other = copy(self)
+        for name, value in parts.items():
+            object.__setattr__(other, name, value)
+        return other
+
     def rows(self, index: Tensor) -> "Posterior[PriorT, OperatorT, NoiseT]":
         """Returns the posterior whose row i is measurement index[i] of the flattened batch."""
         y = self.y.reshape(-1, *self.A.out_shape)[index.to(self.y.device)]
         init = self.init if self.init is None else self.init.reshape(-1, *self.prior.shape)[index.to(self.init.device)]
-        return replace(self, y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)), init=init)
+        return self.changed(y=y, noise=self.noise.rows(index, tuple(self.batch), tuple(self.A.out_shape)), init=init)
 
     def latent(self) -> "Posterior[Denoiser, Decoded, NoiseT]":
         """Returns the posterior over z of a pushforward prior x = g(z): the operator becomes A after g."""
@@ -144,7 +152,7 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
     def reduced(self) -> "Posterior[PriorT, OperatorT]":
         """Returns the same posterior with a measurement that is A(x) plus noise: photon counts become line integrals."""
         y, noise = self.noise.reduced(self.y)
-        return self if noise is self.noise else replace(self, y=y, noise=noise)
+        return self if noise is self.noise else self.changed(y=y, noise=noise)
 
     def near(self, x: Tensor, var_x: float | Tensor) -> "Posterior[PriorT, OperatorT, NoiseT]":
         """Returns this posterior with the data and the Gaussian noise that stand for it where the signal is N(x, var_x I).
@@ -160,7 +168,7 @@ class Posterior(Generic[PriorT, OperatorT, NoiseT]):
         change = self.A(x + std * Streams(0, [0])(x[:1])) - clean
         var = (dot(change, change) / change[0].numel()).reshape(-1, *[1] * (clean.ndim - 1))
         y, noise = law_near(self.y, clean, var.clamp(min=1e-12))
-        return replace(self, y=y, noise=noise)
+        return self.changed(y=y, noise=noise)
 
     def residual(self, x: Tensor) -> Tensor:
         """Returns y - A(x), (B, *out_shape)."""

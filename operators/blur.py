@@ -219,7 +219,7 @@ class PaddedBlur(Blur):
             level = var_y.expand_as(b).flatten(1).mean(1).reshape(-1, *[1] * (b.ndim - 1))
         # the zeros of the circular blur are not those of this one: a floor under them (found by counting iterations)
         power = self.power.to(b.dtype)
-        gain = 1 / (var_x * power.clamp(min=(1e-3 if self.boundary == "valid" else 1e-2) * power.max().item()) + level)
+        gain = 1 / (var_x * power.clamp(min=(1e-3 if self.boundary == "valid" else 1e-2) * power.max()) + level)
 
         def precondition(r: Tensor) -> Tensor:
             return torch.fft.irfftn(torch.fft.rfftn(r, dim=self._axes) * gain, s=self.kept, dim=self._axes)

@@ -1,6 +1,7 @@
 """The catalogue of priors."""
 
 from invgen.autoregressive import MarkovChain
+from invgen.numerics.precision import cast
 from invgen.priors.checkpoints.adm import from_guided_diffusion
 from invgen.priors.checkpoints.azula import AzulaDenoiser, from_azula, to_azula
 from invgen.priors.checkpoints.deepinv import DeepinvDenoiser, from_deepinv, to_deepinv
@@ -32,7 +33,6 @@ from invgen.priors.wrappers.inversion import fine_tuned, invert_condition
 from invgen.priors.wrappers.language import LanguageModel
 from invgen.priors.wrappers.latent import Autoencoder, LatentDiffusion
 from invgen.priors.wrappers.normalising_flows import NormalisingFlow, from_flow
-from invgen.priors.wrappers.precision import cast
 from invgen.priors.wrappers.scene import Parameter, Scene
 from invgen.priors.wrappers.schedules import Schedule
 from invgen.priors.wrappers.slices import Slices

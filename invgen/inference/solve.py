@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class Result:
         reason: why this sampler, where `sampler="auto"` picked it.
         cost: all that was counted.
         codes: of a decoder's samples, (num_samples, *batch, *latent_shape); None where there is no decoder.
+        precision: of the prior's networks, "bfloat16" where `precision=` let them run in it.
     """
 
     samples: Tensor
@@ -62,6 +63,7 @@ class Result:
     reason: str = ""
     cost: Cost = field(default_factory=Cost, repr=False)
     codes: Tensor | None = field(default=None, repr=False)
+    precision: str = "float32"
 
     @cached_property
     def scene(self) -> dict[str, Any]:
@@ -176,6 +178,7 @@ class Result:
             "seed": self.seed,
             "network evaluations a sample": f"{self.nfe:g}",
             "seconds": f"{self.seconds:.1f}",
+            "networks in": self.precision if self.precision != "float32" else None,
             "residual": residual,
             "fit": self.__dict__.get("fit"),  # shown where it was asked for: it takes the network
             "linear solves": self.inner or None,
@@ -186,6 +189,7 @@ class Result:
         return (
             f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
             f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', inner: {self.inner}' if self.inner else ''}"
+            f"{f', networks in {self.precision}' if self.precision != 'float32' else ''}"
             f"{f', picked because {self.reason}' if self.reason else ''})"
         )
 
@@ -206,6 +210,7 @@ def solve(
     callback: Callable[[int, Tensor], None] | None = None,
     init: TensorLike | None = None,
     level: Positive | None = None,
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
 ) -> Result:
     """Draws samples from p(x | y) for y = A(x) + noise.
 
@@ -225,6 +230,9 @@ def solve(
         init, level: a warm start: signals (*batch, *prior.shape), another reconstruction, and the noise level that is added
             to them, from which the sampler goes down. As large as the error of init in the least, so that it is forgotten;
             all of the prior's levels are the usual start. For a Denoiser, and samplers that start from noise.
+        precision: of the prior's networks; states and operator stay as they are. "auto" is "bfloat16" where a trial of six
+            evaluations shows that it is faster on this device and adds at most a tenth to the denoiser's squared error, and
+            "float32" elsewhere; `Result.precision` says which it was. Samples differ from those in float32 by rounding.
 
     Raises:
         InvgenError: one sentence about what does not fit and what would.
@@ -235,13 +243,15 @@ def solve(
     """
     from invgen.inference.auto import recommend, within_trust
     from invgen.inference.counting import at_evaluations
+    from invgen.inference.precision import in_precision
     from invgen.names import resolve
 
     if (init is None) != (level is None):
         raise OptionError("a warm start takes both, init= and level=")
     if level is not None:
         prior = _from_level(prior, level)
-    post, reason = Posterior(prior, A, noise, y, init), ""
+    post, precision = in_precision(Posterior(prior, A, noise, y, init), precision)
+    reason = ""
     if isinstance(sampler, str):
         if sampler == "auto":
             sampler, reason = recommend(post, evaluations, num_samples)
@@ -259,7 +269,9 @@ def solve(
     samples = sampler(
         post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost, codes=codes.append
     )
-    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost, codes[0] if codes else None)
+    result = Result(
+        samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost, codes[0] if codes else None, precision
+    )
     if not warn_unexplained(result):
         warn_misfit(result)
     return result

@@ -1,1 +1,1 @@
-"""Numerical tools: counter-based random numbers, optimisers, gradients, densities by the probability-flow ODE."""
+"""Numerical tools: random numbers, optimisers, gradients, densities by the probability-flow ODE, half precision."""

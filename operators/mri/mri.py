@@ -11,8 +11,10 @@ from torch import Tensor
 
 from invgen.errors import OptionError, ShapeError
 from invgen.forward import LinearOperator, SVDOperator
+from invgen.linalg import cg
 from invgen.operators.mri.fourier import fftc, ifftc, to_channels, to_complex
 from invgen.validation.arguments import mask as as_mask
+from invgen.validation.batches import Variance, per_entry, per_sample
 
 
 class _Cartesian(LinearOperator):
@@ -157,14 +159,20 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         complex: whether signals and measurements are complex tensors.
 
     y is (coils, count, 2) or complex (coils, count). `solve` and `prox` are conjugate gradients (CG-SENSE: Pruessmann et
-    al., MRM 2001). Where the maps are normalised, sum_c |S_c|^2 = 1 at every pixel (`operators.normalise_maps`), the norm
-    is at most 1 and a fully measured k-space gives A^H A = I; other maps are used as they are; `normalised` says which.
+    al., MRM 2001), of `prox` among images and preconditioned. Where the maps are normalised, sum_c |S_c|^2 = 1 at every
+    pixel (`operators.normalise_maps`), the norm is at most 1 and a fully measured k-space gives A^H A = I; other maps are
+    used as they are; `normalised` says which.
 
     Raises:
         OptionError, ShapeError: as `MRI`, and for maps of another size or dtype.
     """
 
     maps: Tensor
+    _inside: Tensor
+    _where: Tensor
+    _samples: Tensor
+    _columns: Tensor | None
+    _near: Tensor
 
     def __init__(self, image_shape: tuple[int, ...], mask: Tensor, maps: Tensor, *, complex: bool = False) -> None:
         super().__init__(image_shape, dtype=torch.complex64 if complex else torch.float32)
@@ -178,7 +186,27 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         if not torch.isfinite(torch.view_as_real(maps.resolve_conj())).all() or not maps.any():
             raise OptionError("the maps of MultiCoilMRI must be finite and not zero everywhere")
         # real pairs, because Module.to(torch.float64) drops the imaginary part of a complex buffer
-        self.register_buffer("maps", torch.view_as_real(maps.detach().resolve_conj().clone()))
+        maps = maps.detach().resolve_conj().clone()
+        self.register_buffer("maps", torch.view_as_real(maps))
+        axes, columns = self._axes, self.mask.shape[-1]
+        lines = self.mask.reshape(-1, columns)
+        whole = bool((lines == lines[0]).all())
+        inside = torch.fft.ifftshift(maps, axes)
+        for axis in axes[:-1] if whole else ():  # turns k-space by half of its length: x e^(2 pi i s r / n) has X[k - s]
+            n = self.mask.shape[axis]
+            turn = 2 * torch.pi / n * (n // 2) * torch.arange(n, dtype=torch.float64)
+            turn = torch.polar(torch.ones_like(turn), turn).reshape(-1, *[1] * (-1 - axis))
+            inside = (inside * turn).to(maps.dtype)
+        self.register_buffer("_inside", torch.view_as_real(inside), persistent=False)
+        where = torch.fft.ifftshift(self.mask)
+        self.register_buffer("_where", where.float(), persistent=False)
+        places = torch.fft.fftshift(torch.arange(self.mask.numel()).reshape(self.mask.shape))
+        self.register_buffer("_samples", places.flatten()[self.index], persistent=False)
+        kept = torch.fft.fftshift(torch.arange(columns))[lines[0]] if whole else None
+        self.register_buffer("_columns", kept, persistent=False)
+        power = torch.fft.fftn(maps.to(torch.complex128), dim=axes).abs().square().sum(0)
+        near = torch.fft.ifftn(torch.fft.fftn(where.double()) * torch.fft.fftn(power).conj()).real
+        self.register_buffer("_near", (near / self.mask.numel() ** 2).clamp(min=0), persistent=False)
         count = len(self.index)
         self.out_shape = (len(maps), count) if complex else (len(maps), count, 2)
 
@@ -187,11 +215,72 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         """Whether sum_c |S_c|^2 = 1 at every pixel, to 1e-4."""
         return bool((self.maps.square().sum((0, -1)) - 1).abs().max() < 1e-4)
 
-    def _maps(self, like: Tensor) -> Tensor:
-        return torch.view_as_complex(self.maps.to(like.real.dtype if like.is_complex() else like.dtype))
+    def _tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the maps as they are used inside, complex, and the power of their spectrum around the mask."""
+        dtype = like.real.dtype if like.is_complex() else like.dtype
+        return torch.view_as_complex(self._inside.to(dtype)), self._near.to(dtype)
+
+    # Inside, images and k-space have their origin at the first index: shifts of all coils would take longer than their
+    # transforms. Where whole lines are measured, the transform along them is of these alone; it comes out in the order of y
+    # by a phase of the maps. A^H is the conjugate of A^T, for which only y, not the coils, has to be conjugated.
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-self.dims, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pick(fftc(self._maps(x) * self._image(x)[:, None], self.dims))
+        coils = self._tables(x)[0] * torch.fft.ifftshift(self._image(x), self._axes)[:, None]
+        if self._columns is None:
+            samples = torch.fft.fftn(coils, dim=self._axes, norm="ortho").flatten(-self.dims)[..., self._samples]
+        else:
+            lines = torch.fft.fft(coils, norm="ortho")[..., self._columns]
+            samples = torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho").flatten(-self.dims)
+        return samples if self.in_dtype.is_complex else torch.view_as_real(samples)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self._signal((self._maps(y).conj() * ifftc(self._fill(y), self.dims)).sum(1))
+        samples, shape = y.conj_physical() if y.is_complex() else torch.complex(y[..., 0], -y[..., 1]), self.mask.shape
+        if self._columns is None:
+            filled = samples.new_zeros(*samples.shape[:-1], self.mask.numel())
+            filled[..., self._samples] = samples
+            coils = torch.fft.fftn(filled.unflatten(-1, tuple(shape)), dim=self._axes, norm="ortho")
+        else:
+            filled = samples.new_zeros(*samples.shape[:-1], *shape)
+            lines = samples.unflatten(-1, (*shape[:-1], -1))
+            filled[..., self._columns] = torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho")
+            coils = torch.fft.fft(filled, norm="ortho")
+        return self._combined(coils)
+
+    def _combined(self, coils: Tensor) -> Tensor:
+        """Returns the signal of the sum of the conjugates of maps * coils."""
+        image = (self._tables(coils)[0] * coils).sum(1).conj()
+        return self._signal(torch.fft.fftshift(image, self._axes))
+
+    def _gram(self, x: Tensor) -> Tensor:
+        """Returns A^H A x; along lines that are measured whole the transform and its inverse cancel."""
+        coils = self._tables(x)[0] * torch.fft.ifftshift(self._image(x), self._axes)[:, None]
+        axes, where = self._axes, self._where
+        if self._columns is not None:
+            axes, where = axes[-1:], where.reshape(-1, where.shape[-1])[0]
+        spectrum = torch.fft.fftn(coils, dim=axes, norm="ortho").mul(where)
+        return self._combined(torch.fft.fftn(spectrum.conj_physical(), dim=axes, norm="ortho"))
+
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        """Returns A^H (var_x A A^H + var_y I)^-1 r = (var_x A^H A + var_y I)^-1 A^H r, by conjugate gradients among images.
+
+        Preconditioned by the circulant that is nearest to A^H A (T. Chan, SIAM J. Sci. Stat. Comput. 1988), one product in
+        k-space: there the mask, smoothed by the power spectrum of the maps.
+        """
+        var_x, var_y = per_sample(var_x, r), per_sample(var_y, r)
+        if per_entry(var_y, r) or (not isinstance(var_y, Tensor) and var_y == 0):  # then it is singular among images
+            return super().weighted_adjoint(r, var_x, var_y)
+        b = self.adjoint(r)
+        var_x, var_y = (v.reshape(-1, *[1] * (b.ndim - 1)) if isinstance(v, Tensor) else v for v in (var_x, var_y))
+        gain = 1 / (var_x * self._tables(b)[1] + var_y).clamp(min=1e-30)
+
+        def near(v: Tensor) -> Tensor:
+            image = torch.fft.fftn(self._image(v), dim=self._axes) * gain.reshape(-1, *self.mask.shape)
+            return self._signal(torch.fft.ifftn(image, dim=self._axes))
+
+        return cg(
+            lambda v: var_x * self._gram(v) + var_y * v, b, tol=self.tolerance, max_iter=self.max_iter, precondition=near
+        )

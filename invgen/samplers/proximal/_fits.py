@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ def perturbed(post: Posterior, randn: Streams, weight: float = 1.0) -> Posterior
     """
     if isinstance(post.noise, Energy):
         return post
-    return replace(post, y=post.y + post.noise.std(post.y) / math.sqrt(weight) * randn(post.y))
+    return post.changed(y=post.y + post.noise.std(post.y) / math.sqrt(weight) * randn(post.y))
 
 
 def fit_gaussian(

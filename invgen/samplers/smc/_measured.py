@@ -102,7 +102,7 @@ class PassingParticles(SpectralParticles):
         """Returns this sampler on levels that contain every tau. A schedule of numbers is taken as it is."""
         levels = [s for s, _ in self.levels(post.prior)]
         tau: list[float] = []
-        for t in torch.unique(self.measured(post).s_y).tolist():  # rising; equal singular values differ by round-off
+        for t in self.measured(post).s_y.cpu().unique().tolist():  # rising; equal singular values differ by round-off
             if levels[-1] < t < levels[0] and not (tau and t <= tau[-1] * (1 + ROUNDING)):
                 tau.append(t)
         if not isinstance(self.schedule, str) or len(tau) > self.steps // 2:

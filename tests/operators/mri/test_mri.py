@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from invgen.errors import OptionError, ShapeError
+from invgen.forward import LinearOperator
 from invgen.inference.checks import check_operator
 from invgen.linalg import dot
 from invgen.operators import (
@@ -282,3 +283,25 @@ def test_the_adjoint_of_a_real_image_is_real():
     A = MRI((1, 6, 8), masks(6, 8)["scattered"])
     x, y = random(2, 1, 6, 8), random(2, *A.out_shape, seed=1)
     torch.testing.assert_close(dot(A(x), y).flatten(), dot(x, A.adjoint(y)).flatten())
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 6), (3, 4, 5)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_coils_are_measured_as_one_coil_is(shape, whole):
+    """Without shifts of the coils, and by transforms of measured lines alone: the same numbers in the same order."""
+    g = torch.Generator().manual_seed(0)
+    mask = torch.rand(shape[-1:] if whole else shape, generator=g) > 0.5
+    mask[..., 0] = True
+    maps = torch.randn(3, *shape, dtype=torch.complex128, generator=g)
+    A = MultiCoilMRI((2, *shape), mask, maps).to(torch.float64)
+    one = MRI((2, *shape), mask).to(torch.float64)
+    x = torch.randn(2, 2, *shape, dtype=torch.float64, generator=g)
+    coils = maps * torch.complex(x[:, 0], x[:, 1])[:, None]
+    want = torch.stack([one(torch.stack([c.real, c.imag], 1)) for c in coils.unbind(1)], 1)
+    # sums of a few hundred terms of order one in double precision
+    torch.testing.assert_close(A(x), want, rtol=0, atol=1e-13)
+    torch.testing.assert_close(A._gram(x), A.adjoint(A(x)), rtol=0, atol=1e-12)
+    y = torch.randn(want.shape, dtype=torch.float64, generator=g)
+    # both solves stop at a relative residual of 1e-10, which the smallest eigenvalue, 0.1, multiplies
+    among_coils = LinearOperator.weighted_adjoint(A, y, 1.3, 0.1)
+    torch.testing.assert_close(A.weighted_adjoint(y, 1.3, 0.1), among_coils, rtol=0, atol=1e-7)

@@ -7,9 +7,9 @@ from torch import nn
 from invgen import priors, samplers
 from invgen.conditional import DenoiserOf
 from invgen.errors import OptionError, UnsupportedError
+from invgen.numerics.precision import Cast, cast
 from invgen.priors import GaussianPrior, NetworkDenoiser, Schedule
 from invgen.priors.checkpoints.networks.unet import UNet
-from invgen.priors.wrappers.precision import Cast, cast
 from invgen.sampler import Cost
 
 SHAPE = (1, 16, 16)
