@@ -27,7 +27,7 @@ from invgen.posterior import Posterior
 FILE = "m87/SR1_M87_2017_095_lo.csv"
 MICROARCSECOND = math.radians(1 / 3600e6)
 FIELD, SIZE = 128.0, 40  # side of the image in microarcseconds, and its pixels
-LENGTH, SPREAD, WIDTH = 8.0, 1.5, 20.0  # of the prior: its lengths in microarcseconds
+LENGTH, SPREAD, WIDTH = 8.0, 1.0, 20.0  # of the prior: its lengths in microarcseconds
 
 
 class Visibilities(NamedTuple):

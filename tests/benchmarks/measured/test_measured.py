@@ -111,9 +111,9 @@ def test_visibilities_are_averaged_over_scans(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "method", "least", "most"),
-    [  # measured with the methods of the table: .85 and 1, 41.5, .057
+    [  # measured .991, 39.6 (other modes, which round-off may choose, have 37 to 43) and .059
         ("htc", "discs, most probable", 0.98, 1.0),
-        ("m87", "most probable", 39.0, 45.0),
+        ("m87", "most probable", 36.0, 46.0),
         ("tooth", "FBP", 0.04, 0.08),
     ],
 )
