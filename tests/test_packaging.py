@@ -218,6 +218,7 @@ def test_all_dependencies_are_needed_and_stated():
         "POT": "ot",
         "dask-jobqueue": "dask_jobqueue",
         "pyyaml": "yaml",
+        "imageio-ffmpeg": "imageio_ffmpeg",
     }
     sections = [config()["options"]["install_requires"], *config()["options.extras_require"].values()]
     names = {re.split(r"[<>=\[]", line)[0] for section in sections for line in listed(section)} - {"invgen-solvers"}
