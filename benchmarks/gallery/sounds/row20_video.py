@@ -12,7 +12,7 @@ from invgen.benchmarks.gallery.rows import Figure, Row
 from invgen.benchmarks.gallery.sounds.excerpts import carphone, moving_squares
 from invgen.files.video import side_by_side, write_clip
 
-FRAMES, NOISE = 8, 0.02
+FRAMES, NOISE, DRAWS = 8, 0.02, 8
 
 
 def run(out: Path, quick: bool = False) -> Row:
@@ -25,12 +25,12 @@ def run(out: Path, quick: bool = False) -> Row:
     y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     linear = F.interpolate(y[None], size=tuple(x.shape[1:]), mode="trilinear")[0]
     photo = priors.load("photo", (3, side, side))
-    steps, found = 4 if quick else 20, {}
+    steps, found = 4 if quick else 12, {}
     past = side_frames(quick, frames)
     for name, coupling in {"each frame by itself": None, "coupled": "ar"}.items():
         prior = priors.Slices(photo, frames, axis=1, coupling=coupling, shared_noise=0.9 if coupling else 0.0)
         prior = prior.learn(past) if coupling else prior
-        found[name] = invgen.solve(y, A, prior, NOISE, samplers.DDS(steps=steps), num_samples=1, seed=0).samples[0]
+        found[name] = invgen.solve(y, A, prior, NOISE, samplers.DiffPIR(steps=steps), num_samples=DRAWS, seed=0).mean
     ours, alone = found["coupled"], found["each frame by itself"]
     clip = write_clip(out / "video.gif", side_by_side(x, linear, alone, ours), (-1, 1), rate=4)
     base, apart = psnr(linear, x), psnr(alone, x)
@@ -38,7 +38,7 @@ def run(out: Path, quick: bool = False) -> Row:
         Figure("coupled frames", psnr(ours, x), unit="dB", least=base, baseline=f"trilinear {base:.2f}, alone {apart:.2f}"),
         Figure("temporal error", jitter(ours, x), most=jitter(linear, x), baseline=f"trilinear {jitter(linear, x):.3f}"),
     )
-    return Row(20, figures, (clip,), "Truth, trilinear, frames by themselves, and coupled frames, side by side.")
+    return Row(20, figures, (clip,), "Means of eight. Truth, trilinear, frames by themselves, coupled frames side by side.")
 
 
 def side_frames(quick: bool, frames: int) -> Tensor:
