@@ -6,6 +6,7 @@ from invgen.inference.checks import check_operator
 from invgen.operators import Downsample, FrameAverage, HighDynamicRange, Mask, per_frame
 
 
+@pytest.mark.slow
 def test_contract():
     check_operator(FrameAverage((1, 4, 3, 2), 2))
     check_operator(per_frame(Downsample((1, 4, 4), 2), 3))

@@ -21,6 +21,7 @@ PRIOR = GaussianPrior((1, 6, 6), var=0.25)  # independent values
 PAINTING = torch.full((1, 6, 6), 0.8)
 
 
+@pytest.mark.slow
 def test_strength_goes_from_the_painting_to_the_prior():
     done = invgen.edit(PAINTING, PRIOR, strength=(0.2, 1.0, 20.0), num_samples=200, steps=20)
     assert done.samples.shape == (3, 200, 1, 6, 6)
@@ -30,6 +31,7 @@ def test_strength_goes_from_the_painting_to_the_prior():
     assert list(done.faithfulness) == sorted(done.faithfulness)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_exact_and_the_rest_follows_it():
     keep = torch.ones(1, 6, 6)
     keep[..., 2:4, 2:4] = 0

@@ -26,6 +26,7 @@ def test_a_gif_has_the_frames(tmp_path):
         write_clip(tmp_path / "clip.gif", clip()[0])
 
 
+@pytest.mark.slow
 def test_a_video_comes_back(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     path = write_clip(tmp_path / "clip.mp4", clip(), rate=10)

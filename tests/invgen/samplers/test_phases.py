@@ -46,6 +46,7 @@ def test_the_bank_has_triangles_of_height_one_even_in_mel():
     torch.testing.assert_close(mel.diff(), mel.diff().mean().expand(19), atol=50, rtol=0)
 
 
+@pytest.mark.slow
 def test_griffin_lim_nears_the_magnitudes_and_keeps_phases_that_are_right():
     x = tones()
     A = operators.STFTMagnitude((1, 1024), 256, 64)
@@ -60,6 +61,7 @@ def test_griffin_lim_nears_the_magnitudes_and_keeps_phases_that_are_right():
     assert (mel.of_magnitudes(flat) - mel(x)).square().mean().sqrt() < 0.1
 
 
+@pytest.mark.slow
 def test_a_prior_that_knows_the_sound_gives_it_its_phases():
     x = tones(1)
     A = operators.STFTMagnitude((1, 1024), 256, 64)

@@ -24,6 +24,7 @@ def test_levels_come_back_and_are_finer_where_it_is_soft():
     assert levels[0] == -1 and levels[-1] == 1 and levels.diff()[127] < levels.diff()[0] / 20
 
 
+@pytest.mark.slow
 def test_the_memory_changes_nothing_and_later_samples_do_not_count():
     prior = small()
     tokens = torch.randint(256, (3, 24), generator=torch.Generator().manual_seed(1))

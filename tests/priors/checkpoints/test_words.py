@@ -26,6 +26,7 @@ def pictures(count=256):
     return x, labels
 
 
+@pytest.mark.slow
 def test_an_encoder_says_of_a_picture_what_its_captions_say(monkeypatch):
     x, labels = pictures()
     encoder = priors.PictureEncoder.trained(x, labels, captions(), passes=10, width=8)
@@ -45,6 +46,7 @@ def test_an_encoder_says_of_a_picture_what_its_captions_say(monkeypatch):
         priors.PictureEncoder.trained(x, labels[:3], captions())
 
 
+@pytest.mark.slow
 def test_a_condition_is_found_and_a_copy_is_tuned():
     net = UNet(1, widths=(4,), blocks=1, unshuffle=1, embedding=8, vector=5)
     generator = torch.Generator().manual_seed(0)
