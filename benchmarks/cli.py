@@ -132,6 +132,7 @@ STUDIES = {
     "tuning-gain": "published options of samplers beside tuned ones",
     "speed": "each sampler over its network evaluations, operators over plain torch",
     "ct-speed": "CT beside ASTRA, scikit-image and the memory bandwidth",
+    "growth": "time and memory against size, views, batch, samples and steps",
     "volume": "a chest from 30 views of a cone beam: FDK, total variation, slices alone and coupled",
     "suite-cost": "what suites cost beside their samplers",
 }
