@@ -112,6 +112,8 @@ def edit(
         raise OptionError("the mask keeps every pixel: there is nothing left to edit")
     every = isinstance(strength, str)
     levels = STRENGTHS if every else (strength,) if isinstance(strength, float | int) else tuple(strength)
+    if not levels or not all(0 < level < float("inf") for level in levels):
+        raise OptionError(f"strengths are positive numbers, one or more, got {strength!r}")
     found = []
     for level in levels:
         if kept.any():

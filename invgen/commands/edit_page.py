@@ -101,9 +101,10 @@ def server(prior: Prior, port: int = 0, num_samples: int = 4, steps: int = 25) -
             self._answer(200 if self.path == "/" else 404, page if self.path == "/" else b"", "text/html; charset=utf-8")
 
         def do_POST(self) -> None:
-            own = f"http://{self.headers.get('Host')}"
+            host = self.headers.get("Host", "")
+            own, here = f"http://{host}", host.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
             size = int(self.headers.get("Content-Length") or 0)
-            if self.headers.get("Origin", own) != own or not 0 < size <= LARGEST:  # no other page may ask
+            if not here or self.headers.get("Origin", own) != own or not 0 < size <= LARGEST:  # no other page may ask
                 self._answer(403, b"{}", "application/json")
                 return
             try:
@@ -112,7 +113,7 @@ def server(prior: Prior, port: int = 0, num_samples: int = 4, steps: int = 25) -
                     found = _sample(prior, asked) if self.path == "/sample" else _edit(prior, asked, num_samples, steps)
             except InvgenError as error:
                 found = {"error": str(error)}
-            except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
                 found = {"error": f"the request cannot be read: {error}"}
             self._answer(200, json.dumps(found).encode(), "application/json")
 

@@ -59,6 +59,9 @@ def test_what_cannot_be_edited_is_said():
         invgen.edit(PAINTING, PRIOR, keep=torch.ones(1, 6, 6))
     with pytest.raises(UnsupportedError, match="knows no conditions"):
         invgen.edit(torch.zeros(3, 64, 64), priors.load("photo"), condition=3)
+    for wrong in ((), (1.0, -1.0)):
+        with pytest.raises(OptionError, match="strengths are positive"):
+            invgen.edit(PAINTING, PRIOR, strength=wrong)
     with pytest.raises(OptionError, match="square pictures"):
         edit_page.server(GaussianPrior(8))
 
@@ -117,10 +120,10 @@ def test_another_page_may_not_ask():
     with edit_page.server(GaussianPrior((1, 6, 6), var=0.25)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         statuses = []
-        for headers in ({"Origin": "http://elsewhere"}, {}):
+        for headers in ({"Origin": "http://elsewhere"}, {"Host": "elsewhere:80"}, {}):
             ask = HTTPConnection("127.0.0.1", server.server_port)
             ask.request("POST", "/edit", json.dumps({"picture": "?"}), headers)
             answer = ask.getresponse()
             statuses.append((answer.status, json.loads(answer.read())))
         server.shutdown()
-    assert statuses[0] == (403, {}) and "cannot be read" in statuses[1][1]["error"]
+    assert statuses[:2] == [(403, {})] * 2 and "cannot be read" in statuses[2][1]["error"]
