@@ -240,7 +240,8 @@ class ConeBeamCT(Projected):
 
         Shapes and units as in `forward`, filters and short scans as in :meth:`FanBeamCT.fbp`: rays are weighted by the
         cosine of their angle, each row of the detector is filtered, and voxels take what their rays meet, by
-        1 / distance^2. Exact in the plane of the orbit, an approximation that worsens with the angle of the cone.
+        1 / distance^2. Exact in the plane of the orbit, an approximation that worsens with the angle of the cone. It has no
+        graph for gradients.
 
         Raises:
             UnsupportedError: the orbit is no circle, or covers less than half a turn and the opening of the fan: use
