@@ -33,7 +33,12 @@ def run(out: Path, quick: bool = False) -> Row:
         value, base = mean(metrics.psnr(r.mean, x, data_range=2.0).tolist()), f"linear guess {guessed:.2f}"
         figures.insert(0, Figure("mean of four", *value, unit="dB", least=guessed, baseline=base))
         figures.append(Figure("saturation of samples over true", ratio, least=0.9, most=1.1))
-    return Row(12, tuple(figures), (out / "colourisation.png",), "Grey, linear guess, two samples, truth below each other.")
+    return Row(
+        12,
+        tuple(figures),
+        (out / "colourisation.png",),
+        "The linear guess is fitted on 32 samples of the prior. Grey, guess, two samples, truth below each other.",
+    )
 
 
 def linear(grey: Tensor, colour: Tensor, y: Tensor) -> Tensor:
