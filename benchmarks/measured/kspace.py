@@ -90,4 +90,4 @@ def cases(folder: Path, quick: bool) -> Iterator[Case]:
         "MMPS": samplers.MMPS(schedule=tuple(np.geomspace(1.0, 0.02, 8 if quick else 20).tolist())),
     }
     network = NearlyReal(load("mr", shape=(1, *size)), maps.abs().sum(0) > 0)
-    yield Case("kspace", "a brain", Posterior(network, A, noise, A.measured(kspace)[None]), methods, score, shown)
+    yield Case("kspace", "a brain", Posterior(network, A, noise, A.measured(kspace)), methods, score, shown)
