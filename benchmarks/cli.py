@@ -131,6 +131,8 @@ STUDIES = {
     "sampler-page": "docs/samplers.md from the stored runs of `exact`",
     "tuning-gain": "published options of samplers beside tuned ones",
     "speed": "each sampler over its network evaluations, operators over plain torch",
+    "loop-speed": "noise, steps, half precision, training and first use beside plain torch",
+    "gpu": "what only a GPU can show: results beside the CPU's, and times; an error where they differ",
     "ct-speed": "CT beside ASTRA, scikit-image and the memory bandwidth",
     "growth": "time and memory against size, views, batch, samples and steps",
     "volume": "a chest from 30 views of a cone beam: FDK, total variation, slices alone and coupled",

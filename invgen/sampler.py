@@ -165,11 +165,14 @@ class Sampler(Method):
         """
         first_bad, limit = torch.full((), -1, device=x.device), _limit(prior)
         for k, x in enumerate(states):
-            # Kept on the device: reading it at every step would stall an accelerator. No comparison holds for a nan.
-            fine = x.abs().amax() < limit if x.numel() else torch.ones_like(first_bad, dtype=torch.bool)
-            first_bad = torch.where((first_bad < 0) & ~fine, k, first_bad)
-            if x.device.type == "cpu" and first_bad >= 0:
-                break
+            # No comparison holds for a nan.
+            fine = torch.linalg.vector_norm(x, math.inf) < limit if x.numel() else torch.ones_like(first_bad) > 0
+            if x.device.type == "cpu":
+                if not fine:
+                    first_bad = first_bad + k + 1
+                    break
+            else:  # kept on the device: reading it at every step would stall an accelerator
+                first_bad = torch.where((first_bad < 0) & ~fine, k, first_bad)
             if run.bar is not None:
                 run.bar.update()
             if run.callback is not None:

@@ -151,8 +151,8 @@ class CircularBlur(Blur, SVDOperator):
 class PaddedBlur(Blur):
     """Convolution with the signal continued beyond its edges ("reflect", "replicate"), or only where the kernel fits.
 
-    The continuation is one gather along each axis, its adjoint one scatter; the convolution inside is two FFTs, which
-    beat a direct convolution on a CPU from 5 x 5 taps on, its adjoint from the start. `solve` runs CG, preconditioned by
+    The continuation is torch's padding, or one gather along each axis, its adjoint one scatter; the convolution inside is
+    two FFTs, as fast on a processor as a direct convolution with the smallest kernels. `solve` runs CG, preconditioned by
     the circular blur with the same kernel, which differs from A A^T only near the edges.
     """
 
@@ -185,8 +185,14 @@ class PaddedBlur(Blur):
         self.register_buffer("power", self._channels(power)[..., : self.kept[-1] // 2 + 1], persistent=False)
         # with the centre of the kernel at the origin, what is valid starts this far from the edge
         self.margin = tuple(k - 1 - k // 2 for k in sizes)
+        # torch's padding is ten times as fast as a gather, but reflects once at most
+        short = all(max(pad) < n for n, pad in zip(self.spatial, pads, strict=True))
+        self.pads = [p for pad in reversed(pads) for p in pad] if short and boundary != "valid" else None
 
     def _pad(self, x: Tensor) -> Tensor:
+        if self.pads is not None and not x.is_complex():
+            padded = F.pad(x.reshape(-1, *self.spatial), self.pads, mode=self.boundary)
+            return padded.reshape(*x.shape[: -self.dim], *self.padded)
         for a, (n, m) in enumerate(zip(self.spatial, self.padded, strict=True)):
             if m > n:
                 x = x.index_select(a - self.dim, getattr(self, f"source{a}"))

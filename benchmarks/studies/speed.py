@@ -5,6 +5,7 @@
 2. CT against ASTRA slice by slice, the sparse matrix and scikit-image (benchmarks/studies/ct_speed.py).
 3. Blur, mask and downsample against the plain torch expression.
 4. Peak memory against the number of samples or particles, with and without `max_batch`.
+5. Noise, steps, half precision, training and first use, beside torch and their limits (benchmarks/studies/loop_speed.py).
 
 A sampler and its network are timed in the same run; elsewhere times are medians over rounds in which all candidates take
 turns. So a drift of the machine's speed cancels.
@@ -430,6 +431,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_rows("operators over the plain torch expression, batch 8, 3x256x256", operator_overhead(5 * options.rounds))
     peak_memory()
     print()
-    from invgen.benchmarks.studies import ct_speed
+    from invgen.benchmarks.studies import ct_speed, loop_speed
 
+    loop_speed.main([])
+    print()
     ct_speed.main([])

@@ -90,3 +90,17 @@ def paper_misfit(post: Posterior, x0: Tensor) -> Tensor:
     if isinstance(post.noise, Energy):
         return -post.log_likelihood(x0)
     return norm(post.residual(x0))
+
+
+def misfit_gradient(post: Posterior, x0: Tensor, x: Tensor) -> Tensor:
+    """Returns the gradient of `paper_misfit` at x0 with respect to x, of which x0 was made, (B, *shape).
+
+    The norms are one a sample, so that their gradients do not mix. A linear operator gives it by its adjoint, without a
+    graph of its own.
+    """
+    if isinstance(post.A, LinearOperator) and not isinstance(post.noise, Energy):
+        r = post.residual(x0.detach())
+        size = norm(r)
+        return torch.autograd.grad(x0, x, post.A.adjoint(r / -size.where(size > 0, 1)))[0]
+    with differentiating():
+        return torch.autograd.grad(paper_misfit(post, x0).sum(), x)[0]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, step
@@ -14,7 +13,7 @@ from invgen.numerics.gradients import differentiating, leaf
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import published
-from invgen.samplers.data_term import paper_misfit
+from invgen.samplers.data_term import misfit_gradient
 from invgen.samplers.guided.base import GradientGuided
 from invgen.validation.hints import Count, Fraction, NonNegative
 
@@ -62,8 +61,7 @@ class DPS(GradientGuided):
             with differentiating():
                 x = leaf(x)
                 x0 = post.prior(x, s)
-                misfit = paper_misfit(post, x0).sum()  # one norm a sample: their gradients do not mix
-            (grad,) = torch.autograd.grad(misfit, x)
+            grad = misfit_gradient(post, x0, x)
             # a step in x / sqrt(1 + sigma^2) before and after, written in x
             scale = math.sqrt((1 + s**2) * (1 + s_next**2))
             grad = self.within(post.prior, x, s, grad)
