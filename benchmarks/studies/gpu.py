@@ -1,4 +1,4 @@
-"""What only a GPU can show: `invgen bench study gpu`, in less than ten minutes.
+"""Operators and samplers on a GPU beside the processor: `invgen bench study gpu`, in less than ten minutes.
 
 Each operator and sampler runs on the processor and on the GPU, on the same input: the table has both times and how far the
 results are apart, relative to their size. A difference beyond its bound is marked, and the study ends with an error. Then
@@ -103,7 +103,7 @@ def of_operators(device: str) -> Iterator[Row]:
     """Yields forward, adjoint and solve of each operator."""
     for name, make in operators().items():
         both = [make(), make().to(device)]
-        x = torch.randn(4, *both[0].in_shape, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(2, *both[0].in_shape, generator=torch.Generator().manual_seed(0))
         y = both[0](x)
         calls: dict[str, Callable[[LinearOperator, Tensor, Tensor], Tensor]] = {
             "": lambda A, x, y: A(x),

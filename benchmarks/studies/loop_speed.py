@@ -1,5 +1,4 @@
-"""What a step, a draw, a network and an operator cost beside the plain torch that they stand for: part of
-`invgen bench study speed`.
+"""Steps, draws, networks and operators beside the plain torch that they stand for: part of `invgen bench study speed`.
 
 All candidates take turns in one process on one thread, in processor time: the ratios carry over to other machines. Beside
 each stands the limit that it is held to. azula is timed where it is installed.
