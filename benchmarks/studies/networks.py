@@ -31,7 +31,7 @@ class MnistDDPM(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (16, 32, 32, 16), waves: int = 16) -> None:
         super().__init__()
         maps = [
-            nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(a, b, 7, padding=3), nn.LayerNorm((b, 28, 28)), nn.GELU())})
+            nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(a, b, 7, padding=3), nn.LayerNorm([b, 28, 28]), nn.GELU())})
             for a, b in zip((1, *widths), widths, strict=False)
         ]
         self.blocks = nn.ModuleList([*maps, nn.Conv2d(widths[-1], 1, 3, padding=1)])
