@@ -173,7 +173,8 @@ def views(device: str, minutes: float) -> None:
     """Trains the network of `photo` on noise and prints how many views a second it saw."""
     from invgen.priors.checkpoints.networks.unet import UNet
 
-    net = UNet(3).to(device, memory_format=torch.channels_last)
+    net: Any = UNet(3).to(device)
+    net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     x = torch.randn(64, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
     losses, count, begin = [], 0, time.perf_counter()

@@ -5,6 +5,7 @@ each stands the limit that it is held to. azula is timed where it is installed.
 """
 
 import argparse
+import importlib
 import importlib.util
 import statistics
 import subprocess
@@ -86,23 +87,21 @@ def azula_dps(post: Posterior, rows: int) -> Callable[[int], object] | None:
     """Returns the same number of steps of azula's DPS, None where it is not installed."""
     if importlib.util.find_spec("azula") is None:
         return None
-    from azula.denoise import Denoiser as Theirs
-    from azula.denoise import DiracPosterior
-    from azula.guidance.dps import DPSSampler
-    from azula.noise import VPSchedule
+    # by name: it is no dependency, and may be missing
+    denoise, guidance, noise = (importlib.import_module(f"azula.{name}") for name in ("denoise", "guidance.dps", "noise"))
 
-    class Nothing(Theirs):
+    class Nothing(denoise.Denoiser):
         def __init__(self) -> None:
             super().__init__()
-            self.schedule = VPSchedule()
+            self.schedule = noise.VPSchedule()
 
         def forward(self, x_t: Tensor, t: Tensor) -> Any:
-            return DiracPosterior(mean=0.5 * x_t)
+            return denoise.DiracPosterior(mean=0.5 * x_t)
 
     net, y = Nothing(), post.y.expand(rows, *post.y.shape)
 
     def run(steps: int) -> Tensor:
-        return DPSSampler(net, y=y, A=post.A, steps=steps, silent=True)(torch.randn(rows, *post.prior.shape))
+        return guidance.DPSSampler(net, y=y, A=post.A, steps=steps, silent=True)(torch.randn(rows, *post.prior.shape))
 
     return run
 
@@ -160,11 +159,12 @@ def training(rounds: int) -> Iterator[Row]:
     """Yields a view of training `photo`'s network: 8 in float32 a step, or 32 in bfloat16 with a fused optimiser."""
     calls: dict[str, Callable[[], object]] = {}
     for name, batch, half in (("before", 8, False), ("now", 32, True)):
-        net = UNet(3).to(memory_format=torch.channels_last)
+        net: Any = UNet(3)
+        net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(net.parameters(), fused=half)
         x = torch.randn(batch, 3, 64, 64).contiguous(memory_format=torch.channels_last)
 
-        def step(net: UNet = net, optimizer: torch.optim.AdamW = optimizer, x: Tensor = x, half: bool = half) -> None:
+        def step(net: Any = net, optimizer: torch.optim.AdamW = optimizer, x: Tensor = x, half: bool = half) -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = (net(x, torch.zeros(len(x))) - x).square().mean()
             loss.backward()

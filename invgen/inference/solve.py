@@ -250,7 +250,7 @@ def solve(
         raise OptionError("a warm start takes both, init= and level=")
     if level is not None:
         prior = _from_level(prior, level)
-    post, precision = in_precision(Posterior(prior, A, noise, y, init), precision)
+    post, used = in_precision(Posterior(prior, A, noise, y, init), precision)
     reason = ""
     if isinstance(sampler, str):
         if sampler == "auto":
