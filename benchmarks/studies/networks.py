@@ -70,7 +70,7 @@ def mnist_ddpm(path: Path) -> tuple[MnistDDPM, priors.Schedule]:
     """Returns the trained network and its schedule."""
     net = MnistDDPM()
     net.load_state_dict(priors.read_weights(path, prefix="gt."))
-    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    betas = priors.read_weights(path, prefix="")["beta_t"][1:].double()
     return net.eval(), priors.Schedule.from_betas(betas, times=torch.arange(1, 1001) / 1000)
 
 
