@@ -52,6 +52,8 @@ _HOME = {
     "detector": "inference.score",
     "Detector": "inference.score",
     "purify": "inference.purify",
+    "compare_priors": "inference.compare",
+    "PriorComparison": "inference.compare",
     "log_prob": "numerics.density",
     "bits_per_dim": "numerics.density",
     "simulate": "inference.simulation",
@@ -114,6 +116,8 @@ if TYPE_CHECKING:
     from invgen.inference.calibration import Calibration as Calibration
     from invgen.inference.calibration import calibrate as calibrate
     from invgen.inference.checks import check_operator as check_operator
+    from invgen.inference.compare import PriorComparison as PriorComparison
+    from invgen.inference.compare import compare_priors as compare_priors
     from invgen.inference.conformal import Correction as Correction
     from invgen.inference.fit import Fit as Fit
     from invgen.inference.forecasting import Forecast as Forecast

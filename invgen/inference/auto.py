@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from invgen.autoregressive import Autoregressive
 from invgen.consistency import needs_consistency
 from invgen.diffusion import Denoiser
 from invgen.errors import UnsupportedError
@@ -72,6 +73,15 @@ def _best(post: Posterior, particles: int, draws: int, most: int, coarse: bool =
             )
         return samplers.ULA(warm=0, steps=1000), (
             "the denoiser knows one noise level: a Langevin chain with its score, which takes many steps"
+        )
+
+    if isinstance(prior, Autoregressive):
+        if samplers.ForwardBackward().refuses(post) is None:
+            return samplers.ForwardBackward(), (
+                "a Markov chain and a likelihood of each site: the forward-backward algorithm is exact"
+            )
+        return samplers.AutoregressiveSMC(particles=particles, draws=draws), (
+            "an autoregressive prior: particles are prefixes, which grow site by site"
         )
 
     count = f"{values} measured value{'' if values == 1 else 's'}"

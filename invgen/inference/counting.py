@@ -53,6 +53,11 @@ def at_evaluations(sampler: Sampler, post: Posterior, evaluations: int) -> Sampl
             f"this {type(sampler).__name__} has noise levels of its own, so that evaluations cannot set their number; "
             "leave evaluations out, or name the schedule"
         )
+    if not isinstance(post.prior, Denoiser | Generator):
+        raise UnsupportedError(
+            f"{type(post.prior).__name__} is evaluated once for each site of a signal, so that evaluations cannot set the "
+            f"steps of {type(sampler).__name__}; leave evaluations out"
+        )
     # a decoder is a part of the operator, for which no small problem stands: three steps of the problem itself
     whole = isinstance(post.prior, Generator)
     problem, short = (post.rows(torch.zeros(1, dtype=torch.long)), (1, 2)) if whole else (_small(post), SHORT)

@@ -113,7 +113,10 @@ def likelihood(
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
     y = x + step * noise
     if isinstance(prior, VAE):
-        return _summary(bits_per_dim(_elbo(prior, y, seed), n, step), "bound by the evidence of a Gaussian decoder")
+        with torch.no_grad():
+            return _summary(
+                bits_per_dim(prior.evidence_bound(y, seed), n, step), "bound by the evidence of a Gaussian decoder"
+            )
     if hasattr(prior, "inverse"):
         level = prior.flow.NOISE
         y = x + level * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
@@ -132,19 +135,6 @@ def _summary(bits: Tensor, how: str) -> dict[str, Any]:
         "count": len(bits),
         "how": how,
     }
-
-
-def _elbo(prior: Any, y: Tensor, seed: int) -> Tensor:
-    """Returns the evidence lower bound of a VAE, its decoder's variance the best one for these pictures; (B,) in nats."""
-    from torch.distributions import Normal
-
-    with torch.no_grad():
-        mean, log_var = prior.encoder(y)
-        eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
-        error = (prior(mean + (0.5 * log_var).exp() * eps) - y).square().flatten(1)
-        scale = error.mean().sqrt()
-        like = (Normal(0.0, scale).log_prob(error.sqrt())).sum(1)
-        return like - 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
 
 
 def two_sample(generated: Tensor, kept: Tensor, views: Tensor, seed: int = 0) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invgen.diffusion import Denoiser, as_size
-from invgen.errors import OptionError, ShapeError
+from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.linalg import norm
 from invgen.numerics.gradients import unit_cotangents
 from invgen.priors.wrappers.from_network import in_half, network_dtype
@@ -157,6 +157,30 @@ class VAE(Decoder):
                 f"the encoder turns {tuple(x.shape)} into {tuple(z.shape)}, expected {(len(x), *self.latent_shape)}"
             )
         return z
+
+    def evidence_bound(self, x: Tensor, seed: int = 0) -> Tensor:
+        """Returns a lower bound of log p(x) in nats, (B,), for a Gaussian decoder of the variance that suits these signals.
+
+        The expectation over q(z | x) is that of one draw of each; z is standard normal under the prior.
+
+        Args:
+            x: (B, *shape).
+            seed: of the draws.
+
+        Raises:
+            UnsupportedError: the encoder gives no variance.
+        """
+        out = evaluate(self.encoder, x, self.given)
+        if isinstance(out, torch.distributions.Distribution):
+            out = out.mean, out.variance.log()
+        if not isinstance(out, tuple | list) or len(out) != 2:
+            raise UnsupportedError("a bound of the evidence needs an encoder that gives a mean and a log-variance")
+        mean, log_var = (torch.as_tensor(part) for part in out)
+        with torch.no_grad():
+            eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
+            error = (self(mean + (0.5 * log_var).exp() * eps) - x).square().flatten(1)
+            like = torch.distributions.Normal(0.0, error.mean().sqrt()).log_prob(error.sqrt()).sum(1)
+            return like - 0.5 * (mean.square() + log_var.exp() - 1 - log_var).flatten(1).sum(1)
 
     def condition(self, condition: Tensor | int) -> "VAE":
         return VAE(self.g, self.encoder, self.latent, self.shape, sphere=self.sphere, condition=condition, **_facts(self))

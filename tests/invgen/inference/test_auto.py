@@ -5,6 +5,7 @@ import torch
 
 import invgen
 from invgen import Energy, Gaussian, Posterior, UnsupportedError, samplers
+from invgen.autoregressive import MarkovChain
 from invgen.inference.auto import recommend
 from invgen.noise import Noiseless, Poisson
 from invgen.operators import HighDynamicRange, Mask, Matrix, from_function
@@ -47,9 +48,18 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+CHAIN = MarkovChain(6, [-1.0, 0.0, 1.0], torch.randn(3, 3, generator=torch.Generator().manual_seed(2)))
+SUMS = from_function(lambda x: x.cumsum(-1).exp(), (6,), differentiable=False)
+SITES = {
+    "a chain seen through a mask": (CHAIN, Mask((6,), torch.arange(6) < 3), Gaussian(0.5), "ForwardBackward"),
+    "a chain seen through a matrix": (CHAIN, wide(6, 3), Gaussian(0.5), "AutoregressiveSMC"),
+    "a chain and a black box": (CHAIN, SUMS, Poisson(), "AutoregressiveSMC"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS | SITES)
 def test_each_kind_of_problem_gets_a_sampler_that_takes_it(name):
-    p, A, noise, expected = PROBLEMS[name]
+    p, A, noise, expected = (PROBLEMS | SITES)[name]
     y = A(torch.zeros(p.shape)).float()
     sampler, reason = recommend(Posterior(p, A, noise, y))
     assert type(sampler).__name__ == expected and sampler.refuses(Posterior(p, A, noise, y)) is None
@@ -77,6 +87,12 @@ def test_evaluations_set_the_steps_of_any_sampler_or_are_refused():
         invgen.solve(torch.zeros(20), A, p, noise, "PnPDM", evaluations=2)
     with pytest.raises(UnsupportedError, match="MMPS has noise levels of its own"):
         invgen.solve(torch.zeros(20), A, p, noise, samplers.MMPS(schedule=(1.0, 0.1)), evaluations=2)
+
+
+def test_a_prior_of_sites_has_its_own_number_of_evaluations():
+    p, A, noise, _ = SITES["a chain seen through a matrix"]
+    with pytest.raises(UnsupportedError, match="^MarkovChain is evaluated once for each site .* leave evaluations out$"):
+        invgen.solve(A(torch.zeros(6)), A, p, noise, evaluations=25)
 
 
 def test_what_no_sampler_takes_is_said_at_once():
