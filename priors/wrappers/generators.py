@@ -20,6 +20,7 @@ from invgen.pushforward import Generator, StandardNormal
 from invgen.validation.arguments import checked
 
 Network = Callable[..., Tensor]
+Encoder = Callable[..., Any]  # of a tensor, (mean, log-variance) or a distribution
 Made = TypeVar("Made", bound=Generator)
 Kind = TypeVar("Kind", bound=Network)
 
@@ -143,7 +144,7 @@ class VAE(Decoder):
     """
 
     def __init__(
-        self, g: Network, encoder: Network, latent: int | Sequence[int] | Denoiser, *args: Any, **options: Any
+        self, g: Network, encoder: Encoder, latent: int | Sequence[int] | Denoiser, *args: Any, **options: Any
     ) -> None:
         super().__init__(g, latent, *args, **options)
         self.encoder = encoder
