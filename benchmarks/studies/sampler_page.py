@@ -255,6 +255,7 @@ WHEN: dict[str, str] = {
     "Flower": "to compare with the paper; gamma=1 to draw samples with flow priors, no network gradient",
     "CM4IR": "to compare with the paper; a restoration in 4 evaluations of a consistency function",
     "LATINO": "to compare with the paper; latent consistency models, no gradient of the decoder",
+    "LATINOPRO": "to compare with the paper; a consistency function whose condition may be wrong",
     "AdaptiveLATINO": "samples in 1 to 8 evaluations of a consistency function, over pixels or codes",
     "LinearisedLATINO": "samples in 1 to 8 evaluations of a consistency function over pixels, with its gradient",
     "CSGM": "GANs and VAEs: the best-fitting code, with restarts",

@@ -18,6 +18,7 @@ from invgen.samplers.editing.sdedit import SDEdit
 from invgen.samplers.few_steps.adaptivelatino import AdaptiveLATINO
 from invgen.samplers.few_steps.cm4ir import CM4IR
 from invgen.samplers.few_steps.latino import LATINO
+from invgen.samplers.few_steps.latinopro import LATINOPRO
 from invgen.samplers.few_steps.linearisedlatino import LinearisedLATINO
 from invgen.samplers.flow.adaptiveotode import AdaptiveOTODE
 from invgen.samplers.flow.damped import DampedFlowChef, DampedFlowDPS, DampedPnPFlow
@@ -182,6 +183,7 @@ __all__ = [
     "Heun",
     "HybridReg",
     "LATINO",
+    "LATINOPRO",
     "MCGDiff",
     "MedicalProjection",
     "MultistepConsistency",

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import invgen
 from invgen import Gaussian, Posterior, UnsupportedError, sample, samplers
-from invgen.diffusion import Denoiser
+from invgen.conditional import ConditionalDenoiser
+from invgen.diffusion import Denoiser, Sigma
 from invgen.inference.auto import recommend
 from invgen.noise import Noiseless
 from invgen.operators import Mask
@@ -160,6 +162,45 @@ def test_latino_is_too_narrow_on_a_white_prior_and_slow_on_a_chain():
     off, covariance, _ = zip(*(errors(law(samplers.LATINO(steps=n), post), post) for n in (8, 64)), strict=True)
     assert 0.5 < off[0] < 1.1 and off[1] < 0.3
     assert 0.9 < covariance[0] < 1.5 and covariance[1] < 0.3
+
+
+class Prompted(ConditionalDenoiser):
+    """N(W c, C) by its consistency function, for an embedding c of three entries; c = 0 without one."""
+
+    consistency = True
+
+    def __init__(self) -> None:
+        super().__init__((64,), sigma_min=1e-3, sigma_max=80.0, data_std=1.0)
+        self.law = GaussianConsistency((64,), torch.zeros(64), 0.04)
+        self.W = normal(64, 3, seed=11).float()
+
+    def forward(self, x: Tensor, sigma: Sigma, condition: Tensor | None = None) -> Tensor:
+        mean = 0.0 if condition is None else condition @ self.W.T
+        return mean + self.law(x - mean, sigma)
+
+
+def test_latino_pro_finds_the_condition():
+    network, truth, start = Prompted(), torch.tensor([1.0, -0.5, 0.8]), torch.zeros(3)
+    x = network.W @ truth
+    post = Posterior(network.condition(start), Mask((64,), torch.arange(64) < 32), 0.05, x[:32])
+    # a round without a step is LATINO, and costs as much
+    one = samplers.LATINOPRO(rounds=1, rate=0.0)
+    torch.testing.assert_close(one(post, 2, seed=3), samplers.LATINO(steps=4)(post, 2, seed=3), rtol=0, atol=1e-6)
+    assert invgen.solve(post.y, post.A, post.prior, 0.05, samplers.LATINOPRO(), seed=0).nfe == 60
+
+    def off(sampler: samplers.Sampler, prior: Denoiser) -> float:
+        found = sampler(dataclasses.replace(post, prior=prior), 8, seed=0).mean(0)
+        return (found - x)[32:].norm().item()
+
+    # values that were not measured are known from the condition alone
+    before, after = (off(s, network.condition(start)) for s in (samplers.LATINO(steps=4), samplers.LATINOPRO()))
+    right = off(samplers.LATINO(steps=4), network.condition(truth))
+    assert after < 0.4 * before and right < 0.4 * before
+    # a small ball keeps it where it was
+    near = off(samplers.LATINOPRO(radius=0.1), network.condition(start))
+    assert near > 0.8 * before
+    with pytest.raises(UnsupportedError, match="under an embedding, network.condition"):
+        samplers.LATINOPRO()(dataclasses.replace(post, prior=network))
 
 
 # -- the Jacobian -------------------------------------------------------------------------------------------------------
