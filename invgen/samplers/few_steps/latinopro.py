@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invgen.conditional import Conditioned
-from invgen.diffusion import Prior
+from invgen.diffusion import Denoiser, Prior, Rescaled
 from invgen.forward import LinearOperator
 from invgen.noise import Gaussian
 from invgen.numerics.gradients import differentiating
@@ -46,14 +46,15 @@ class LATINOPRO(LATINO):
         why = super().refuses(post)
         if why is None:
             codes = denoiser_of(post.prior)
-            if not isinstance(codes, Conditioned) or codes.given is None or not codes.given.is_floating_point():
+            if embedding(codes) is None:
                 why = f"needs a prior under an embedding, network.condition(c), got {type(codes).__name__}"
         return why
 
     def run(self, post: Posterior[Prior, LinearOperator, Gaussian], x: Tensor, randn: Streams) -> Iterator[Tensor]:
         codes, levels = denoiser_of(post.prior), self.levels(post.prior)
-        assert isinstance(codes, Conditioned) and codes.given is not None  # `refuses` has seen to it
-        first = codes.given.expand(len(x), *codes.given.shape)
+        given = embedding(codes)
+        assert given is not None  # `refuses` has seen to it
+        first = given.expand(len(x), *given.shape)
         c = first
         for j in range(self.rounds):
             total = torch.zeros_like(first)
@@ -61,7 +62,7 @@ class LATINOPRO(LATINO):
             for s, lower in levels:
                 with differentiating():
                     c = c.detach().requires_grad_(lower > 0)
-                    z = codes.prior(state, s, c)
+                    z = under(codes, state, s, c)
                 guess = decoded(post.prior, z.detach())
                 x = encoded(post.prior, self.towards(post, guess, self.width(post.prior, s), randn))
                 if lower > 0:
@@ -72,3 +73,19 @@ class LATINOPRO(LATINO):
                 yield x
             away = c.detach() + self.rate * 0.9 ** max(j - 10, 0) * total - first
             c = first + away * (self.radius / away.norm(dim=-1, keepdim=True).clamp(min=self.radius))
+
+
+def embedding(codes: Denoiser) -> Tensor | None:
+    """Returns the embedding that a prior is conditioned on; None where there is none."""
+    if isinstance(codes, Rescaled):
+        return embedding(codes.prior)
+    given = codes.given if isinstance(codes, Conditioned) else None
+    return given if given is not None and given.is_floating_point() else None
+
+
+def under(codes: Denoiser, x: Tensor, s: float, c: Tensor) -> Tensor:
+    """Returns f(x, s; c) of a prior that is conditioned, with an embedding for each sample, (B, *embedding)."""
+    if isinstance(codes, Rescaled):
+        return under(codes.prior, (x - codes.shift) / codes.scale, s / codes.scale, c) * codes.scale + codes.shift
+    assert isinstance(codes, Conditioned)
+    return codes.prior(x, s, c)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from invgen import CallError, DivergedError, Gaussian, OptionError, Posterior, UnsupportedError, samplers
 from invgen.autoregressive import Autoregressive
-from invgen.diffusion import Denoiser, Prior, per_sample_sigma
+from invgen.conditional import ConditionalDenoiser
+from invgen.diffusion import Denoiser, Prior, Sigma, per_sample_sigma
 from invgen.forward import LinearOperator, Operator
 from invgen.noise import Noise, Noiseless, Poisson
 from invgen.operators import Mask, Matrix
@@ -168,12 +169,31 @@ def consistent(p: Prior) -> Denoiser:
     return p
 
 
+class Embedded(ConditionalDenoiser):
+    """A consistency function whose signals an embedding of one number moves."""
+
+    def __init__(self, base: Denoiser) -> None:
+        facts = ("sigma_min", "sigma_max", "value_range", "data_mean", "data_std")
+        super().__init__(base.shape, **{name: getattr(base, name) for name in facts})
+        self.base, self.consistency = base, True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    def forward(self, x: Tensor, sigma: Sigma, condition: Tensor | None = None) -> Tensor:
+        shift = 0.0 if condition is None else condition.view(-1, *[1] * (x.ndim - 1)) * self.data_std
+        return self.base(x - shift, sigma) + shift
+
+
 def problem(
     p: Prior | None = None, batch: tuple[int, ...] = (), rows: int = 3, sigma: float = 0.3, kind: str = "matrix"
 ) -> Posterior:
     p = prior() if p is None else p
-    if kind == "consistency":
+    if kind in ("consistency", "embedding"):
         p = consistent(p)
+    if kind == "embedding":
+        p = Embedded(p).condition(torch.zeros(1, dtype=p.dtype))
     if kind == "generator" and not isinstance(p, Generator):
         p = Linear(p.shape, p.dtype, broken=isinstance(p, Broken))
     g = torch.Generator().manual_seed(1)
@@ -191,7 +211,7 @@ def kind_for(cls: type[Sampler]) -> str:
     """The first kind of problem that a sampler accepts."""
     if issubclass(cls, Unconditional):
         return "consistency" if cls.consistency else "matrix"
-    for kind in ("matrix", "mask", "exact mask", "generator", "consistency"):
+    for kind in ("matrix", "mask", "exact mask", "generator", "consistency", "embedding"):
         if cls().refuses(problem(kind=kind)) is None:
             return kind
     raise AssertionError(f"{cls.__name__} accepts none of the problems: {cls().refuses(problem())}")
