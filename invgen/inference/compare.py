@@ -40,7 +40,7 @@ LEVEL = 0.5  # of the intervals whose coverage is told
 
 @dataclass(frozen=True)
 class ComparedPrior:
-    """What was measured of one prior; nan, or None, where it has no such thing.
+    """Measurements of one prior; nan, or None, where it has no such thing.
 
     Attributes:
         kind: its class.
