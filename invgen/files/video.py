@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v")
 def ffmpeg() -> Any:
     """Returns the module imageio_ffmpeg, or says which extra brings it."""
     try:
-        import imageio_ffmpeg
+        import imageio_ffmpeg  # pyright: ignore[reportMissingImports]  (an extra that the tests do without)
     except ImportError as error:
         raise MissingExtraError("clips need imageio-ffmpeg: pip install 'invgen-solvers[video]', 68 MB") from error
     return imageio_ffmpeg
