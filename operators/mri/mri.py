@@ -26,7 +26,7 @@ class _Cartesian(LinearOperator):
     def _set_up(self, mask: Tensor) -> None:
         name, shape, complex_in = type(self).__name__, self.in_shape, self.in_dtype.is_complex
         self.dims = len(shape) - (not complex_in)
-        parts = shape[0] in (1, 2)  # with complex=True they are taken for channels, not for slices
+        parts = tuple(shape[:1]) in ((1,), (2,))  # with complex=True they are taken for channels, not for slices
         if self.dims not in (2, 3) or (parts and self.dims == 3 if complex_in else not parts):
             wanted = "(H, W) for complex=True" if complex_in else "(2, H, W), real and imaginary part, or (1, H, W), real"
             raise OptionError(f"{name} takes an image_shape of {wanted}, or a volume's with D before H, got {tuple(shape)}")

