@@ -29,6 +29,8 @@ class Cost:
             does inside an exact solve or a singular value decomposition of its own is not among them.
         iterations: of each iterative linear solve, by the solver's name: {"CG": [12, 11, ...]}.
         exact_solves: how many linear systems with the operator were solved without iterations.
+        max_batch: how many signals were worked on at once, where memory was too small for all and none was given; `split`:
+            why, in words.
     """
 
     nfe: float = 0.0
@@ -37,6 +39,8 @@ class Cost:
     operator_calls: float = 0.0
     iterations: dict[str, list[int]] = field(default_factory=dict)
     exact_solves: int = 0
+    max_batch: int | None = None
+    split: str = ""
 
     @property
     def inner(self) -> str:

@@ -30,7 +30,7 @@ class Run:
     """The wishes of a caller beside the samples, passed through to where they are used.
 
     Attributes:
-        max_batch: how many signals to work on at once, None for all.
+        max_batch: how many signals to work on at once, None for as many as fit into memory.
         progress: whether to show a bar; None shows it on a terminal and in a notebook only.
         callback: called after each step with its number and the state.
         cost: filled with what the run used.
@@ -160,7 +160,8 @@ class Method:
                 nothing else; measurements in another order get other samples. Or a list of one seed for each measurement
                 (flattened): then on that seed and its number alone, as if the measurement were not in a batch. A GPU draws
                 other samples than a processor.
-            max_batch: how many signals to work on at once; fewer take less memory and give the same samples.
+            max_batch: how many signals to work on at once; fewer take less memory and give the same samples. By default
+                all, of a sampler as many as fit into half of the free memory (`Cost.max_batch`).
             progress: whether to show a bar; None shows it on a terminal and in a notebook only.
             callback: called after each step with its number and the state, (rows, *shape).
             cost: filled with what the run used.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,6 +14,7 @@ from invgen.cost import Cost, charged
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
 from invgen.method import Method, Run
+from invgen.numerics.memory import LIGHT, SMALL, fitting
 from invgen.numerics.random import Streams, streams
 from invgen.posterior import Posterior
 from invgen.pushforward import Generator
@@ -112,17 +113,18 @@ class Sampler(Method):
             return index, self.last_state(post.prior, self.run(post, start, randn), start, run)
 
     def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
-        """Returns samples, (num_samples, *batch, *shape), drawn at most `run.max_batch` rows at once."""
+        """Returns samples, (num_samples, *batch, *shape), drawn at most `run.max_batch` rows at once, or as many as fit."""
         decoder = post.prior if isinstance(post.prior, Generator) else None
         problem, batch = post.latent() if self._through_latent(post) else post, math.prod(post.batch)
         check_size(8 * num_samples * batch, f"numbering {num_samples} samples")
         draws = torch.arange(math.ceil(num_samples / self.samples_a_draw) * batch)
-        together = len(draws) if run.max_batch is None else run.max_batch // self.rows_a_draw
-        chunks = draws.split(max(together, 1)) if len(draws) else ()
         out = torch.empty(num_samples * batch, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
         codes = None if decoder is None else out.new_empty(len(out), *decoder.latent_shape)
         if isinstance(problem.prior, Denoiser):
             warn_untrusted(problem.prior)
+        run = self._split(run, problem, len(draws), seed, out.nbytes)
+        together = len(draws) if run.max_batch is None else run.max_batch // self.rows_a_draw
+        chunks = draws.split(max(together, 1)) if len(draws) else ()
         with (
             _progress_bar(len(chunks) * self.steps, type(self).__name__, run.progress) as bar,
             charged(run.cost, post.prior, post.A, len(out)),
@@ -142,6 +144,28 @@ class Sampler(Method):
         if run.codes is not None and codes is not None:
             run.codes(codes.reshape(num_samples, *post.batch, *codes.shape[1:]))
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
+
+    def _split(self, run: Run, post: Posterior[Any, Any, Any], draws: int, seed: int | Tensor, kept: int) -> Run:
+        """Returns the wishes with a `max_batch` where none is given and not all draws would fit into memory.
+
+        It is found by the first step of one draw, which is thrown away: samples do not depend on their batch.
+        """
+        prior, rows = post.prior, draws * self.rows_a_draw
+        small = rows * math.prod(prior.shape) <= SMALL and sum(p.numel() for p in prior.parameters()) <= LIGHT
+        if run.max_batch is not None or rows < 2 or small:
+            return run
+
+        def stop(k: int, x: Tensor) -> None:
+            raise _Enough
+
+        def one() -> None:
+            with suppress(_Enough):
+                self.draw_chunk(post, torch.zeros(1, 2, dtype=torch.long), seed, Run(max_batch=1, callback=stop))
+
+        number, why = fitting(one, rows, prior.device, kept)
+        if run.cost is not None:
+            run.cost.max_batch, run.cost.split = number, why
+        return dataclasses.replace(run, max_batch=number)
 
     def _through_latent(self, post: Posterior) -> bool:
         """Tells whether the problem has to be pulled back to the latent codes of a pushforward prior."""
@@ -187,6 +211,10 @@ class Sampler(Method):
             where += f" (sigma = {self.levels(prior)[k][0]:.3g})"
         what = "the state is not finite or far beyond any signal"
         return f"{type(self).__name__} diverged {where}: {what}; {self.advice(prior)}"
+
+
+class _Enough(Exception):
+    """The step that was to be seen has been made."""
 
 
 def _limit(prior: Prior) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 from invgen import __version__
 from invgen.benchmarks.suite import scores
 from invgen.benchmarks.suite.cell import KEPT_SAMPLES, Cell
-from invgen.benchmarks.suite.parts import problem_of, sampler_of
+from invgen.benchmarks.suite.parts import in_precision, problem_of, sampler_of
 from invgen.cost import Cost
 from invgen.inference.solve import Result, warn_unexplained
 from invgen.names import resolve
@@ -57,12 +57,13 @@ def _solved(cells: Sequence[Cell], posts: Sequence[Posterior]) -> list[Result]:
     first, sampler, cost = cells[0], sampler_of(cells[0].sampler), Cost()
     seeds = [cell.sampler_seed for cell in cells]
     alone = len(cells) == 1
-    whole = posts[0] if alone else replace(posts[0], y=torch.stack([post.y for post in posts]))
+    cast, precision = in_precision(first, posts[0])
+    whole = cast if alone else replace(cast, y=torch.stack([post.y for post in posts]))
     samples = sampler(whole, first.num_samples, seeds[0] if alone else seeds, max_batch=first.max_batch, cost=cost)
     samples = samples.reshape(first.num_samples, len(cells), *whole.prior.shape)
     cost.seconds /= len(cells)
     return [
-        Result(samples[:, k], post, sampler, seed, cost.nfe, cost.seconds, cost=cost)
+        Result(samples[:, k], post, sampler, seed, cost.nfe, cost.seconds, cost=cost, precision=precision)
         for k, (post, seed) in enumerate(zip(posts, seeds, strict=True))
     ]
 
@@ -84,7 +85,7 @@ def _scored(
         "seconds": round(result.seconds, 4),
         "cost": _cost(result, cell.device),
         "seconds_of_cell": round(seconds + time.perf_counter() - begin, 4),
-        "made_by": {"sampler": repr(result.sampler)},
+        "made_by": {"sampler": repr(result.sampler), "precision": result.precision, "split": result.split},
         "is_of": cell.identities(),
         "warnings": list(dict.fromkeys([*heard, *more])),
         "environment": environment(cell.device),

@@ -41,7 +41,7 @@ def probed(cell: Cell) -> Probe:
     Raises:
         Exception: whatever the cell would raise.
     """
-    post, _ = parts.problem_of(cell)
+    post, _ = parts.in_precision(cell, parts.problem_of(cell)[0])
     sampler = catalogue.method(cell.sampler)
     on_cuda = cell.device.startswith("cuda")
     if on_cuda:

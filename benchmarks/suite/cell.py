@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from invgen.benchmarks.suite.identity import Identity
+from invgen.inference.precision import Precision
 
 VERSION = 2  # of the result files; part of what names a cell
 KEPT_SAMPLES = 2  # with arrays="summary"
@@ -21,6 +22,7 @@ class Cell:
         is_of: the identities of the prior, the operator and the image, as they were when the suite was expanded.
         noise_seed, sampler_seed: from the seed and the name of the image, so that every sampler sees the same measurement,
             on every machine, and a result does not depend on what else is in the suite.
+        precision: of the prior's networks, as of `solve`; the record says which "auto" was.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Cell:
     metrics: tuple[str, ...] = ("psnr", "residual")
     arrays: str = "summary"
     max_batch: int | None = None
+    precision: Precision = "float32"
     device: str = "cpu"
 
     def facts(self) -> dict[str, Any]:
@@ -49,6 +52,8 @@ class Cell:
         found = {name: value for name, value in asdict(self).items() if name in shown}
         if self.size is not None:  # one prior may stand in a suite in several sizes
             found["prior"] += f" {'x'.join(map(str, self.size))}"
+        if self.precision != "float32":  # or in both precisions
+            found["prior"] += f" ({self.precision})"
         return found
 
     def identities(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from invgen.benchmarks.suite.parts import forget, one_thread, operator_of, prior
 from invgen.diffusion import Prior
 from invgen.errors import OptionError
 from invgen.forward import Operator
+from invgen.inference.precision import Precision, prior_in_precision
 from invgen.inference.solve import Result
 from invgen.method import Method
 from invgen.names import resolve
@@ -116,6 +117,10 @@ def _problem(
         if "name" in problem and len(noises) * len(operators) > 1:
             name = f"{name}: {operator}, {noise}"
         fixed = {"device": device, **{k: shared[k] for k in ("num_samples", "metrics", "arrays", "max_batch")}}
+        if shared["precision"] == "bfloat16":
+            suite.attempt(parts["precision"][1], prior_in_precision, net, "bfloat16")  # a prior without networks refuses it
+        if shared["precision"] != "float32":  # the keys of suites that do not ask stay as they were
+            fixed["precision"] = shared["precision"]
         for seed, (image, source, _), (sampler, sampler_hash) in itertools.product(shared["seeds"], images, chosen.items()):
             # seeds rest on no code, so that a change of it leaves the measurements as they are
             paired = [seed, signals.name_of(source)]
@@ -150,6 +155,9 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
     if arrays not in ARRAYS:
         suite.fail(where, str(resolve.unknown("choice", str(arrays), ARRAYS)))
     max_batch, at = value("max_batch", None)
+    precision, asked = value("precision", "float32")
+    if precision not in (known := get_args(Precision)):
+        suite.fail(asked, str(resolve.unknown("precision", str(precision), known)))
     modules = {spec: parse(spec)[:2] for spec in metrics}
     own = {
         spec: fingerprint.user_source(module) if module else [spec, fingerprint.of_function(scores.METRICS[name])]
@@ -162,6 +170,7 @@ def _shared(suite: Suite, parts: Mapping[str, tuple[Any, Place]]) -> dict[str, A
         "metric_hashes": own,
         "arrays": arrays,
         "max_batch": None if max_batch is None else reading.whole(suite, max_batch, at, 1),
+        "precision": precision,
     }
 
 

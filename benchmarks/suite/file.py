@@ -23,6 +23,7 @@ SHARED = (
     "metrics",
     "arrays",
     "max_batch",
+    "precision",
 )  # a problem may have its own
 KEYS = ("title", *SHARED, "problems", "device")
 PROBLEM_KEYS = ("name", "operator", "noise", "grid", *SHARED)

@@ -16,6 +16,7 @@ from invgen.benchmarks.suite.identity import Identity
 from invgen.diffusion import Prior
 from invgen.errors import FileError
 from invgen.forward import Operator
+from invgen.inference.precision import Precision, prior_in_precision
 from invgen.names import resolve
 from invgen.names.prepare import prepared
 from invgen.posterior import Posterior
@@ -58,6 +59,23 @@ def _weights(spec: str) -> Path | None:
     return WEIGHTS / f"{name}.safetensors" if name in shipped else None
 
 
+@lru_cache(maxsize=2)
+def _cast(
+    spec: str, size: tuple[int, ...] | None, rescale: tuple[float, float], device: str, precision: Precision
+) -> tuple:
+    """Returns the prior of `prior_of` with its networks in a precision, and the name of that: "auto" is tried once."""
+    prior, _ = prior_of(spec, size, rescale, device)
+    return prior_in_precision(prior, precision)
+
+
+def in_precision(cell: Cell, post: Posterior) -> tuple[Posterior, str]:
+    """Returns the problem of a cell with the prior's networks in its precision, and the name of that."""
+    if cell.precision == "float32":
+        return post, cell.precision
+    prior, used = _cast(cell.prior, cell.size, cell.rescale, cell.device, cell.precision)
+    return post.changed(prior=prior), used
+
+
 @lru_cache(maxsize=16)
 def operator_of(
     spec: str, shape: tuple[int, ...], value_range: tuple[float, float], device: str
@@ -81,7 +99,7 @@ noise_of = lru_cache(maxsize=64)(resolve.noise)
 
 def forget() -> None:
     """Drops what is kept, so that files and weights are read anew."""
-    for kept in (prior_of, operator_of, sampler_of, noise_of, signals.signal_of):
+    for kept in (prior_of, _cast, operator_of, sampler_of, noise_of, signals.signal_of):
         kept.cache_clear()
     fingerprint.forget_files()
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from invgen.diffusion import Denoiser, noise_levels
+from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import UnsupportedError
 from invgen.numerics.gradients import running
 from invgen.numerics.precision import cast
@@ -37,9 +37,14 @@ def in_precision(post: Posterior, precision: Precision) -> tuple[Posterior, str]
     Raises:
         UnsupportedError: bfloat16 for a prior without networks, or for one that is no Denoiser.
     """
-    prior = post.prior
+    prior, used = prior_in_precision(post.prior, precision)
+    return (post if prior is post.prior else post.changed(prior=prior)), used
+
+
+def prior_in_precision(prior: Prior, precision: Precision) -> tuple[Prior, str]:
+    """Returns a prior in a precision, and its name; see `in_precision`."""
     if precision == "float32":
-        return post, precision
+        return prior, precision
     network = isinstance(prior, Denoiser) and any(p.dtype == torch.float32 for p in prior.parameters())
     if precision == "bfloat16":
         if not isinstance(prior, Denoiser) or not network:
@@ -47,12 +52,12 @@ def in_precision(post: Posterior, precision: Precision) -> tuple[Posterior, str]
                 f'precision="bfloat16" needs a Denoiser with a network in float32, got {type(prior).__name__}; '
                 'take precision="float32"'
             )
-        return post.changed(prior=cast(prior)), precision
+        return cast(prior), precision
     if not (isinstance(prior, Denoiser) and network and prior.mmse and has_bfloat16(prior.device)):
-        return post, "float32"
+        return prior, "float32"
     low = cast(prior)
     gain, added = trial(prior, low)
-    return (post.changed(prior=low), "bfloat16") if gain > GAIN and added < SHARE else (post, "float32")
+    return (low, "bfloat16") if gain > GAIN and added < SHARE else (prior, "float32")
 
 
 def trial(prior: Denoiser, low: Denoiser) -> tuple[float, float]:

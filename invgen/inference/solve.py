@@ -85,6 +85,11 @@ class Result:
         """Which linear solvers ran inside the sampler, such as "100 solves by CG in 12 iterations (at most 31)"."""
         return self.cost.inner
 
+    @property
+    def split(self) -> str:
+        """How many signals were worked on at once and why, where memory was too small for all; "" elsewhere."""
+        return self.cost.split
+
     @cached_property
     def mean(self) -> Tensor:
         """The posterior mean, (*batch, *shape): the estimate of least squared error."""
@@ -182,6 +187,7 @@ class Result:
             "residual": residual,
             "fit": self.__dict__.get("fit"),  # shown where it was asked for: it takes the network
             "linear solves": self.inner or None,
+            "worked on": self.split or None,
         }
         return card("Posterior samples", rows | post.facts(), png(show_estimate(self)) if self.samples.numel() else "")
 
@@ -189,6 +195,7 @@ class Result:
         return (
             f"Result(samples of shape {tuple(self.samples.shape)} by {self.sampler}, seed={self.seed}, "
             f"nfe={self.nfe:g}, seconds={self.seconds:.1f}{f', inner: {self.inner}' if self.inner else ''}"
+            f"{f', {self.split}' if self.split else ''}"
             f"{f', networks in {self.precision}' if self.precision != 'float32' else ''}"
             f"{f', picked because {self.reason}' if self.reason else ''})"
         )
@@ -224,7 +231,7 @@ def solve(
             "AdaptivePiGDM(steps=50)"), or a file that `invgen.tune(...).save` has written.
         evaluations: of the network for each sample, which set the number of steps, and what "auto" takes; by default the
             sampler's own steps.
-        num_samples, seed, max_batch, callback: as in `Sampler.__call__`.
+        num_samples, seed, max_batch, callback: as in `Sampler.__call__`; `Result.split` says what memory allowed.
         progress: whether to say on stderr what the run will take, see `invgen.forecast`, and to show a bar;
             None shows the bar on a terminal and in a notebook only.
         init, level: a warm start: signals (*batch, *prior.shape), another reconstruction, and the noise level that is added
@@ -269,9 +276,7 @@ def solve(
     samples = sampler(
         post, num_samples, seed, max_batch=max_batch, progress=progress, callback=callback, cost=cost, codes=codes.append
     )
-    result = Result(
-        samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost, codes[0] if codes else None, precision
-    )
+    result = Result(samples, post, sampler, seed, cost.nfe, cost.seconds, reason, cost, codes[0] if codes else None, used)
     if not warn_unexplained(result):
         warn_misfit(result)
     return result

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,30 @@ def test_a_run_keeps_what_it_was_asked_for_and_its_report_is_named_after_it(here
     (here / "out" / "suite.json").unlink()
     report("out", formats=("html",))
     assert "<title>out" in (here / "out" / "report.html").read_text()
+
+
+def test_a_suite_that_asks_runs_its_networks_in_bfloat16_and_says_so(here):
+    np.save("images/0.npy", np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 16, 16))
+    asks = {
+        "data": "images/0.npy",
+        "priors": {"prior": "ct", "size": "16x16"},
+        "problems": {"operator": "Downsample(factor=2)", "noise": 0.1},
+        "samplers": ["DiffPIR(steps=2)"],
+    }
+    plain, spelled, half, auto = (expand(asks | more)[0] for more in (
+        {}, {"precision": "float32"}, {"precision": "bfloat16"}, {"precision": "auto"}))  # fmt: skip
+    # who does not ask has the key that cells had before one could ask
+    assert plain.key == spelled.key and len({plain.key, half.key, auto.key}) == 3
+    assert [c.facts()["prior"] for c in (plain, half)] == ["ct 16x16", "ct 16x16 (bfloat16)"]
+    (a, x), (b, y) = (work.compute([cell])[0] for cell in (plain, half))
+    assert [record["made_by"]["precision"] for record in (a, b)] == ["float32", "bfloat16"]
+    difference = abs(x["mean"] - y["mean"]).max()
+    # the same noise: roundings of 2^-9 of the network's output, in two steps; values reach 1
+    assert 0 < difference < 0.05
+    with pytest.raises(OptionError, match=r"precision: .*needs a Denoiser with a network in float32, got GaussianPrior"):
+        expand(asks | {"priors": "my_suite:smooth", "data": "images/1.npy", "precision": "bfloat16"})
+    with pytest.raises(OptionError, match=r"precision: .*bfloat16"):
+        expand(asks | {"precision": "float16"})
 
 
 @pytest.mark.slow

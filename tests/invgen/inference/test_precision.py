@@ -39,6 +39,14 @@ def test_auto_takes_what_is_faster_and_harmless(post, monkeypatch, gain, added, 
     assert {p.dtype for p in post.prior.parameters()} == {torch.float32}  # the caller's own stays as it is
 
 
+def test_the_result_says_what_auto_took(post, monkeypatch):
+    for supported, want in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda device, supported=supported: supported)
+        monkeypatch.setattr(precision, "trial", lambda prior, low: (2.0, 0.01))
+        result = invgen.solve(post.y, post.A, post.prior, 0.1, "DiffPIR(steps=2)", precision="auto")
+        assert result.precision == want
+
+
 def test_the_result_says_it_and_samples_differ_by_rounding(post):
     a, b = (
         invgen.solve(post.y, post.A, post.prior, 0.1, "AdaptivePiGDM(steps=4)", precision=p)
