@@ -122,12 +122,43 @@ def compare_(
         raise typer.Exit(1)
 
 
+@app.command("exact", short_help="Where a sampler of yours stands on exact posteriors.")
+def exact_(
+    samplers: Annotated[
+        list[str], typer.Argument(metavar="SAMPLER", help='./my_module.py:MySampler, module:Name, or "MMPS(iterations=5)".')
+    ],
+    store: Annotated[Path, typer.Option(help="CSV file of the runs, completed if it is there.")] = Path("exact.csv"),
+    families: Annotated[
+        list[str] | None, typer.Option("--family", metavar="KEY", help="Such as gaussian or mixture-8-1; all if left out.")
+    ] = None,
+    budgets: Annotated[
+        list[int] | None, typer.Option("--evaluations", metavar="N", help="A sample; 10, 25 and 100 if left out.")
+    ] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Of each family.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="A .md file for the page.")] = None,
+) -> None:
+    """Run a sampler of your own on problems with an exact posterior, and print the leaderboard with it.
+
+    docs/leaderboard.md has the stored one. Each run is stored the moment it ends; start it again after any interruption.
+    """
+    from invgen.benchmarks.studies.exact import BUDGETS
+    from invgen.benchmarks.studies.leaderboard import enter
+    from invgen.files.writing import write_text
+
+    page = enter(samplers, store, families or (), budgets or BUDGETS, instances, workers)
+    typer.echo(page)
+    if out is not None:
+        write_text(out, page)
+
+
 STUDIES = {
     "networks": "published networks, checked and tried, docs/networks.md",
     "measured": "real measurements of eight instruments, docs/measured.md",
     "exact": "every sampler against exact posterior samples; --full for all families",
     "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",
     "evidence": "the model evidence of sequential Monte Carlo against the exact one",
+    "leaderboard": "docs/leaderboard.md from the stored runs of `exact`",
     "sampler-page": "docs/samplers.md from the stored runs of `exact`",
     "tuning-gain": "published options of samplers beside tuned ones",
     "speed": "each sampler over its network evaluations, operators over plain torch",

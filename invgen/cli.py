@@ -431,6 +431,26 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Views a step.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, views and noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the checkpoint in --out.")] = True,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of measurements, .npy or .npz with y and the operator's options of each: learn the prior from "
+            "these alone, with --operator, --noise and --shape or a RECIPE; see docs/guides/measurements.md.",
+            show_default=False,
+        ),
+    ] = None,
+    operator: Annotated[
+        str | None,
+        typer.Option("-A", "--operator", help='What measured them, such as "Mask.random(keep=0.25)".', show_default=False),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "-n", "--noise", help="Standard deviation of their Gaussian noise, in units of y.", show_default=False
+        ),
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="Of the measured signals, such as 1x32x32.", show_default=False)] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of expectation maximisation, with --measured.")] = 8,
     sheet_minutes: Annotated[
         float,
         typer.Option(min=0, help="Least time between sheets of samples; 0: one each epoch. Digits family: at the end."),
@@ -446,7 +466,9 @@ def train(
 
     `invgen train --data FOLDER` takes the recipe that fits what lies in the folder and holds out a tenth of the files.
     `invgen train NAME` trains a shipped prior from nothing. Several GPUs: `accelerate launch -m invgen train ...`.
+    `invgen train --measured FOLDER --operator "Mask.random(keep=0.25)" --noise 0.05 --shape 1x32x32` needs no clean signal.
     """
+    from invgen.commands.train_measured import train as from_measurements
     from invgen.errors import OptionError
     from invgen.names.resolve import unknown
     from invgen.priors.data.fetch import data_folder, fetch
@@ -457,17 +479,24 @@ def train(
     from invgen.priors.training.train import train as denoiser
 
     folders = list(data or [])
-    if recipe is not None:
+    if measured is None and (given := [n for n, v in {"operator": operator, "noise": noise, "shape": shape}.items() if v]):
+        raise OptionError(f"--{given[0]} tells of measurements: pass their folder with --measured")
+    if measured is not None and folders:
+        raise OptionError("a prior is trained from signals (--data) or from measurements (--measured), not from both")
+    if measured is None and recipe is not None:
         if recipe not in (known := [*RECIPES, *FAMILY, *DISTILLED]):
             raise unknown("recipe", recipe, known)
         family = DISTILLED[recipe].teacher if recipe in DISTILLED else FAMILY[recipe].data if recipe in FAMILY else recipe
         folders = folders or [fetch(family, data_folder())]
-    elif not folders:
+    elif measured is None and not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     try:
-        if recipe in DISTILLED:
+        if measured is not None:
+            more = {"rounds": rounds, "tensorboard": tensorboard, "bfloat16": bfloat16}
+            path = from_measurements(measured, operator, noise, shape, recipe, out, **options, **more)
+        elif recipe in DISTILLED:
             path = distil(recipe, out, folders, tensorboard=tensorboard, bfloat16=bfloat16, **options)
         elif recipe is None or recipe not in FAMILY:
             larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}

@@ -40,6 +40,7 @@ FIGURES = {
     ],
     "sampler": ["result.reason"],
     "training": ["tuple(result.samples.shape) == (2, 1, 16, 16)"],
+    "measurements": ["tuple(result.samples.shape) == (1, 1, 1, 16, 16)"],
     "scoring": ["result.auroc()['surprise'].value == 0", "result.auroc()['surprise, two-sided'].value == 1"],
     "editing": ["list(result.faithfulness) == sorted(result.faithfulness) and result.result.shape == (2, 1, 8, 8)"],
     "sound_and_video": ["metrics.spectral_convergence(result, x) < 0.3 and A.out_shape == (3, 2, 8, 8)"],
@@ -78,7 +79,7 @@ def test_code_in_the_guides_runs(page, tmp_path, monkeypatch):
 
 def test_every_guide_is_two_clicks_from_the_start_page():
     start, listed = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "guides/index.md"))
-    assert len(GUIDES) == 12
+    assert len(GUIDES) == 13
     for page in GUIDES:
         assert f":link: guides/{page.stem}\n" in start
         assert f"\n{page.stem}\n" in listed

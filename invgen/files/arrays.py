@@ -104,6 +104,36 @@ def read_npz(path: Path, name: str | None) -> Signal:
     return array_signal(array, f"{path}:{chosen}", note_of(name, chosen, list(shapes)))
 
 
+def read_npz_tables(path: str | Path) -> "dict[str, Tensor]":
+    """Returns all arrays in an NPZ file as tensors of their own dtype, by name.
+
+    Raises:
+        FileError: as `read_npy`.
+    """
+    import torch
+
+    out, path = {}, Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                check_size(member.file_size, f"{path}:{member.filename}")
+                with archive.open(member) as file:
+                    _, dtype = _npy_head(file)
+                if dtype.kind not in "biufc" or dtype.hasobject:
+                    raise FileError(f"{path}:{member.filename} {OBJECTS}")
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                array = checked(arrays[key], f"{path}:{key}")
+                wide = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch knows little of these
+                out[key] = torch.from_numpy(array.astype(np.int64) if wide else array)
+    except InvgenError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds: encrypted, of an unknown compression, damaged
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path} is damaged or cut off ({reason}); save it again with numpy.savez") from error
+    return out
+
+
 def choose(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Returns the first array with two axes or more that is no measurement by its name."""
     for key in names:

@@ -138,8 +138,10 @@ def _resolve(
     known: Callable[[], Mapping[str, Any]],
     shape: int | Sequence[int] | None = None,
     helpers: Mapping[str, Callable[..., Any]] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Any:
     module, name, options = parse(spec)
+    options = {**options, **(given or {})}
     found = user_object(module, name) if module else _find(kind, name, known())
     if isinstance(found, base) and not options:
         return found
@@ -150,12 +152,19 @@ def _resolve(
 
 
 @checked
-def operator(spec: str, shape: int | Sequence[int] | None = None) -> "Operator":
-    """Returns the operator of a spec, on signals of `shape` unless the spec gives another."""
+def operator(spec: str, shape: int | Sequence[int] | None = None, given: Mapping[str, Any] | None = None) -> "Operator":
+    """Returns the operator of a spec, on signals of `shape` unless the spec gives another.
+
+    Args:
+        spec: a name with options.
+        shape: of the signals.
+        given: options that have no place in a text, such as the mask of one measurement.
+    """
     from invgen import operators
     from invgen.forward import Operator
 
-    return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape, functions(operators))
+    helpers = functions(operators)
+    return _resolve("operator", spec, Operator, lambda: classes(operators, Operator), shape, helpers, given)
 
 
 @checked

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -80,6 +81,65 @@ def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
     return denoiser_around(net, recipe.shape, **facts)
 
 
+def prepared(
+    recipe: Recipe,
+    denoiser: EDMDenoiser,
+    averaged: EDMDenoiser,
+    views: Views,
+    held_out: Views | None,
+    about: dict[str, Any],
+    path: Path,
+    workers: Workers,
+    bfloat16: bool,
+) -> Training:
+    """Returns the training of a denoiser on views, which writes its averaged weights to `path`.
+
+    Args:
+        recipe: its steps and rates.
+        denoiser: what is trained.
+        averaged: a copy that holds the averaged weights.
+        views: to train on.
+        held_out: views whose loss is logged, if any.
+        about: facts of the training for the weights file.
+        path: of the weights file.
+        workers: the processes.
+        bfloat16: whether the network runs in bfloat16 autocast.
+    """
+    device = workers.device
+    watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
+
+    def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
+        drawn = draw(recipe, views, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
+        yield objective
+
+    def save(step: int, elapsed: float) -> None:
+        facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1)}
+        facts |= {"device": device.type, "torch": torch.__version__, "bfloat16": bfloat16} | about
+        export(denoiser, dict(averaged.net.named_parameters()), facts, path)
+
+    def held_out_loss() -> float:
+        assert watched is not None  # else it is not passed on
+        return loss(averaged, *(t.to(device) for t in watched)).item()
+
+    rates = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01}
+    return Training(
+        recipe.name,
+        recipe.steps,
+        recipe.learning_rate,
+        recipe.warmup,
+        recipe.average,
+        recipe.clip,
+        denoiser.net,
+        averaged.net,
+        [torch.optim.AdamW(denoiser.net.parameters(), **rates, fused=device.type in ("cpu", "cuda"))],
+        objectives,
+        save,
+        held_out_loss if watched is not None else None,
+    )
+
+
 def train(
     recipe: str | Recipe | None,
     out: Path | str,
@@ -140,42 +200,13 @@ def train(
         denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
     averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
     path = out / f"{recipe.name}.safetensors"
-    watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
-
-    def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
-        drawn = draw(recipe, views, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
-        yield objective
-
-    def save(step: int, elapsed: float) -> None:
-        facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
-        facts |= {"device": device.type, "torch": torch.__version__, "sources": sources, "processes": workers.count}
-        facts["bfloat16"] = bfloat16
-        export(denoiser, dict(averaged.net.named_parameters()), facts, path)
-
-    def held_out_loss() -> float:
-        assert watched is not None  # else it is not passed on
-        return loss(averaged, *(t.to(device) for t in watched)).item()
-
+    facts = {"seed": seed, "sources": sources, "processes": workers.count}
+    training = prepared(recipe, denoiser, averaged, views, held_out, facts, path, workers, bfloat16)
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
-    rates = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01}
-    optimizer = torch.optim.AdamW(denoiser.net.parameters(), **rates, fused=device.type in ("cpu", "cuda"))
-    training = Training(
-        recipe.name,
-        recipe.steps,
-        recipe.learning_rate,
-        recipe.warmup,
-        recipe.average,
-        recipe.clip,
-        denoiser.net,
-        averaged.net,
-        [optimizer],
-        objectives,
-        save,
-        held_out_loss if watched is not None else None,
-        None if watch is None else lambda step: watch.samples(step, averaged),
-        math.ceil(signals_trained_on / (recipe.batch * workers.count)),
+    training = dataclasses.replace(
+        training,
+        sheet=None if watch is None else lambda step: watch.samples(step, averaged),
+        epoch=math.ceil(signals_trained_on / (recipe.batch * workers.count)),
     )
     times = (minutes, seed, resume, checkpoint_minutes, sheet_minutes)
     step = run(training, out / "checkpoint.pt", workers, watch, *times, progress)
