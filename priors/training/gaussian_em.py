@@ -7,6 +7,7 @@ where the moments here are exact.
 """
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
@@ -52,10 +53,8 @@ class LowRankGaussian(Denoiser):
         return inside + self.c * torch.eye(len(inside), dtype=inside.dtype, device=inside.device)
 
     def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        flat, var = (
-            (x - self.mean).flatten(1),
-            sigma**2 if not isinstance(sigma, Tensor) else sigma.to(x).square().reshape(-1, 1),
-        )
+        var = sigma.to(x).square().reshape(-1, 1) if isinstance(sigma, Tensor) else sigma**2
+        flat = (x - self.mean).flatten(1)
         white = self.c / (self.c + var)
         inside = (flat @ self.basis) * (self.values / (self.values + var) - white)
         return self.mean + (white * flat + inside @ self.basis.T).reshape(x.shape)
@@ -119,6 +118,7 @@ def fit_low_rank(
     sigma: float,
     iterations: int = 25,
     rank: int = 64,
+    seconds: float | None = None,
     progress: bool = False,
     **levels: float,
 ) -> tuple[LowRankGaussian, list[float]]:
@@ -135,6 +135,7 @@ def fit_low_rank(
         sigma: standard deviation of their Gaussian noise.
         iterations: rounds.
         rank: of W.
+        seconds: after which no further round begins.
         progress: whether to show a bar.
         levels: options of the prior, such as `sigma_max`.
 
@@ -146,9 +147,11 @@ def fit_low_rank(
     groups = _groups(y, operators)
     mean, c = torch.zeros(n, dtype=torch.float64), _energy(groups, sigma, shape)
     W = math.sqrt(c / 2) * torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64))[0]
-    one, likelihoods = torch.eye(rank, dtype=torch.float64), []
+    started, one, likelihoods = time.monotonic(), torch.eye(rank, dtype=torch.float64), []
     with torch.no_grad():
-        for _ in tqdm(range(iterations), disable=not progress, desc="Gaussian", leave=False):
+        for step in tqdm(range(iterations), disable=not progress, desc="Gaussian", leave=False):
+            if step and seconds is not None and time.monotonic() - started > seconds:
+                break
             zz, xz, xx, total = torch.zeros_like(one), torch.zeros_like(W), 0.0, 0.0
             x, z = torch.zeros_like(mean), torch.zeros_like(one[0])
             for A, rows, s in groups:

@@ -11,6 +11,7 @@ weights of the round before. Measurements must differ in what they leave out, or
 import copy
 import csv
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,12 +25,13 @@ from tqdm.auto import tqdm
 
 from invgen.diffusion import Denoiser
 from invgen.errors import OptionError, ShapeError
-from invgen.files.writing import replace, require_writable
+from invgen.files.writing import replace, require_writable, write_text
 from invgen.forward import LinearOperator
 from invgen.names import resolve
 from invgen.noise import Gaussian
 from invgen.numerics.precision import cast
 from invgen.posterior import Posterior
+from invgen.priors.data.folders import digest
 from invgen.priors.load import load, read
 from invgen.priors.recipes import RECIPES, Recipe
 from invgen.priors.training.each import Each, real_rows
@@ -44,6 +46,30 @@ from invgen.sampler import Sampler
 SAMPLER = "MMPS(steps=24, iterations=1)"  # the paper's moment matching, one iteration a step as there
 FITTED = 512  # measurements that the Gaussian is fitted to
 RANK = 64  # of its covariance, as in the paper
+Measurements = Sequence[Tensor] | Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The arguments of `train_measured` in the form that the rounds use."""
+
+    y: Measurements
+    operators: Sequence[LinearOperator]
+    noise: float
+    out: Path
+    recipe: Recipe  # of one round
+    sampler: Sampler
+    workers: Workers
+    seed: int
+    resume: bool
+    checkpoint_minutes: float
+    tensorboard: bool
+    progress: bool
+    bfloat16: bool
+
+    def file(self, name: str, k: int, suffix: str) -> Path:
+        """Returns the path of a file of round k."""
+        return self.out / f"{name}{k:02}.{suffix}"
 
 
 class Drawn:
@@ -58,7 +84,7 @@ class Drawn:
 
 
 def train_measured(
-    y: Sequence[Tensor] | Tensor,
+    y: Measurements,
     operators: LinearOperator | Sequence[LinearOperator],
     noise: float,
     out: Path | str,
@@ -90,98 +116,56 @@ def train_measured(
         recipe: the network and its training, one of `RECIPES` by name, whose labels are left aside; by default one for the
             shape that the operators take.
         rounds: after the Gaussian; each takes an equal share of `steps` and `minutes`.
-        steps, minutes: the limits of all rounds together. Where a round has no time to draw a sample for every measurement,
-            the others keep theirs of the round before.
+        steps, minutes: the limits of all rounds together. Where a round has no time to draw for every measurement, the
+            others keep their sample of the round before, or are left out of the first.
         batch, device, tensorboard, bfloat16, checkpoint_minutes: as of `train`; in bfloat16 the sampler runs as well.
         seed: of weights, draws and noise.
-        resume: whether to go on with what lies in OUT.
+        resume: whether to go on with what lies in OUT; if not, it is removed.
         progress: whether to show bars.
         sampler: a sampler of the posterior for linear operators and Gaussian noise, or its name with options.
         value_range: of the signals, for a network by shape; it sets no bound.
 
     Raises:
-        OptionError, ShapeError: measurements and operators that do not fit each other.
+        OptionError, ShapeError: measurements and operators that do not fit each other, or a run on others in OUT.
     """
     every = [operators] * len(y) if isinstance(operators, LinearOperator) else list(operators)
     _require_fit(y, every, noise)
-    recipe = _recipe(recipe, every[0].in_shape, value_range, steps, batch, rounds)
+    each = _recipe(recipe, every[0].in_shape, value_range, steps, batch, rounds)
     method, workers, out = resolve.sampler(sampler) if isinstance(sampler, str) else sampler, Workers(device), Path(out)
     if workers.count > 1:
         raise OptionError("training from measurements runs in one process; start it without `accelerate launch`")
-    require_writable(out)
     bfloat16 = workers.device.type == "cuda" if bfloat16 is None else bfloat16
-    path, clock = out / f"{recipe.name}.safetensors", _Clock(out / "rounds.csv", minutes, resume)
-    denoiser: Denoiser | None = None
+    options = (seed, resume, checkpoint_minutes, tensorboard, progress, bfloat16)
+    em = _Run(y, every, noise, out, each, method, workers, *options)
+    require_writable(out)
+    _require_same(em)
+    path, clock = out / f"{each.name}.safetensors", _Clock(out / "rounds.csv", minutes)
     for k in range(1, rounds + 1):
-        done = out / f"round{k:02}.safetensors"
-        if resume and done.exists():
+        done, left = em.file("round", k, "safetensors"), rounds - k + 1
+        if done.exists():
             continue
-        if k > 1:
-            before = load(out / f"round{k - 1:02}.safetensors").to(workers.device)
-            denoiser = cast(before) if bfloat16 else before
-        elif denoiser is None:
-            denoiser = _gaussian(y, every, noise, recipe, seed, progress)
-        draws, share = out / f"draws{k:02}.npy", clock.share(rounds - k + 1)
-        x = _draw(denoiser, y, every, noise, method, draws, seed + k * 2**32, share and share / 2, checkpoint_minutes,
-                  resume, progress, f"draws {k} of {rounds}")  # fmt: skip
-        trained = _fit(x, recipe, k, path, out, workers, seed, clock.share(rounds - k + 1), checkpoint_minutes, resume,
-                       tensorboard, progress, bfloat16)  # fmt: skip
+        prior = _before(em, k) if k > 1 else _gaussian(em, clock.share(left, 0.2))
+        x = _draw(em, prior, k, clock.share(left, 0.5), f"draws {k} of {rounds}")
+        trained = _fit(em, x, k, path, clock.share(left))
         replace(done, lambda temporary: temporary.write_bytes(path.read_bytes()))
-        save_sheet(sheet(load(done)), out / f"round{k:02}.png")
+        save_sheet(sheet(load(done)), em.file("round", k, "png"))
         clock.end(k, trained, x)
-        for left in (out / f"checkpoint{k:02}.pt", out / f"draws{k - 1:02}.npy"):
-            left.unlink(missing_ok=True)
+        for over in (em.file("checkpoint", k, "pt"), em.file("draws", k - 1, "npy")):
+            over.unlink(missing_ok=True)
     return path
 
 
-def _draw(
-    prior: Denoiser,
-    y: Sequence[Tensor] | Tensor,
-    operators: Sequence[LinearOperator],
-    noise: float,
-    sampler: Sampler,
-    path: Path,
-    seed: int,
-    seconds: float | None,
-    checkpoint_minutes: float,
-    resume: bool,
-    progress: bool,
-    name: str,
-    together: int = 64,
-) -> Tensor:
-    """Returns one posterior sample a measurement, (N, *shape); `path` keeps those that are drawn, nan where none is yet.
-
-    Within `seconds`, in random order; those that are left have their sample of the round before, if there is one.
-    """
-    shape, before = operators[0].in_shape, path.with_name(f"draws{int(path.stem[-2:]) - 1:02}.npy")
-    x = np.load(path) if resume and path.exists() else np.full((len(y), *shape), np.nan, np.float32)
-    order = torch.randperm(len(y), generator=Generator().manual_seed(seed)).numpy()
-    missing = np.isnan(x.reshape(len(x), -1)).any(1)
-    todo = order[missing[order]]
-    started = saved = time.monotonic()
-    with tqdm(total=len(y), initial=len(y) - len(todo), disable=not progress, desc=name, mininterval=5, leave=False) as bar:
-        for part in np.split(todo, range(together, len(todo), together)) if len(todo) else []:
-            now = time.monotonic()
-            if now - saved > 60 * checkpoint_minutes:
-                _save(path, x)
-                saved = now
-            if seconds is not None and now - started > seconds and before.exists():
-                break
-            post = posterior(prior, [y[int(i)] for i in part], [operators[int(i)] for i in part], noise)
-            drawn = sampler(post, 1, [seed + int(i) for i in part])[0]
-            x[part] = drawn.cpu().numpy()
-            bar.update(len(part))
-    missing = np.isnan(x.reshape(len(x), -1)).any(1)
-    if missing.any():
-        x[missing] = np.load(before)[missing]
-    _save(path, x)
-    return torch.from_numpy(x)
-
-
 def posterior(
-    prior: Denoiser, y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperator], noise: float
+    prior: Denoiser, y: Measurements, operators: Sequence[LinearOperator], noise: float
 ) -> Posterior[Denoiser, Each, Gaussian]:
-    """Returns the posterior of a batch of measurements, each by its own operator."""
+    """Returns the posterior of a batch of measurements, each by its own operator.
+
+    Args:
+        prior: of the signals.
+        y: (B, *out_shape), or B tensors.
+        operators: one for each.
+        noise: standard deviation.
+    """
     A = Each(operators)
     rows = torch.zeros(len(operators), *A.out_shape)
     for row, A_i, y_i in zip(rows, operators, y, strict=True):
@@ -190,70 +174,99 @@ def posterior(
     return Posterior(prior, A.to(prior.device), noise, rows.to(prior.device))
 
 
-def _fit(
-    x: Tensor,
-    recipe: Recipe,
-    k: int,
-    path: Path,
-    out: Path,
-    workers: Workers,
-    seed: int,
-    seconds: float | None,
-    checkpoint_minutes: float,
-    resume: bool,
-    tensorboard: bool,
-    progress: bool,
-    bfloat16: bool,
-) -> int:
+def _gaussian(em: _Run, seconds: float | None) -> Denoiser:
+    """Returns the Gaussian prior of the first round, fitted to at most 512 of the measurements."""
+    chosen = torch.randperm(len(em.y), generator=Generator().manual_seed(em.seed))[:FITTED].sort().values.tolist()
+    few = [em.y[i] for i in chosen], [em.operators[i] for i in chosen]
+    levels = {"sigma_min": em.recipe.sigma_min, "sigma_max": em.recipe.sigma_max}
+    prior, _ = fit_low_rank(*few, em.noise, rank=RANK, seconds=seconds, progress=em.progress, **levels)
+    return prior.float().to(em.workers.device)
+
+
+def _before(em: _Run, k: int) -> Denoiser:
+    """Returns the prior of the round before k."""
+    prior = load(em.file("round", k - 1, "safetensors")).to(em.workers.device)
+    return cast(prior) if em.bfloat16 else prior
+
+
+def _draw(em: _Run, prior: Denoiser, k: int, seconds: float | None, name: str) -> Tensor:
+    """Returns one posterior sample a measurement, (N, *shape). Their file has nan where none is drawn yet.
+
+    Within `seconds`, in random order; those that are left have their sample of the round before, or are left out.
+    """
+    path, before = em.file("draws", k, "npy"), em.file("draws", k - 1, "npy")
+    shape, seed, started = em.recipe.shape, em.seed + k * 2**32, time.monotonic()
+    x = np.load(path) if path.exists() else np.full((len(em.y), *shape), np.nan, np.float32)
+    order = torch.randperm(len(x), generator=Generator().manual_seed(seed)).numpy()
+    todo, saved, together = order[_missing(x)[order]], started, max(1, min(64, 2**20 // math.prod(shape)))
+    with tqdm(
+        total=len(x), initial=len(x) - len(todo), disable=not em.progress, desc=name, mininterval=5, leave=False
+    ) as bar:
+        for part in [todo[i : i + together].tolist() for i in range(0, len(todo), together)]:
+            if (now := time.monotonic()) - saved > 60 * em.checkpoint_minutes:
+                _save(path, x)
+                saved = now
+            if seconds is not None and now - started > seconds and not _missing(x).all():
+                break
+            post = posterior(prior, [em.y[i] for i in part], [em.operators[i] for i in part], em.noise)
+            x[part] = em.sampler(post, 1, [seed + i for i in part])[0].cpu().numpy()
+            bar.update(len(part))
+    if before.exists() and (left := _missing(x)).any():
+        x[left] = np.load(before)[left]
+    _save(path, x)
+    return torch.from_numpy(x[~_missing(x)])
+
+
+def _missing(x: np.ndarray) -> np.ndarray:
+    """Returns which of the samples (N, *shape) are not drawn, (N,)."""
+    return np.isnan(x.reshape(len(x), -1)[:, 0])
+
+
+def _save(path: Path, x: np.ndarray) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, x)
+
+    replace(path, write)
+
+
+def _fit(em: _Run, x: Tensor, k: int, path: Path, seconds: float | None) -> int:
     """Trains on the samples of round k from the weights of the round before, writes `path`, and returns the steps."""
-    views, watch = Drawn(x), Watch(out, tensorboard)
-    denoiser = build(recipe, Drawn(x), seed)
-    if k > 1:  # the same units as the network that goes on
-        before = load(out / f"round{k - 1:02}.safetensors")
-        denoiser.data_mean, denoiser.data_std = before.data_mean, before.data_std
-        denoiser.net.load_state_dict({n: t.float() for n, t in read(out / f"round{k - 1:02}.safetensors")[0].items()})
-    denoiser = denoiser.to(workers.device)
+    views, watch = Drawn(x), Watch(em.out, em.tensorboard)
+    denoiser = build(em.recipe, views, em.seed)
+    if k > 1:  # in the units of the network that goes on
+        tensors, about = read(em.file("round", k - 1, "safetensors"))
+        denoiser.data_mean, denoiser.data_std = about["data_mean"], about["data_std"]
+        denoiser.net.load_state_dict({name: t.float() for name, t in tensors.items()})
+    denoiser = denoiser.to(em.workers.device)
     if denoiser.net.dims == 2:
         denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
     averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
-    about: dict[str, Any] = {"seed": seed, "sources": [{"name": "measurements", "count": len(x)}], "round": k}
-    training = prepared(recipe, denoiser, averaged, views, None, about, path, workers, bfloat16)
-    training = dataclasses.replace(training, name=f"{recipe.name} {k}")
+    about = {"seed": em.seed, "sources": [{"name": "measurements", "count": len(x)}], "round": k}
+    training = prepared(em.recipe, denoiser, averaged, views, None, about, path, em.workers, em.bfloat16)
+    training = dataclasses.replace(training, name=f"{em.recipe.name} {k}")
     minutes = None if seconds is None else seconds / 60
-    times = (minutes, seed + k, resume, checkpoint_minutes, math.inf, progress)
-    step = run(training, out / f"checkpoint{k:02}.pt", workers, watch, *times)
+    times = (minutes, em.seed + k, em.resume, em.checkpoint_minutes, math.inf, em.progress)
+    step = run(training, em.file("checkpoint", k, "pt"), em.workers, watch, *times)
     watch.close()
     calibrate(path, views.batch(64, Generator().manual_seed(1)))
     return step
 
 
-def _gaussian(
-    y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperator], noise: float, recipe: Recipe, seed: int, bar: bool
-) -> Denoiser:
-    """Returns the Gaussian prior of the first round, fitted to at most 512 of the measurements."""
-    chosen = torch.randperm(len(y), generator=Generator().manual_seed(seed))[:FITTED].sort().values.tolist()
-    few = [y[i] for i in chosen], [operators[i] for i in chosen]
-    levels = {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max}
-    return fit_low_rank(*few, noise, rank=RANK, progress=bar, **levels)[0].float()
-
-
 class _Clock:
     """The time of a run: that of the rounds that have ended, by their log, and that of this process."""
 
-    def __init__(self, path: Path, minutes: float | None, resume: bool) -> None:
+    def __init__(self, path: Path, minutes: float | None) -> None:
         self.path, self.minutes, self.started, self.before = path, minutes, time.monotonic(), 0.0
-        if not resume:
-            path.unlink(missing_ok=True)
-        if path.exists():
-            rows = list(csv.DictReader(path.read_text().splitlines()))
-            self.before = 60 * float(rows[-1]["minutes"]) if rows else 0.0
+        if path.exists() and (rows := list(csv.DictReader(path.read_text().splitlines()))):
+            self.before = 60 * float(rows[-1]["minutes"])
 
     def elapsed(self) -> float:
         return self.before + time.monotonic() - self.started
 
-    def share(self, rounds: int) -> float | None:
-        """Returns the seconds that are left for each of so many rounds."""
-        return None if self.minutes is None else max(60 * self.minutes - self.elapsed(), 1.0) / rounds
+    def share(self, rounds: int, part: float = 1.0) -> float | None:
+        """Returns a part of the seconds that are left for each of so many rounds."""
+        return None if self.minutes is None else part * max(60 * self.minutes - self.elapsed(), 1.0) / rounds
 
     def end(self, k: int, steps: int, x: Tensor) -> None:
         """Writes a row for a round."""
@@ -263,14 +276,6 @@ class _Clock:
             if new:
                 rows.writerow(["round", "minutes", "steps", "mean", "std"])
             rows.writerow([k, f"{self.elapsed() / 60:.3f}", steps, f"{x.mean().item():.5g}", f"{x.std().item():.5g}"])
-
-
-def _save(path: Path, x: np.ndarray) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, x)
-
-    replace(path, write)
 
 
 def _recipe(
@@ -294,20 +299,26 @@ def _recipe(
 
 
 def network_for(shape: Sequence[int], value_range: tuple[float, float] = (-1.0, 1.0)) -> Recipe:
-    """Returns a recipe by the shape of signals, (C, H, W) or (C, L), whose sides are multiples of 8."""
-    if len(shape) not in (2, 3) or any(n % 8 for n in shape[1:]):
-        raise OptionError(f"a network takes signals (C, H, W) or (C, L) with sides in multiples of 8, got {tuple(shape)}")
-    side = max(shape[1:]) if len(shape) == 3 else max(shape[1:]) // 16
-    widths, blocks, fold = (
-        ((48, 64, 88), 1, 2) if side <= 32 else ((64, 96, 128), 2, 2) if side <= 64 else ((64, 96, 160), 2, 4)
-    )
-    levels = {"log_sigma_mean": -0.6, "log_sigma_std": 1.6, "embedding": 64}
-    return Recipe(
-        "own", tuple(shape), widths, blocks, fold, "of the measured signals", batch=32, value_range=value_range, **levels
-    )
+    """Returns a recipe by the shape of signals, (C, H, W) or (C, L).
+
+    Raises:
+        OptionError: another number of axes, or sides that the network cannot halve as often as it does.
+    """
+    side = max(shape[1:], default=0)
+    small = side <= (32 if len(shape) == 3 else 512)
+    widths, blocks, fold = ((48, 64, 88), 1, 2) if small else ((64, 96, 128), 2, 2) if side <= 64 else ((64, 96, 160), 2, 4)
+    if len(shape) == 2 and not small:
+        widths, blocks, fold = (64, 88, 112, 128), 1, 8
+    step = fold * 2 ** (len(widths) - 1)
+    if len(shape) not in (2, 3) or any(n % step for n in shape[1:]):
+        raise OptionError(
+            f"a network takes signals (C, H, W) or (C, L) with sides in multiples of {step}, got {tuple(shape)}"
+        )
+    levels: dict[str, Any] = {"log_sigma_mean": -0.6, "log_sigma_std": 1.6, "embedding": 64, "value_range": value_range}
+    return Recipe("own", tuple(shape), widths, blocks, fold, "of the measured signals", batch=32, **levels)
 
 
-def _require_fit(y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperator], noise: float) -> None:
+def _require_fit(y: Measurements, operators: Sequence[LinearOperator], noise: float) -> None:
     """Raises a ShapeError or an OptionError where measurements, operators and noise do not fit."""
     if len(y) != len(operators) or not len(y):
         raise ShapeError(
@@ -324,3 +335,22 @@ def _require_fit(y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperato
             raise OptionError(f"measurement {k} has values that are not finite; leave it out")
     if not noise > 0:
         raise OptionError(f"the noise must have a positive standard deviation, got {noise}")
+
+
+def _require_same(em: _Run) -> None:
+    """Notes in OUT/measured.json what the run is on; without `resume`, removes what lies there.
+
+    Raises:
+        OptionError: it is on other measurements, or of another network, than the one that lies there.
+    """
+    path, values = em.out / "measured.json", (torch.view_as_real(v) if v.is_complex() else v for v in em.y)
+    about = {"measurements": len(em.y), "sha256": digest(v.cpu().contiguous().numpy().tobytes() for v in values)}
+    about |= {"noise": em.noise, "recipe": em.recipe.name, "shape": list(em.recipe.shape), "widths": list(em.recipe.widths)}
+    if not em.resume:
+        for left in [
+            p for name in ("round??.*", "draws??.npy", "checkpoint??.pt", "rounds.csv") for p in em.out.glob(name)
+        ]:
+            left.unlink(missing_ok=True)
+    elif path.exists() and json.loads(path.read_text()) != about:
+        raise OptionError(f"{em.out} has a run on other measurements: pass resume=False (--no-resume) or another folder")
+    write_text(path, json.dumps(about) + "\n")

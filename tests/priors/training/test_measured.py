@@ -88,7 +88,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert whole.mmse == parts.mmse and metadata(tmp_path / "parts" / "small.safetensors")["training"]["round"] == 2
     left = {path.name for path in (tmp_path / "parts").iterdir()}
-    assert left == {"small.safetensors", "rounds.csv", "log.csv", "draws02.npy"} | {
+    assert left == {"small.safetensors", "rounds.csv", "measured.json", "log.csv", "draws02.npy"} | {
         f"round{k:02}.{kind}" for k in (1, 2) for kind in ("png", "safetensors")
     }
 
@@ -113,6 +113,16 @@ def test_minutes_hold_for_draws_and_training_together(tmp_path):
     path = train(tmp_path / "run", y, operators, steps=10**6, minutes=0.1, checkpoint_minutes=1)
     assert time.monotonic() - started < 6 + 10  # the Gaussian, the first draws, two sheets and two tables besides
     assert metadata(path)["training"]["steps"] < 10**5
+
+
+@pytest.mark.slow
+def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path):
+    y, operators = masked(8)
+    train(tmp_path, y, operators, rounds=2, steps=2)
+    with pytest.raises(OptionError, match="has a run on other measurements"):
+        train(tmp_path, y + 1, operators, rounds=1, steps=1)
+    train(tmp_path, y + 1, operators, rounds=1, steps=1, resume=False)
+    assert not (tmp_path / "round02.safetensors").exists()
 
 
 def test_folders_of_measurements(tmp_path):
@@ -168,6 +178,7 @@ def test_bad_calls_are_refused(tmp_path):
             measured.train_measured(**{"y": y, "operators": operators, "noise": 0.1, "out": tmp_path, **change})
     with pytest.raises(OptionError, match="multiples of 8"):
         measured.network_for((1, 28, 28))
+    assert measured.network_for((1, 4096)).widths == (64, 88, 112, 128) and measured.network_for((3, 64, 64)).unshuffle == 2
 
 
 @pytest.mark.slow
