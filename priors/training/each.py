@@ -54,21 +54,20 @@ class Each(LinearOperator):
         if len(shapes) != 1 or any(A.in_dtype.is_complex for A in operators):
             raise OptionError(f"operators must take real signals of one shape, got {sorted(shapes)}")
         super().__init__(operators[0].in_shape)
-        self.count, parts = len(operators), by_operator(operators)
-        self.parts = nn.ModuleList(A for A, _ in parts)
-        self.index = [index for _, index in parts]
-        self.sizes = [A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1) for A, _ in parts]
+        self.count, self.parts = len(operators), by_operator(operators)
+        self.moved = nn.ModuleList(A for A, _ in self.parts)  # so that `.to(device)` finds them
+        self.sizes = [A.out_shape.numel() * (2 if A.out_dtype.is_complex else 1) for A, _ in self.parts]
         self.out_shape, self.out_dtype = (max(self.sizes),), torch.float32
 
     @property
     def own_solve(self) -> bool:
-        return all(A.own_solve for A in self.parts)
+        return all(A.own_solve for A, _ in self.parts)
 
     def _apply_each(self, x: Tensor, shape: Sequence[int], method: str, *variances: Variance) -> Tensor:
         if len(x) != self.count:
             raise OptionError(f"a batch of {len(x)} rows does not fit {self.count} operators, one for each row")
         out = x.new_zeros(len(x), *shape)
-        for A, index, size in zip(self.parts, self.index, self.sizes, strict=True):
+        for (A, index), size in zip(self.parts, self.sizes, strict=True):
             if method == "forward":
                 out[index, :size] = measured(A, x[index])
                 continue

@@ -30,17 +30,18 @@ class LowRankGaussian(Denoiser):
         mean: (*shape).
         W: (n, rank) with n = prod(shape).
         c: the variance in every other direction.
-        levels: `sigma_min` and `sigma_max`, and other options of a Denoiser.
+        sigma_min, sigma_max: noise levels, as of a Denoiser.
     """
 
     mean: Tensor
     basis: Tensor
     values: Tensor
 
-    def __init__(self, mean: Tensor, W: Tensor, c: float, **levels: float) -> None:
+    def __init__(self, mean: Tensor, W: Tensor, c: float, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         basis, s, _ = torch.linalg.svd(W, full_matrices=False)
         std = ((s.square().sum() / len(W) + c + mean.var(correction=0)).sqrt()).item()
-        super().__init__(mean.shape, data_mean=mean.mean().item(), data_std=std, **levels)
+        average = mean.mean().item()
+        super().__init__(mean.shape, sigma_min=sigma_min, sigma_max=sigma_max, data_mean=average, data_std=std)
         self.c = c
         self.register_buffer("mean", mean)
         self.register_buffer("basis", basis)
@@ -120,7 +121,8 @@ def fit_low_rank(
     rank: int = 64,
     seconds: float | None = None,
     progress: bool = False,
-    **levels: float,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
 ) -> tuple[LowRankGaussian, list[float]]:
     """Returns N(mean, W W^T + c I) after so many rounds of EM, and the log-likelihood of all measurements before each.
 
@@ -137,7 +139,7 @@ def fit_low_rank(
         rank: of W.
         seconds: after which no further round begins.
         progress: whether to show a bar.
-        levels: options of the prior, such as `sigma_max`.
+        sigma_min, sigma_max: noise levels of the prior.
 
     Raises:
         OptionError: the operators map signals to zero.
@@ -178,7 +180,7 @@ def fit_low_rank(
             mean = mean + (x - W @ z) / count
             W = W @ torch.linalg.cholesky(zz / count)  # z may have any covariance meanwhile: parameter expansion
             likelihoods.append(total - 0.5 * sum(rows.numel() for _, rows, _ in groups) * math.log(2 * math.pi))
-    return LowRankGaussian(mean.reshape(shape), W, c, **levels), likelihoods
+    return LowRankGaussian(mean.reshape(shape), W, c, sigma_min, sigma_max), likelihoods
 
 
 Groups = list[tuple[LinearOperator, Tensor, Tensor | None]]  # operators, all their measurements as rows, spectra

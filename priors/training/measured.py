@@ -178,8 +178,9 @@ def _gaussian(em: _Run, seconds: float | None) -> Denoiser:
     """Returns the Gaussian prior of the first round, fitted to at most 512 of the measurements."""
     chosen = torch.randperm(len(em.y), generator=Generator().manual_seed(em.seed))[:FITTED].sort().values.tolist()
     few = [em.y[i] for i in chosen], [em.operators[i] for i in chosen]
-    levels = {"sigma_min": em.recipe.sigma_min, "sigma_max": em.recipe.sigma_max}
-    prior, _ = fit_low_rank(*few, em.noise, rank=RANK, seconds=seconds, progress=em.progress, **levels)
+    low, high = em.recipe.sigma_min, em.recipe.sigma_max
+    options: dict[str, Any] = {"rank": RANK, "seconds": seconds, "progress": em.progress}
+    prior, _ = fit_low_rank(*few, em.noise, sigma_min=low, sigma_max=high, **options)
     return prior.float().to(em.workers.device)
 
 
