@@ -396,8 +396,8 @@ def step_kernel(
     probability-flow ODE. `eps` is the direction of the noise, (x - x0) / s unless a sampler keeps another.
     """
     tau = eta * s_next * math.sqrt(max(1 - (s_next / s) ** 2, 0.0))
-    eps = (x - x0) / s if eps is None else eps
-    return x0 + math.sqrt(max(s_next**2 - tau**2, 0.0)) * eps, tau
+    rest = math.sqrt(max(s_next**2 - tau**2, 0.0))
+    return torch.lerp(x0, x, rest / s) if eps is None else torch.add(x0, eps, alpha=rest), tau
 
 
 def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: RandnLike, eps: Tensor | None = None) -> Tensor:
@@ -412,7 +412,7 @@ def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: Rand
         eps: the predicted noise, where it is not (x - x0) / s.
     """
     mean, std = step_kernel(x, x0, s, s_next, eta, eps)
-    return mean + std * randn(x) if std > 0 else mean
+    return torch.add(mean, randn(x), alpha=std) if std > 0 else mean
 
 
 class Stepper:

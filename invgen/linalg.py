@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invgen.errors import ConvergenceWarning
@@ -13,6 +14,7 @@ from invgen.messages import warn
 Map = Callable[[Tensor], Tensor]
 
 _SOLVES: ContextVar[list[tuple[str, int]] | None] = ContextVar("solves", default=None)
+_AHEAD: ContextVar[int] = ContextVar("ahead", default=1)
 
 
 @contextmanager
@@ -24,6 +26,21 @@ def recorded() -> Iterator[list[tuple[str, int]]]:
         yield solves
     finally:
         _SOLVES.reset(token)
+
+
+@contextmanager
+def expected(solves: int) -> Iterator[None]:
+    """Says that about so many linear solves follow within the block: what is worth preparing depends on it."""
+    token = _AHEAD.set(solves)
+    try:
+        yield
+    finally:
+        _AHEAD.reset(token)
+
+
+def solves_ahead() -> int:
+    """Returns how many linear solves are expected; 1 where nobody has said."""
+    return _AHEAD.get()
 
 
 def _record(name: str, iterations: int) -> None:
@@ -124,7 +141,7 @@ def gmres(
 ) -> Tensor:
     """Solves M x = b for any square M by `max_iter` iterations of GMRES, without restarts, from zero.
 
-    Saad & Schultz (1986), with modified Gram-Schmidt. One product with M an iteration and one small least-squares
+    Saad & Schultz (1986), with classical Gram-Schmidt, twice. One product with M an iteration and one small least-squares
     problem at the end, both batched; a sample whose Krylov space is exhausted is frozen.
 
     Args:
@@ -137,43 +154,38 @@ def gmres(
             the result is along(x) in place of x. It costs nothing: x is a combination of the v that M has seen.
     """
     tol = default_tolerance(b.dtype) if tol is None else tol
-    shape, one = b.shape, (-1, *[1] * (b.ndim - 1))
-    beta = norm(b)
-    basis = [b / beta.where(beta > 0, 1)]
-    columns, images = [], []
-    for _ in range(max_iter):
+    k = max_iter
+    w = b.flatten(1).unsqueeze(1)  # (B, 1, n)
+    beta = length = torch.linalg.vector_norm(w, dim=2, keepdim=True)
+    basis, columns, images = w[:, :0], [], []
+    for j in range(k):
+        q = w / length.where(length > 0, 1)
+        basis, v = torch.cat([basis, q], 1), q.reshape(b.shape)
         if along is not None:
-            images.append(along(basis[-1]))
-        w = M(basis[-1], *images[-1:])
-        scale = norm(w)
-        h = []
-        for q in basis:
-            c = (q.conj() * w).flatten(1).sum(1).reshape(one)
-            h.append(c.flatten())
-            w = w - c * q
-        length = norm(w)
-        alive = length > 1e3 * torch.finfo(b.dtype).eps * scale
-        h.append(torch.where(alive, length, 0).flatten().to(b.dtype))
-        columns.append(h)
-        basis.append(torch.where(alive, w / length.where(alive, 1), 0))
-    k = len(columns)
+            images.append(along(v))
+        w = M(v, *images[-1:]).reshape(q.shape)
+        least = 1e3 * torch.finfo(b.dtype).eps * torch.linalg.vector_norm(w, dim=2, keepdim=True)
+        once = torch.bmm(w, basis.mH)
+        w = torch.baddbmm(w, once, basis, alpha=-1)
+        again = torch.bmm(w, basis.mH)  # takes off what rounding left: as good as one vector after another
+        w = torch.baddbmm(w, again, basis, alpha=-1)
+        length = torch.linalg.vector_norm(w, dim=2, keepdim=True)
+        alive = length > least
+        w, length = w.where(alive, 0), length.where(alive, 0)
+        columns.append(F.pad(torch.cat([once + again, length.to(b.dtype)], 2), (0, k - 1 - j)))
     _record("GMRES", k)
-    H = b.new_zeros(shape[0], k + 1, k)
-    for j, column in enumerate(columns):
-        H[:, : j + 2, j] = torch.stack(column, 1)
-    e = b.new_zeros(shape[0], k + 1, 1)
-    e[:, 0, 0] = beta.flatten().to(b.dtype)
+    H, e = torch.cat(columns, 1).mT, F.pad(beta.to(b.dtype), (0, k)).mT
     # the pseudo-inverse, not a QR solve: H loses rank where a Krylov space is exhausted. It refuses NaN; the caller sees it
     finite = H.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     coefficients = torch.where(finite, torch.linalg.pinv(H.where(finite, 0)) @ e, torch.nan)
 
-    def combined(vectors: list[Tensor]) -> Tensor:
-        terms = (coefficients[:, j, 0].reshape(-1, *[1] * (v.ndim - 1)) * v for j, v in enumerate(vectors[:k]))
-        return sum(terms, torch.zeros_like(vectors[0]))
+    def combined(vectors: Tensor, shape: torch.Size) -> Tensor:
+        return torch.bmm(coefficients.mT.to(vectors.dtype), vectors).reshape(-1, *shape)
 
-    x, image = combined(basis), combined(images) if images else None
+    x = combined(basis, b.shape[1:]) if warn or not images else b
+    image = combined(torch.stack(images, 1).flatten(2), images[0].shape[1:]) if images else None
     if warn:
-        _warn("GMRES", norm(b - (M(x) if image is None else M(x, image))), beta, tol, max_iter)
+        _warn("GMRES", norm(b - (M(x) if image is None else M(x, image))), norm(b), tol, max_iter)
     return x if image is None else image
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from invgen.cost import Cost, charged
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import DivergedError, OptionError, UnsupportedError
+from invgen.linalg import expected
 from invgen.method import Method, Run
 from invgen.numerics.memory import LIGHT, SMALL, fitting
 from invgen.numerics.random import Streams, streams
@@ -128,6 +129,7 @@ class Sampler(Method):
         with (
             _progress_bar(len(chunks) * self.steps, type(self).__name__, run.progress) as bar,
             charged(run.cost, post.prior, post.A, len(out)),
+            expected(self.steps),  # of a sample, so that none depends on how many there are
         ):
             for chunk in chunks:
                 numbers = torch.stack([chunk // batch, chunk % batch], 1)

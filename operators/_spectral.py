@@ -45,10 +45,17 @@ def half(H: Tensor) -> Tensor:
 
 
 def multiply(x: Tensor, H: Tensor, dim: int, adjoint: bool = False) -> Tensor:
-    """Applies a circular filter of half spectrum H (real pairs, any precision), or its adjoint, to `dim` last axes of x."""
+    """Applies a circular filter of half spectrum H, or its adjoint, to `dim` last axes of x.
+
+    Args:
+        x: real signals.
+        H: real pairs of any precision, or complex in that of x.
+        dim: how many axes are filtered.
+        adjoint: whether by the conjugate.
+    """
     axes = _axes(dim)
     X = torch.fft.rfftn(x, dim=axes)
-    H = as_complex(H, X.dtype)
+    H = H if H.is_complex() else as_complex(H, X.dtype)
     return torch.fft.irfftn(X.mul_(H.conj() if adjoint else H), s=x.shape[-dim:], dim=axes)
 
 

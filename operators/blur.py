@@ -94,6 +94,25 @@ class CircularBlur(Blur, SVDOperator):
         H = torch.where(H.abs() > 1e-14 * H.abs().max(), H, 0)
         self.register_buffer("H", half(H), persistent=False)
         self.register_buffer("s", H.abs().expand(self.in_shape).clone(), persistent=False)
+        self._cast: tuple[Tensor, dict[torch.dtype, tuple[Tensor, Tensor]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cast": None}
+
+    def _spectrum(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns H and |H|^2 in the precision of real or complex values, kept as long as the buffer is the same."""
+        dtype = like.dtype.to_complex()
+        if self._cast is None or self._cast[0] is not self.H:
+            self._cast = self.H, {}
+        kept = self._cast[1]
+        if dtype not in kept:
+            with torch.inference_mode(False):  # what is kept may be differentiated later
+                H = as_complex(self.H, dtype)
+                found = H, H.real**2 + H.imag**2
+            if type(H) is not Tensor:  # of a mode that ends
+                return found
+            kept[dtype] = found
+        return kept[dtype]
 
     def fused(self, inner: Operator) -> "Blur | None":
         """Returns two circular blurs of the same axes are one."""
@@ -104,10 +123,10 @@ class CircularBlur(Blur, SVDOperator):
         return Blur(self.in_shape, kernel.roll([n // 2 for n in self.spatial], self._axes)).to(self.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return multiply(x, self.H, self.dim)
+        return multiply(x, self._spectrum(x)[0], self.dim)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return multiply(y, self.H, self.dim, adjoint=True)
+        return multiply(y, self._spectrum(y)[0], self.dim, adjoint=True)
 
     def V(self, z: Tensor) -> Tensor:
         return hartley(z, self.dim)
@@ -125,9 +144,10 @@ class CircularBlur(Blur, SVDOperator):
     def Ut(self, y: Tensor) -> Tensor:
         return hartley(multiply(y, self._all_pass(), self.dim, adjoint=True), self.dim)
 
-    def _inverse_gram(self, H: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
-        """Returns 1 / (var_x |H|^2 + var_y) where |H| > 0, else 0."""
-        power = H.real**2 + H.imag**2
+    def _inverse_gram(self, power: Tensor, var_x: Variance, var_y: Variance) -> Tensor:
+        """Returns 1 / (var_x |H|^2 + var_y) of power = |H|^2; where that is 0 any number will do, or 0 if var_y is."""
+        if not isinstance(var_y, Tensor) and var_y > 0:
+            return (var_x * power + var_y).reciprocal_()
         return torch.where(power > 0, 1 / (var_x * power + var_y).where(power > 0, 1), 0)
 
     def prox(self, x: Tensor, y: Tensor, var_x: Variance = 1.0, var_y: Variance = 1.0) -> Tensor:
@@ -135,16 +155,24 @@ class CircularBlur(Blur, SVDOperator):
         if per_entry(var_x, x) or per_entry(var_y, y):
             return super().prox(x, y, var_x, var_y)  # a variance for each value is not diagonal in the Fourier domain
         X, Y = torch.fft.rfftn(x, dim=self._axes), torch.fft.rfftn(y, dim=self._axes)
-        H = as_complex(self.H, X.dtype)
-        X = X + var_x * H.conj() * self._inverse_gram(H, var_x, var_y) * (Y - H * X)
+        H, power = self._spectrum(X)
+        X = X + H.conj() * (var_x * self._inverse_gram(power, var_x, var_y)) * (Y - H * X)
         return torch.fft.irfftn(X, s=self.spatial, dim=self._axes)
+
+    def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
+        var_x, var_y = per_sample(var_x, r), per_sample(var_y, r)
+        if per_entry(var_x, r) or per_entry(var_y, r):
+            return super().weighted_adjoint(r, var_x, var_y)
+        R = torch.fft.rfftn(r, dim=self._axes)
+        H, power = self._spectrum(R)
+        return torch.fft.irfftn(H.conj() * self._inverse_gram(power, var_x, var_y) * R, s=self.spatial, dim=self._axes)
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)
         if per_entry(var_x, b) or per_entry(var_y, b) or self.rank < self.s.numel():
             return super().solve(b, var_x, var_y)
         B = torch.fft.rfftn(b, dim=self._axes)
-        gain = self._inverse_gram(as_complex(self.H, B.dtype), var_x, var_y)
+        gain = self._inverse_gram(self._spectrum(B)[1], var_x, var_y)
         return torch.fft.irfftn(gain * B, s=self.spatial, dim=self._axes)
 
 

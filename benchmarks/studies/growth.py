@@ -38,6 +38,47 @@ def projection(size: int = 64, views: int = 32, batch: int = 1) -> Callable[[], 
     return lambda: A.adjoint(A(x))
 
 
+def fan(size: int = 64, views: int = 32, batch: int = 1) -> Callable[[], object]:
+    """Returns the same of a fan beam."""
+    A = operators.FanBeamCT((size, size), views, source_origin=2.0 * size, origin_det=1.0 * size)
+    x = torch.rand(batch, size, size)
+    return lambda: A.adjoint(A(x))
+
+
+def stack(slices: int = 8, size: int = 64, views: int = 32) -> Callable[[], object]:
+    """Returns the same of a synchrotron's stack of slices."""
+    A = operators.ParallelBeamCT3D((slices, size, size), views)
+    x = torch.rand(1, slices, size, size)
+    return lambda: A.adjoint(A(x))
+
+
+def iterated(size: int = 64, views: int = 32) -> Callable[[], object]:
+    """Returns a proximal step of a parallel beam by conjugate gradients."""
+    A = operators.ParallelBeamCT((size, size), views, solver="cg")
+    x = torch.rand(1, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y + 1.0, 1.0, 1.0)
+
+
+def exact(views: int = 32, size: int = 64) -> Callable[[], object]:
+    """Returns the same, exact, by the diagonalised blocks of the scan, which are made before."""
+    A = operators.ParallelBeamCT((size, size), views, solver="exact")
+    x = torch.rand(1, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y + 1.0, 1.0, 1.0)
+
+
+def diagonalisation(views: int = 32, size: int = 64) -> Callable[[], object]:
+    """Returns the making of these blocks."""
+    y = torch.rand(1, size, size)
+
+    def work() -> object:
+        A = operators.ParallelBeamCT((size, size), views, solver="exact")
+        return A.prox(y, A(y) + 1.0, 1.0, 1.0)
+
+    return work
+
+
 def cone(size: int = 24, views: int = 16, batch: int = 1) -> Callable[[], object]:
     """Returns the same of a cone beam; a volume has the cube of `size`."""
     A = operators.ConeBeamCT((size, size, size), views, source_origin=4.0 * size, origin_det=2.0 * size)
@@ -59,6 +100,38 @@ def mri(size: int = 64, batch: int = 1) -> Callable[[], object]:
     A = operators.MultiCoilMRI((2, size, size), operators.random_mask(size, 4), maps)
     x = torch.rand(batch, 2, size, size)
     return lambda: A.adjoint(A(x))
+
+
+def mask(size: int = 256, batch: int = 1) -> Callable[[], object]:
+    """Returns a proximal step of a mask."""
+    A = operators.Mask.random((3, size, size), 0.3)
+    x = torch.rand(batch, 3, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y, 1.0, 0.01)
+
+
+def downsampling(size: int = 256, batch: int = 1) -> Callable[[], object]:
+    """Returns a proximal step of downsampling by four."""
+    A = operators.Downsample((3, size, size), 4)
+    x = torch.rand(batch, 3, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y, 1.0, 0.01)
+
+
+def volume_blur(size: int = 24) -> Callable[[], object]:
+    """Returns a proximal step of the blur of a volume."""
+    A = operators.Blur((1, size, size, size), operators.gaussian_kernel(1.0, dim=3))
+    x = torch.rand(1, 1, size, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y, 1.0, 0.01)
+
+
+def volume_mri(size: int = 24) -> Callable[[], object]:
+    """Returns a proximal step of MRI of a volume."""
+    A = operators.MRI((2, size, size, size), operators.random_mask(size, 2))
+    x = torch.rand(1, 2, size, size, size)
+    y = A(x)
+    return lambda: A.prox(x, y, 1.0, 0.01)
 
 
 def sampler(name: str, size: int = 32, samples: int = 2, steps: int = 8) -> Callable[[], object]:
@@ -86,11 +159,22 @@ ROWS: tuple[tuple[str, Callable[..., Callable[[], object]], dict[str, int], floa
     ("parallel beam", projection, {"size": 128}, 2),
     ("parallel beam", projection, {"views": 32}, 1),
     ("parallel beam", projection, {"batch": 2}, 1),
+    ("fan beam", fan, {"size": 128}, 2),
+    ("fan beam", fan, {"views": 32}, 1),
+    ("stack of slices", stack, {"slices": 8}, 1),
+    ("parallel beam, prox by CG", iterated, {"size": 128}, 2),
+    ("parallel beam, prox by CG", iterated, {"views": 16}, 1),
+    ("parallel beam, prox exact", exact, {"views": 32}, 1),
+    ("its diagonalisation", diagonalisation, {"views": 32}, 1),
     ("cone beam", cone, {"size": 24}, 3),
     ("cone beam", cone, {"views": 16}, 1),
     ("cone beam", cone, {"batch": 1}, 1),
     ("blur, prox", blur, {"size": 128}, 2),
     ("blur, prox", blur, {"batch": 1}, 1),
+    ("blur of a volume, prox", volume_blur, {"size": 24}, 3),
+    ("mask, prox", mask, {"size": 256}, 2),
+    ("downsampling, prox", downsampling, {"size": 256}, 2),
+    ("MRI of a volume, prox", volume_mri, {"size": 24}, 3),
     ("MRI of 8 coils", mri, {"size": 64}, 2),
     ("MRI of 8 coils", mri, {"batch": 1}, 1),
     *((name, sampler, start, power) for name in SAMPLERS for start, power in (

@@ -1,65 +1,27 @@
 """Steps, draws, networks and operators beside the plain torch that they stand for: part of `invgen bench study speed`.
 
 All candidates take turns in one process on one thread, in processor time: the ratios carry over to other machines. Beside
-each stands the limit that it is held to. azula is timed where it is installed.
+each stands the limit that it is held to. deepinv and azula are timed where they are installed.
 """
 
 import argparse
-import importlib
-import importlib.util
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from invgen.diffusion import Denoiser, Sigma
+from invgen.benchmarks.studies.loop_peers import SIZES, steps
+from invgen.benchmarks.studies.loop_timing import Row, turns
 from invgen.inference.precision import trial
 from invgen.numerics.precision import cast
 from invgen.numerics.random import Streams
 from invgen.operators import Blur, MultiCoilMRI, birdcage_maps, equispaced_mask, gaussian_kernel
-from invgen.posterior import Posterior
 from invgen.priors import load
 from invgen.priors.checkpoints.networks.unet import UNet
-from invgen.samplers import DPS
-
-SIZES = ((1, 3, 64, 64), (8, 3, 256, 256))
-Row = tuple[str, float, str, float, str]  # what, its ms, beside what, the ratio or number, the limit
-
-
-class Half(Denoiser):
-    """D(x) = x / 2: what a step costs beside its network."""
-
-    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
-        return 0.5 * x
-
-
-class Count(TorchDispatchMode):
-    """Counts the operations of torch."""
-
-    number = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number += 1
-        return func(*args, **(kwargs or {}))
-
-
-def turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the median milliseconds of each candidate, which take turns; the first round does not count."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for k in range(rounds + 1):
-        for name, call in candidates.items():
-            begin = time.process_time()
-            call()
-            if k:
-                times[name].append(1e3 * (time.process_time() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def draws(rounds: int) -> Iterator[Row]:
@@ -73,58 +35,6 @@ def draws(rounds: int) -> Iterator[Row]:
         }
         ms = turns(calls, rounds)
         yield f"noise {shape}", ms["ours"] / len(many), "torch.randn", ms["ours"] / ms["torch"], "1.2"
-
-
-def dps(shape: tuple[int, ...]) -> tuple[Posterior, Callable[[int], object]]:
-    """Returns deblurring under a network that does nothing, and so many steps of DPS on it."""
-    prior = Half(shape[1:], sigma_min=0.01, sigma_max=1.0, value_range=(-1, 1), data_mean=0.0, data_std=0.5)
-    A = Blur(prior.shape, gaussian_kernel(1.0, 9))
-    post = Posterior(prior, A, 0.05, A(torch.zeros(prior.shape)))
-    return post, lambda steps: DPS(steps=steps)(post, shape[0])
-
-
-def azula_dps(post: Posterior, rows: int) -> Callable[[int], object] | None:
-    """Returns the same number of steps of azula's DPS, None where it is not installed."""
-    if importlib.util.find_spec("azula") is None:
-        return None
-    # by name: it is no dependency, and may be missing
-    denoise, guidance, noise = (importlib.import_module(f"azula.{name}") for name in ("denoise", "guidance.dps", "noise"))
-
-    class Nothing(denoise.Denoiser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.schedule = noise.VPSchedule()
-
-        def forward(self, x_t: Tensor, t: Tensor) -> Any:
-            return denoise.DiracPosterior(mean=0.5 * x_t)
-
-    net, y = Nothing(), post.y.expand(rows, *post.y.shape)
-
-    def run(steps: int) -> Tensor:
-        return guidance.DPSSampler(net, y=y, A=post.A, steps=steps, silent=True)(torch.randn(rows, *post.prior.shape))
-
-    return run
-
-
-def steps(rounds: int) -> Iterator[Row]:
-    """Yields the operations of a step of DPS, and its time beside azula's."""
-    for shape in SIZES:
-        post, ours = dps(shape)
-        counts = []
-        for number in (2, 6):
-            with Count() as count:
-                ours(number)
-            counts.append(count.number)
-        limit = "45" if shape == SIZES[0] else ""
-        yield f"operations of a DPS step {shape}", float("nan"), "", (counts[1] - counts[0]) / 4, limit
-        theirs = azula_dps(post, shape[0])
-        few, many = (4, 44) if shape == SIZES[0] else (1, 5)
-        named = {"ours": ours} | ({"azula": theirs} if theirs else {})
-        calls = {f"{name} {n}": (lambda f=f, n=n: f(n)) for name, f in named.items() for n in (few, many)}
-        ms = turns(calls, rounds)
-        step = {name: (ms[f"{name} {many}"] - ms[f"{name} {few}"]) / (many - few) for name in named}
-        ratio = step["ours"] / step["azula"] if theirs else float("nan")
-        yield f"DPS step {shape}", step["ours"], "azula's", ratio, "1"
 
 
 def precision() -> Iterator[Row]:

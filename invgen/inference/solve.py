@@ -82,8 +82,10 @@ class Result:
 
     @property
     def inner(self) -> str:
-        """Which linear solvers ran inside the sampler, such as "100 solves by CG in 12 iterations (at most 31)"."""
-        return self.cost.inner
+        """Which linear solvers ran inside the sampler, such as "100 solves by CG in 12 iterations (at most 31)"; and which
+        files of this machine they have read."""
+        files = [file for part in self.posterior.A.modules() for file in getattr(part, "files", ())]
+        return self.cost.inner + (f", with eigenvectors of {', '.join(files)}" if files and self.cost.exact_solves else "")
 
     @property
     def split(self) -> str:

@@ -1,6 +1,7 @@
 """Where gradients begin, in whatever mode the caller is, and the state that networks run in."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -87,7 +88,6 @@ def unit_cotangents(x: Tensor, out: Tensor) -> None:
 
 def power_of_two(v: Tensor) -> Tensor:
     """For each row of v the power of two just above its largest value, (B, 1, ..., 1); 1 for rows of zeros."""
-    most = v.detach().abs().flatten(1).amax(1) if v.numel() else v.new_zeros(len(v))
-    exponent = torch.frexp(most.clamp(min=1e-30, max=1e38))[1]
-    size = torch.ldexp(torch.ones_like(most), exponent).where(most.isfinite() & (most > 0), 1.0)
-    return size.reshape(-1, *[1] * (v.ndim - 1))
+    most = torch.linalg.vector_norm(v.detach().flatten(1), math.inf, 1) if v.numel() else v.new_zeros(len(v)).real
+    exponent = torch.frexp(most)[1].clamp_(-100, 126)  # of zero it is 0
+    return torch.pow(2.0, exponent).to(most.dtype).reshape(-1, *[1] * (v.ndim - 1))

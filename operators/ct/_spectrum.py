@@ -45,10 +45,11 @@ class Spectrum:
         self.missed[rays] = False
         joined = partial(_join, [block.basis for block in self.blocks], self.count)
         self.basis = SparseMatrix(joined, (self.count, len(rays)))
+        self.files: list[str] = []  # that tables were read from
         self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, list[Tensor]]] = {}
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_tables": {}}
+        return {**self.__dict__, "_tables": {}, "files": []}
 
     def __deepcopy__(self, memo: dict) -> "Spectrum":
         return self  # immutable: copies of an operator share it
@@ -66,7 +67,9 @@ class Spectrum:
             kind = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
             file = symmetry.cache_file((*self.key, kind.str))
             systems = symmetry.load(file, self.sizes, kind)
-            if systems is None:
+            if systems is not None:
+                self.files.append(str(file))
+            else:
                 with announced(f"diagonalising the projector, blocks of up to {max(self.sizes, default=0)} rays"):
                     exact = symmetry.eigensystems(self.matrix.build(), self.pixels, self.blocks)
                 systems = [(values.astype(kind), vectors.astype(kind)) for values, vectors in exact]

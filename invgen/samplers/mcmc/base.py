@@ -40,9 +40,13 @@ def langevin(x: Tensor, score: Score, h: float | Tensor, iterations: int, randn:
         iterations: the number of steps.
         randn: the source of noise.
     """
-    root = h.mul(2).sqrt() if isinstance(h, Tensor) else math.sqrt(2 * h)
+    if not isinstance(h, Tensor):
+        for _ in range(iterations):
+            x = torch.add(x, score(x), alpha=h).add_(randn(x), alpha=math.sqrt(2 * h))
+        return x
+    root = h.mul(2).sqrt()
     for _ in range(iterations):
-        x = x + h * score(x) + root * randn(x)
+        x = torch.addcmul(x, h, score(x)).addcmul_(root, randn(x))
     return x
 
 

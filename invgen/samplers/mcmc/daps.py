@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, noise_levels, step
@@ -69,7 +70,7 @@ class DAPS(Sampler):
                 centre = x0
                 x0 = langevin(
                     x0,
-                    lambda u, centre=centre, r2=r2: (centre - u) / r2 + post.likelihood_score(u),
+                    lambda u, centre=centre, r2=r2: torch.add(post.likelihood_score(u), centre - u, alpha=1 / r2),
                     local_step(post, x0, r2),
                     self.langevin_steps,
                     randn,

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+import invgen
+from invgen import samplers
 from invgen.errors import UnsupportedError
 from invgen.inference.checks import check_operator
 from invgen.operators.ct import _symmetry as symmetry
 from invgen.operators.ct import base as _tomography
+from invgen.operators.ct._spectrum import Spectrum
 from invgen.operators.ct.geometries import FanBeamCT, ParallelBeamCT
+from invgen.priors import GaussianPrior
 
 FAN = {"source_origin": 20.0, "origin_det": 15.0}
 # all symmetry groups: square, rectangle, half turn, half turn and swap, one mirror, none
@@ -316,3 +320,27 @@ def test_pull_is_what_solve_and_adjoint_give(tmp_path, monkeypatch):
                 exact = M.T @ torch.linalg.solve(var_x * M @ M.T + var.diag(), r[k].flatten())
                 gradient = A.weighted_adjoint(r, torch.tensor([0.2, 3.0], dtype=torch.float64), var_y)[k].flatten()
                 assert relative(gradient, exact) < 1e-6, (solver, k)
+
+
+@pytest.mark.filterwarnings("ignore:.*do not explain the measurement")  # few steps
+def test_auto_weighs_how_many_solves_follow_and_the_result_names_the_solver_and_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(symmetry, "KEEP_ENTRIES", 0)
+    monkeypatch.setattr(ParallelBeamCT, "max_work", 0.0)
+    prior = GaussianPrior(shape=(1, 12, 12))
+    A = ParallelBeamCT(prior.shape, 8)
+    # so that three solves repay the diagonalisation
+    monkeypatch.setattr(_tomography, "PER_SOLVE", Spectrum(A).work / A.matrix.entries / 1.5)
+    y = A(torch.ones(prior.shape))
+
+    def run(steps: int, num_samples: int = 1) -> invgen.Result:
+        B = ParallelBeamCT(prior.shape, 8)
+        return invgen.solve(y, B, prior, 0.5, samplers.DiffPIR(steps=steps), num_samples=num_samples)
+
+    enough = 3
+    assert "CG" in run(enough - 1).inner and "exact" not in run(enough - 1, num_samples=5).inner
+    first, again = run(enough), run(enough)
+    assert first.inner == f"{enough} exact solves"
+    (file,) = tmp_path.iterdir()
+    assert again.inner == f"{enough} exact solves, with eigenvectors of {file}"
+    assert torch.equal(first.samples, again.samples)
