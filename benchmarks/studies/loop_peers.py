@@ -6,20 +6,23 @@ is measured is the loop. Operations are torch's. Memory is the most that tensors
 
 import importlib
 import importlib.util
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from invgen import samplers
 from invgen.benchmarks.methods import peers
-from invgen.benchmarks.studies.loop_timing import Row, operations, turns
 from invgen.diffusion import Denoiser, Sigma
 from invgen.numerics.memory import peak
 from invgen.operators import Blur, gaussian_kernel, to_deepinv
 from invgen.posterior import Posterior
 
+Row = tuple[str, float, str, float, str]  # what, its ms, beside what, the ratio or number, the limit
 SIZES = ((1, 3, 64, 64), (8, 3, 256, 256))
 # of a sampler, the same in other packages
 SAME: dict[str, dict[str, type[peers.Peer]]] = {
@@ -29,6 +32,35 @@ SAME: dict[str, dict[str, type[peers.Peer]]] = {
     "DiffPIR": {"deepinv": peers.DeepinvDiffPIR},
 }
 Steps = Callable[[int], object]  # makes so many steps
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations of torch."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Returns the number of torch's operations in a call."""
+    with Count() as count:
+        call()
+    return count.number
+
+
+def turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Returns the median milliseconds of each candidate, which take turns; the first round does not count."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for k in range(rounds + 1):
+        for name, call in candidates.items():
+            begin = time.process_time()
+            call()
+            if k:
+                times[name].append(1e3 * (time.process_time() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 class Half(Denoiser):

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invgen.benchmarks.studies.loop_peers import SIZES, steps
-from invgen.benchmarks.studies.loop_timing import Row, turns
+from invgen.benchmarks.studies.loop_peers import SIZES, Row, steps, turns
 from invgen.inference.precision import trial
 from invgen.numerics.precision import cast
 from invgen.numerics.random import Streams

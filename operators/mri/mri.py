@@ -149,6 +149,9 @@ def _mirror(z: Tensor, dims: int) -> Tensor:
     return z.flip(axes).roll(tuple(1 - z.shape[a] % 2 for a in axes), axes)
 
 
+TOGETHER = 4  # coils at once: their images stay in the cache, and memory is for these alone
+
+
 class MultiCoilMRI(_Cartesian, LinearOperator):
     """Multi-coil MRI: y_c = M F (S_c x) for every coil c, the SENSE model (Pruessmann et al., MRM 1999).
 
@@ -229,40 +232,48 @@ class MultiCoilMRI(_Cartesian, LinearOperator):
         return tuple(range(-self.dims, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        coils = self._tables(x)[0] * torch.fft.ifftshift(self._image(x), self._axes)[:, None]
-        if self._columns is None:
-            samples = torch.fft.fftn(coils, dim=self._axes, norm="ortho").flatten(-self.dims)[..., self._samples]
-        else:
-            lines = torch.fft.fft(coils, norm="ortho")[..., self._columns]
-            samples = torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho").flatten(-self.dims)
+        image = torch.fft.ifftshift(self._image(x), self._axes)[:, None]
+        parts = []
+        for maps in self._tables(x)[0].split(TOGETHER):
+            if self._columns is None:
+                spectrum = torch.fft.fftn(maps * image, dim=self._axes, norm="ortho")
+                parts.append(spectrum.flatten(-self.dims)[..., self._samples])
+            else:
+                lines = torch.fft.fft(maps * image, norm="ortho")[..., self._columns]
+                parts.append(torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho").flatten(-self.dims))
+        samples = torch.cat(parts, 1)
         return samples if self.in_dtype.is_complex else torch.view_as_real(samples)
 
     def adjoint(self, y: Tensor) -> Tensor:
         samples, shape = y.conj_physical() if y.is_complex() else torch.complex(y[..., 0], -y[..., 1]), self.mask.shape
-        if self._columns is None:
-            filled = samples.new_zeros(*samples.shape[:-1], self.mask.numel())
-            filled[..., self._samples] = samples
-            coils = torch.fft.fftn(filled.unflatten(-1, tuple(shape)), dim=self._axes, norm="ortho")
-        else:
-            filled = samples.new_zeros(*samples.shape[:-1], *shape)
-            lines = samples.unflatten(-1, (*shape[:-1], -1))
-            filled[..., self._columns] = torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho")
-            coils = torch.fft.fft(filled, norm="ortho")
-        return self._combined(coils)
+        total = samples.new_zeros(len(samples), *shape)
+        for maps, part in zip(self._tables(samples)[0].split(TOGETHER), samples.split(TOGETHER, 1), strict=True):
+            if self._columns is None:
+                filled = part.new_zeros(*part.shape[:-1], self.mask.numel())
+                filled[..., self._samples] = part
+                coils = torch.fft.fftn(filled.unflatten(-1, tuple(shape)), dim=self._axes, norm="ortho")
+            else:
+                filled = part.new_zeros(*part.shape[:-1], *shape)
+                lines = part.unflatten(-1, (*shape[:-1], -1))
+                filled[..., self._columns] = torch.fft.fftn(lines, dim=self._axes[:-1], norm="ortho")
+                coils = torch.fft.fft(filled, norm="ortho")
+            total = total + (maps * coils).sum(1)
+        return self._shifted(total.conj())
 
-    def _combined(self, coils: Tensor) -> Tensor:
-        """Returns the signal of the sum of the conjugates of maps * coils."""
-        image = (self._tables(coils)[0] * coils).sum(1).conj()
+    def _shifted(self, image: Tensor) -> Tensor:
+        """Returns the signal of an image whose origin is at the first index."""
         return self._signal(torch.fft.fftshift(image, self._axes))
 
     def _gram(self, x: Tensor) -> Tensor:
         """Returns A^H A x; along lines that are measured whole the transform and its inverse cancel."""
-        coils = self._tables(x)[0] * torch.fft.ifftshift(self._image(x), self._axes)[:, None]
-        axes, where = self._axes, self._where
+        image = torch.fft.ifftshift(self._image(x), self._axes)[:, None]
+        axes, where, total = self._axes, self._where, torch.zeros_like(image[:, 0])
         if self._columns is not None:
             axes, where = axes[-1:], where.reshape(-1, where.shape[-1])[0]
-        spectrum = torch.fft.fftn(coils, dim=axes, norm="ortho").mul(where)
-        return self._combined(torch.fft.fftn(spectrum.conj_physical(), dim=axes, norm="ortho"))
+        for maps in self._tables(x)[0].split(TOGETHER):
+            spectrum = torch.fft.fftn(maps * image, dim=axes, norm="ortho").mul(where)
+            total = total + (maps * torch.fft.fftn(spectrum.conj_physical(), dim=axes, norm="ortho")).sum(1)
+        return self._shifted(total.conj())
 
     def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         """Returns A^H (var_x A A^H + var_y I)^-1 r = (var_x A^H A + var_y I)^-1 A^H r, by conjugate gradients among images.
