@@ -37,11 +37,11 @@ class SpectrogramOperator(Operator):
 
     def of_magnitudes(self, magnitudes: Tensor) -> Tensor:
         """Returns what is measured of |STFT x|, (B, ..., frequencies, frames)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define of_magnitudes(self, magnitudes)")
 
     def magnitudes(self, y: Tensor, near: Tensor) -> Tensor:
         """Returns |STFT| that gives y, of those the one that `near`, (B, ..., frequencies, frames), is turned to."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define magnitudes(self, y, near)")
 
     def transform(self, x: Tensor) -> Tensor:
         """Returns the short-time Fourier transform, (B, ..., frequencies, frames)."""
