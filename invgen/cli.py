@@ -450,7 +450,7 @@ def train(
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option(help="Of the measured signals, such as 1x32x32.", show_default=False)] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of expectation maximisation, with --measured.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Of expectation maximisation, with --measured.")] = 16,
     sheet_minutes: Annotated[
         float,
         typer.Option(min=0, help="Least time between sheets of samples; 0: one each epoch. Digits family: at the end."),

@@ -43,7 +43,7 @@ from invgen.priors.training.weights import calibrate
 from invgen.priors.training.workers import Workers
 from invgen.sampler import Sampler
 
-SAMPLER = "MMPS(steps=24, iterations=1)"  # the paper's moment matching, one iteration a step as there
+SAMPLER = "MMPS(steps=16, iterations=1)"  # the paper's moment matching, one iteration a step as there
 FITTED = 512  # measurements that the Gaussian is fitted to
 RANK = 64  # of its covariance, as in the paper
 Measurements = Sequence[Tensor] | Tensor
@@ -89,7 +89,7 @@ def train_measured(
     noise: float,
     out: Path | str,
     recipe: str | Recipe | None = None,
-    rounds: int = 8,
+    rounds: int = 16,
     steps: int | None = None,
     minutes: float | None = None,
     batch: int | None = None,
