@@ -1,6 +1,10 @@
 """Recipes of training: those of the shipped priors, and those for a folder of a user's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from invgen.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,26 @@ class Recipe:
     value_range: tuple[float, float] = (-1.0, 1.0)
     sampling_rate: float | None = None
     vector: int = 0
+
+
+def network_for(shape: Sequence[int], value_range: tuple[float, float] = (-1.0, 1.0)) -> Recipe:
+    """Returns a recipe by the shape of signals, (C, H, W) or (C, L).
+
+    Raises:
+        OptionError: another number of axes, or sides that the network cannot halve as often as it does.
+    """
+    side = max(shape[1:], default=0)
+    small = side <= (32 if len(shape) == 3 else 512)
+    widths, blocks, fold = ((48, 64, 88), 1, 2) if small else ((64, 96, 128), 2, 2) if side <= 64 else ((64, 96, 160), 2, 4)
+    if len(shape) == 2 and not small:
+        widths, blocks, fold = (64, 88, 112, 128), 1, 8
+    step = fold * 2 ** (len(widths) - 1)
+    if len(shape) not in (2, 3) or any(n % step for n in shape[1:]):
+        raise OptionError(
+            f"a network takes signals (C, H, W) or (C, L) with sides in multiples of {step}, got {tuple(shape)}"
+        )
+    levels: dict[str, Any] = {"log_sigma_mean": -0.6, "log_sigma_std": 1.6, "embedding": 64, "value_range": value_range}
+    return Recipe("own", tuple(shape), widths, blocks, fold, "of the measured signals", batch=32, **levels)
 
 
 @dataclass(frozen=True)

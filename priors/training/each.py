@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from invgen.diffusion import Denoiser
 from invgen.errors import OptionError
 from invgen.forward import LinearOperator
+from invgen.noise import Gaussian
+from invgen.posterior import Posterior
 from invgen.validation.batches import Variance, per_sample
 
 
@@ -83,3 +86,22 @@ class Each(LinearOperator):
 
     def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         return self._apply_each(r, self.in_shape, "weighted_adjoint", per_sample(var_x, r), per_sample(var_y, r))
+
+
+def posterior(
+    prior: Denoiser, y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperator], noise: float
+) -> Posterior[Denoiser, Each, Gaussian]:
+    """Returns the posterior of a batch of measurements, each by its own operator.
+
+    Args:
+        prior: of the signals.
+        y: (B, *out_shape), or B tensors.
+        operators: one for each.
+        noise: standard deviation.
+    """
+    A = Each(operators)
+    rows = torch.zeros(len(operators), *A.out_shape)
+    for row, A_i, y_i in zip(rows, operators, y, strict=True):
+        values = real_rows(A_i, y_i[None])[0]
+        row[: len(values)] = values
+    return Posterior(prior, A.to(prior.device), noise, rows.to(prior.device))

@@ -28,13 +28,11 @@ from invgen.errors import OptionError, ShapeError
 from invgen.files.writing import replace, require_writable, write_text
 from invgen.forward import LinearOperator
 from invgen.names import resolve
-from invgen.noise import Gaussian
 from invgen.numerics.precision import cast
-from invgen.posterior import Posterior
 from invgen.priors.data.folders import digest
 from invgen.priors.load import load, read
-from invgen.priors.recipes import RECIPES, Recipe
-from invgen.priors.training.each import Each, real_rows
+from invgen.priors.recipes import RECIPES, Recipe, network_for
+from invgen.priors.training.each import posterior
 from invgen.priors.training.gaussian_em import fit_low_rank
 from invgen.priors.training.log import Watch, save_sheet, sheet
 from invgen.priors.training.loop import run
@@ -153,25 +151,6 @@ def train_measured(
         for over in (em.file("checkpoint", k, "pt"), em.file("draws", k - 1, "npy")):
             over.unlink(missing_ok=True)
     return path
-
-
-def posterior(
-    prior: Denoiser, y: Measurements, operators: Sequence[LinearOperator], noise: float
-) -> Posterior[Denoiser, Each, Gaussian]:
-    """Returns the posterior of a batch of measurements, each by its own operator.
-
-    Args:
-        prior: of the signals.
-        y: (B, *out_shape), or B tensors.
-        operators: one for each.
-        noise: standard deviation.
-    """
-    A = Each(operators)
-    rows = torch.zeros(len(operators), *A.out_shape)
-    for row, A_i, y_i in zip(rows, operators, y, strict=True):
-        values = real_rows(A_i, y_i[None])[0]
-        row[: len(values)] = values
-    return Posterior(prior, A.to(prior.device), noise, rows.to(prior.device))
 
 
 def _gaussian(em: _Run, seconds: float | None) -> Denoiser:
@@ -297,26 +276,6 @@ def _recipe(
         raise OptionError(f"rounds must be at least 1, got {rounds}")
     each = max(1, round((steps or recipe.steps) / rounds))
     return dataclasses.replace(recipe, steps=each, batch=batch or recipe.batch, classes=0, vector=0)
-
-
-def network_for(shape: Sequence[int], value_range: tuple[float, float] = (-1.0, 1.0)) -> Recipe:
-    """Returns a recipe by the shape of signals, (C, H, W) or (C, L).
-
-    Raises:
-        OptionError: another number of axes, or sides that the network cannot halve as often as it does.
-    """
-    side = max(shape[1:], default=0)
-    small = side <= (32 if len(shape) == 3 else 512)
-    widths, blocks, fold = ((48, 64, 88), 1, 2) if small else ((64, 96, 128), 2, 2) if side <= 64 else ((64, 96, 160), 2, 4)
-    if len(shape) == 2 and not small:
-        widths, blocks, fold = (64, 88, 112, 128), 1, 8
-    step = fold * 2 ** (len(widths) - 1)
-    if len(shape) not in (2, 3) or any(n % step for n in shape[1:]):
-        raise OptionError(
-            f"a network takes signals (C, H, W) or (C, L) with sides in multiples of {step}, got {tuple(shape)}"
-        )
-    levels: dict[str, Any] = {"log_sigma_mean": -0.6, "log_sigma_std": 1.6, "embedding": 64, "value_range": value_range}
-    return Recipe("own", tuple(shape), widths, blocks, fold, "of the measured signals", batch=32, **levels)
 
 
 def _require_fit(y: Measurements, operators: Sequence[LinearOperator], noise: float) -> None:

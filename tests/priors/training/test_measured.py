@@ -13,7 +13,7 @@ from invgen.errors import FileError, InvgenError, OptionError, ShapeError
 from invgen.forward import LinearOperator
 from invgen.operators import Blur, Mask, ParallelBeamCT, gaussian_kernel
 from invgen.priors.load import load, metadata
-from invgen.priors.recipes import Recipe
+from invgen.priors.recipes import Recipe, network_for
 from invgen.priors.training import measured
 from invgen.priors.training.each import Each
 
@@ -177,8 +177,8 @@ def test_bad_calls_are_refused(tmp_path):
         with pytest.raises(error, match=sentence):
             measured.train_measured(**{"y": y, "operators": operators, "noise": 0.1, "out": tmp_path, **change})
     with pytest.raises(OptionError, match="multiples of 8"):
-        measured.network_for((1, 28, 28))
-    assert measured.network_for((1, 4096)).widths == (64, 88, 112, 128) and measured.network_for((3, 64, 64)).unshuffle == 2
+        network_for((1, 28, 28))
+    assert network_for((1, 4096)).widths == (64, 88, 112, 128) and network_for((3, 64, 64)).unshuffle == 2
 
 
 @pytest.mark.slow
