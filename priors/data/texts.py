@@ -38,8 +38,12 @@ def excerpts(tokens: Tensor, length: int, count: int, seed: int) -> Tensor:
     return torch.stack([tokens[s : s + length] for s in starts.tolist()]).float()
 
 
-def translations(folder: Path | str) -> list[tuple[list[str], str]]:
-    """Returns pairs (English words, Chinese characters): up to 4 words and 8 characters, in the order of the alphabet.
+def translations(folder: Path | str, words: int = 4, characters: int = 8) -> list[tuple[list[str], str]]:
+    """Returns pairs (English words, Chinese characters), in the order of the alphabet, without places for names and tags.
+
+    Args:
+        folder: that `invgen data translations` wrote to.
+        words, characters: of the longest texts.
 
     Raises:
         FileError: they have to be fetched first.
@@ -49,9 +53,8 @@ def translations(folder: Path | str) -> list[tuple[list[str], str]]:
         raise FileError(f"there is no {path}: fetch it with `invgen data translations`, or set INVGEN_DATA to its folder")
     pairs = set()
     for line in path.read_text(encoding="utf-8").splitlines():
-        english, chinese = line.split("\t")
-        words = re.sub(r"[^a-z ]", "", re.sub(r"%\(.*?\)s|%s", "", english.lower())).split()
-        characters = re.sub(r"[^\u4e00-\u9fff]", "", chinese)
-        if 1 <= len(words) <= 4 and 1 <= len(characters) <= 8:
-            pairs.add((" ".join(words), characters))
+        english, chinese = (re.sub(r"%\(.*?\)\w|%\w|\{.*?\}|<.*?>|&\w+;|['\u2019]", "", text) for text in line.split("\t"))
+        spoken, signs = re.findall("[a-z]+", english.lower()), re.sub(r"[^\u4e00-\u9fff]", "", chinese)
+        if 1 <= len(spoken) <= words and 1 <= len(signs) <= characters:
+            pairs.add((" ".join(spoken), signs))
     return [(a.split(), b) for a, b in sorted(pairs)]

@@ -293,29 +293,37 @@ class Counts:
         return t.unflatten(0, (-1, self.particles))
 
     def _psi(self, rate: Tensor) -> Tensor:
-        """Returns the log-likelihood of rates (C, P, ..., K), with the rest that would explain y best in total."""
-        shape = (len(self.count), *[1] * (rate.ndim - 2), -1)
-        count, rest = self.count.reshape(shape), self.rest.reshape(shape)
-        left = ((count.sum(-1) - rate.sum(-1)) / rest.sum(-1)).clamp(min=0.1)[..., None]
-        rate = rate + left * rest
-        return torch.xlogy(count, rate).sum(-1) - rate.sum(-1)
+        """Returns the log-likelihood of rates (C, P, V, K), with the rest that would explain y best in total."""
+        count, rest, total = self.count[:, None, None], self.rest[:, None, None], rate.sum(-1)
+        left = ((count.sum(-1) - total) / rest.sum(-1)).clamp(min=0.1)
+        return self._logs(torch.addcmul(rate, left[..., None], rest)) - total - left * rest.sum(-1)
+
+    def _logs(self, rate: Tensor) -> Tensor:
+        """Returns the sum of count log(rate), rates (C, P, V, K) above zero."""
+        return (rate.log().flatten(1, 2) @ self.count[:, :, None]).reshape(rate.shape[:-1])
+
+    def _ended(self) -> Tensor:
+        """Returns the likelihood of what stands, (C, P): nothing follows the end."""
+        alone = self._chains(self.state[0])
+        return self._logs(alone[:, :, None].clamp(min=1e-9))[..., 0] - alone.sum(-1)
 
     def ratio(self, i: int) -> Tensor:
         """Returns log psi_i / psi_{i-1} for each token at site i, (B, V)."""
         if i + 1 == self.prior.sites:
             return torch.zeros(1, 1, dtype=torch.float64, device=self.state[0].device)
-        rate = self._chains(self.state[0])[:, :, None] + self.table[:, None]
-        now = self._psi(rate)
-        if self.prior.end is not None:  # nothing follows the end: the likelihood of what stands
-            alone = self._chains(self.state[0])
-            count = self.count[:, None]
-            now[..., self.prior.end] = torch.xlogy(count, alone.clamp(min=1e-9)).sum(-1) - alone.sum(-1)
+        now = self._psi(self._chains(self.state[0])[:, :, None] + self.table[:, None])
+        if self.prior.end is not None:
+            now[..., self.prior.end] = self._ended()
         return now.flatten(0, 1) - self.state[1]
 
     def add(self, i: int, token: Tensor) -> None:
-        log = self.state[1] + self.ratio(i).expand(len(token), len(self.prior.levels)).gather(1, token)
-        rows = self.table.gather(1, self._chains(token).expand(-1, -1, self.table.shape[-1]))
-        self.state = [self.state[0] + rows.flatten(0, 1), log]
+        chosen = self._chains(token)
+        rate = self._chains(self.state[0]) + self.table.gather(1, chosen.expand(-1, -1, self.table.shape[-1]))
+        log = self._psi(rate[:, :, None])[..., 0]
+        if self.prior.end is not None:
+            log = torch.where(chosen[..., 0] == self.prior.end, self._ended(), log)
+        last = i + 1 == self.prior.sites
+        self.state = [rate.flatten(0, 1), self.state[1] if last else log.flatten()[:, None]]
 
     def weigh(self, tokens: Tensor, memory: list[Tensor]) -> Tensor:
         """Returns the last correction: the likelihood over psi, nothing before the last site."""
