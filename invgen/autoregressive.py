@@ -1,5 +1,6 @@
 """Autoregressive priors: p(x) = prod_i p(x_i | x_1, ..., x_{i-1}) over signals whose values are of finitely many levels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,6 +133,10 @@ class Autoregressive(Prior):
         if self.end is not None:
             logits = torch.cat([logits[:, :1], self._ended(logits[:, 1:], tokens[:, :-1])], 1)
         return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].sum(1)
+
+    def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str]:
+        """Returns the bits a value of the levels nearest to x, (B,), whatever the width of a bin, and how many levels."""
+        return -self.log_prob(x) / self.sites / math.log(2), f"{len(self.levels)} levels"
 
     def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:
         """Returns exact samples, (num_samples, *shape); sample i depends on the seed and on i only."""

@@ -92,6 +92,22 @@ class Prior(nn.Module):
             """Returns log p(x), (B,), of a prior whose density is known."""
             ...
 
+    def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str] | None:
+        """Returns the bits a value that signals take under this prior, (B,), and of what kind they are; None without such.
+
+        Bits of one kind alone can be compared. What has `log_prob` has "exact" ones; a prior that knows its density in
+        another way overrides this.
+
+        Args:
+            x: (B, *shape), of discrete values with noise uniform over one bin: the mean of the bits is then an upper bound.
+            bin_width: the distance of two values, as for `invgen.bits_per_dim`.
+            steps: of the probability-flow ODE of a denoiser.
+            seed: of what is estimated.
+        """
+        from invgen.numerics.density import bits_per_dim  # which is built on this module
+
+        return (bits_per_dim(self.log_prob(x), x[0].numel(), bin_width), "exact") if hasattr(self, "log_prob") else None
+
     @property
     def device(self) -> torch.device:
         """The device of the parameters, the CPU for a prior without any."""
@@ -219,6 +235,16 @@ class Denoiser(Prior):
     def has_density(self) -> bool:
         """Whether there is log_prob(x, sigma), the log-density of x_sigma, (B,)."""
         return hasattr(self, "log_prob")
+
+    def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str] | None:
+        """Returns bits a value, "exact" with a density, else of the "flow ODE"; None for one level, or consistency."""
+        from invgen.numerics.density import bits_per_dim, log_prob
+
+        if self.has_density:
+            return super().bits(x, bin_width)
+        if self.one_level or self.consistency:
+            return None
+        return bits_per_dim(log_prob(self, x, steps=steps, seed=seed, max_batch=16), x[0].numel(), bin_width), "flow ODE"
 
     def variance(self, sigma: float) -> float:
         """Returns the variance of a value of x_0 given x_sigma, on average: the mean squared error of the best denoiser.

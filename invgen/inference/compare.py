@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, Prior
+from invgen.diffusion import Prior
 from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.inference.simulation import sample, spawn
 from invgen.inference.solve import Result, solve
 from invgen.metrics import c2st, crps_ensemble, interval_coverage, mmd, psnr
 from invgen.noise import NoiseLike
-from invgen.numerics.density import bits_per_dim, log_prob
 from invgen.numerics.gradients import running
 from invgen.posterior import OperatorLike, Posterior
 from invgen.pushforward import Generator
@@ -243,24 +242,21 @@ def _bits(prior: Prior, x: Tensor, width: float, noise: float, steps: int, seed:
     """Returns bits a value, (N,), and of what kind they are.
 
     Signals are rounded to the grid and get noise uniform over one of its cells, which makes the mean an upper bound of the
-    bits of the rounded signals.
+    bits of the rounded signals. The prior says its own bits (`Prior.bits`).
     """
-    n, low = math.prod(prior.shape), prior.value_range[0]
+    low = prior.value_range[0]
     x = (low + width * ((x - low) / width).round()).to(prior.device, prior.dtype)
     generator = torch.Generator().manual_seed(spawn(seed, 2))
     spread = x + (
         width * (torch.rand(x.shape, generator=generator) - 0.5) + noise * torch.randn(x.shape, generator=generator)
     ).to(x)
-    if hasattr(prior, "next_logits"):
-        return -prior.log_prob(x).cpu() / n / math.log(2), f"{len(getattr(prior, 'levels', ()))} levels"
-    if hasattr(prior, "evidence_bound"):
-        return bits_per_dim(prior.evidence_bound(spread, seed=seed), n, width).cpu(), "bound"  # pyright: ignore
-    if getattr(prior, "has_density", hasattr(prior, "log_prob")):
-        exact = f"noisy by {noise:g}" if noise else "exact"
-        return bits_per_dim(prior.log_prob(spread), n, width).cpu(), exact
-    if isinstance(prior, Denoiser) and not prior.one_level and not prior.consistency:
-        return bits_per_dim(log_prob(prior, spread, steps=steps, seed=seed, max_batch=16), n, width).cpu(), "flow ODE"
-    return torch.full((len(x),), torch.nan), ""
+    try:
+        found = prior.bits(spread, width, steps=steps, seed=seed)
+    except UnsupportedError:  # such as a VAE whose encoder gives no variance
+        found = None
+    if found is None:
+        return torch.full((len(x),), torch.nan), ""
+    return found[0].cpu(), f"noisy by {noise:g}" if noise and found[1] == "exact" else found[1]
 
 
 def _reconstruction(prior: Prior, x: Tensor) -> float:

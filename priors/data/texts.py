@@ -42,13 +42,13 @@ def translations(folder: Path | str, words: int = 4, characters: int = 8) -> lis
     """Returns pairs (English words, Chinese characters), in the order of the alphabet, without places for names and tags.
 
     Args:
-        folder: that `invgen data translations` wrote to.
+        folder: that `invgen data translations` wrote, or what `fetch` returns.
         words, characters: of the longest texts.
 
     Raises:
         FileError: they have to be fetched first.
     """
-    path = Path(folder) / "translations" / "zh_Hans.tsv"
+    path = Path(folder) / "zh_Hans.tsv"
     if not path.is_file():
         raise FileError(f"there is no {path}: fetch it with `invgen data translations`, or set INVGEN_DATA to its folder")
     pairs = set()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from invgen.diffusion import Denoiser, as_size
 from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.linalg import norm
+from invgen.numerics.density import bits_per_dim
 from invgen.numerics.gradients import unit_cotangents
 from invgen.priors.wrappers.from_network import in_half, network_dtype
 from invgen.pushforward import Generator, StandardNormal
@@ -158,6 +159,10 @@ class VAE(Decoder):
                 f"the encoder turns {tuple(x.shape)} into {tuple(z.shape)}, expected {(len(x), *self.latent_shape)}"
             )
         return z
+
+    def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str]:
+        """Returns the "bound" of the bits a value by `evidence_bound`, (B,)."""
+        return bits_per_dim(self.evidence_bound(x, seed), x[0].numel(), bin_width), "bound"
 
     def evidence_bound(self, x: Tensor, seed: int = 0) -> Tensor:
         """Returns a lower bound of log p(x) in nats, (B,), for a Gaussian decoder of the variance that suits these signals.

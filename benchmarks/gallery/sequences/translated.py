@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Pair = tuple[list[str], str]
-ONES = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-DIGITS = "\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"
-TEN = "\u5341"
+from invgen.benchmarks.gallery.rows import share
+
+Pair = tuple[list[str], str]  # English words, Chinese signs
+ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen"]
+ONES += ["fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+DIGITS, TEN = "\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d", "\u5341"
 
 
 @dataclass(frozen=True)
@@ -20,45 +22,55 @@ class Answer:
     """What was found for one text.
 
     Attributes:
-        chinese, english: the text, and its translation.
+        chinese, english: the text and its translation.
         law: English -> weight.
-        beam, gloss: what a beam finds, and the likeliest word for each sign.
+        others: what other methods find, by name.
     """
 
     chinese: str
     english: str
     law: dict[str, float]
-    beam: str
-    gloss: str
+    others: dict[str, str]
 
     def likeliest(self, count: int) -> list[str]:
         """Returns the texts of largest weight, the first one first."""
         return sorted(self.law, key=lambda text: -self.law[text])[:count]
 
     @property
-    def best(self) -> str:
-        """The text of largest weight."""
-        return self.likeliest(1)[0]
+    def found(self) -> dict[str, str]:
+        """The answer of each method, by name."""
+        return {"particles": self.likeliest(1)[0], **self.others}
 
-    def flattened(self, power: float) -> "Answer":
-        """Returns this answer with probabilities that are powers of the weights: a power below 1 is less sure."""
+    def power(self, power: float) -> "Answer":
+        """Returns this answer with probabilities that are powers of the weights: below 1, they are less sure."""
         top = max(self.law.values())
         law = {text: (w / top) ** power for text, w in self.law.items() if w > 0}
-        total = sum(law.values())
-        return replace(self, law={text: p / total for text, p in law.items()})
+        return replace(self, law={text: p / sum(law.values()) for text, p in law.items()})
 
 
-def heat(answers: Sequence[Answer]) -> float:
-    """Returns the power with which the best answers have the smallest Brier score (temperature scaling, Guo et al. 2017)."""
+def flattened(folds: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
+    """Returns answers with calibrated probabilities: a power of the weights that the other folds like best.
 
-    def score(power: float) -> float:
-        return sum((a.flattened(power).law[a.best] - (a.best == a.english)) ** 2 for a in answers)
+    One number for all is temperature scaling (Guo et al., ICML 2017); here the Brier score of the best answer chooses it.
+    """
 
-    return min(np.geomspace(0.1, 1.5, 20).tolist(), key=score)
+    def score(power: float, answers: Sequence[Answer]) -> float:
+        scaled = [a.power(power) for a in answers]
+        return sum((a.law[a.found["particles"]] - (a.found["particles"] == a.english)) ** 2 for a in scaled)
+
+    out = []
+    for k, fold in enumerate(folds):
+        others = [a for m, part in enumerate(folds) if m != k for a in part]
+        best = min(np.geomspace(0.1, 2, 20).tolist(), key=lambda power: score(power, others))
+        out.append([a.power(best) for a in fold])
+    return out
 
 
 def split(pairs: Sequence[Pair], folds: int, k: int, length: int) -> tuple[list[Pair], list[Pair]]:
-    """Returns pairs to learn from, and pairs of fold k: short texts of words that the others have, none of which is theirs."""
+    """Returns pairs to learn from, and those of fold k that are short, of words that the others have.
+
+    No English text is on both sides.
+    """
     texts = sorted({" ".join(english) for english, _ in pairs})
     place = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)) % folds
     fold = dict(zip(texts, place.tolist(), strict=True))
@@ -73,39 +85,41 @@ def tally(texts: Sequence[str], signs: Sequence[str]) -> Tensor:
     return torch.tensor([[text.count(sign) for sign in signs] for text in texts], dtype=torch.float64)
 
 
+def gloss(chinese: str, words: Sequence[str], signs: Sequence[str], table: Tensor) -> str:
+    """Returns the word to which each sign belongs, sign by sign, each word once."""
+    share_of = table / table.sum(1, keepdim=True).clamp(min=1e-9)
+    return " ".join(dict.fromkeys(words[int(share_of[:, signs.index(c)].argmax())] for c in chinese if c in signs))
+
+
 def numerals() -> list[Pair]:
-    """Returns the numbers from 1 to 99 in both languages."""
-    small, tens = ONES.split(), TENS.split()
-    english = [
-        [*([tens[n // 10 - 2]] if n > 19 else []), *([small[n % (10 if n > 19 else 20) - 1]] if n < 20 or n % 10 else [])]
-        for n in range(1, 100)
-    ]
-    signs = [
-        ("" if n < 20 else DIGITS[n // 10 - 1]) + (TEN if n > 9 else "") + (DIGITS[n % 10 - 1] if n % 10 else "")
-        for n in range(1, 100)
-    ]
-    return list(zip(english, signs, strict=True))
+    """Returns the numbers from 1 to 99 in both languages. 24 and 42 have the same signs: no model of their counts knows."""
+    pairs = []
+    for n in range(1, 100):
+        tens, ones = divmod(n, 10)
+        english = [ONES[n - 1]] if n < 20 else [TENS[tens - 2], *([ONES[ones - 1]] if ones else [])]
+        pairs.append((english, DIGITS[tens - 1] * (tens > 1) + TEN * (tens > 0) + DIGITS[ones - 1] * (ones > 0)))
+    return pairs
 
 
 def draw(answers: Sequence[Answer], path: Path) -> None:
-    """Draws how often answers of some probability are right, and the likeliest texts of a few."""
+    """Draws how often answers of some probability are right, and the likeliest texts for a few."""
     from matplotlib.figure import Figure
-
-    from invgen.benchmarks.gallery.rows import share
 
     picture = Figure(figsize=(10, 4.4), layout="constrained")
     left, rest = picture.subplots(1, 2, width_ratios=(1, 1.3))
-    right = np.array([a.best == a.english for a in answers])
-    stated = np.array([a.law[a.best] for a in answers])
+    right = np.array([a.found["particles"] == a.english for a in answers])
+    stated = np.array([a.law[a.found["particles"]] for a in answers])
     for part in np.array_split(np.argsort(stated), 5):
         value, low, high = share(right[part].tolist())
-        left.errorbar(stated[part].mean(), value, yerr=[[value - low], [high - value]], marker="o", color="C0", capsize=2)
+        bars = [[max(value - low, 0)], [max(high - value, 0)]]
+        left.errorbar(stated[part].mean(), value, yerr=bars, marker="o", color="C0", capsize=2)
     left.plot([0, 1], [0, 1], ":", color="gray")
     left.set(xlabel="stated probability of the answer", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     rest.axis("off")
-    shown = [answers[k] for k in np.linspace(0, len(answers) - 1, 9).astype(int)]
-    for row, a in enumerate(shown):
-        texts = ", ".join(f"{text} {a.law[text]:.2f}" for text in a.likeliest(3))
-        rest.text(0, 1 - row / 9, f"{a.english}", fontsize=9, weight="bold", va="top")
-        rest.text(0, 0.955 - row / 9, f"   {texts}", fontsize=8, va="top", color="C2" if a.best == a.english else "C3")
+    rest.set_title("English that was meant; the likeliest texts (green: right)", fontsize=9, loc="left")
+    for row, a in enumerate(answers[k] for k in np.linspace(0, len(answers) - 1, 9).astype(int)):
+        found = ", ".join(f"{text} {a.law[text]:.2f}" for text in a.likeliest(3))
+        colour = "C2" if a.found["particles"] == a.english else "C3"
+        rest.text(0, 0.97 - row / 9, a.english, fontsize=9, weight="bold", va="top")
+        rest.text(0, 0.925 - row / 9, f"   {found}", fontsize=8, va="top", color=colour)
     picture.savefig(path, dpi=80)

@@ -76,6 +76,19 @@ def test_it_prints_a_table_and_draws_a_picture(report, tmp_path):
     assert (tmp_path / "priors.png").stat().st_size > 1000
 
 
+def test_each_prior_says_its_own_bits():
+    x, chain = TRUE.sample(4, seed=1), MarkovChain(N, [-1.0, 0.0, 1.0], torch.zeros(3, 3))
+    bits, how = TRUE.bits(x, 0.1)
+    torch.testing.assert_close(bits, invgen.bits_per_dim(TRUE.log_prob(x), N, 0.1))
+    assert how == "exact" and chain.bits(x, 0.1)[1] == "3 levels"
+    known = Unknown((N,), sigma_min=0.001).bits(x, 0.1, steps=8)
+    assert known is not None and known[1] == "flow ODE"
+    # the ODE starts at sigma_min .001, its eight steps are off by a few per cent of a bit
+    torch.testing.assert_close(known[0].float(), bits, rtol=0, atol=0.05)
+    assert Unknown((N,), sigma_min=0.1, sigma_max=0.1).bits(x, 0.1) is None  # one level has no flow
+    assert priors.Decoder(lambda z: z, N, (N,)).bits(x, 0.1) is None  # a decoder has no density
+
+
 def test_what_does_not_fit_is_said():
     x, A = TRUE.sample(20, seed=1), Mask((N,), torch.arange(N) < 6)
     with pytest.raises(OptionError, match="^there is no prior to compare"):
