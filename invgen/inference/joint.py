@@ -28,18 +28,22 @@ def join(*parts: tuple[TensorLike, OperatorLike, NoiseLike]) -> tuple[Tensor, Op
         parts: (y, A, noise) each: y (*batch, *A.out_shape) with one batch shape for all; noise a law or a number.
 
     Raises:
-        OptionError: fewer than two parts, or one without noise beside others.
+        OptionError: fewer than two parts, one that is not (y, A, noise), or one without noise beside others.
         ShapeError: batches that differ, or signals of different shapes.
     """
     if len(parts) < 2:
         raise OptionError(f"join takes at least two measurements, each (y, A, noise), got {len(parts)}")
+    for k, part in enumerate(parts):
+        if len(part) != 3 or not isinstance(part[1], Operator):
+            got = ", ".join(type(one).__name__ for one in part)
+            raise OptionError(f"part {k + 1} of join must be (y, A, noise) with an operator A, got ({got})")
     ys: list[Tensor] = [torch.as_tensor(p[0]) for p in parts]
     operators, laws = [p[1] for p in parts], [as_noise(p[2]) for p in parts]
     shapes = [tuple(A.out_shape) for A in operators]
     batches = {tuple(y.shape[: y.ndim - len(shape)]) for y, shape in zip(ys, shapes, strict=True)}
-    wrong = [(y, s) for y, s in zip(ys, shapes, strict=True) if tuple(y.shape[y.ndim - len(s) :]) != s]
-    if wrong:
-        raise ShapeError(f"a measurement has shape {tuple(wrong[0][0].shape)}, expected (*batch, *{wrong[0][1]})")
+    for k, (y, shape) in enumerate(zip(ys, shapes, strict=True)):
+        if y.ndim < len(shape) or tuple(y.shape[y.ndim - len(shape) :]) != shape:
+            raise ShapeError(f"measurement {k + 1} has shape {tuple(y.shape)}, expected (*batch, *{shape})")
     if len(batches) > 1:
         raise ShapeError(f"measurements that are joined have one batch shape, got {sorted(batches)}")
     if any(isinstance(law, Noiseless) for law in laws):

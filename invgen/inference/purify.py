@@ -51,11 +51,14 @@ def purify(
 
     Raises:
         ShapeError: signals of another shape.
-        OptionError: a level beyond the denoiser's range.
+        OptionError: a level beyond the denoiser's range, or values that are not finite.
         UnsupportedError: another kind of prior.
     """
     if x.shape[1:] != prior.shape or not len(x):
         raise ShapeError(f"purify takes one or more signals of shape {tuple(prior.shape)}, got {tuple(x.shape)}")
+    x = x.to(prior.device, prior.dtype)
+    if not x.isfinite().all():
+        raise OptionError("purify takes signals of finite values; replace those that are nan or infinite")
     method: Any  # (x, prior, level, steps, randn) -> the signals
     if isinstance(prior, Autoregressive):
         method = _pixel_defend

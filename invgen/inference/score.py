@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, Prior
-from invgen.errors import MissingExtraError, ShapeError, UnsupportedError
+from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
 from invgen.inference.simulation import rows_at_once, sample
 from invgen.metrics.roc import AUROC, auroc
 from invgen.numerics.density import log_prob
@@ -124,6 +124,7 @@ def score(
 
     Raises:
         ShapeError: signals of another shape.
+        OptionError: values that are not finite.
         UnsupportedError: the prior has none of the three.
     """
     for name, given in (("x", x), ("the reference", reference)):
@@ -131,6 +132,8 @@ def score(
             raise ShapeError(
                 f"{name} must hold one or more signals of shape {tuple(prior.shape)}, got {tuple(given.shape)}"
             )
+        if given is not None and not given.isfinite().all():
+            raise OptionError(f"{name} must hold finite values: a signal with others has no rank")
     split = max_batch or rows_at_once(prior)
     source = f"{num_samples} samples of the prior" if reference is None else f"{len(reference)} reference signals"
     if reference is None:

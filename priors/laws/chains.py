@@ -59,7 +59,10 @@ class AngleMixture(Generator):
 
     def forward(self, z: Tensor) -> Tensor:
         k = torch.searchsorted(self.edges, torch.special.ndtr(z[:, 0].detach()).contiguous())
-        f = self.means[k] + (self.roots[k] @ z[:, 1:, None]).squeeze(-1)
+        order = k.argsort()  # a product of matrices for each component, not one for each chain
+        parts = z[order, 1:].split(k.bincount(minlength=len(self.means)).tolist())
+        moved = torch.cat([part @ root.T for part, root in zip(parts, self.roots, strict=True)])
+        f = self.means[k] + moved[order.argsort()]
         n = self.shape[0]
         angle, s, c = CENTRE + WIDTH * f[:, : n - 2], f[:, n - 2 : 2 * n - 5], f[:, 2 * n - 5 :]
         r = (s * s + c * c + 1e-6).sqrt()
@@ -68,20 +71,22 @@ class AngleMixture(Generator):
 
 def build(angle: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
     """Returns atoms (B, n, 3) of bond angles (B, n - 2) and the sine and cosine of torsions (B, n - 3)."""
-    zero, one = torch.zeros_like(angle[:, 0]), torch.ones_like(angle[:, 0])
-    ca, sa = angle.cos(), angle.sin()
-    along = torch.stack([-ca[:, 0], sa[:, 0], zero], 1)  # direction of the last bond
-    normal = torch.stack([zero, zero, one], 1)  # of the plane of the last two bonds
-    first = BOND * torch.stack([one, zero, zero], 1)
+    ca, sa, sine, cosine = (t.T.contiguous() for t in (angle.cos(), angle.sin(), sine, cosine))  # chains last: no strides
+    zero, one = torch.zeros_like(ca[0]), torch.ones_like(ca[0])
+    along = torch.stack([-ca[0], sa[0], zero])  # direction of the last bond
+    normal = torch.stack([zero, zero, one])  # of the plane of the last two bonds
+    first = BOND * torch.stack([one, zero, zero])
     atoms = [torch.zeros_like(first), first, first + BOND * along]
-    for i in range(angle.shape[1] - 1):
-        side = torch.linalg.cross(normal, along)
-        c, s = cosine[:, i, None], sine[:, i, None]
-        a, b = ca[:, i + 1, None], sa[:, i + 1, None]
-        before, along = along, -a * along + b * (c * side + s * normal)
-        normal = torch.nn.functional.normalize(torch.linalg.cross(before, along), dim=1)
+    for a, b, s, c in zip(ca[1:], sa[1:], sine, cosine, strict=True):
+        side, before = _cross(normal, along), along
+        along = -a * along + b * (c * side + s * normal)
+        normal = torch.nn.functional.normalize(_cross(before, along), dim=0)
         atoms.append(atoms[-1] + BOND * along)
-    return torch.stack(atoms, 1)
+    return torch.stack(atoms).permute(2, 0, 1)
+
+
+def _cross(u: Tensor, v: Tensor) -> Tensor:
+    return torch.stack([u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]])
 
 
 def features(chains: np.ndarray) -> np.ndarray:

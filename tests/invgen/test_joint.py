@@ -106,5 +106,9 @@ def test_what_cannot_be_joined_says_so():
         join((Y1, A1, 0.2), (Y2, A2, Noiseless()))
     with pytest.raises(ShapeError, match="one batch shape"):
         join((Y1[None], A1, 0.2), (Y2, A2, 0.2))
-    with pytest.raises(ShapeError, match="a measurement has shape"):
+    with pytest.raises(
+        OptionError, match=r"part 1 of join must be \(y, A, noise\) with an operator A, got \(\w+, Tensor, float\)"
+    ):
+        join((A1, Y1, 0.2), (Y2, A2, 0.2))
+    with pytest.raises(ShapeError, match="measurement 1 has shape"):
         join((Y2, A1, 0.2), (Y2, A2, 0.2))

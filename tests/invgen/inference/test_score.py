@@ -61,6 +61,8 @@ def test_decoders_and_wrong_signals():
         invgen.score(torch.zeros(1, 1, 32, 32), priors.load("digits-gan"))
     with pytest.raises(ShapeError, match="signals of shape"):
         invgen.score(torch.zeros(1, 5), gaussian())
+    with pytest.raises(OptionError, match="^x must hold finite values"):
+        invgen.score(torch.full((1, *gaussian().shape), torch.nan), gaussian())
 
 
 @pytest.mark.slow
@@ -77,6 +79,8 @@ def test_purification_of_a_white_gaussian_shrinks_as_the_posterior_does():
     torch.testing.assert_close(slope, torch.full_like(slope, 0.5), rtol=0.05, atol=0)
     with pytest.raises(OptionError, match="level must lie between"):
         invgen.purify(x, prior, level=1e6)
+    with pytest.raises(OptionError, match="^purify takes signals of finite values"):
+        invgen.purify(x / 0, prior, level=0.5)
 
 
 class Same(Autoregressive):
