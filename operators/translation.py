@@ -54,7 +54,6 @@ def learnt_table(
     rounds: int = 12,
     *,
     weight: float = 0.0,
-    importance: Tensor | None = None,
 ) -> Tensor:
     """Returns the table of expected counts that explains pairs best, (V, U), by expectation maximisation.
 
@@ -65,16 +64,13 @@ def learnt_table(
         rounds: of expectation and maximisation.
         weight: how many uses of the average token each token has beside its own, so that a word that was seen once is not
             sure of every symbol beside it: the mean of a gamma prior. Tokens that no text uses are such an average.
-        importance: of each pair, (pairs,). Exponential random numbers give a draw of the table's own posterior, the
-            Bayesian bootstrap (Rubin, Annals of Statistics 1981).
     """
     uses = torch.stack([torch.bincount(t, minlength=num_tokens) for t in texts]).double()  # (pairs, V)
     counts = counts.double()
-    each = torch.ones(len(texts), dtype=torch.float64) if importance is None else importance.double()
     average = weight * counts.sum(0) / uses.sum()
-    total = (each @ uses)[:, None] + weight
+    total = uses.sum(0)[:, None] + weight
     table = torch.ones(num_tokens, counts.shape[1], dtype=torch.float64) / counts.shape[1]
     for _ in range(rounds):  # each symbol is shared among the tokens of its text in proportion to the table
         rate = (uses @ table).clamp(min=1e-300)
-        table = (table * (uses.T @ (each[:, None] * counts / rate)) + average) / total.clamp(min=1e-300)
+        table = (table * (uses.T @ (counts / rate)) + average) / total.clamp(min=1e-300)
     return table

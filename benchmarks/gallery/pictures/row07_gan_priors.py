@@ -11,6 +11,7 @@ from invgen import operators, priors, samplers
 from invgen.benchmarks.gallery.rows import Figure, Row, mean
 from invgen.priors.data.fetch import data_folder, fetch
 from invgen.priors.data.labelled import labelled
+from invgen.sampler import Sampler
 
 NOISE, SHAPE = 0.05, (1, 32, 32)
 
@@ -34,8 +35,9 @@ def run(out: Path, quick: bool = False) -> Row:
     counts = (100,) if quick else (25, 50, 100, 200, 300)
     # each at the best of a few settings on digits of the training half: LASSO by cosines (by pixels .40 at 100, by cosines
     # .25), diffusion by MMPS (.007; PiGDM .13, DAPS .19)
-    methods = {"GAN": ("digits-gan", samplers.CSGM()), "VAE": ("digits-vae", samplers.CSGM())}
-    methods["diffusion"] = ("digits", samplers.MMPS(steps=25))
+    used: tuple[Sampler, ...] = (samplers.CSGM(), samplers.CSGM(), samplers.MMPS(steps=25))
+    names = ("GAN", "VAE", "diffusion")
+    methods = dict(zip(names, zip(("digits-gan", "digits-vae", "digits"), used, strict=True), strict=True))
     error: dict[str, dict[int, list[float]]] = {name: {} for name in ("LASSO", *methods)}
     for m in counts:
         A = operators.CompressedSensing(SHAPE, m, seed=0)

@@ -1,6 +1,5 @@
 """Chinese to English by a noisy channel: a law of English, a table from words to Chinese signs, and particles."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,21 @@ LENGTH, PARTICLES = 5, 64
 def run(out: Path, quick: bool) -> Row:
     """Translates pairs that were held out, each by what was learnt from the others, with a probability for each answer."""
     pairs = numerals() if quick else translations(fetch("translations", data_folder()), 14, 24)
-    folds, tables = (2, 1) if quick else (8, 4)
-    raw = [translate(*split(pairs, folds, k, LENGTH), tables) for k in range(folds)]
+    folds = 2 if quick else 8
+    raw = [translate(*split(pairs, folds, k, LENGTH)) for k in range(folds)]
     answers = [a for part in flattened(raw) for a in part]
     right, beam, words = (np.array([a.found[by] == a.english for a in answers]) for by in ("particles", "beam", "words"))
     stated = np.array([a.law[a.found["particles"]] for a in answers])
-    sure = np.mean([a.law[a.found["particles"]] for part in raw for a in part]) - right.mean()
+    sure = np.mean([a.power(1.0).law[a.found["particles"]] for part in raw for a in part]) - right.mean()
     draw(answers, out / "row18.png")
     rival, ahead, gap = f"beam {beam.mean():.3f}, words {words.mean():.3f}", right.astype(float) - beam, stated - right
     alone, flat = f"one probability for all {right.var():.3f}", f"not flattened {sure:.3f}"
-    near, most = ({}, None) if quick else ({"least": -0.05, "most": 0.05}, right.var())
-    least = words.mean() if quick else beam.mean()
+    low, high, most = (None, None, None) if quick else (-0.05, 0.05, float(right.var()))
+    least = float(words.mean() if quick else beam.mean())
     figures = (
         Figure("exact match", *share(right.tolist()), least=least, baseline=rival),
         Figure("exact match over the beam's", *bootstrap(np.mean, ahead.tolist()), baseline="same model, same width"),
-        Figure("probability told over share right", *bootstrap(np.mean, gap.tolist()), **near, baseline=flat),
+        Figure("probability told over share right", *bootstrap(np.mean, gap.tolist()), least=low, most=high, baseline=flat),
         Figure("Brier score of the answer", *bootstrap(np.mean, (gap**2).tolist()), most=most, baseline=alone),
         Figure("truth among the five likeliest", *share([a.english in a.likeliest(5) for a in answers])),
     )
@@ -42,33 +41,27 @@ def run(out: Path, quick: bool) -> Row:
     return Row(18, figures, (out / "row18.png",), note)
 
 
-def translate(train: list[Pair], test: list[Pair], tables: int) -> list[Answer]:
-    """Returns the posterior of the English of each test text, and what a beam finds, under the mean of a few tables."""
+def translate(train: list[Pair], test: list[Pair]) -> list[Answer]:
+    """Returns the posterior of the English of each test text, over the texts that particles find, and what others find."""
     words = ["", *sorted({w for english, _ in train for w in english})]  # the first is the end
     signs = sorted({c for _, chinese in train for c in chinese})
     texts = [torch.tensor([words.index(w) for w in english]) for english, _ in train]
-    counts, levels = tally([c for _, c in train], signs), torch.arange(len(words)).float()
+    table = learnt_table(texts, tally([c for _, c in train], signs), len(words), 6, weight=1.0)
+    table[0] = 0  # the end makes no sign
+    levels = torch.arange(len(words)).float()
     prior = priors.NGram([torch.cat([t, t.new_zeros(1)]) for t in texts], LENGTH, levels, 1, start=[0], end=0)
-    y, laws, beams = tally([c for _, c in test], signs), [Counter[str]() for _ in test], [(-np.inf, "")] * len(test)
-    smc = samplers.AutoregressiveSMC(particles=PARTICLES, steps=LENGTH)
-    search = samplers.BeamSearch(particles=PARTICLES)
+    A, y = operators.TranslationTable(LENGTH, levels, table), tally([c for _, c in test], signs)
+    post = Posterior(prior, A, Poisson(), y)
+    x = samplers.AutoregressiveSMC(particles=PARTICLES, steps=LENGTH).weighted(post).samples[0].transpose(0, 1)
+    best = samplers.BeamSearch(particles=PARTICLES)(post, 1)[0]
+    every = post.rows(torch.arange(len(test)).repeat_interleave(PARTICLES))
+    flat = x.flatten(0, 1)
+    joint = (prior.log_prob(flat) + every.log_likelihood(flat)).unflatten(0, x.shape[:2])
+    weights = (joint - joint.amax(1, keepdim=True)).exp().tolist()
 
     def spelled(x: Tensor) -> list[str]:
         return [" ".join(words[t] for t in row if t) for row in prior.encode(x).tolist()]
 
-    table = torch.zeros(len(words), len(signs))
-    for seed in range(tables):  # draws of the table's own posterior
-        importance = torch.empty(len(train)).exponential_(generator=torch.Generator().manual_seed(seed))
-        table = learnt_table(texts, counts, len(words), 6, weight=1.0, importance=importance)
-        table[0] = 0  # the end makes no sign
-        post = Posterior(prior, operators.TranslationTable(LENGTH, levels, table), Poisson(), y)
-        found = smc.weighted(post, seed=seed)
-        weights = (found.log_evidence + found.log_weights[0]).exp()  # (particles, tests)
-        for k, law in enumerate(laws):
-            for text, w in zip(spelled(found.samples[0, :, k]), weights[:, k].tolist(), strict=True):
-                law[text] += w
-        x = search(post, 1)[0]
-        joint = (prior.log_prob(x) + post.log_likelihood(x)).tolist()
-        beams = [max(old, new) for old, new in zip(beams, zip(joint, spelled(x), strict=True), strict=True)]
-    others = [{"beam": best, "words": gloss(c, words, signs, table)} for (_, c), (_, best) in zip(test, beams, strict=True)]
+    laws = [dict(zip(spelled(row), w, strict=True)) for row, w in zip(x, weights, strict=True)]
+    others = [{"beam": b, "words": gloss(c, words, signs, table)} for (_, c), b in zip(test, spelled(best), strict=True)]
     return [Answer(c, " ".join(e), law, found) for (e, c), law, found in zip(test, laws, others, strict=True)]

@@ -1,6 +1,6 @@
 """Pairs of texts, answers with probabilities, and the picture of the row of translations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Answer:
 
     chinese: str
     english: str
-    law: dict[str, float]
+    law: Mapping[str, float]
     others: dict[str, str]
 
     def likeliest(self, count: int) -> list[str]:
