@@ -135,7 +135,11 @@ class Autoregressive(Prior):
         return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].sum(1)
 
     def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str]:
-        """Returns the bits a value of the levels nearest to x, (B,), whatever the width of a bin, and how many levels."""
+        """Returns the bits a value of the levels nearest to x, (B,), whatever the width of a bin, and how many levels.
+
+        Args:
+            x, bin_width, steps, seed: as for `Prior.bits`.
+        """
         return -self.log_prob(x) / self.sites / math.log(2), f"{len(self.levels)} levels"
 
     def sample(self, num_samples: int = 1, seed: int = 0) -> Tensor:

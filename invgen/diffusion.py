@@ -237,7 +237,11 @@ class Denoiser(Prior):
         return hasattr(self, "log_prob")
 
     def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str] | None:
-        """Returns bits a value, "exact" with a density, else of the "flow ODE"; None for one level, or consistency."""
+        """Returns bits a value, "exact" with a density, else of the "flow ODE"; None for one level, or consistency.
+
+        Args:
+            x, bin_width, steps, seed: as for `Prior.bits`.
+        """
         from invgen.numerics.density import bits_per_dim, log_prob
 
         if self.has_density:

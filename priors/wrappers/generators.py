@@ -161,7 +161,11 @@ class VAE(Decoder):
         return z
 
     def bits(self, x: Tensor, bin_width: float, *, steps: int = 16, seed: int = 0) -> tuple[Tensor, str]:
-        """Returns the "bound" of the bits a value by `evidence_bound`, (B,)."""
+        """Returns the "bound" of the bits a value by `evidence_bound`, (B,).
+
+        Args:
+            x, bin_width, steps, seed: as for `Prior.bits`.
+        """
         return bits_per_dim(self.evidence_bound(x, seed), x[0].numel(), bin_width), "bound"
 
     def evidence_bound(self, x: Tensor, seed: int = 0) -> Tensor:

@@ -37,7 +37,8 @@ def run(out: Path, quick: bool) -> Row:
         Figure("Brier score of the answer", *bootstrap(np.mean, (gap**2).tolist()), most=most, baseline=alone),
         Figure("truth among the five likeliest", *share([a.english in a.likeliest(5) for a in answers])),
     )
-    note = f"{len(answers)} texts that were held out, of words that other texts have, by {folds}-fold cross-validation."
+    note = f"{len(answers)} held-out texts of words that other texts have, by {folds}-fold cross-validation. "
+    note += "64 particles lose texts that a beam as wide keeps, since they are drawn and resampled at each word."
     return Row(18, figures, (out / "row18.png",), note)
 
 

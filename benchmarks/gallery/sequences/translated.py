@@ -19,7 +19,7 @@ DIGITS, TEN = "\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d", "\u5341"
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one text.
+    """A text, its translation, and the answers of several methods.
 
     Attributes:
         chinese, english: the text and its translation.
@@ -70,6 +70,11 @@ def split(pairs: Sequence[Pair], folds: int, k: int, length: int) -> tuple[list[
     """Returns pairs to learn from, and those of fold k that are short, of words that the others have.
 
     No English text is on both sides.
+
+    Args:
+        pairs: all of them.
+        folds, k: how many parts there are, and which is held out.
+        length: that held-out texts have fewer words than.
     """
     texts = sorted({" ".join(english) for english, _ in pairs})
     place = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)) % folds
@@ -86,7 +91,13 @@ def tally(texts: Sequence[str], signs: Sequence[str]) -> Tensor:
 
 
 def gloss(chinese: str, words: Sequence[str], signs: Sequence[str], table: Tensor) -> str:
-    """Returns the word to which each sign belongs, sign by sign, each word once."""
+    """Returns the word to which each sign belongs, sign by sign, each word once.
+
+    Args:
+        chinese: the text.
+        words, signs: of the rows and of the columns of the table.
+        table: expected counts, (V, U).
+    """
     share_of = table / table.sum(1, keepdim=True).clamp(min=1e-9)
     return " ".join(dict.fromkeys(words[int(share_of[:, signs.index(c)].argmax())] for c in chinese if c in signs))
 
