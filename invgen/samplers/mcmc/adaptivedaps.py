@@ -1,5 +1,6 @@
 """DAPS with the width that the denoiser states: our variant, of no paper."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ class AdaptiveDAPS(DAPS):
         steps, ode_steps, inner, langevin_steps: see DAPS.
     """
 
+    schedule: str | Sequence[float] = "flow"
     steps: Count = 50
     ode_steps: Count = 2
     inner: Literal["auto", "exact", "langevin"] = "auto"

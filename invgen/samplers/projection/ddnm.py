@@ -2,7 +2,7 @@
 and 2 (time travel) and Section 3.3 (DDNM+, noisy measurements)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,6 +31,7 @@ class DDNM(ProjectionSampler):
             RePaint's schedule; costs about travel_repeat times the network evaluations.
     """
 
+    schedule: str | Sequence[float] = "flow"
     eta: Fraction = 0.85
     travel_length: Count = 1
     travel_repeat: Count = 1

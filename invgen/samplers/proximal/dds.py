@@ -1,7 +1,7 @@
 """Chung, Lee & Ye, "Decomposed diffusion sampler for accelerating large-scale inverse problems" (ICLR 2024),
 Algorithm 1."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,7 @@ class DDS(Sampler):
         iterations: of CG, the paper's 5.
     """
 
+    schedule: str | Sequence[float] = "vp"
     eta: Fraction = 0.85
     gamma: Positive = 1000.0
     iterations: Count = 5

@@ -2,7 +2,7 @@
 (CVPR Workshops 2023), Algorithm 1."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ class DiffPIR(Sampler):
         zeta: fraction of the noise that is fresh (0.3 deblurring, 1 inpainting).
     """
 
+    schedule: str | Sequence[float] = "flow"
     lam: Positive = 1.75
     zeta: Fraction = 0.5
 

@@ -1,6 +1,7 @@
 """TDS with a twisting function that knows the uncertainty of D: our variant, of no paper."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,7 @@ class LinearisedTDS(TDS):
         steps, particles: at high noise the modes are chosen, so more particles help more than more steps.
     """
 
+    schedule: str | Sequence[float] = "log"
     particles: Count = 16
     threshold: Fraction = 0.5
     twist: Literal["auto", "covariance", "local"] = "auto"
