@@ -427,7 +427,7 @@ def step_kernel(
     """
     tau = eta * s_next * math.sqrt(max(1 - (s_next / s) ** 2, 0.0))
     rest = math.sqrt(max(s_next**2 - tau**2, 0.0))
-    return torch.lerp(x0, x, rest / s) if eps is None else torch.add(x0, eps, alpha=rest), tau
+    return torch.lerp(x0, x.to(x0.dtype), rest / s) if eps is None else torch.add(x0, eps, alpha=rest), tau
 
 
 def step(x: Tensor, x0: Tensor, s: float, s_next: float, eta: float, randn: RandnLike, eps: Tensor | None = None) -> Tensor:

@@ -171,7 +171,7 @@ or 1000) on one thread, medians. A floor is the distance of two exact sets.
 Generated from stored runs by `invgen bench study leaderboard --out docs/leaderboard.md`. [All samplers](samplers.md) has
 every row and tells how the problems are made; a run that failed counts here as the worst that ended.
 
-**To add a sampler of yours**, a class in a file of your own ([how to write one](generated/project/contributing.md)):
+**To add a sampler of yours**, a class in a file of your own (CONTRIBUTING.md says how to write one):
 
 ```console
 $ invgen bench exact ./my_module.py:MySampler

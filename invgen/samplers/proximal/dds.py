@@ -21,7 +21,8 @@ from invgen.validation.hints import Count, Fraction, Positive
 class DDS(Sampler):
     """A few steps of conjugate gradients from the denoised image towards the data, then DDIM with the unconditional noise.
 
-    Linear operators. Made for weak noise: gamma is independent of the noise level, and the few iterations regularise.
+    Linear operators. Made for weak noise: gamma is independent of the noise level, and the few iterations regularise. The
+    levels are DDPM's, as published, for signals in [-1, 1].
 
     Args:
         gamma: weight of the data in (I + gamma A^T A) u = x0 + gamma A^T y, in units of 1 / |A|^2. The paper's 1 for a CT

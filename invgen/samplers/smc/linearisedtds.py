@@ -93,9 +93,8 @@ class LinearisedTDS(TDS):
         return twist, x0, ahead, guidance
 
     def _dense(self, post: Posterior[Denoiser]) -> bool:
-        if self.twist != "auto":
-            return self.twist == "covariance"
-        return not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
+        few = not isinstance(post.noise, Energy) and post.A.out_shape.numel() * (2 if post.y.is_complex() else 1) <= 16
+        return few if self.twist == "auto" else self.twist == "covariance"
 
     def finish(self, post: Posterior[Denoiser], x0: Tensor, var: float, randn: Streams) -> tuple[Tensor, Tensor]:
         """Returns x ~ N(x; x0, var I) p(y | x) where that can be drawn, and its log-weight but for the likelihood, (B,).

@@ -46,7 +46,7 @@ CONDITIONAL = [c for c in ALL if not issubclass(c, Unconditional)]
 # as published: a length of a step, a width or a schedule is a number in the units of images in [-1, 1]
 IN_PUBLISHED_UNITS = [
     *("DPS", "FreeDoM", "MCG", "PiGDM", "LGD", "MPGD", "FlowChef", "FlowDPS"),
-    *("DPG", "DCPS", "MGPS", "MGDM", "ReSample", "DDRM"),
+    *("DPG", "DCPS", "MGPS", "MGDM", "ReSample", "DDRM", "DDS"),
 ]
 
 # promise -> sampler -> why it does not give it

@@ -357,10 +357,10 @@ def test_biases_stand_in_numbers():
         "MMPS": 0.000,
         "PiGDM": 0.074,
         "TMPD": 0.150,
-        "DiffPIR": 0.097,
+        "DiffPIR": 0.083,
         "DDS": 0.442,
         "AdaptiveDDRM": 0.262,
-        "AdaptiveDAPS": 0.124,
+        "AdaptiveDAPS": 0.108,
     }
     assert bias == pytest.approx(wanted, abs=0.002), bias
 
