@@ -107,7 +107,8 @@ def _strip(
     after, lean, bulk = base[1:], slope[1:], main[1:]
     for d in range(len(index)):
         p, q = base[d] + slope[d] * i, after[d] + lean[d] * i
-        index[d] = np.int32(max(min(p, q) - (1 + max(abs(slope[d]), abs(lean[d]))) / 2, 0.0)) + 1
+        first = max(min(p, q) - (1 + max(abs(slope[d]), abs(lean[d]))) / 2, 0.0)
+        index[d] = np.int32(min(first, float(across))) + 1  # what lies beyond the last pixel stays within the padded row
     for t in range(len(weight)):
         part = weight[t]
         for d in range(len(index)):
