@@ -298,6 +298,10 @@ def score(
     size: Size = None,
     rescale: Rescale = (1.0, 0.0),
     max_batch: MaxBatch = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="A prior to start from (fine-tuning): a shipped one or FILE.safetensors.", show_default=False),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Say how strange signals are under a prior, by its density, its denoiser's error and what its codes decode to.
@@ -465,7 +469,8 @@ def train(
     """Train a prior on your own data, or go on with a training that was interrupted.
 
     `invgen train --data FOLDER` takes the recipe that fits what lies in the folder and holds out a tenth of the files.
-    `invgen train NAME` trains a shipped prior from nothing. Several GPUs: `accelerate launch -m invgen train ...`.
+    `invgen train NAME` trains a shipped prior from nothing; `--init photo` starts from the weights of a prior, which takes
+    fewer pictures and minutes. Several GPUs: `accelerate launch -m invgen train ...`.
     `invgen train --measured FOLDER --operator "Mask.random(keep=0.25)" --noise 0.05 --shape 1x32x32` needs no clean signal.
     """
     from invgen.commands.train_measured import train as from_measurements
@@ -490,6 +495,8 @@ def train(
         folders = folders or [fetch(family, data_folder())]
     elif measured is None and not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
+    if init is not None and (measured is not None or recipe in FAMILY or recipe in DISTILLED):
+        raise OptionError("--init starts the training of a denoiser from signals: not with --measured, nor with this recipe")
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     try:
@@ -499,7 +506,7 @@ def train(
         elif recipe in DISTILLED:
             path = distil(recipe, out, folders, tensorboard=tensorboard, bfloat16=bfloat16, **options)
         elif recipe is None or recipe not in FAMILY:
-            larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes}
+            larger = {"bfloat16": bfloat16, "sheet_minutes": sheet_minutes, "init": init}
             path = denoiser(recipe, out, folders, tensorboard=tensorboard, **options, **larger)
         elif bfloat16:  # these are too small to gain from it
             raise OptionError(f"'{recipe}' trains in float32: leave out --bfloat16")

@@ -159,6 +159,12 @@ def metadata(name_or_path: str | Path) -> dict[str, Any]:
     return read(_find(name_or_path))[1]
 
 
+def origin(name_or_path: str | Path) -> dict[str, str]:
+    """Returns the name of a weights file and its SHA-256, for the record of what starts from it."""
+    path = _find(name_or_path)
+    return {"name": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Returns the tensors and the description in a weights file; WeightsError if it is anything else."""
     from safetensors import SafetensorError, safe_open

@@ -22,6 +22,7 @@ from invgen.files.writing import require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet, denoiser_around
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
+from invgen.priors.load import load, origin
 from invgen.priors.recipes import RECIPES, Recipe
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import Training, run
@@ -79,6 +80,35 @@ def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
     if not facts["data_std"] > 0:
         raise OptionError("the training data is constant: there is nothing to learn from it")
     return denoiser_around(net, recipe.shape, **facts)
+
+
+def continued(recipe: Recipe, init: Path | str) -> tuple[Recipe, EDMDenoiser]:
+    """Returns the denoiser of a weights file, to be trained on, and the recipe with its network, shape and half the rate.
+
+    The denoiser keeps its units and its scaling (`data_mean`, `data_std`), which its weights were trained with.
+
+    Args:
+        recipe: what the data asks for.
+        init: a shipped prior by its name, or a file of `invgen train`.
+
+    Raises:
+        OptionError: the prior is no denoiser, or has other channels, units, classes or vectors than the data.
+    """
+    denoiser = load(init)
+    if not isinstance(denoiser, EDMDenoiser) or denoiser.consistency:
+        raise OptionError(f"--init takes a denoiser that `invgen train` wrote, '{init}' is a {type(denoiser).__name__}")
+    net, shape = denoiser.net, tuple(denoiser.shape)
+    data = (len(recipe.shape), recipe.shape[0], recipe.classes, recipe.vector, tuple(recipe.value_range))
+    prior = (len(shape), shape[0], net.options["classes"], net.options.get("vector", 0), tuple(denoiser.value_range))
+    names = ("number of axes", "number of channels", "number of classes", "length of vectors", "value range", "sampling rate")
+    data, prior = (*data, recipe.sampling_rate), (*prior, denoiser.sampling_rate)
+    for name, ours, theirs in zip(names, data, prior, strict=True):
+        if ours != theirs:
+            raise OptionError(f"'{init}' cannot be trained on with this data: its {name} is {theirs}, that of the data {ours}")
+    sizes = {key: net.options[key] for key in ("blocks", "unshuffle", "embedding")} | {"widths": tuple(net.options["widths"])}
+    recipe = dataclasses.replace(recipe, **sizes, shape=shape, learning_rate=recipe.learning_rate / 2)
+    denoiser.sigma_min, denoiser.sigma_max, denoiser.mmse = recipe.sigma_min, recipe.sigma_max, ()
+    return recipe, denoiser.requires_grad_(True).train()
 
 
 def prepared(
@@ -155,6 +185,7 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
     bfloat16: bool | None = None,
+    init: Path | str | None = None,
 ) -> Path:
     """Trains a prior and returns the path of its weights, OUT/NAME.safetensors (also written at every checkpoint).
 
@@ -180,6 +211,8 @@ def train(
         progress: whether to show a bar.
         bfloat16: whether the network runs in bfloat16 autocast, weights staying float32; by default on CUDA. A CPU with
             AVX512-BF16 or AMX trains 1.7 times faster so, others slower.
+        init: a prior whose weights the training starts from (fine-tuning), by its name or file; with its network, at half
+            the recipe's rate. Random weights by default.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
     if isinstance(recipe, str) and recipe not in RECIPES:
@@ -188,6 +221,9 @@ def train(
         recipe = recipe_for(folders)
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
+    begun = None
+    if init is not None:
+        recipe, begun = continued(recipe, init)
     views, held_out, sources = open_views(recipe, folders)
     workers = Workers(device)
     out, device = Path(out), workers.device
@@ -195,12 +231,13 @@ def train(
     require_writable(out)
     watch = Watch(out, tensorboard) if workers.rank == 0 else None
 
-    denoiser = build(recipe, views, seed).to(device)
+    denoiser = (build(recipe, views, seed) if begun is None else begun).to(device)
     if denoiser.net.dims == 2:  # a tenth faster
         denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
     averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
     path = out / f"{recipe.name}.safetensors"
     facts = {"seed": seed, "sources": sources, "processes": workers.count}
+    facts |= {"init": origin(init)} if init is not None else {}
     training = prepared(recipe, denoiser, averaged, views, held_out, facts, path, workers, bfloat16)
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
     training = dataclasses.replace(

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import subprocess
 
 import numpy as np
@@ -237,3 +238,23 @@ def test_fetching_says_what_went_wrong(tmp_path, monkeypatch):
     ):
         fetch.fetch("ct", tmp_path)
     assert list((tmp_path / "ct").iterdir()) == []
+
+
+def test_a_training_starts_from_a_prior(tmp_path, photos):
+    first = run(tmp_path / "first", photos)
+    # One step of a rate near zero: the weights are those of the prior, in the float16 of its file, and so is its scaling.
+    slow = dataclasses.replace(TINY, widths=(8, 8), learning_rate=1e-12, steps=1)
+    second = run(tmp_path / "second", photos, slow, init=str(first))
+    before, after = tensors(first), tensors(second)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (load(second).data_mean, load(second).data_std) == (load(first).data_mean, load(first).data_std)
+    record = metadata(second)["training"]
+    assert record["init"] == {"name": "tiny", "sha256": hashlib.sha256(first.read_bytes()).hexdigest()}
+    assert record["recipe"]["widths"] == [4, 6] and record["recipe"]["learning_rate"] == 5e-13
+
+
+def test_a_training_starts_from_a_prior_that_fits_alone(tmp_path, photos):
+    with pytest.raises(OptionError, match="'digits' cannot be .* its number of channels is 1, that of the data 3"):
+        run(tmp_path, photos, init="digits")
+    with pytest.raises(OptionError, match="takes a denoiser that `invgen train` wrote, 'digits-vae' is a VAE"):
+        run(tmp_path, photos, init="digits-vae")
