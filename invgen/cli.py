@@ -298,10 +298,6 @@ def score(
     size: Size = None,
     rescale: Rescale = (1.0, 0.0),
     max_batch: MaxBatch = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="A prior to start from (fine-tuning): a shipped one or FILE.safetensors.", show_default=False),
-    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Say how strange signals are under a prior, by its density, its denoiser's error and what its codes decode to.
@@ -464,6 +460,10 @@ def train(
         bool | None,
         typer.Option("--bfloat16/--float32", help="Of the network; bfloat16 on CUDA if left out.", show_default=False),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="A prior to start from (fine-tuning): a shipped one or FILE.safetensors.", show_default=False),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Train a prior on your own data, or go on with a training that was interrupted.
@@ -496,7 +496,7 @@ def train(
     elif measured is None and not folders:
         raise OptionError("nothing to train on: pass --data FOLDER, or the name of a shipped prior")
     if init is not None and (measured is not None or recipe in FAMILY or recipe in DISTILLED):
-        raise OptionError("--init starts the training of a denoiser from signals: not with --measured, nor with this recipe")
+        raise OptionError("--init starts the training of a denoiser on --data: not with --measured, nor with this recipe")
     out = out or Path("runs") / (recipe or "own")
     options = {"steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "resume": resume, "device": device}
     try:

@@ -100,13 +100,14 @@ def continued(recipe: Recipe, init: Path | str) -> tuple[Recipe, EDMDenoiser]:
     net, shape = denoiser.net, tuple(denoiser.shape)
     data = (len(recipe.shape), recipe.shape[0], recipe.classes, recipe.vector, tuple(recipe.value_range))
     prior = (len(shape), shape[0], net.options["classes"], net.options.get("vector", 0), tuple(denoiser.value_range))
-    names = ("number of axes", "number of channels", "number of classes", "length of vectors", "value range", "sampling rate")
+    names = ("number of axes", "number of channels", "number of classes", "size of vectors", "value range", "sampling rate")
     data, prior = (*data, recipe.sampling_rate), (*prior, denoiser.sampling_rate)
     for name, ours, theirs in zip(names, data, prior, strict=True):
         if ours != theirs:
-            raise OptionError(f"'{init}' cannot be trained on with this data: its {name} is {theirs}, that of the data {ours}")
-    sizes = {key: net.options[key] for key in ("blocks", "unshuffle", "embedding")} | {"widths": tuple(net.options["widths"])}
-    recipe = dataclasses.replace(recipe, **sizes, shape=shape, learning_rate=recipe.learning_rate / 2)
+            raise OptionError(f"'{init}' does not fit this data: its {name} is {theirs}, that of the data {ours}")
+    sizes = {key: net.options[key] for key in ("blocks", "unshuffle", "embedding")}
+    sizes |= {"widths": tuple(net.options["widths"]), "shape": shape}
+    recipe = dataclasses.replace(recipe, **sizes, learning_rate=recipe.learning_rate / 2)
     denoiser.sigma_min, denoiser.sigma_max, denoiser.mmse = recipe.sigma_min, recipe.sigma_max, ()
     return recipe, denoiser.requires_grad_(True).train()
 

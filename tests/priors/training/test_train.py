@@ -254,7 +254,7 @@ def test_a_training_starts_from_a_prior(tmp_path, photos):
 
 
 def test_a_training_starts_from_a_prior_that_fits_alone(tmp_path, photos):
-    with pytest.raises(OptionError, match="'digits' cannot be .* its number of channels is 1, that of the data 3"):
+    with pytest.raises(OptionError, match="'digits' does not fit .* its number of channels is 1, that of the data 3"):
         run(tmp_path, photos, init="digits")
     with pytest.raises(OptionError, match="takes a denoiser that `invgen train` wrote, 'digits-vae' is a VAE"):
         run(tmp_path, photos, init="digits-vae")
