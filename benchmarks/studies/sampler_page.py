@@ -186,6 +186,7 @@ WHEN: dict[str, str] = {
     "SMCDiff": "inpainting with particles, where the other methods of this family cannot be had",
     "AutoregressiveSMC": "autoregressive priors, any operator and noise; exact as particles grow",
     "BeamSearch": "autoregressive priors: one likely signal, without a probability; a baseline",
+    "DiscreteParticleFilter": "autoregressive priors, any operator and noise: particles that all differ, unbiased evidence",
     "ForwardBackward": "Markov chains in a channel or behind a mask; exact",
     "ALD": "to compare with the released code",
     "WidenedALD": "the classical annealed baseline, any noise; many levels",

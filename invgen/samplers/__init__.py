@@ -83,6 +83,7 @@ from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.smc.beamsearch import BeamSearch
 from invgen.samplers.smc.correctedfps import CorrectedFPS
 from invgen.samplers.smc.ddsmc import DDSMC
+from invgen.samplers.smc.discreteparticlefilter import DiscreteParticleFilter
 from invgen.samplers.smc.forwardbackward import ForwardBackward
 from invgen.samplers.smc.fps import FPS
 from invgen.samplers.smc.linearisedtds import LinearisedTDS
@@ -146,6 +147,7 @@ __all__ = [
     "Ancestral",
     "AutoregressiveSMC",
     "BeamSearch",
+    "DiscreteParticleFilter",
     "ForwardBackward",
     "BlendedDiffusion",
     "DFlow",

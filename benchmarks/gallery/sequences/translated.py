@@ -1,5 +1,6 @@
 """Pairs of texts, answers with probabilities, and the picture of the row of translations."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +24,19 @@ class Answer:
 
     Attributes:
         chinese, english: the text and its translation.
-        law: English -> weight.
+        law: English -> probability among the texts that were found, by the model.
         others: what other methods find, by name.
+        stated: probability that the likeliest text is right, calibrated.
     """
 
     chinese: str
     english: str
     law: Mapping[str, float]
     others: dict[str, str]
+    stated: float = math.nan
 
     def likeliest(self, count: int) -> list[str]:
-        """Returns the texts of largest weight, the first one first."""
+        """Returns the texts of largest probability, the first one first."""
         return sorted(self.law, key=lambda text: -self.law[text])[:count]
 
     @property
@@ -41,28 +44,36 @@ class Answer:
         """The answer of each method, by name."""
         return {"particles": self.likeliest(1)[0], **self.others}
 
-    def power(self, power: float) -> "Answer":
-        """Returns this answer with probabilities that are powers of the weights: below 1, they are less sure."""
-        top = max(self.law.values())
-        law = {text: (w / top) ** power for text, w in self.law.items() if w > 0}
-        return replace(self, law={text: p / sum(law.values()) for text, p in law.items()})
+    @property
+    def right(self) -> bool:
+        """Says whether the likeliest text is the one that was meant."""
+        return self.found["particles"] == self.english
+
+    @property
+    def signs(self) -> list[float]:
+        """Returns what may tell whether the answer is right: probabilities of the two likeliest texts, both lengths."""
+        first, second = (*sorted(self.law.values(), reverse=True), 0.0)[:2]
+        return [first, second, len(self.chinese), len(self.likeliest(1)[0].split())]
 
 
-def flattened(folds: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
-    """Returns answers with calibrated probabilities: a power of the weights that the other folds like best.
+def calibrated(folds: Sequence[Sequence[Answer]]) -> list[Answer]:
+    """Returns the answers with the probability that each is right, learnt from the other folds.
 
-    One number for all is temperature scaling (Guo et al., ICML 2017); here the Brier score of the best answer chooses it.
+    A logistic regression, as Platt (1999) has it, on `Answer.signs`: the model is sure of every answer, and short texts are
+    right more often than long ones.
     """
-
-    def score(power: float, answers: Sequence[Answer]) -> float:
-        scaled = [a.power(power) for a in answers]
-        return sum((a.law[a.found["particles"]] - (a.found["particles"] == a.english)) ** 2 for a in scaled)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     out = []
     for k, fold in enumerate(folds):
         others = [a for m, part in enumerate(folds) if m != k for a in part]
-        best = min(np.geomspace(0.1, 2, 20).tolist(), key=lambda power: score(power, others))
-        out.append([a.power(best) for a in fold])
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(
+            [a.signs for a in others], [a.right for a in others]
+        )
+        stated = model.predict_proba([a.signs for a in fold])[:, 1]
+        out += [replace(a, stated=float(p)) for a, p in zip(fold, stated, strict=True)]
     return out
 
 
@@ -118,8 +129,7 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
 
     picture = Figure(figsize=(10, 4.4), layout="constrained")
     left, rest = picture.subplots(1, 2, width_ratios=(1, 1.3))
-    right = np.array([a.found["particles"] == a.english for a in answers])
-    stated = np.array([a.law[a.found["particles"]] for a in answers])
+    right, stated = np.array([a.right for a in answers]), np.array([a.stated for a in answers])
     for part in np.array_split(np.argsort(stated), 5):
         value, low, high = share(right[part].tolist())
         bars = [[max(value - low, 0)], [max(high - value, 0)]]
@@ -129,8 +139,8 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
     rest.axis("off")
     rest.set_title("English that was meant; the likeliest texts (green: right)", fontsize=9, loc="left")
     for row, a in enumerate(answers[k] for k in np.linspace(0, len(answers) - 1, 9).astype(int)):
-        found = ", ".join(f"{text} {a.law[text]:.2f}" for text in a.likeliest(3))
-        colour = "C2" if a.found["particles"] == a.english else "C3"
+        found = f"{a.stated:.2f}: " + ", ".join(a.likeliest(3))
+        colour = "C2" if a.right else "C3"
         rest.text(0, 0.97 - row / 9, a.english, fontsize=9, weight="bold", va="top")
         rest.text(0, 0.925 - row / 9, f"   {found}", fontsize=8, va="top", color=colour)
     picture.savefig(path, dpi=80)

@@ -89,6 +89,39 @@ def test_particles_agree_with_it(ahead):
     assert w.log_evidence.exp().mean().log().item() == pytest.approx(log_evidence.item(), abs=0.05)
 
 
+def test_a_filter_of_different_particles_is_exact_with_as_many_as_there_are_signals():
+    post = problem(Erasure(LEVELS, 0.5, -9.0))
+    x, p, log_evidence = enumerated(post)
+    w = samplers.DiscreteParticleFilter(particles=V**N).weighted(post, chains=1, seed=0)
+    assert w.log_evidence.item() == pytest.approx(log_evidence.item(), abs=1e-9)
+    assert variation(w.samples.reshape(-1, N), post, p, w.log_weights.exp().flatten()) < 1e-9
+
+
+@pytest.mark.parametrize("look", ["channel", "none", "completed"])
+def test_a_filter_of_different_particles_is_unbiased_and_never_loses_the_likeliest(look):
+    post = problem(Erasure(LEVELS, 0.5, -9.0) if look == "channel" else Substitution(LEVELS, 0.3))
+    x, p, log_evidence = enumerated(post)
+    chains, count = 400, 12
+    w = samplers.DiscreteParticleFilter(particles=count, lookahead=look).weighted(post, chains=chains, seed=1)
+    evidence = (w.log_evidence[:, 0] - log_evidence).exp()
+    assert abs(evidence.mean().item() - 1) < 4 * evidence.std().item() / chains**0.5 + 1e-9
+    # the mean of unnormalised weights is the posterior, as far as so many chains tell
+    each = w.log_weights.exp()[..., 0] * evidence[:, None] / chains
+    spread = variation(w.samples.reshape(-1, N), post, p, each.flatten())
+    places = (post.prior.encode(w.samples.reshape(-1, N)) * V ** torch.arange(N - 1, -1, -1)).sum(1).reshape(chains, count)
+    alive = w.log_weights[..., 0] > -torch.inf
+    assert all(len(set(row[a].tolist())) == a.sum() for row, a in zip(places, alive, strict=True))
+    if look == "none":  # what is kept is then chosen by the prior alone, and choosing it better need not help
+        return
+    doubled = samplers.AutoregressiveSMC(particles=count, lookahead=look, threshold=1.0).weighted(
+        post, chains=chains, seed=1
+    )
+    other = (doubled.log_evidence[:, 0] - log_evidence).exp()
+    assert evidence.std() < other.std()
+    weights = doubled.log_weights.exp()[..., 0] * other[:, None] / chains
+    assert spread < variation(doubled.samples.reshape(-1, N), post, p, weights.flatten())
+
+
 def test_what_follows_a_gap_is_seen_from_before_it():
     noise, spread = Equality(LEVELS), {}
     for ahead in (False, True):
