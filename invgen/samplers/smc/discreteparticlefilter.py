@@ -43,6 +43,11 @@ def optimal_resampling(log_w: Tensor, count: int, randn: Streams) -> tuple[Tenso
     return order.gather(1, drawn), heavier
 
 
+def dead_stay_dead(log_w: Tensor, gained: Tensor) -> Tensor:
+    """Returns log_w + gained, but -inf where log_w is: prefixes that cannot be may give any number, or none."""
+    return torch.where(log_w > -torch.inf, log_w + gained, -torch.inf)
+
+
 @dataclass(frozen=True)
 class DiscreteParticleFilter(AutoregressiveSMC):
     """Particles that all differ: of the extensions of the prefixes by a token, the likeliest are kept, others drawn.
@@ -66,13 +71,13 @@ class DiscreteParticleFilter(AutoregressiveSMC):
         log[:, 0] = self.per_chain(psi.start())[:, 0]  # all begin alike
         for i in range(prior.sites):
             logits = next_logits(post, tokens, memory, cloud.split).double().log_softmax(1)
-            extended = log[:, :, None] + self.per_chain(logits + psi.ratio(i))
+            extended = dead_stay_dead(log[:, :, None], self.per_chain(logits + psi.ratio(i)))
             chosen, log = optimal_resampling(extended.flatten(1), width, of_chain)
             parent, token = (chosen // levels + first).flatten(), (chosen % levels).reshape(-1, 1)
             tokens = torch.cat([tokens[parent], token], 1)
             psi.state, memory = [t[parent] for t in psi.state], [t[parent] for t in memory]
             psi.add(i, token)
-            log = log + self.per_chain(psi.weigh(tokens, memory))
+            log = dead_stay_dead(log, self.per_chain(psi.weigh(tokens, memory)))
             cloud.sizes.append(effective_size(log))
             yield prior.decode(tokens)
         cloud.log_w, cloud.log_z = log, cloud.log_z + log.logsumexp(1)
