@@ -145,9 +145,9 @@ def train_measured(
         prior = _before(em, k) if k > 1 else _gaussian(em, clock.share(left, 0.2))
         x = _draw(em, prior, k, clock.share(left, 0.5), f"draws {k} of {rounds}")
         trained = _fit(em, x, k, path, clock.share(left))
-        replace(done, lambda temporary: temporary.write_bytes(path.read_bytes()))
-        save_sheet(sheet(load(done)), em.file("round", k, "png"))
         clock.end(k, trained, x)
+        save_sheet(sheet(load(path)), em.file("round", k, "png"))
+        replace(done, lambda temporary: temporary.write_bytes(path.read_bytes()))  # last: the round is over where this lies
         for over in (em.file("checkpoint", k, "pt"), em.file("draws", k - 1, "npy")):
             over.unlink(missing_ok=True)
     return path
@@ -249,13 +249,11 @@ class _Clock:
         return None if self.minutes is None else part * max(60 * self.minutes - self.elapsed(), 1.0) / rounds
 
     def end(self, k: int, steps: int, x: Tensor) -> None:
-        """Writes a row for a round."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            rows = csv.writer(file)
-            if new:
-                rows.writerow(["round", "minutes", "steps", "mean", "std"])
-            rows.writerow([k, f"{self.elapsed() / 60:.3f}", steps, f"{x.mean().item():.5g}", f"{x.std().item():.5g}"])
+        """Writes a row for a round, in place of one that an interruption may have left."""
+        rows = self.path.read_text().splitlines() if self.path.exists() else []
+        row = [k, f"{self.elapsed() / 60:.3f}", steps, f"{x.mean().item():.5g}", f"{x.std().item():.5g}"]
+        lines = ["round,minutes,steps,mean,std", *rows[1:k], ",".join(map(str, row))]
+        write_text(self.path, "\n".join(lines) + "\n")
 
 
 def _recipe(
@@ -297,6 +295,16 @@ def _require_fit(y: Measurements, operators: Sequence[LinearOperator], noise: fl
         raise OptionError(f"the noise must have a positive standard deviation, got {noise}")
 
 
+def _probe(operators: Sequence[LinearOperator]) -> float:
+    """Returns a number that changes with the operators, or with their order: a weighted sum of |A_k v|^2 for one v."""
+    v = torch.randn(1, *operators[0].in_shape, generator=Generator().manual_seed(0))
+    known: dict[int, float] = {}
+    for A in operators:
+        if id(A) not in known:
+            known[id(A)] = A(v.to(A.in_dtype)).abs().square().sum().item()
+    return sum(known[id(A)] * (1 + k / len(operators)) for k, A in enumerate(operators))
+
+
 def _require_same(em: _Run) -> None:
     """Notes in OUT/measured.json what the run is on; without `resume`, removes what lies there.
 
@@ -306,11 +314,18 @@ def _require_same(em: _Run) -> None:
     path, values = em.out / "measured.json", (torch.view_as_real(v) if v.is_complex() else v for v in em.y)
     about = {"measurements": len(em.y), "sha256": digest(v.cpu().contiguous().numpy().tobytes() for v in values)}
     about |= {"noise": em.noise, "recipe": em.recipe.name, "shape": list(em.recipe.shape), "widths": list(em.recipe.widths)}
+    about["probe"] = _probe(em.operators)
     if not em.resume:
         for left in [
             p for name in ("round??.*", "draws??.npy", "checkpoint??.pt", "rounds.csv") for p in em.out.glob(name)
         ]:
             left.unlink(missing_ok=True)
-    elif path.exists() and json.loads(path.read_text()) != about:
-        raise OptionError(f"{em.out} has a run on other measurements: pass resume=False (--no-resume) or another folder")
+    elif path.exists():
+        before = json.loads(path.read_text())
+        same = math.isclose(before.pop("probe", math.nan), about["probe"], rel_tol=1e-4)  # rounding differs by processor
+        if not same or before != {name: value for name, value in about.items() if name != "probe"}:
+            raise OptionError(
+                f"{em.out} has a run on other measurements, or of other operators: pass resume=False (--no-resume) or "
+                "another folder"
+            )
     write_text(path, json.dumps(about) + "\n")

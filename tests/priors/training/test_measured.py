@@ -91,6 +91,11 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     assert left == {"small.safetensors", "rounds.csv", "measured.json", "log.csv", "draws02.npy"} | {
         f"round{k:02}.{kind}" for k in (1, 2) for kind in ("png", "safetensors")
     }
+    # a row for each round, also for one whose row was written before an interruption and whose weights were not
+    log = tmp_path / "parts" / "rounds.csv"
+    (tmp_path / "parts" / "round02.safetensors").unlink()
+    train(tmp_path / "parts", y, operators, checkpoint_minutes=0)
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["round", "1", "2"]
 
 
 @pytest.mark.slow
@@ -121,6 +126,8 @@ def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path):
     train(tmp_path, y, operators, rounds=2, steps=2)
     with pytest.raises(OptionError, match="has a run on other measurements"):
         train(tmp_path, y + 1, operators, rounds=1, steps=1)
+    with pytest.raises(OptionError, match="or of other operators"):  # the same values, seen through other masks
+        train(tmp_path, y, operators[::-1], rounds=2, steps=2)
     train(tmp_path, y + 1, operators, rounds=1, steps=1, resume=False)
     assert not (tmp_path / "round02.safetensors").exists()
 
