@@ -178,10 +178,35 @@ class Autoregressive(Prior):
         if x.shape[1:] != self.shape:
             raise ShapeError(f"expected signals of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         sites = x.flatten(1)[:, self.order].double()
-        gap = self.levels.double().sort().values.diff().min().item()
         covariance = (1 - shrinkage) * torch.cov(sites.T).reshape(self.sites, -1)
-        covariance.diagonal().add_(shrinkage * sites.var(0) + gap**2 / 12)
-        self.mean, self.root = sites.mean(0), torch.linalg.cholesky(covariance)
+        covariance.diagonal().add_(shrinkage * sites.var(0))
+        return self._look_ahead(sites.mean(0), covariance)
+
+    def set_moments(self, mean: Tensor, covariance: Tensor) -> "Autoregressive":
+        """Takes the mean and covariance of the signals, which samplers look ahead with; returns self.
+
+        Args:
+            mean: of the signals, of the prior's shape.
+            covariance: of the flattened signals, (n, n), positive semidefinite.
+
+        Raises:
+            ShapeError: another shape.  OptionError: no covariance.
+        """
+        if mean.shape != self.shape or covariance.shape != (self.sites, self.sites):
+            raise ShapeError(
+                f"expected a mean {tuple(self.shape)} and a covariance ({self.sites}, {self.sites}), got "
+                f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
+            )
+        order = self.order
+        return self._look_ahead(mean.flatten().double()[order], covariance.double()[order][:, order].clone())
+
+    def _look_ahead(self, mean: Tensor, covariance: Tensor) -> "Autoregressive":
+        gap = self.levels.double().sort().values.diff().min().item()
+        covariance.diagonal().add_(gap**2 / 12)  # of rounding to a level
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:
+            raise OptionError("the covariance of the signals is not positive semidefinite")
+        self.mean, self.root = mean, root
         return self
 
 

@@ -112,18 +112,30 @@ class AutoregressiveWiener(Classical):
 
 def autoregressive_spectrum(x: Tensor, order: int) -> Tensor:
     """Returns the power spectrum of an autoregressive process fitted to x, (..., length): (..., length // 2 + 1), of
-    mean about the
-    mean square of x. Yule and Walker's equations, by Levinson's recursion (scipy)."""
+    mean about the mean square of x."""
+    return _spectrum(x, order, x.shape[-1])
+
+
+def autoregressive_covariance(x: Tensor, order: int, length: int) -> Tensor:
+    """Returns the covariance of `length` samples of an autoregressive process fitted to a recording x: (length, length)."""
+    points = 8 * max(length, x.shape[-1])  # so many that the period is not felt
+    r = torch.fft.irfft(_spectrum(x.double(), order, points).flatten())[:length]
+    return r[(torch.arange(length)[:, None] - torch.arange(length)).abs()]
+
+
+def _spectrum(x: Tensor, order: int, points: int) -> Tensor:
+    """Returns the spectrum on a ring of `points` samples, (..., points // 2 + 1): Yule and Walker's equations, by
+    Levinson's recursion (scipy)."""
     from scipy.linalg import solve_toeplitz
 
     n = x.shape[-1]
     power = torch.fft.rfft(x.double(), 2 * n).abs() ** 2
     correlation = torch.fft.irfft(power)[..., : order + 1] / n
     correlation[..., 0] = correlation[..., 0] * (1 + 1e-6) + 1e-12  # a floor 60 dB below the signal
-    out = torch.empty(*x.shape[:-1], n // 2 + 1, dtype=torch.float64)
-    for row, r in zip(out.reshape(-1, n // 2 + 1), correlation.reshape(-1, order + 1).numpy(), strict=True):
+    out = torch.empty(*x.shape[:-1], points // 2 + 1, dtype=torch.float64)
+    for row, r in zip(out.reshape(-1, points // 2 + 1), correlation.reshape(-1, order + 1).numpy(), strict=True):
         a = solve_toeplitz(r[:-1], r[1:])
         gain = r[0] - a @ r[1:]
-        response = torch.fft.rfft(torch.from_numpy(np.concatenate([[1.0], -a])), n)
+        response = torch.fft.rfft(torch.from_numpy(np.concatenate([[1.0], -a])), points)
         row.copy_(max(gain, 1e-14) / response.abs() ** 2)
     return out.to(x)

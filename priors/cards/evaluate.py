@@ -109,7 +109,7 @@ def likelihood(
     n = x[0].numel()
     if hasattr(prior, "next_logits"):
         bits = -prior.log_prob(x) / n / math.log(2)
-        return _summary(bits, f"exact, of pictures of {len(prior.levels)} levels")
+        return _summary(bits, f"exact, of signals of {len(prior.levels)} levels")
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
     y = x + step * noise
     if isinstance(prior, VAE):

@@ -224,8 +224,9 @@ def _training(about: dict[str, Any]) -> str:
     steps = f"{training['steps']} steps of {recipe['batch']} views in {time}"
     end = f"power-law average of exponent {recipe['average']}; seed {training['seed']}."
     if about["network"] != "UNet":
+        file = "wavenet" if about["network"] == "WaveNet" else "digits"
         return (
-            f"The network {about['network']} of `priors/checkpoints/networks/digits.py`, float16 in the file. "
+            f"The network {about['network']} of `priors/checkpoints/networks/{file}.py`, float16 in the file. "
             f"Adam, {steps}; learning rate {recipe['learning_rate']}, a cosine to zero; {end}"
         )
     if about.get("consistency"):

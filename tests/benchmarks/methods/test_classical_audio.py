@@ -8,7 +8,7 @@ from scipy.interpolate import CubicSpline
 import invgen
 from invgen import metrics
 from invgen.benchmarks.methods import catalogue
-from invgen.benchmarks.methods.audio import autoregressive_spectrum
+from invgen.benchmarks.methods.audio import autoregressive_covariance, autoregressive_spectrum
 from invgen.errors import OptionError, UnsupportedError
 from invgen.operators import HighDynamicRange, Identity, LowPassDecimate, Mask
 from invgen.priors import GaussianPrior
@@ -125,3 +125,14 @@ def test_log_spectral_distance():
     assert metrics.snr(missing, x) > 20 and metrics.log_spectral_distance(missing, x) > 10
     with pytest.raises(OptionError, match="1 < window <= 2048"):
         metrics.log_spectral_distance(x, x, window=4096)
+
+
+def test_the_covariance_of_an_autoregressive_process_is_that_of_its_equation():
+    # x_t = .9 x_{t-1} + e_t has the correlation .9^k; 20 000 samples tell .9 to .4 %, and the power to 5 % (four errors)
+    g = torch.Generator().manual_seed(0)
+    e, x = torch.randn(20_000, generator=g, dtype=torch.float64), [torch.zeros((), dtype=torch.float64)]
+    for value in e:
+        x.append(0.9 * x[-1] + value)
+    found = autoregressive_covariance(torch.stack(x[1:])[None], 1, 20)[0]
+    assert torch.allclose(found, found[0] * 0.9 ** torch.arange(20.0, dtype=torch.float64), rtol=0.15)
+    assert found[0].item() == pytest.approx(1 / (1 - 0.81), rel=0.2)
