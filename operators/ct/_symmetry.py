@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,42 @@ def _turns(difference: np.ndarray, period: float) -> tuple[np.ndarray, np.ndarra
     return turns.astype(int), np.abs(difference - turns * period)
 
 
+# from the largest group of symmetries to the smallest, by what generates it; "half" is "x" after "y"
+GROUPS = (("x", "y", "swap"), ("x", "y"), ("half", "swap"), ("half",), ("x",), ("y",), ("swap",))
+
+
+def _generators(symmetries: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns what generates the largest group, () if there is none."""
+    return next((names for names in GROUPS if all(name in symmetries for name in names)), ())
+
+
+def mirrors(symmetries: dict[str, np.ndarray], rays: int, least: int = 2) -> tuple[list[Callable], np.ndarray]:
+    """Returns the turns of an image that permute the rays, and the ray that each ray becomes, (turns, rays).
+
+    The projection of turn(x) at a ray is that of x at the ray that it becomes. The first turn is none.
+
+    Args:
+        symmetries: of `ray_symmetries`.
+        rays: how many there are.
+        least: turns that are worth it; with fewer there are none, and maps (0, rays).
+    """
+    generators: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "x": lambda image: image[:, ::-1],
+        "y": lambda image: image[::-1],
+        "half": lambda image: image[::-1, ::-1],
+        "swap": lambda image: image[::-1, ::-1].T,
+    }
+    turns: list[Callable] = [lambda image: image]
+    maps = [np.arange(rays)]
+    for name in _generators(symmetries):
+        turns += [lambda image, old=old, new=generators[name]: old(new(image)) for old in turns]
+        maps += [symmetries[name][old] for old in maps]
+    return (turns, np.stack(maps)) if len(turns) >= least else ([], np.empty((0, rays), int))
+
+
 def blocks(symmetries: dict[str, np.ndarray], rays: np.ndarray, count: int) -> list[Block]:
     """Returns the blocks of A A^T restricted to `rays` (those that meet the image) out of `count`."""
-    names = next(
-        (n for n in (("x", "y", "swap"), ("x", "y"), ("half", "swap"), ("half",), ("x",), ("y",), ("swap",))
-         if all(name in symmetries for name in n)), (),
-    )  # fmt: skip
+    names = _generators(symmetries)
     square = len(names) == 3
     elements, powers = np.arange(count)[None], np.zeros((1, 0), int)
     for name in reversed(names):

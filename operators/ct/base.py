@@ -15,6 +15,7 @@ from invgen.operators.ct._projected import Projected
 from invgen.operators.ct._spectrum import SpectralCT, Spectrum
 from invgen.operators.ct.projectors.astra import AstraProjector
 from invgen.operators.ct.projectors.choice import Projector, matrix_of
+from invgen.operators.ct.projectors.folded import FoldedMatrix
 from invgen.operators.ct.projectors.lanes import Beam
 from invgen.operators.ct.projectors.matrix_free import MatrixFree
 from invgen.operators.ct.projectors.sparse import SparseMatrix
@@ -101,7 +102,8 @@ class Tomography(Projected):
         matrix = SparseMatrix(partial(matrix_of, free), free.shape)
         seen = min(1.0, self.det_count * self.spacing / (max(self.size) * p))
         entries = len(self.angles) * math.prod(self.size) * per_pixel * seen
-        projector = Projector(matrix, free if backend == "auto" else None, entries, self.max_bytes)
+        folded = FoldedMatrix(partial(matrix_of, free), self.size, beam, free.shape)
+        projector = Projector(matrix, folded, free if backend == "auto" else None, entries, self.max_bytes)
         if backend == "sparse":
             projector.check_memory()
         return projector

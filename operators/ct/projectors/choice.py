@@ -1,20 +1,25 @@
-"""The projector of a scan: kernels without a matrix, or the matrix where it is small or faster."""
+"""The projector of a scan: kernels without a matrix, or the matrix where it is faster, whole or folded by symmetry."""
 
 import numpy as np
 from torch import Tensor
 
 from invgen.errors import OptionError
+from invgen.operators.ct.projectors.folded import FoldedMatrix
 from invgen.operators.ct.projectors.matrix_free import MatrixFree
 from invgen.operators.ct.projectors.product import MatrixLike
 from invgen.operators.ct.projectors.sparse import Csr, SparseMatrix
 
-# Measured by `invgen bench study ct-speed` with one thread: a matrix of a million entries (128 pixels, 23 views) is as fast
-# as the kernels for one image and 1.3 times as fast for 8, and is built in half a second; from 16 images on one of seven
-# million (256 pixels, 60 views) is 1.4 times as fast forward and 2.5 times backward. Elsewhere the kernels are faster.
+# Measured with one thread by `invgen bench study ct-speed` and its like, milliseconds forward and backward. Folded by
+# symmetry, a matrix of which a million entries are kept beats the kernels: .4 and .7 against .9 and 1.0 for one image of
+# 128 pixels and 60 views, 2.3 and 1.9 against 3.6 and 3.8 for 8; forward they are even at 256 pixels and 60 views, and
+# above that the kernels are faster. So does a whole one of a million entries without symmetry (128 pixels, 23 views: .65
+# against 1.1), and for more than the 8 images that kernels take at once one of up to six million (256 pixels, 45 views, 12
+# images: 15 and 9 against 17 and 19).
 SMALL = 1 << 20  # entries
-MANY = 16  # images
+MANY = 9  # images
 TINY = 1e-12  # of a pixel's size: smaller weights are the rounding error of a ray through middles of pixels
 MATRIX_BYTES = 100 * 2**20  # of a matrix, with its transpose, that is made unasked
+BYTES = 16  # of an entry and its transpose in single precision
 
 
 class Projector(MatrixLike):
@@ -22,50 +27,82 @@ class Projector(MatrixLike):
 
     Args:
         matrix: the explicit matrix.
-        free: the same without it, for the CPU; None where the matrix alone is to be used.
+        folded: the same, of which the rows are kept that stand for others.
+        free: the same without it, for the CPU; None where a matrix alone is to be used.
         entries: of the matrix, an estimate.
         max_bytes: what the matrix and its transpose may take in single precision.
     """
 
-    def __init__(self, matrix: SparseMatrix, free: MatrixFree | None, entries: float, max_bytes: int) -> None:
-        self.matrix, self.free, self.entries, self.max_bytes = matrix, free, entries, max_bytes
+    def __init__(
+        self, matrix: SparseMatrix, folded: FoldedMatrix, free: MatrixFree | None, entries: float, max_bytes: int
+    ) -> None:
+        self.matrix, self.folded, self.free, self.entries, self.max_bytes = matrix, folded, free, entries, max_bytes
         self.shape = matrix.shape
 
     def apply(self, x: Tensor, turned: bool) -> Tensor:
+        return self.way(x).apply(x, turned)
+
+    def way(self, x: Tensor) -> MatrixLike:
+        """Returns what multiplies a batch (N, ...) on its device."""
         free = self.free if x.device.type == "cpu" else None
-        few = len(x) < MANY and self.entries > SMALL
-        if free is not None and (few or 16 * self.entries > MATRIX_BYTES):
-            return free.apply(x, turned)
-        self.check_memory()
-        return self.matrix.apply(x, turned)
+        if free is None:
+            self.check_memory()
+            whole = self._fits(self.entries, self.max_bytes)
+            # on CUDA no product with several columns has been measured: it is folded where it must be
+            return self.folded if not whole or (x.device.type == "cpu" and self._folds(x)) else self.matrix
+        whole = self._fits(self.entries, MATRIX_BYTES)
+        # 8 mirror images at most: larger scans are not searched for them
+        if self.entries <= 8 * SMALL and self.entries <= SMALL * self.folded.order and (not whole or self._folds(x)):
+            return self.folded
+        return self.matrix if whole and (self.entries <= SMALL or len(x) >= MANY) else free
+
+    def _folds(self, x: Tensor) -> bool:
+        return self.folded.order > 1 and self.folded.suits(x)
+
+    def _fits(self, entries: float, most: int) -> bool:
+        return BYTES * entries <= most and entries < 2**31  # whose places are 32-bit numbers
 
     def check_memory(self) -> None:
-        """Refuses a matrix that would not fit, with the numbers."""
-        if 16 * self.entries > self.max_bytes or self.entries >= 2**31:
+        """Refuses a matrix that fits neither whole nor folded, with the numbers."""
+        if self._fits(self.entries, self.max_bytes):
+            return
+        order = self.folded.order
+        if not self._fits(self.entries / order, self.max_bytes):
+            needs = f"{BYTES * self.entries / 2**30:.1f} GiB"
+            needs += f" ({BYTES * self.entries / order / 2**30:.1f} GiB folded by its symmetry)" if order > 1 else ""
             raise OptionError(
-                f"the sparse matrix of {self.shape[0]} rays and {self.shape[1]} pixels needs about "
-                f"{16 * self.entries / 2**30:.1f} GiB, above the limit of {self.max_bytes / 2**30:.1f} GiB; take "
-                "backend='auto' on the CPU, which works without it, or raise max_bytes of the operator's class"
+                f"the sparse matrix of {self.shape[0]} rays and {self.shape[1]} pixels needs about {needs}, above the "
+                f"limit of {self.max_bytes / 2**30:.1f} GiB; take backend='auto' on the CPU, which works without it, or "
+                "raise max_bytes of the operator's class"
             )
 
 
-def matrix_of(free: MatrixFree) -> Csr:
-    """Returns the matrix of a projector, in float64, with the weights of its kernels."""
+def matrix_of(free: MatrixFree, kept: np.ndarray | None = None) -> Csr:
+    """Returns the matrix of a projector, in float64, with the weights of its kernels.
+
+    Args:
+        free: the projector.
+        kept: which rows of it, (rays,); by default all.
+    """
     from invgen.operators.ct.projectors import kernels
 
     scan, size, beam = free.plain, free.size, free.beam
     jobs = np.concatenate(list(scan.jobs.values()))
     counts, columns, values = np.zeros(free.shape[0], np.int64), [], []
+    wanted = np.ones(free.shape[0], bool) if kept is None else kept
     for job in jobs[np.lexsort((jobs[:, 1], jobs[:, 0]))]:  # in the order of the rays
         view, lo, hi, by_row = job
+        rays = slice(view * beam.det_count + lo, view * beam.det_count + hi)
+        if not wanted[rays].any():
+            continue
         steps, across = size if by_row else size[::-1]
         column, value = (
             np.empty((hi - lo, steps, scan.geometry.taps), np.int32),
             np.zeros((hi - lo, steps, scan.geometry.taps)),
         )
         kernels.entries(steps, across, scan.geometry, job, column, value)
-        kept = value > TINY * beam.pixel
-        counts[view * beam.det_count + lo : view * beam.det_count + hi] = kept.sum(axis=(1, 2))
-        columns.append(column[kept])
-        values.append(value[kept])
-    return np.concatenate([[0], np.cumsum(counts)]), np.concatenate(columns), np.concatenate(values)
+        met = (value > TINY * beam.pixel) & wanted[rays, None, None]
+        counts[rays] = met.sum(axis=(1, 2))
+        columns.append(column[met])
+        values.append(value[met])
+    return np.concatenate([[0], np.cumsum(counts[wanted])]), np.concatenate(columns), np.concatenate(values)

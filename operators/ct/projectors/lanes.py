@@ -78,7 +78,7 @@ class Scan:
         if mirrors:
             # of a detector of two pixels: what tells views and whether their detectors are turned round
             found = symmetry.ray_symmetries(beam.angles, 2, beam.centred, size, beam.source > 0)
-            self.turns, maps = _mirrors(found, 2 * len(views))
+            self.turns, maps = symmetry.mirrors(found, 2 * len(views), least=4)
         if self.turns:
             first = maps.reshape(len(maps), len(views), 2)[:, :, 0]
             views = np.flatnonzero((first // 2).min(axis=0) == views)  # the first of those that map onto it
@@ -140,27 +140,6 @@ class Scan:
             for part, view in self._parts(shared, k, self.half):
                 total[view, : self.half, k] = part
         return total
-
-
-def _mirrors(found: dict[str, np.ndarray], rays: int) -> tuple[list[Callable], np.ndarray]:
-    """Returns the turns of an image that permute the rays, 8, 4 or none, and the ray that each ray becomes, (lanes, rays).
-
-    The projection of turn(x) at a ray is that of x at the ray that it becomes.
-    """
-    generators: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "x": lambda image: image[:, ::-1],
-        "y": lambda image: image[::-1],
-        "half": lambda image: image[::-1, ::-1],
-        "swap": lambda image: image[::-1, ::-1].T,
-    }
-    groups = (("x", "y", "swap"), ("x", "y"), ("half", "swap"))
-    names = next((names for names in groups if all(name in found for name in names)), ())
-    turns: list[Callable] = [lambda image: image]
-    maps = [np.arange(rays)]
-    for name in names:
-        turns += [lambda image, old=old, new=generators[name]: old(new(image)) for old in turns]
-        maps += [found[name][old] for old in maps]
-    return (turns, np.stack(maps)) if names else ([], np.empty((0, rays), int))
 
 
 def _reach(views: np.ndarray, rays: np.ndarray, listed: dict[bool, np.ndarray], size: tuple[int, int]) -> float:

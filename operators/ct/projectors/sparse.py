@@ -61,14 +61,27 @@ def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
         return x.new_zeros(0, matrix.shape[0])
     if count == 1:
         return (matrix @ x[0])[None]
-    if count < BAG_COLUMNS or x.device.type != "cpu" or x.dtype != torch.float32:
+    if not _bagged(count, x):
         return (matrix @ x.t()).t().contiguous()
     out = torch.empty(count, matrix.shape[0])
     for start in range(0, count, BAG_WIDTH):
         rows = slice(start, start + BAG_WIDTH)
-        bag = (matrix.col_indices(), x[rows].t().contiguous(), matrix.crow_indices())
-        out[rows] = F.embedding_bag(*bag, mode="sum", per_sample_weights=matrix.values(), include_last_offset=True).t()
+        out[rows] = _bag(matrix, x[rows].t().contiguous()).t()
     return out
+
+
+def product(matrix: Tensor, columns: Tensor) -> Tensor:
+    """Returns matrix @ columns, (n, N) -> (m, N), by the kernel that is fastest for N columns that lie side by side."""
+    return _bag(matrix, columns) if _bagged(columns.shape[1], columns) else matrix @ columns
+
+
+def _bagged(count: int, like: Tensor) -> bool:
+    return count >= BAG_COLUMNS and like.device.type == "cpu" and like.dtype == torch.float32
+
+
+def _bag(matrix: Tensor, columns: Tensor) -> Tensor:
+    bag = (matrix.col_indices(), columns, matrix.crow_indices())
+    return F.embedding_bag(*bag, mode="sum", per_sample_weights=matrix.values(), include_last_offset=True)
 
 
 def _tensor(csr: Csr, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:

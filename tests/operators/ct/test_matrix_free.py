@@ -230,13 +230,17 @@ def test_kernels_work_where_nothing_can_be_written(tmp_path):
 
 
 def test_a_matrix_where_it_is_faster():
-    small, large = ParallelBeamCT((32, 32), 10), ParallelBeamCT((200, 200), 30)
-    used = []
-    for A in (small, large):
-        A.matrix.matrix.apply = lambda x, turned, A=A: (
-            used.append(("matrix", len(x))) or torch.zeros(len(x), A.matrix.shape[0])
-        )
-        A.matrix.free.apply = lambda x, turned, A=A: used.append(("free", len(x))) or torch.zeros(len(x), A.matrix.shape[0])
-    small(torch.zeros(1, 32, 32)), large(torch.zeros(1, 200, 200)), large(torch.zeros(16, 200, 200))
-    assert used == [("matrix", 1), ("free", 1), ("matrix", 16)]
+    def ways(A, *counts, dtype=torch.float32):
+        parts = {A.matrix.matrix: "whole", A.matrix.folded: "folded", A.matrix.free: "free"}
+        return [parts[A.matrix.way(torch.zeros(count, 1, dtype=dtype))] for count in counts]
+
+    even, uneven = {"num_angles": 30}, {"angles": np.linspace(0, 2, 30) ** 1.1, "det_offset": 0.3}
+    small, large = ParallelBeamCT((32, 32), **even), ParallelBeamCT((200, 200), **even)
+    assert ways(small, 1, 8, 9) == ["folded", "folded", "whole"]  # eight mirror images of each
+    assert ways(small, 1, 2, 3, dtype=torch.float64) == ["folded", "folded", "whole"]
+    assert ways(large, 1, 17) == ["folded", "whole"]
+    assert ways(ParallelBeamCT((200, 200), **uneven), 1, 8, 9) == ["free", "free", "whole"]
+    assert ways(ParallelBeamCT((32, 32), **uneven), 1, 17) == ["whole", "whole"]
+    assert ways(ParallelBeamCT((512, 512), 180), 1, 17) == ["free", "free"]
+    assert ways(ParallelBeamCT((32, 32), backend="sparse", **even), 1, 17) == ["folded", "whole"]
     assert math.isclose(small.matrix.entries, len(small.matrix.matrix.build()[2]), rel_tol=0.15)
