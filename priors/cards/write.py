@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def publish(
     kept = held_out_views(family, folders, prior.shape, count)
     jumps = isinstance(prior, Denoiser) and prior.consistency
     if "two_sample" not in known:
-        views = signals(open_views(RECIPES[family], folders)[0], max(2 * len(kept), 600), 2)
+        of_its_size = replaced(RECIPES[family], crop=None)  # training may show more around them
+        views = signals(open_views(of_its_size, folders)[0], max(2 * len(kept), 600), 2)
         more["two_sample"] = two_sample(draw_samples(prior, len(kept), seed=1), kept, views)
         if jumps:  # beside two jumps a single one, and the teacher
             rows = {"one jump": (prior, 1), f"the teacher, `{DISTILLED[name].teacher}`": (load(DISTILLED[name].teacher), 0)}

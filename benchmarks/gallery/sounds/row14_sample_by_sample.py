@@ -19,7 +19,7 @@ LENGTH, GAP, NOISE, PARTICLES = 768, 64, 0.001, 64  # 48 ms of sound, 4 ms of th
 def run(out: Path, quick: bool = False) -> Row:
     """Takes 4 ms out of held-out sentences, and fills them by particles that look ahead by the spectrum of the rest."""
     length, gap, particles = (96, 16, 4) if quick else (LENGTH, GAP, PARTICLES)
-    x = mu_law_levels()[mu_law(pieces(speech(30, quick), length))][: 1 if quick else None]
+    x = mu_law_levels()[mu_law(pieces(speech(12, quick), length))][: 1 if quick else None]
     known = torch.ones(1, length, dtype=torch.bool)
     known[:, (length - gap) // 2 : (length + gap) // 2] = False
     A, prior = operators.Mask((1, length), known), priors.load("speech-ar", (1, length))

@@ -12,8 +12,8 @@ from invgen.operators.ct.projectors.sparse import Csr, SparseMatrix
 # Measured with one thread by `invgen bench study ct-speed` and its like, milliseconds forward and backward. Folded by
 # symmetry, a matrix of which a million entries are kept beats the kernels: .4 and .7 against .9 and 1.0 for one image of
 # 128 pixels and 60 views, 2.3 and 1.9 against 3.6 and 3.8 for 8; forward they are even at 256 pixels and 60 views, and
-# above that the kernels are faster. So does a whole one of a million entries without symmetry (128 pixels, 23 views: .65
-# against 1.1), and for more than the 8 images that kernels take at once one of up to six million (256 pixels, 45 views, 12
+# above that the kernels are faster. So does a whole one of a million entries (128 pixels, 23 views: .66 and .72 against
+# .82 and .86), and for more than the 8 images that kernels take at once one of up to six million (256 pixels, 45 views, 12
 # images: 15 and 9 against 17 and 19).
 SMALL = 1 << 20  # entries
 MANY = 9  # images

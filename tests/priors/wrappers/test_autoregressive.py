@@ -216,6 +216,18 @@ def test_other_samplers_and_problems_are_refused():
         Table().encode(torch.zeros(1, 5))
     with pytest.raises(OptionError, match="two signals"):
         Table().measure_moments(torch.zeros(1, 1, 1, 5))
+    with pytest.raises(ShapeError, match=r"a mean \(1, 1, 5\) and a covariance \(5, 5\), got \(5,\) and \(5, 5\)"):
+        Table().set_moments(torch.zeros(5), torch.eye(5))
+    with pytest.raises(OptionError, match="not positive semidefinite"):
+        Table().set_moments(torch.zeros(1, 1, 5), -torch.eye(5))
+
+
+def test_moments_that_are_told_are_those_that_are_measured():
+    x = Table().sample(2000, seed=9)
+    measured, told = Table().measure_moments(x, shrinkage=1e-9), Table()
+    told.set_moments(x.mean(0), torch.cov(x.flatten(1).T))  # of the signal as it lies, not in the order of the sites
+    torch.testing.assert_close(told.mean, measured.mean)
+    torch.testing.assert_close(told.root, measured.root, rtol=1e-6, atol=1e-6)
 
 
 # -- networks --------------------------------------------------------------------------------------------------------------
