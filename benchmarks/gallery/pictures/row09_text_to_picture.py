@@ -10,7 +10,7 @@ from invgen.benchmarks.gallery.pictures.worded import enlarged, garments, object
 from invgen.benchmarks.gallery.rows import Figure, Row, share
 from invgen.priors.cards.evaluate import two_sample
 
-SCALE, NOISE = 2.0, 0.05  # of the guidance; on the few pixels
+SCALE, NOISE = 2.0, 0.1  # of the guidance; on the few pixels
 
 
 def run(out: Path, quick: bool = False) -> Row:
@@ -30,7 +30,7 @@ def run(out: Path, quick: bool = False) -> Row:
         x = told.pictures[told.labels == wanted][again * 4 : again * 4 + (2 if quick else 4)]
         y = A(x) + NOISE * torch.randn(len(x), *A.out_shape, generator=torch.Generator().manual_seed(k))
         for prior, found in ((told.guided(k, SCALE), said), (told.prior, alone)):
-            u = invgen.solve(y, A, prior, NOISE, samplers.PiGDM(steps=steps), seed=k).samples[0]
+            u = invgen.solve(y, A, prior, NOISE, samplers.MMPS(steps=steps), seed=k).samples[0]
             found += told.right(u, wanted)
     without = share(alone)[0]
     rows = [torch.cat(list(x[:4]), 1) for x in drawn]  # a column for each sentence
