@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import invgen
 from invgen import priors
 from invgen.benchmarks.gallery.judges import digit_classifier, object_judge
+from invgen.errors import WeightsError
 from invgen.priors.checkpoints.networks.unet import UNet, VectorDenoiser
 from invgen.priors.data.captioned import captioned
 from invgen.priors.data.fetch import data_folder
@@ -68,7 +69,17 @@ class Worded:
 
 
 def objects() -> Worded:
-    """Returns `cifar`, which was trained on captions of CIFAR-10."""
+    """Returns `cifar`, which was trained on captions of CIFAR-10.
+
+    Raises:
+        WeightsError: it has not been trained yet.
+        DataError: CIFAR-10 is not in the folder of the data.
+    """
+    if "cifar" not in priors.names():
+        raise WeightsError(
+            "the prior cifar does not ship: train it (invgen train cifar --data CIFAR10 --out runs/cifar), then add it by "
+            "python -m invgen.priors.cards cifar --data CIFAR10 --weights runs/cifar/cifar.safetensors; --quick needs none"
+        )
     folder = data_folder() / "cifar"
     prior, judge = priors.load("cifar"), object_judge(folder)
     texts = [sentence for part in SENTENCES for sentence in part.split(", ")]
