@@ -64,7 +64,7 @@ class ObjectJudge(nn.Module):
         return self.get_buffer("share").item()
 
 
-def object_judge(folder: Path, epochs: int = 5, batch: int = 256) -> ObjectJudge:
+def object_judge(folder: Path, epochs: int = 8, batch: int = 256) -> ObjectJudge:
     """Returns the classifier of CIFAR-10 that judges pictures of objects, trained once and kept in the folder.
 
     Of the test pictures it names {ACCURACY} per cent. It takes seven minutes of one core with AMX the first time.
