@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from invgen.conditional import ConditionalDenoiser
-from invgen.priors.cards import baselines, evaluate, write
+from invgen.priors.cards import baselines, evaluate, texts, write
 from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import DISTILLED, RECIPES
@@ -145,6 +145,12 @@ def test_a_card_says_what_a_judge_sees():
     seen = {"1": [0.5, 0.44, 0.56], "2": [0.721, 0.67, 0.77]}
     (line,) = write._figures("digits", {"classes": {"judge": 0.891, "seen": seen}})
     assert "right on 89.1% of the test pictures" in line and "1: 50% (44% to 56%), 2: 72% (67% to 77%)." in line
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_has_what_its_card_says(name):
+    for said in (texts.DATA, texts.LIMITS, texts.PACKAGES, texts.SPLITS, evaluate.LEVELS, evaluate.STEPS):
+        assert said[name]
 
 
 def test_bits_of_the_flow_are_those_of_pictures_with_its_noise():
