@@ -19,7 +19,7 @@ from invgen.validation.hints import Interval, Range
 class Conditional(Protocol):
     """A prior that can be conditioned: one with a method `condition` that gives the prior of a class, a text, ..."""
 
-    def condition(self, *condition: Any) -> Denoiser:
+    def condition(self, *args: Any, **kwargs: Any) -> Denoiser:  # of any signature
         """Returns p(x | condition), a denoiser over the same signals."""
         ...
 

@@ -3,6 +3,7 @@
 evaluate({"prior": load("photo"), **baselines(False, (-1, 1))}, held_out("photo", ["BSDS500"]), LEVELS["photo"])
 likelihood(load("digits"), images)
 two_sample(generated, held_out_images, training_views)
+classes_seen(load("cifar"), judge)
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invgen.conditional import ClassifierFree, Conditional
+from invgen.inference.simulation import sample
 from invgen.priors.cards.baselines import Denoise
 
 LEVELS: dict[str, tuple[float, ...]] = {
@@ -20,11 +23,13 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "mr": (0.02, 0.05, 0.1, 0.2, 0.5),
     "digits": (0.1, 0.2, 0.5, 1.0, 2.0),
     "clothing": (0.1, 0.2, 0.5, 1.0, 2.0),
+    "cifar": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
     "speech": (0.005, 0.01, 0.02, 0.05, 0.1),
 }
 # The grid on which signals are discrete for bits per value: 256 levels of the range, 12 bits of a waveform (speech of the
 # usual loudness fills few of 256, and the prior's lowest level of noise is as large as one of 4096).
-STEPS = {"photo": 2 / 255, "ct": 2 / 255, "mr": 1 / 255, "digits": 2 / 255, "clothing": 2 / 255, "speech": 2 / 4096}
+STEPS = dict.fromkeys(("photo", "ct", "digits", "clothing", "cifar"), 2 / 255) | {"mr": 1 / 255, "speech": 2 / 4096}
+SCALES = (1.0, 1.5, 2.0, 3.0)  # of classifier-free guidance
 
 
 def psnr(
@@ -166,6 +171,41 @@ def two_sample(generated: Tensor, kept: Tensor, views: Tensor, seed: int = 0) ->
         result[f"c2st{name}"] = round(c2st(other, true, classifier=forest, seed=seed), 3)
         result[f"mmd{name}"] = round(mmd(other, true).item(), 4)
     return result
+
+
+def classes_seen(
+    prior: Conditional,
+    judge: Callable[[Tensor], Tensor],
+    classes: int = 10,
+    count: int = 30,
+    seed: int = 2,
+    steps: int = 24,
+) -> dict[str, list[float]]:
+    """Returns the share of samples of a class that a judge takes for that class, by the scale of guidance, with 95 %.
+
+    {"2": [share, low, high]}: Wilson's interval over all samples.
+
+    Args:
+        prior: that knows classes.
+        judge: pictures (B, *shape) -> logits of the classes, (B, classes); it has to be another network.
+        classes: how many.
+        count: samples of each class.
+        seed: of the samples.
+        steps: of the DPM-Solver.
+    """
+    from scipy.stats import binomtest
+
+    found = {}
+    for scale in SCALES:
+        hits = 0
+        for k in range(classes):
+            guided = ClassifierFree.of(prior, k, scale=scale)
+            x = sample(guided, count, seed, sampler=f"DPMSolver(steps={steps})")
+            hits += int((judge(x).argmax(1) == k).sum())
+        total = count * classes
+        ci = binomtest(hits, total).proportion_ci(method="wilson")
+        found[f"{scale:g}"] = [round(v, 3) for v in (hits / total, float(ci.low), float(ci.high))]
+    return found
 
 
 def _components(views: Tensor, count: int = 32) -> Callable[[Tensor], Tensor]:

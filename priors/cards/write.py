@@ -23,8 +23,9 @@ from invgen.diffusion import Denoiser
 from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.files.writing import replace
 from invgen.priors.cards.baselines import baselines
-from invgen.priors.cards.evaluate import LEVELS, STEPS, evaluate, likelihood, two_sample
-from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, QUOTED, SPLITS
+from invgen.priors.cards.evaluate import LEVELS, STEPS, classes_seen, evaluate, likelihood, two_sample
+from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, PUBLISHED, QUOTED, SPLITS
+from invgen.priors.checkpoints.networks.unet import LabelDenoiser
 from invgen.priors.data.held_out import held_out, held_out_views
 from invgen.priors.data.views import open_views, signals
 from invgen.priors.load import WEIGHTS, load, metadata
@@ -35,7 +36,7 @@ from invgen.priors.training.log import draw_samples, save_sheet, sheet
 ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
 # Every how-many-th signal of a large set is denoised: BM3D takes seconds to a minute for each.
 THIN = {"BSDS500 val": 20, "lung1": 4}
-THIN_TEST_SET = {"digits": 20, "clothing": 400}
+THIN_TEST_SET = {"digits": 20, "clothing": 400, "cifar": 400}
 LARGE = 64 * 64  # values from which a signal costs so much that fewer of them are drawn and integrated
 
 
@@ -85,6 +86,11 @@ def publish(
     if "likelihood" not in known and not name.endswith("-gan") and not jumps:
         number = 16 if isinstance(prior, Denoiser) else 500
         more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
+    if family == "cifar" and isinstance(prior, LabelDenoiser) and "classes" not in known:
+        from invgen.benchmarks.gallery.judges import object_judge
+
+        objects = object_judge(Path(folders[0]))
+        more["classes"] = {"judge": round(objects.accuracy, 3), "seen": classes_seen(prior, objects)}
     if images is not None:
         save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
     return judge(name, _test_sets(family, folders), folder, more, again)
@@ -116,7 +122,7 @@ def judge(
         name: of the prior.
         sets: the held-out signals, by name.
         folder: of the weights and the card.
-        more: figures of other kinds, "likelihood" and "two_sample"; without them those of the same weights stay.
+        more: figures of other kinds, "likelihood", "two_sample" and "classes"; without them those of the same weights stay.
         again: whether to compute stored rows again.
 
     Returns:
@@ -135,7 +141,7 @@ def judge(
         entry = evaluate(todo, {title: values}, LEVELS[name], value_range=prior.value_range)[title]
         rows |= entry["psnr"]
         results[title] = {"count": len(values), "psnr": {m: rows[m] for m in (*ORDER, f"prior `{name}`") if m in rows}}
-    kept = {key: found[key] for key in ("likelihood", "two_sample") if same and key in found} | dict(more or {})
+    kept = {key: found[key] for key in ("likelihood", "two_sample", "classes") if same and key in found} | dict(more or {})
     about = {"manifest": manifest(name, folder), "sigma": LEVELS.get(name, ()), "sets": results} | kept
     replace(folder / f"{name}.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
     replace(folder / f"{name}.md", lambda path: path.write_text(card(name, folder)))
@@ -177,13 +183,14 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
     denoiser = about["network"] == "UNet"
     sizes = f' Other sizes: `load("{name}", shape=...)`.' if denoiser else ""
     levels = f"; levels of noise {about['sigma_min']:g} to {about['sigma_max']:g}, in the same units" if denoiser else ""
-    classes = about["options"].get("classes", 0)
+    classes, words = about["options"].get("classes", 0), about["options"].get("vector", 0)
     lines = [
         f"# Prior `{name}`",
         "",
         f'`invgen.priors.load("{name}")`: signals of shape {tuple(about["shape"])}; {recipe["units"]}.{sizes} Mean '
         f"{about['data_mean']:.3f}, standard deviation {about['data_std']:.3f}{levels}.",
         *((f'It knows {classes} classes: `load("{name}").condition(3)`.',) if classes else ()),
+        *((f'It knows sentences: `load("{name}").condition("a toad")` (extra `language`).',) if words else ()),
         "",
         "## Data",
         "",
@@ -215,7 +222,7 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
             note = f"{note}\n{DNCNN}".strip()
         lines += [note, ""] if note else []
     if "likelihood" in results or "two_sample" in results:
-        lines += ["## Density and samples", "", *_figures(results), ""]
+        lines += ["## Density and samples", "", *_figures(name, results), ""]
     lines += [f"A sheet of samples: [docs/images/prior_{name}.png](../../docs/images/prior_{name}.png).", ""]
     return "\n".join([*lines, "## Limitations", "", LIMITS[name], ""])
 
@@ -266,7 +273,7 @@ def _machine(device: str) -> str:
     return "one CPU core, shared with other work" if device == "cpu" else f"one {device} device"
 
 
-def _figures(results: dict[str, Any]) -> list[str]:
+def _figures(name: str, results: dict[str, Any]) -> list[str]:
     lines = []
     if "likelihood" in results:
         f = results["likelihood"]
@@ -274,6 +281,7 @@ def _figures(results: dict[str, Any]) -> list[str]:
             f"- {f['bits_per_value']:.3f} bits per value (standard error {f['standard_error']:.3f}) on {f['count']} "
             f"held-out signals: {f['how']}."
         )
+        lines += [f"  {PUBLISHED[name]}"] if name in PUBLISHED else []
     if "two_sample" in results:
         f = results["two_sample"]
         lines.append(
@@ -285,12 +293,19 @@ def _figures(results: dict[str, Any]) -> list[str]:
         )
         others = f.get("beside", {}).items()
         lines += [f"- By {title}: {100 * g['c2st']:.0f} %, {g['mmd']:.4f}." for title, g in others]
+    if "classes" in results:
+        f = results["classes"]
+        shares = ", ".join(f"{s}: {v:.0%} ({a:.0%} to {b:.0%})" for s, (v, a, b) in f["seen"].items())
+        lines.append(
+            f"- A classifier, right on {f['judge']:.1%} of the test pictures, sees its class in samples of a class, by the "
+            f"scale of classifier-free guidance (1: none; 95 % intervals): {shares}."
+        )
     return lines
 
 
 def _table(name: str, results: dict[str, Any]) -> str:
     levels = results["sigma"]
-    if name == "photo":
+    if name in ("photo", "cifar"):
         heads = [f"sigma {s:.3f} ({s * 127.5:.0f}/255)" for s in levels]
     elif name == "ct":
         heads = [f"sigma {s:g} ({s * 1000:.0f} HU)" for s in levels]

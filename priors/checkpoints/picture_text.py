@@ -82,7 +82,7 @@ class Text(tuple[Tensor, Operator, VonMisesFisher]):
     Args:
         text: one, or several for a batch.
         encoder: of pictures, such as `PictureEncoder.trained(...)`; any operator with vectors of 384 values.
-        kappa: the concentration: how much the text counts.
+        kappa: the concentration: how much the text counts. `DPS`, whose step has one length for all laws, ignores it.
     """
 
     __slots__ = ()

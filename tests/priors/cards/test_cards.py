@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invgen.priors.cards import baselines, evaluate, write
+from invgen.conditional import ConditionalDenoiser
+from invgen.priors.cards import baselines, evaluate, texts, write
 from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import DISTILLED, RECIPES
@@ -116,6 +118,39 @@ def test_bits_per_value_of_a_known_law():
     expected = 0.5 * np.log2(2 * np.pi * np.e * 0.25) - np.log2(0.01)
     assert found["bits_per_value"] == pytest.approx(expected, abs=4 * found["standard_error"] + 1e-3)
     assert found["standard_error"] < 0.02
+
+
+class TwoClasses(ConditionalDenoiser):
+    """Numbers of deviation 1 around 1 or -1, by class; without one around 0: exact, and exact under guidance too."""
+
+    def __init__(self):
+        super().__init__((1, 1), sigma_min=0.01, sigma_max=50.0, value_range=(-3.0, 3.0), data_std=1.0)
+
+    def forward(self, x, sigma, condition=None):
+        centre = 0.0 if condition is None else 1.0 - 2.0 * condition
+        return (x + sigma**2 * centre) / (1 + sigma**2)
+
+
+def test_shares_of_classes_are_those_of_a_known_law():
+    """Guidance by s makes N(s m, 1) of N(m, 1), so that a judge of the sign is right for a share Phi(s)."""
+    found = evaluate.classes_seen(TwoClasses(), lambda x: torch.cat([x, -x], 1).flatten(1), classes=2, count=2000)
+    for scale, (value, low, high) in found.items():
+        share = 0.5 * (1 + math.erf(float(scale) / 2**0.5))
+        # four standard errors of 4000 draws, and a solver that leaves 0.01 of the deviation
+        assert value == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5 + 0.003)
+        assert low <= value <= high  # rounded to three digits
+
+
+def test_a_card_says_what_a_judge_sees():
+    seen = {"1": [0.5, 0.44, 0.56], "2": [0.721, 0.67, 0.77]}
+    (line,) = write._figures("digits", {"classes": {"judge": 0.891, "seen": seen}})
+    assert "right on 89.1% of the test pictures" in line and "1: 50% (44% to 56%), 2: 72% (67% to 77%)." in line
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_has_what_its_card_says(name):
+    for said in (texts.DATA, texts.LIMITS, texts.PACKAGES, texts.SPLITS, evaluate.LEVELS, evaluate.STEPS):
+        assert said[name]
 
 
 def test_bits_of_the_flow_are_those_of_pictures_with_its_noise():
