@@ -67,7 +67,7 @@ class ObjectJudge(nn.Module):
 def object_judge(folder: Path, epochs: int = 8, batch: int = 256) -> ObjectJudge:
     """Returns the classifier of CIFAR-10 that judges pictures of objects, trained once and kept in the folder.
 
-    Of the test pictures it names {ACCURACY} per cent. It takes seven minutes of one core with AMX the first time.
+    Of the test pictures it names 88.4 per cent. It takes eight minutes of one core with AMX the first time.
 
     Args:
         folder: of train.npz and test.npz (docs/data.md); the weights go to judge.safetensors beside them.
