@@ -158,12 +158,12 @@ def test_missing_extra_and_broken_tensors(saved, tmp_path):
 
 def test_the_shipped_priors_are_small_and_described():
     assert {"ct", "photo", "digits"} <= set(names())
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 20 * 2**20
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 40 * 2**20
     for name in names():
         path, about = WEIGHTS / f"{name}.safetensors", metadata(name)
         prior = load(name)
-        assert path.stat().st_size <= 8 * 2**20
-        assert 3e4 <= sum(p.numel() for p in prior.parameters()) <= 4e6
+        assert path.stat().st_size <= 16 * 2**20
+        assert 3e4 <= sum(p.numel() for p in prior.parameters()) <= 8e6
         assert (WEIGHTS / f"{name}.md").read_text() == write.card(name)
         assert about["training"]["sources"] and about["training"]["steps"] > 0
         held_out = {"val", "lung1", "A067967", "A072894", "A098752", "brain2"}
