@@ -9,7 +9,7 @@ import torch
 from invgen.diffusion import Denoiser, Prior, noise_levels
 from invgen.errors import UnsupportedError
 from invgen.numerics.gradients import running
-from invgen.numerics.precision import cast
+from invgen.numerics.precision import cast, has_bfloat16
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 
@@ -17,14 +17,6 @@ Precision = Literal["float32", "bfloat16", "auto"]
 SHARE = 0.1  # of the denoiser's mean squared error: what rounding may add to it
 ROWS, STEPS = 2, 6  # signals and noise levels of the trial
 GAIN = 1.2  # how many times as fast bfloat16 has to be
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Returns whether the device computes in bfloat16: a GPU that says so, or a processor with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return device.type == "cpu" and any(ask() for ask in found if ask is not None)
 
 
 def in_precision(post: Posterior, precision: Precision) -> tuple[Posterior, str]:

@@ -14,6 +14,14 @@ from invgen.validation.arguments import checked
 SHARE = 0.05  # of data_std: what rounding may add to the error of D
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Returns whether the device computes in bfloat16: a GPU that says so, or a processor with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(ask() for ask in found if ask is not None)
+
+
 class Cast(DenoiserOf):
     """`prior` with its networks in half precision up to a noise level, and as it is above: see `cast`."""
 

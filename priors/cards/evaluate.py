@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from invgen.conditional import ClassifierFree, Conditional
-from invgen.inference.simulation import sample
 from invgen.priors.cards.baselines import Denoise
+from invgen.priors.training.log import draw_samples
 
 LEVELS: dict[str, tuple[float, ...]] = {
     "photo": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
@@ -191,7 +191,7 @@ def classes_seen(
         classes: how many.
         count: samples of each class.
         seed: of the samples.
-        steps: of the DPM-Solver.
+        steps: of Heun's method along the probability flow, of two evaluations each.
     """
     from scipy.stats import binomtest
 
@@ -200,7 +200,7 @@ def classes_seen(
         hits = 0
         for k in range(classes):
             guided = ClassifierFree.of(prior, k, scale=scale)
-            x = sample(guided, count, seed, sampler=f"DPMSolver(steps={steps})")
+            x = draw_samples(guided, count, seed, steps)
             hits += int((judge(x).argmax(1) == k).sum())
         total = count * classes
         ci = binomtest(hits, total).proportion_ci(method="wilson")

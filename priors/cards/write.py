@@ -24,6 +24,7 @@ from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.files.writing import replace
 from invgen.priors.cards.baselines import baselines
 from invgen.priors.cards.evaluate import LEVELS, STEPS, classes_seen, evaluate, likelihood, two_sample
+from invgen.priors.cards.judges import object_judge
 from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, PUBLISHED, QUOTED, SPLITS
 from invgen.priors.checkpoints.networks.unet import LabelDenoiser
 from invgen.priors.data.held_out import held_out, held_out_views
@@ -87,8 +88,6 @@ def publish(
         number = 16 if isinstance(prior, Denoiser) else 500
         more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
     if family == "cifar" and isinstance(prior, LabelDenoiser) and "classes" not in known:
-        from invgen.benchmarks.gallery.judges import object_judge
-
         objects = object_judge(Path(folders[0]))
         more["classes"] = {"judge": round(objects.accuracy, 3), "seen": classes_seen(prior, objects)}
     if images is not None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import invgen
-from invgen import operators, plots, priors, samplers
-from invgen.benchmarks.gallery.pictures.worded import Worded, enlarged, garments, objects
+from invgen import plots, priors
+from invgen.benchmarks.gallery.pictures.worded import enlarged, garments, noised_edit, objects
 from invgen.benchmarks.gallery.rows import Figure, Row, mean, share
 from invgen.pushforward import Flow
 
@@ -43,7 +43,7 @@ def run(out: Path, quick: bool = False) -> Row:
                     strip += [u[0]] if prior is tuned else []
         strips.append(strip)
         for level in LEVELS:
-            u = noised_edit(told, k, x, level, steps, number)
+            u = noised_edit(told.guided(k, SCALE), x, DRAWS, level=level, steps=steps, seed=number)
             noised[level].append((told.right(u, wanted), distance(u, x)))
     curve, other, without = (table(cases) for cases in (imagic, noised, untuned))
     goal = 0.5 if quick else 0.8
@@ -61,12 +61,6 @@ def run(out: Path, quick: bool = False) -> Row:
     lists = (f"{name} " + ", ".join(f"{k:g}: {a:.2f} {d:.3f}" for k, (a, d) in c.items()) for name, c in curves)
     note = f"Share of the target and distance: {'; '.join(lists)}. Sources on top, then eta {ETAS[0]:g} to {ETAS[-1]:g}."
     return Row(13, figures, (out / "edited.png",), note)
-
-
-def noised_edit(told: Worded, k: int, x: Tensor, level: float, steps: int, seed: int) -> Tensor:
-    """Returns SDEdit's pictures towards sentence k, (DRAWS, *shape)."""
-    A, sampler = operators.Identity(told.prior.shape), samplers.SDEdit(steps=steps, sigma0=level)
-    return invgen.solve(x, A, told.guided(k, SCALE), invgen.Noiseless(), sampler, num_samples=DRAWS, seed=seed).samples
 
 
 def distance(u: Tensor, x: Tensor) -> float:

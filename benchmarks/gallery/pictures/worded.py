@@ -1,4 +1,4 @@
-"""What rows 9 and 13 share: a prior that takes vectors of sentences, sentences that its training had not, and a judge."""
+"""Shared by rows 9 and 13: a prior that takes vectors of sentences, sentences that its training had not, and a judge."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import invgen
-from invgen import priors
-from invgen.benchmarks.gallery.judges import digit_classifier, object_judge
+from invgen import operators, priors, samplers
+from invgen.benchmarks.gallery.judges import digit_classifier
+from invgen.diffusion import Denoiser
 from invgen.errors import WeightsError
+from invgen.priors.cards.judges import object_judge
 from invgen.priors.checkpoints.networks.unet import UNet, VectorDenoiser
 from invgen.priors.data.captioned import captioned
 from invgen.priors.data.fetch import data_folder
@@ -124,3 +126,17 @@ def garments(noise: float = 0.3) -> Worded:
 def enlarged(x: Tensor) -> Tensor:
     """Returns a picture (C, H, W) with each pixel twice as wide and as high."""
     return x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def noised_edit(prior: Denoiser, x: Tensor, draws: int, level: float, steps: int, seed: int) -> Tensor:
+    """Returns SDEdit's pictures under a prior, (draws, *x.shape).
+
+    Args:
+        prior: guided by what is wanted.
+        x: the source, (1, *shape).
+        draws: how many.
+        level: of noise to start from.
+        steps, seed: of the sampler.
+    """
+    A, sampler = operators.Identity(prior.shape), samplers.SDEdit(steps=steps, sigma0=level)
+    return invgen.solve(x, A, prior, invgen.Noiseless(), sampler, num_samples=draws, seed=seed).samples

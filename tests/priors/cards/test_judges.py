@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from invgen.benchmarks.gallery.judges import object_judge
 from invgen.errors import WeightsError
+from invgen.priors.cards.judges import object_judge
 from invgen.priors.data.readable import DataError
 
 
