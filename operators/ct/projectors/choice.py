@@ -9,12 +9,12 @@ from invgen.operators.ct.projectors.matrix_free import MatrixFree
 from invgen.operators.ct.projectors.product import MatrixLike
 from invgen.operators.ct.projectors.sparse import Csr, SparseMatrix
 
-# Measured with one thread by `invgen bench study ct-speed` and its like, milliseconds forward and backward. Folded by
-# symmetry, a matrix of which a million entries are kept beats the kernels: .4 and .7 against .9 and 1.0 for one image of
-# 128 pixels and 60 views, 2.3 and 1.9 against 3.6 and 3.8 for 8; forward they are even at 256 pixels and 60 views, and
-# above that the kernels are faster. So does a whole one of a million entries (128 pixels, 23 views: .66 and .72 against
-# .82 and .86), and for more than the 8 images that kernels take at once one of up to six million (256 pixels, 45 views, 12
-# images: 15 and 9 against 17 and 19).
+# Measured with one thread, alternating medians in milliseconds, forward and adjoint; folded by symmetry, whole, kernels.
+# 128 pixels and 60 views: .44 .69, .82 .79, .87 .79 for one image; 1.9 1.7, 2.2 2.1, 3.0 3.2 for 8. 256 and 23: 1.1 1.5,
+# 1.8 1.8, 1.9 2.2; 4.9 3.8, 5.7 3.8, 5.8 6.6. 256 and 60, about a million entries kept: 2.1 2.8, 5.6 5.6, 2.2 2.5; 11 7.3,
+# 13 8.5, 10 11. Above that the kernels are faster. At 128 and 23 the whole matrix is as fast (.37 .32, folded .30 .44; for 8
+# .83 .83, .90 1.03) and four times as large. Whole ones are for scans without symmetry up to a million entries, and for
+# more images than the kernels take at once.
 SMALL = 1 << 20  # entries
 MANY = 9  # images
 TINY = 1e-12  # of a pixel's size: smaller weights are the rounding error of a ray through middles of pixels
