@@ -332,6 +332,11 @@ class Counts:
         return _log_likelihood(self.post, tokens) - self.state[1][:, 0]
 
 
+def dead_stay_dead(log_w: Tensor, gained: Tensor) -> Tensor:
+    """Returns log_w + gained, but -inf where log_w is: prefixes that cannot be may give any number, or none."""
+    return torch.where(log_w > -torch.inf, log_w + gained, -torch.inf)
+
+
 def next_logits(post: Posterior[Any, Any, Any], tokens: Tensor, memory: list[Tensor], split: int | None) -> Tensor:
     """Returns the logits of the next token, (B, V), at most `split` rows at once, and brings the memory up to date."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from invgen.autoregressive import Autoregressive
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._lookahead import next_logits
+from invgen.samplers.smc._lookahead import dead_stay_dead, next_logits
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.smc.base import Cloud
 
@@ -38,14 +38,14 @@ class BeamSearch(AutoregressiveSMC):
         log[:, 0] = 0.0  # all begin alike
         for i in range(prior.sites):
             logits = next_logits(post, tokens, memory, cloud.split).double().log_softmax(1)
-            gained = log[:, :, None] + self.per_chain(logits + psi.ratio(i))
+            gained = dead_stay_dead(log[:, :, None], self.per_chain(logits + psi.ratio(i)))
             log, best = gained.flatten(1).topk(width, 1)
             parent = (best // levels + width * torch.arange(len(best), device=x.device)[:, None]).flatten()
             token = (best % levels).reshape(-1, 1)
             tokens = torch.cat([tokens[parent], token], 1)
             psi.state, memory = [t[parent] for t in psi.state], [t[parent] for t in memory]
             psi.add(i, token)
-            log = log + self.per_chain(psi.weigh(tokens, memory))
+            log = dead_stay_dead(log, self.per_chain(psi.weigh(tokens, memory)))
             yield prior.decode(tokens)
         # one particle takes all: the best
         cloud.log_w = torch.where(log == log.amax(1, keepdim=True), 0.0, -torch.inf)

@@ -10,7 +10,7 @@ from torch import Tensor
 from invgen.autoregressive import Autoregressive
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
-from invgen.samplers.smc._lookahead import next_logits
+from invgen.samplers.smc._lookahead import dead_stay_dead, next_logits
 from invgen.samplers.smc.autoregressivesmc import AutoregressiveSMC
 from invgen.samplers.smc.base import Cloud, effective_size
 
@@ -41,11 +41,6 @@ def optimal_resampling(log_w: Tensor, count: int, randn: Streams) -> tuple[Tenso
     drawn = torch.where(few, torch.arange(count, device=w.device), drawn)
     heavier = torch.where(few, log[:, :count], torch.maximum(log.gather(1, drawn), c.log() + log[:, :1]))
     return order.gather(1, drawn), heavier
-
-
-def dead_stay_dead(log_w: Tensor, gained: Tensor) -> Tensor:
-    """Returns log_w + gained, but -inf where log_w is: prefixes that cannot be may give any number, or none."""
-    return torch.where(log_w > -torch.inf, log_w + gained, -torch.inf)
 
 
 @dataclass(frozen=True)

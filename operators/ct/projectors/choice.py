@@ -12,9 +12,9 @@ from invgen.operators.ct.projectors.sparse import Csr, SparseMatrix
 # Measured with one thread, alternating medians in milliseconds, forward and adjoint; folded by symmetry, whole, kernels.
 # 128 pixels and 60 views: .44 .69, .82 .79, .87 .79 for one image; 1.9 1.7, 2.2 2.1, 3.0 3.2 for 8. 256 and 23: 1.1 1.5,
 # 1.8 1.8, 1.9 2.2; 4.9 3.8, 5.7 3.8, 5.8 6.6. 256 and 60, about a million entries kept: 2.1 2.8, 5.6 5.6, 2.2 2.5; 11 7.3,
-# 13 8.5, 10 11. Above that the kernels are faster. At 128 and 23 the whole matrix is as fast (.37 .32, folded .30 .44; for 8
-# .83 .83, .90 1.03) and four times as large. Whole ones are for scans without symmetry up to a million entries, and for
-# more images than the kernels take at once.
+# 13 8.5, 10 11. Above that the kernels are faster. At 128 and 23 the whole matrix is as fast (.37 .32, folded .30 .44;
+# for 8 .83 .83, .90 1.03) and four times as large. Whole ones are for scans without symmetry up to a million entries,
+# and for more images than the kernels take at once.
 SMALL = 1 << 20  # entries
 MANY = 9  # images
 TINY = 1e-12  # of a pixel's size: smaller weights are the rounding error of a ray through middles of pixels

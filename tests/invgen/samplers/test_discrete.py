@@ -12,6 +12,7 @@ from invgen.autoregressive import Autoregressive
 from invgen.noise import Channel
 from invgen.operators import Identity, Mask
 from invgen.priors import MarkovChain
+from invgen.priors.laws.programs import Programs, execute
 
 F64 = torch.float64
 V, N = 4, 6
@@ -194,3 +195,13 @@ def test_what_does_not_fit_says_so():
     with pytest.raises(UnsupportedError, match="lookahead='counts' needs"):
         invgen.solve(post.y[0], post.A, post.prior, post.noise, samplers.AutoregressiveSMC(lookahead="counts"))
     assert Identity((2,)).any_field
+
+
+@pytest.mark.parametrize("sampler", [samplers.BeamSearch, samplers.DiscreteParticleFilter])
+def test_prefixes_that_cannot_be_are_never_kept(sampler):
+    # a grammar: after an invalid prefix no token has a probability, and no program a result
+    prior, x = Programs(5), torch.tensor([-7.0, -2, 0, 3, 12, 25])
+    A = invgen.operators.from_function(lambda z: execute(z, x), (5,), differentiable=False)
+    post = Posterior(prior, A, 0.3, x * x)
+    best = sampler(particles=10_000, lookahead="none")(post, 1)  # more than there are programs: nothing is cut
+    assert torch.equal(execute(best, x), (x * x)[None])
