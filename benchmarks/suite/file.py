@@ -93,7 +93,8 @@ def load(suite: "str | Path | Mapping[str, Any] | Suite") -> Suite:
         if not isinstance(found, Mapping):
             raise OptionError(f"{text} holds {type(found).__name__}, expected a dict with the keys {', '.join(KEYS)}")
         return Suite(text, found, {}, Path(module).parent if module.endswith(".py") else Path.cwd())
-    path = shipped(text) if isinstance(suite, str) and re.fullmatch(r"[\w-]+", text) else Path(suite)
+    ours = isinstance(suite, str) and re.fullmatch(r"[\w-]+", text) is not None
+    path = shipped(text) if ours else Path(suite)
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)  # of a device too, which has no end
@@ -105,7 +106,8 @@ def load(suite: "str | Path | Mapping[str, Any] | Suite") -> Suite:
     if len(raw) > LARGEST:
         raise FileError(f"the suite {path} has more than {LARGEST} bytes; name folders in place of files, or split it")
     content, lines = _Reader(path.name).read(written)
-    return Suite(path.name, content, lines, path.parent)
+    # what a shipped suite reads from a folder lies where it is run
+    return Suite(path.name, content, lines, Path.cwd() if ours else path.parent)
 
 
 def shipped(name: str) -> Path:

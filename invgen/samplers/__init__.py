@@ -70,6 +70,7 @@ from invgen.samplers.projection.mcg import MCG
 from invgen.samplers.projection.medicalprojection import MedicalProjection
 from invgen.samplers.projection.phasecrossing import PhaseCrossing
 from invgen.samplers.projection.repaint import RePaint
+from invgen.samplers.projection.reversediffusion import ReverseDiffusion
 from invgen.samplers.projection.scoresde import ScoreSDE
 from invgen.samplers.proximal.conjugate import ConjugateDCPS, ConjugateMGPS
 from invgen.samplers.proximal.dcps import DCPS
@@ -177,6 +178,7 @@ __all__ = [
     "LinearisedLATINO",
     "LinearisedTDS",
     "RegressionEnKG",
+    "ReverseDiffusion",
     "WidenedALD",
     "FlowChef",
     "FlowDPS",

@@ -131,7 +131,7 @@ def exact(post: Posterior, sigma: float = 0.0, rho: float = 0.0) -> Law:
     S = post.prior.covariance + sigma**2 * torch.eye(len(m), dtype=F64)
     R = post.noise.sigma**2 * torch.eye(len(H), dtype=F64) + rho**2 * H @ H.T
     gain = S @ H.T @ torch.linalg.inv(H @ S @ H.T + R)
-    return m + gain @ (post.y - H @ m), S - gain @ H @ S
+    return m + gain @ (post.y.flatten() - H @ m), S - gain @ H @ S
 
 
 def moments(x: Tensor) -> Law:

@@ -200,6 +200,9 @@ def problem(
     if "mask" in kind:
         kept = torch.arange(p.shape.numel()).reshape(p.shape) % 2 == 0
         A: Operator = Mask(p.shape, kept)
+    elif kind == "orthogonal":
+        n = p.shape.numel()
+        A = Matrix(4 * torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=g)).Q, p.shape)
     else:
         A = Matrix(torch.randn(rows, p.shape.numel(), dtype=F64, generator=g), p.shape)
     y = torch.randn(*batch, *A.out_shape, dtype=p.dtype, generator=g)
@@ -211,7 +214,7 @@ def kind_for(cls: type[Sampler]) -> str:
     """The first kind of problem that a sampler accepts."""
     if issubclass(cls, Unconditional):
         return "consistency" if cls.consistency else "matrix"
-    for kind in ("matrix", "mask", "exact mask", "generator", "consistency", "embedding"):
+    for kind in ("matrix", "mask", "exact mask", "generator", "consistency", "embedding", "orthogonal"):
         if cls().refuses(problem(kind=kind)) is None:
             return kind
     raise AssertionError(f"{cls.__name__} accepts none of the problems: {cls().refuses(problem())}")
