@@ -13,12 +13,15 @@ from pathlib import Path
 
 from invgen.benchmarks.report.result_tables import write_csv
 from invgen.benchmarks.report.results import Results, Row, read
+from invgen.benchmarks.report.statistics import interval, paired
+from invgen.benchmarks.report.tables import values_of
 from invgen.benchmarks.suite.expand import expand
 from invgen.benchmarks.suite.file import load, shipped_names
 from invgen.errors import InvgenError
 
 FOLDER = Path(__file__).parents[1] / "reference"
-ORDER = ("photo", "ct", "mri", "speech", "exact", "peers")  # of the tables; quick says nothing of quality
+ORDER = ("photo", "photo20", "ct", "ct_patients", "mri", "speech", "exact", "peers")  # quick says nothing of quality
+ENOUGH = 5  # signals, from which paired intervals are shown
 METRICS = {
     "distance": "sliced Wasserstein-1 distance to the exact posterior, in units of the signal; less is better",
     "psnr": "PSNR of the mean of the samples, dB; more is better. In parentheses: values in the central 50 % intervals",
@@ -70,7 +73,7 @@ def _covered(results: Results, problem: str, method: str, metric: str) -> str:
     """Returns the coverage in parentheses; nothing beside a distance, which judges the spread itself, nor of one point."""
     spread = [row for row in results.rows if row.kind != "classical"]
     share = None if metric == "distance" else _mean(spread, problem, method, COVERAGE)
-    return "" if share is None else f" ({share:.0%})"
+    return f" ({share:.0%})" if share else ""  # none of a point's values lies within its spread
 
 
 def _text(value: float | None) -> str:
@@ -89,7 +92,29 @@ def _section(name: str) -> str:
     images, seeds = (len({getattr(row, of) for row in results.rows}) for of in ("image", "seed"))
     samples = max(row.num_samples for row in results.rows)
     about = f"{images} signal{'s' * (images > 1)}, {seeds} seed{'s' * (seeds > 1)}, {samples} samples"
-    return f"**{load(name).content['title']}** (`invgen bench run {name}`; {about}): {METRICS[metric]}.\n\n{table(results)}"
+    text = f"**{load(name).content['title']}** (`invgen bench run {name}`; {about}): {METRICS[metric]}.\n\n{table(results)}"
+    return f"{text}\n\n{differences(results, metric)}" if images >= ENOUGH and metric != "distance" else text
+
+
+def differences(results: Results, metric: str) -> str:
+    """Returns, in Markdown, each sampler less the classical method that is best on average in its problem, paired over
+    signals, with the 95 % interval."""
+    kinds = {row.sampler: row.kind for row in results.rows}
+    samplers = [name for name, kind in kinds.items() if kind != "classical"]
+    lines = [["problem", "best classical method", *(f"`{name}`" for name in samplers)]]
+    lines.append(["---", "---", *["---:"] * len(samplers)])
+    for problem in dict.fromkeys(row.problem for row in results.rows):
+        rows = [row for row in results.rows if row.problem == problem]
+        values = {name: values_of([row for row in rows if row.sampler == name], metric) for name in kinds}
+        known = [name for name in values if values[name] and kinds[name] == "classical"]
+        if not known:
+            continue
+        best = max(known, key=lambda name: interval(values[name]).mean)
+        found = [paired(values[name], values[best]) for name in samplers]
+        entries = [f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" if d.images else "" for d in found]
+        lines.append([problem, best.partition("(")[0], *entries])
+    head = "Less the classical method that is best on average, over the same signals, with the 95 % interval:"
+    return f"{head}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def keep(name: str, folder: str | Path) -> None:

@@ -17,7 +17,7 @@ from invgen.errors import OptionError
 from invgen.names import resolve
 
 ROOT = Path(__file__).parents[3]
-WITH_DATA = {"mri", "speech"}  # their signals are fetched by `invgen data`
+WITH_DATA = {"mri", "speech", "photo20", "ct_patients"}  # their signals are fetched by `invgen data`, or in a folder
 
 
 def of(found):
@@ -82,6 +82,21 @@ def test_a_table_of_results(tmp_path):
         "| blur | 30.00 (Wiener) | 21.00 |  |",
         "| mask |  | 19.00 | 25.50 |",
     ]
+
+
+def test_samplers_beside_the_best_classical_method(tmp_path):
+    rows = [
+        ("TV", "classical", (20.0, 22.0, 24.0)),
+        ("Wiener", "classical", (19.0, 19.0, 19.0)),
+        ("MMPS", "sampler", (21.0, 22.0, 26.0)),
+    ]
+    head = "problem,prior,operator,noise,sampler,kind,image,seed,num_samples,psnr\n"
+    lines = [f"blur,photo,A,0.1,{s},{k},{i},0,4,{v}\n" for s, k, values in rows for i, v in enumerate(values)]
+    (tmp_path / "t.csv").write_text(head + "".join(lines))
+    # the differences 1, 0, 2 have mean 1, standard error 1 / sqrt(3), and t(2) = 4.303 at 97.5 %
+    assert (
+        reference.differences(read(tmp_path / "t.csv"), "psnr").splitlines()[-1] == "| blur | TV | +1.00 (-1.48 to +3.48) |"
+    )
 
 
 def test_every_method_of_suites_is_found_by_name():
