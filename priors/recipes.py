@@ -15,8 +15,8 @@ class Recipe:
         shape: of a view, (C, H, W) or (C, L).
         widths, blocks, unshuffle, embedding: of the network, as in `priors/checkpoints/networks/unet.py`.
         units: what a value means, for people.
-        data: how the training data is read: "photo", "ct", "mr", "labelled", "captioned", "speech"; "images", "volumes" and
-            "waves" for folders of a user's own.
+        data: how the training data is read: "photo", "ct", "mr", "labelled", "captioned", "speech", "spoken"; "images", "volumes"
+            and "waves" for folders of a user's own.
         sampling_rate: values a second, of recordings.
         crop: side of the views of training where it is larger than that of `shape`: wide networks learn their surroundings.
         classes: how many labels; vector: how many values of a vector, such as the embedding of a caption; drop_label: how
@@ -110,6 +110,11 @@ RECIPES = {
             "cifar", (3, 32, 32), (96, 160, 224), 2, 2, "RGB in [-1, 1]: value = grey level of 0 to 255 / 127.5 - 1",
             data="captioned", batch=32, steps=70_000, warmup=1000, learning_rate=6e-4, log_sigma_mean=-0.8, classes=10,
             vector=384, drop_label=0.4,
+        ),
+        Recipe(
+            "spoken-digits", (1, 64, 64), (48, 64, 88), 1, 2, "(ln(0.01 + |STFT| in 64 mel bands of 8 kHz) + 0.2) / 4.4",
+            data="spoken", batch=32, steps=12_000, embedding=64, log_sigma_mean=-0.8, log_sigma_std=1.6, classes=10,
+            vector=6, drop_label=0.3, learning_rate=1.2e-3,
         ),
         Recipe(
             "speech", (1, 8192), (64, 88, 112, 128), 1, 8, "waveform of 16 kHz, full scale is 1", batch=6, steps=8400,

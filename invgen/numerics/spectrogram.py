@@ -1,5 +1,7 @@
 """Operators that lose the phase of a short-time Fourier transform: what vocoders and phase retrieval start from."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,3 +80,13 @@ class SpectrogramOperator(Operator):
             now = self.transform(x)
             z, before = now + momentum * (now - before) if before.any() else now, now
         return x
+
+
+def mel_bank(frequencies: int, rate: float, bands: int) -> Tensor:
+    """Returns triangles over frequencies from 0 to rate / 2, (bands, frequencies)."""
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
+    f = torch.linspace(0, rate / 2, frequencies, dtype=torch.float64)
+    up = (f - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - f) / (edges[2:] - edges[1:-1])[:, None]
+    return torch.minimum(up, down).clamp(min=0).float()

@@ -1,11 +1,9 @@
 """Spectrograms: the magnitudes of a short-time Fourier transform, and their logarithm in mel bands."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from invgen.numerics.spectrogram import SpectrogramOperator
+from invgen.numerics.spectrogram import SpectrogramOperator, mel_bank
 from invgen.validation.hints import Count, Positive
 
 
@@ -76,13 +74,3 @@ class MelSpectrogram(SpectrogramOperator):
             change = bank.T @ (energy / (bank @ u).clamp(min=1e-9))
             u = torch.where(heard > 0, u * change / heard.clamp(min=1e-9), near)
         return u
-
-
-def mel_bank(frequencies: int, rate: float, bands: int) -> Tensor:
-    """Returns triangles over frequencies from 0 to rate / 2, (bands, frequencies)."""
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
-    f = torch.linspace(0, rate / 2, frequencies, dtype=torch.float64)
-    up = (f - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    down = (edges[2:, None] - f) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.minimum(up, down).clamp(min=0).float()

@@ -23,6 +23,7 @@ from invgen.priors.data.mr import MRViews, heads, normalised
 from invgen.priors.data.photographs import PhotoViews, photographs, read_picture
 from invgen.priors.data.readable import DataError
 from invgen.priors.data.speech import WaveViews, read_wave, sentences
+from invgen.priors.data.spoken import pictures, recordings
 from invgen.priors.data.views import Views, signals
 
 
@@ -32,8 +33,8 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
     "photo": the centres, 256 x 256, of four photographs of scikit-image, and the pictures of FOLDER/**/val (BSDS500's),
     whole. "ct": pydicom's CT_small at full resolution, and the held-out patients of FOLDER/**.npz averaged to 128 x 128.
     "mr": matplotlib's sagittal head s1045, and the held-out head of FOLDER/**.npz (brain2), averaged to 128 x 128.
-    "digits", "clothing", "cifar": the test set in FOLDER. "speech": one second from the middle of each test
-    sentence in FOLDER.
+    "digits", "clothing", "cifar", "spoken-digits": the test set in FOLDER. "speech": one second from the middle of each
+    test sentence in FOLDER.
     """
     sets: dict[str, list[Tensor]] = {}
     if recipe == "photo":
@@ -58,6 +59,9 @@ def held_out(recipe: str, folders: Sequence[Path | str] = ()) -> dict[str, list[
     elif recipe in ("digits", "clothing", "cifar"):
         for folder in folders:
             sets.setdefault("test set", []).extend(held_out_pictures(recipe, folder))
+    elif recipe == "spoken-digits":
+        for folder in folders:
+            sets.setdefault("test recordings", []).extend(pictures(recordings(folder, "test")[0]))
     elif recipe == "speech":
         for folder in folders:
             seconds = [_middle(read_wave(p, 16_000)[0], 16_000) for p in sentences(folder, "test")]
@@ -81,6 +85,9 @@ def held_out_views(recipe: str, folders: Sequence[Path | str], shape: Sequence[i
     views: Views
     if recipe in ("digits", "clothing", "cifar"):
         kept = torch.cat([held_out_pictures(recipe, folder) for folder in folders])
+        return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))][:count]
+    if recipe == "spoken-digits":
+        kept = torch.cat([pictures(recordings(folder, "test")[0]) for folder in folders])
         return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))][:count]
     if recipe == "photo":
         if not (paths := _validation(folders)):
@@ -200,7 +207,7 @@ def _reduced_slice() -> Iterator[tuple[str, Tensor, float]]:
     yield "lung1", hu, 4 * spacing
 
 
-RECIPES = ("photo", "ct", "mr", "digits", "clothing", "cifar", "speech")
+RECIPES = ("photo", "ct", "mr", "digits", "clothing", "cifar", "spoken-digits", "speech")
 EXCERPT = 8192  # samples: the loudest piece of that length is in the middle of a shipped recording
 
 

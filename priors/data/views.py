@@ -16,6 +16,7 @@ from invgen.priors.data.labelled import LabelledViews, labelled
 from invgen.priors.data.mr import MRViews, heads
 from invgen.priors.data.photographs import PhotoViews, photographs
 from invgen.priors.data.speech import WaveViews, read_wave, sentences
+from invgen.priors.data.spoken import SpokenViews, recordings
 from invgen.priors.recipes import Recipe
 
 
@@ -72,6 +73,14 @@ def _captioned(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None
     return CaptionedViews(images, labels, texts), CaptionedViews(pictures, classes, texts, mirror=False), sources
 
 
+def _spoken(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
+    parts = {folder: recordings(folder) for folder in folders}
+    kept = [recordings(folder, "test") for folder in folders]
+    sources = [_source(folder.name, len(part[0]), [part[0].numpy().tobytes()]) for folder, part in parts.items()]
+    train, test = ([torch.cat(part) for part in zip(*of, strict=True)] for of in (parts.values(), kept))
+    return SpokenViews(*train), SpokenViews(*test, shift=False), sources
+
+
 def _speech(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
     files = {folder: sentences(folder) for folder in folders}
     recordings = [read_wave(p, 16_000)[0] for part in files.values() for p in part]
@@ -101,6 +110,7 @@ def _own(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list
 
 
 READERS = {"photo": _photo, "labelled": _labelled, "captioned": _captioned, "speech": _speech, "mr": _mr, "ct": _ct}
+READERS["spoken"] = _spoken
 READERS |= dict.fromkeys(("images", "volumes", "waves"), _own)
 
 
