@@ -15,8 +15,8 @@ class Recipe:
         shape: of a view, (C, H, W) or (C, L).
         widths, blocks, unshuffle, embedding: of the network, as in `priors/checkpoints/networks/unet.py`.
         units: what a value means, for people.
-        data: how the training data is read: "photo", "ct", "mr", "labelled", "captioned", "speech", "spoken"; "images", "volumes"
-            and "waves" for folders of a user's own.
+        data: how the training data is read: "photo", "ct", "mr", "labelled", "captioned", "speech", "spoken"; "images",
+            "volumes" and "waves" for folders of a user's own.
         sampling_rate: values a second, of recordings.
         crop: side of the views of training where it is larger than that of `shape`: wide networks learn their surroundings.
         classes: how many labels; vector: how many values of a vector, such as the embedding of a caption; drop_label: how

@@ -25,10 +25,14 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "clothing": (0.1, 0.2, 0.5, 1.0, 2.0),
     "cifar": tuple(2 * s / 255 for s in (15, 25, 50, 100)),
     "speech": (0.005, 0.01, 0.02, 0.05, 0.1),
+    "spoken-digits": (0.05, 0.1, 0.2, 0.5, 1.0),
 }
 # The grid on which signals are discrete for bits per value: 256 levels of the range, 12 bits of a waveform (speech of the
 # usual loudness fills few of 256, and the prior's lowest level of noise is as large as one of 4096).
-STEPS = dict.fromkeys(("photo", "ct", "digits", "clothing", "cifar"), 2 / 255) | {"mr": 1 / 255, "speech": 2 / 4096}
+STEPS = dict.fromkeys(("photo", "ct", "digits", "clothing", "cifar", "spoken-digits"), 2 / 255) | {
+    "mr": 1 / 255,
+    "speech": 2 / 4096,
+}
 SCALES = (1.0, 1.5, 2.0, 3.0)  # of classifier-free guidance
 
 

@@ -24,7 +24,7 @@ from invgen.errors import InvgenError, OptionError, WeightsError
 from invgen.files.writing import replace
 from invgen.priors.cards.baselines import baselines
 from invgen.priors.cards.evaluate import LEVELS, STEPS, classes_seen, evaluate, likelihood, two_sample
-from invgen.priors.cards.judges import object_judge
+from invgen.priors.cards.judges import object_judge, spoken_judge
 from invgen.priors.cards.texts import DATA, DNCNN, FOLDERS, LIMITS, PACKAGES, PUBLISHED, QUOTED, SPLITS
 from invgen.priors.checkpoints.networks.unet import LabelDenoiser
 from invgen.priors.data.held_out import held_out, held_out_views
@@ -37,7 +37,8 @@ from invgen.priors.training.log import draw_samples, save_sheet, sheet
 ORDER = ("noisy", "Wiener", "spectral Wiener", "BM3D", "DnCNN")  # of the rows; the prior comes last
 # Every how-many-th signal of a large set is denoised: BM3D takes seconds to a minute for each.
 THIN = {"BSDS500 val": 20, "lung1": 4}
-THIN_TEST_SET = {"digits": 20, "clothing": 400, "cifar": 400}
+THIN_TEST_SET = {"digits": 20, "clothing": 400, "cifar": 400, "spoken-digits": 4}
+JUDGES = {"cifar": object_judge, "spoken-digits": spoken_judge}  # of the class of samples, other networks
 LARGE = 64 * 64  # values from which a signal costs so much that fewer of them are drawn and integrated
 
 
@@ -62,7 +63,7 @@ def publish(
         again: compute everything, also what is stored of the same weights and signals.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
-    family = name.split("-")[0]
+    family = _family(name)
     if name not in DATA:
         raise OptionError(
             f"no card for a prior '{name}': its data and limits are not described; there are {', '.join(DATA)}"
@@ -87,12 +88,17 @@ def publish(
     if "likelihood" not in known and not name.endswith("-gan") and not jumps:
         number = 16 if isinstance(prior, Denoiser) else 500
         more["likelihood"] = likelihood(prior, kept[:number], STEPS[family], steps=16 if large else 32)
-    if family == "cifar" and isinstance(prior, LabelDenoiser) and "classes" not in known:
-        objects = object_judge(Path(folders[0]))
-        more["classes"] = {"judge": round(objects.accuracy, 3), "seen": classes_seen(prior, objects)}
+    if family in JUDGES and isinstance(prior, LabelDenoiser) and "classes" not in known:
+        other = JUDGES[family](Path(folders[0]))
+        more["classes"] = {"judge": round(other.accuracy, 3), "seen": classes_seen(prior, other)}
     if images is not None:
         save_sheet(sheet(prior), images / f"prior_{name}.png", zoom=2 if prior.shape[-1] <= 64 else 1)
     return judge(name, _test_sets(family, folders), folder, more, again)
+
+
+def _family(name: str) -> str:
+    """Returns the name of the recipe whose data a prior was trained on."""
+    return name if name in RECIPES else name.split("-")[0]
 
 
 def _test_sets(family: str, folders: Sequence[Path | str]) -> dict[str, list[Tensor]]:
@@ -162,7 +168,7 @@ def _same_weights(name: str, folder: Path, found: Mapping[str, Any]) -> bool:
 
 def manifest(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
     """Returns the origin of a prior: packages with versions and licences, checksums, split, seed, steps."""
-    training, family = metadata(folder / f"{name}.safetensors")["training"], name.split("-")[0]
+    training, family = metadata(folder / f"{name}.safetensors")["training"], _family(name)
     facts = {key: training[key] for key in ("seed", "steps", "minutes", "device", "torch") if key in training}
     return facts | {
         "weights_sha256": _digest(name, folder),
@@ -296,7 +302,7 @@ def _figures(name: str, results: dict[str, Any]) -> list[str]:
         f = results["classes"]
         shares = ", ".join(f"{s}: {v:.0%} ({a:.0%} to {b:.0%})" for s, (v, a, b) in f["seen"].items())
         lines.append(
-            f"- A classifier, right on {f['judge']:.1%} of the test pictures, sees its class in samples of a class, by the "
+            f"- A classifier, right on {f['judge']:.1%} of the test set, sees its class in samples of a class, by the "
             f"scale of classifier-free guidance (1: none; 95 % intervals): {shares}."
         )
     return lines

@@ -77,8 +77,10 @@ def _spoken(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, l
     parts = {folder: recordings(folder) for folder in folders}
     kept = [recordings(folder, "test") for folder in folders]
     sources = [_source(folder.name, len(part[0]), [part[0].numpy().tobytes()]) for folder, part in parts.items()]
-    train, test = ([torch.cat(part) for part in zip(*of, strict=True)] for of in (parts.values(), kept))
-    return SpokenViews(*train), SpokenViews(*test, shift=False), sources
+    (waves, digits, speakers), test = (
+        tuple(torch.cat(part) for part in zip(*of, strict=True)) for of in (parts.values(), kept)
+    )
+    return SpokenViews(waves, digits, speakers), SpokenViews(test[0], test[1], test[2], shift=False), sources
 
 
 def _speech(recipe: Recipe, folders: list[Path]) -> tuple[Views, Views | None, list[Source]]:
