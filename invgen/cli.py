@@ -407,7 +407,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, cifar, speech; digits-vae, "
+            help="A shipped prior to train from nothing: photo, ct, mr, digits, clothing, cifar, spoken-digits, speech; digits-vae, "
             "digits-gan, digits-flow, digits-ar, speech-ar; "
             "digits-consistency, distilled from digits. Left out: what fits --data.",
             show_default=False,

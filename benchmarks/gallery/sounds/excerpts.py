@@ -40,11 +40,11 @@ def moving_squares(frames: int, side: int) -> Tensor:
     return x
 
 
-def save_sound(x: Tensor, path: Path) -> Path:
-    """Writes recordings (N, 1, L) after each other as a WAV file of 16 bits, with silence between."""
+def save_sound(x: Tensor, path: Path, rate: int = RATE) -> Path:
+    """Writes recordings (N, 1, L) after each other as a WAV file of 16 bits, with an eighth of a second between."""
     from scipy.io import wavfile
 
-    gap = torch.zeros(RATE // 8)
+    gap = torch.zeros(rate // 8)
     whole = torch.cat([torch.cat([one.flatten(), gap]) for one in x]).clamp(-1, 1)
-    wavfile.write(path, RATE, (32767 * whole).round().to(torch.int16).numpy())
+    wavfile.write(path, rate, (32767 * whole).round().to(torch.int16).numpy())
     return path

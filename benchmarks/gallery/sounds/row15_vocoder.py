@@ -1,4 +1,4 @@
-"""The vocoder of text to speech: a log-mel spectrogram made audible, by Griffin-Lim and with the phases of a prior."""
+"""Text to speech: log-mel spectrograms made audible, by Griffin-Lim and with the phases of a prior; a number, spoken."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import invgen
 from invgen import metrics, operators, plots, priors, samplers
 from invgen.benchmarks.gallery.rows import Figure, Row, mean
 from invgen.benchmarks.gallery.sounds.excerpts import RATE, save_sound, speech
+from invgen.benchmarks.gallery.sounds.telephone import telephone
 
 STARTS = 4
 
@@ -39,4 +40,6 @@ def run(out: Path, quick: bool = False) -> Row:
         figures.append(Figure(name, *value, unit="dB" * ("log" in name), most=most, baseline=f"Griffin-Lim {theirs:.3f}"))
     ours, theirs = ((A(u) - y).square().mean().sqrt().item() for u in (best, classic))
     figures.append(Figure("error in the log-mel", ours, most=theirs, baseline=f"Griffin-Lim {theirs:.3f}"))
-    return Row(15, tuple(figures), (out / "vocoder.png", sound), "The prior knows one voice and no text.")
+    number, files = telephone(out, quick)
+    note = "The prior of waves knows one voice and no text; that of spectrograms ten words and six voices."
+    return Row(15, (*figures, *number), (out / "vocoder.png", sound, *files), note)
