@@ -8,7 +8,6 @@ weights of the round before. Measurements must differ in what they leave out, or
     train_measured(y, [operators.Mask.random((1, 32, 32), 0.4, seed=k) for k in range(len(y))], 0.05, "runs/m", "digits")
 """
 
-import copy
 import csv
 import dataclasses
 import json
@@ -30,13 +29,14 @@ from invgen.forward import LinearOperator
 from invgen.names import resolve
 from invgen.numerics.precision import cast
 from invgen.priors.data.folders import digest
-from invgen.priors.load import load, read
+from invgen.priors.load import load
 from invgen.priors.recipes import RECIPES, Recipe, network_for
 from invgen.priors.training.each import posterior
 from invgen.priors.training.gaussian_em import fit_low_rank
+from invgen.priors.training.initial import build, from_weights
 from invgen.priors.training.log import Watch, save_sheet, sheet
 from invgen.priors.training.loop import run
-from invgen.priors.training.train import build, prepared
+from invgen.priors.training.train import prepared
 from invgen.priors.training.weights import calibrate
 from invgen.priors.training.workers import Workers
 from invgen.sampler import Sampler
@@ -213,17 +213,10 @@ def _save(path: Path, x: np.ndarray) -> None:
 def _fit(em: _Run, x: Tensor, k: int, path: Path, seconds: float | None) -> int:
     """Trains on the samples of round k from the weights of the round before, writes `path`, and returns the steps."""
     views, watch = Drawn(x), Watch(em.out, em.tensorboard)
-    denoiser = build(em.recipe, views, em.seed)
-    if k > 1:  # in the units of the network that goes on
-        tensors, about = read(em.file("round", k - 1, "safetensors"))
-        denoiser.data_mean, denoiser.data_std = about["data_mean"], about["data_std"]
-        denoiser.net.load_state_dict({name: t.float() for name, t in tensors.items()})
-    denoiser = denoiser.to(em.workers.device)
-    if denoiser.net.dims == 2:
-        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
-    averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
+    before = em.file("round", k - 1, "safetensors")
+    denoiser = from_weights(em.recipe, before) if k > 1 else build(em.recipe, views, em.seed)
     about = {"seed": em.seed, "sources": [{"name": "measurements", "count": len(x)}], "round": k}
-    training = prepared(em.recipe, denoiser, averaged, views, None, about, path, em.workers, em.bfloat16)
+    training, _ = prepared(em.recipe, denoiser, views, None, about, path, em.workers, em.bfloat16)
     training = dataclasses.replace(training, name=f"{em.recipe.name} {k}")
     minutes = None if seconds is None else seconds / 60
     times = (minutes, em.seed + k, em.resume, em.checkpoint_minutes, math.inf, em.progress)
