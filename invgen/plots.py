@@ -124,7 +124,7 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
         calibration: of `invgen.calibrate`.
         path: where to write the figure (.png, .pdf, .svg), whole or not at all.
     """
-    from invgen.inference.calibration import JOINT, RANDOM_POINTS
+    from invgen.inference.quantities import JOINT, RANDOM_POINTS
 
     c = calibration
     curves = {"coverage of joint credible regions": c.coverage, "coverage around random points (TARP)": c.tarp}
