@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.files.writing import require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser
 from invgen.priors.data.views import open_views
 from invgen.priors.load import load
-from invgen.priors.recipes import DISTILLED, Distillation
+from invgen.priors.recipes import DISTILLED, Distillation, chosen
 from invgen.priors.training.initial import from_weights
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import run
@@ -96,9 +95,7 @@ def distil(
         out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress, bfloat16: as for
             `train.train`.
     """
-    if isinstance(recipe, str) and recipe not in DISTILLED:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(DISTILLED)}")
-    recipe = DISTILLED[recipe] if isinstance(recipe, str) else recipe
+    recipe = chosen(recipe, DISTILLED)
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     views, held_out, sources = open_views(recipe, [data] if isinstance(data, (str, Path)) else list(data))
     workers = Workers(device)

@@ -30,7 +30,7 @@ from invgen.names import resolve
 from invgen.numerics.precision import cast
 from invgen.priors.data.folders import digest
 from invgen.priors.load import load
-from invgen.priors.recipes import RECIPES, Recipe, network_for
+from invgen.priors.recipes import RECIPES, Recipe, chosen, network_for
 from invgen.priors.training.each import posterior
 from invgen.priors.training.gaussian_em import fit_low_rank
 from invgen.priors.training.initial import build, from_weights
@@ -258,9 +258,7 @@ def _recipe(
     rounds: int,
 ) -> Recipe:
     """Returns the recipe of one round."""
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(RECIPES)}")
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe or network_for(shape, value_range)
+    recipe = network_for(shape, value_range) if recipe is None else chosen(recipe, RECIPES)
     if tuple(recipe.shape) != tuple(shape):
         raise ShapeError(f"recipe '{recipe.name}' is for signals {recipe.shape}, the operators take {tuple(shape)}")
     if rounds < 1:

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from invgen.errors import OptionError
 from invgen.files.writing import require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
 from invgen.priors.load import origin
-from invgen.priors.recipes import RECIPES, Recipe
+from invgen.priors.recipes import RECIPES, Recipe, chosen
 from invgen.priors.training.initial import build, continued, require_same_start
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import Training, run
@@ -183,11 +182,7 @@ def train(
             the recipe's rate. Random weights by default.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(RECIPES)}")
-    if recipe is None:
-        recipe = recipe_for(folders)
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    recipe = recipe_for(folders) if recipe is None else chosen(recipe, RECIPES)
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     begun = None if init is None else continued(recipe, init)
     recipe = recipe if begun is None else begun[0]
