@@ -23,12 +23,13 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from invgen.diffusion import Denoiser
-from invgen.errors import OptionError, ShapeError
+from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.files.writing import replace, require_writable, write_text
 from invgen.forward import LinearOperator
 from invgen.names import resolve
 from invgen.numerics.precision import cast
 from invgen.priors.data.folders import digest
+from invgen.priors.laws.exact import GaussianPrior
 from invgen.priors.load import load
 from invgen.priors.recipes import RECIPES, Recipe, chosen, network_for
 from invgen.priors.training.each import posterior
@@ -125,6 +126,7 @@ def train_measured(
 
     Raises:
         OptionError, ShapeError: measurements and operators that do not fit each other, or a run on others in OUT.
+        UnsupportedError: a sampler that does not draw under an operator for each measurement.
     """
     every = [operators] * len(y) if isinstance(operators, LinearOperator) else list(operators)
     _require_fit(y, every, noise)
@@ -135,6 +137,7 @@ def train_measured(
     bfloat16 = workers.device.type == "cuda" if bfloat16 is None else bfloat16
     options = (seed, resume, checkpoint_minutes, tensorboard, progress, bfloat16)
     em = _Run(y, every, noise, out, each, method, workers, *options)
+    _require_sampler(em)
     require_writable(out)
     _require_same(em)
     path, clock = out / f"{each.name}.safetensors", _Clock(out / "rounds.csv", minutes)
@@ -284,6 +287,15 @@ def _require_fit(y: Measurements, operators: Sequence[LinearOperator], noise: fl
             raise OptionError(f"measurement {k} has values that are not finite; leave it out")
     if not noise > 0:
         raise OptionError(f"the noise must have a positive standard deviation, got {noise}")
+
+
+def _require_sampler(em: _Run) -> None:
+    """Raises an UnsupportedError where the sampler refuses measurements with an operator each: before any work."""
+    prior = GaussianPrior(em.recipe.shape)  # it stands for the denoisers of the rounds
+    if why := em.sampler.refuses(posterior(prior, em.y[:2], em.operators[:2], em.noise)):
+        raise UnsupportedError(
+            f"{type(em.sampler).__name__} {why}; training from measurements takes a sampler such as {SAMPLER}"
+        )
 
 
 def _probe(operators: Sequence[LinearOperator]) -> float:
