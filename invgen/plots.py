@@ -76,10 +76,7 @@ def show_posterior(
     if truth is not None:
         panels.append(("truth", truth, "signal"))
 
-    figure = _figure(figsize=(2.3 * len(panels), 2.75 + 0.2 * bool(title)))
-    for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(figure, axes, x, kind, post.prior.value_range)
-        axes.set_title(label, fontsize=9)
+    figure = _row(panels, post.prior.value_range, 2.75 + 0.2 * bool(title))
     if title:
         figure.suptitle(title, fontsize=10)
     if path is not None:
@@ -103,10 +100,7 @@ def show_estimate(result: "Result", path: str | Path | None = None) -> "Figure":
     panels = [("mean", samples.mean(0), "signal"), ("a sample", samples[0], "signal")]
     if len(samples) > 1:
         panels.insert(1, ("standard deviation", samples.std(0), "std"))
-    figure = _figure(figsize=(2.3 * len(panels), 2.5))
-    for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(figure, axes, x, kind, value_range)
-        axes.set_title(label, fontsize=9)
+    figure = _row(panels, value_range, 2.5)
     if path is not None:
         save(figure, path)
     return figure
@@ -124,7 +118,7 @@ def show_calibration(calibration: "Calibration", path: str | Path | None = None)
         calibration: of `invgen.calibrate`.
         path: where to write the figure (.png, .pdf, .svg), whole or not at all.
     """
-    from invgen.inference.calibration import JOINT, RANDOM_POINTS
+    from invgen.inference.quantities import JOINT, RANDOM_POINTS
 
     c = calibration
     curves = {"coverage of joint credible regions": c.coverage, "coverage around random points (TARP)": c.tarp}
@@ -314,6 +308,15 @@ def _figure(figsize: tuple[float, float]) -> "Figure":
 
     figure = Figure(figsize=figsize, layout="constrained")
     vars(figure)["_repr_png_"] = functools.partial(png, figure)
+    return figure
+
+
+def _row(panels: Sequence[tuple[str, Tensor, str]], value_range: tuple[float, float], height: float) -> "Figure":
+    """Returns a figure of panels side by side, each given as its title, its signal and what it is, see `_draw`."""
+    figure = _figure(figsize=(2.3 * len(panels), height))
+    for axes, (label, x, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(figure, axes, x, kind, value_range)
+        axes.set_title(label, fontsize=9)
     return figure
 
 

@@ -1,8 +1,8 @@
 """Recipes of training: those of the shipped priors, and those for a folder of a user's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from invgen.errors import OptionError
 
@@ -137,3 +137,18 @@ DISTILLED = {
         ),
     )
 }  # fmt: skip
+
+Kind = TypeVar("Kind")
+
+
+def chosen(recipe: str | Kind, known: Mapping[str, Kind]) -> Kind:
+    """Returns a recipe by its name among those known; one that is no name unchanged.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if not isinstance(recipe, str):
+        return recipe
+    if recipe not in known:
+        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(known)}")
+    return known[recipe]

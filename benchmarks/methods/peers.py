@@ -28,7 +28,7 @@ from invgen.method import Method, Run
 from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.operators import from_function, to_deepinv
-from invgen.operators.peers.deepinv import require_deepinv
+from invgen.operators.peers.deepinv_physics import require_deepinv
 from invgen.posterior import Posterior
 from invgen.priors import to_azula
 from invgen.priors import to_deepinv as denoiser_for_deepinv

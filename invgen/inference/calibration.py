@@ -7,7 +7,7 @@ as it is, not whether the prior fits real data.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Prior
-from invgen.errors import OptionError, ShapeError, UnsupportedError
+from invgen.errors import OptionError, UnsupportedError
 from invgen.html import card
 from invgen.inference.conformal import Correction
 from invgen.inference.fit import LEAST_PAIRS, Fit, fit
+from invgen.inference.quantities import JOINT, LIKELIHOOD, RANDOM_POINTS, Quantity, by_rows, ranked
 from invgen.inference.simulation import in_words, problem, require_same, rows_at_once, simulate
 from invgen.method import fitting
-from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram, region_ranks, sbc_ranks
+from invgen.metrics.ranks import CoverageCurve, RankHistogram, coverage_curve, rank_histogram
 from invgen.noise import Noiseless, NoiseLike
 from invgen.posterior import OperatorLike, Posterior, PriorLike
 from invgen.sampler import Cost, Sampler
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 
     from invgen.inference.solve import Result
 
-Quantity = Callable[[Tensor, Tensor], Tensor]
-
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-JOINT, RANDOM_POINTS, LIKELIHOOD = "joint region", "random points (TARP)", "log-likelihood"
 
 
 @dataclass(frozen=True)
@@ -321,13 +318,13 @@ def calibrate(
     post, cost = Posterior(prior, operator, blank.noise, y), Cost()
     samples = sampler(post, num_samples, seed, max_batch=max_batch, progress=progress, cost=cost)
     x = x.to(samples.dtype)
-    ranks, values = _ranked(post, x, samples, quantities or {}, seed, max_batch)
+    ranks, values = ranked(post, x, samples, quantities or {}, seed, max_batch)
     error = (samples.mean(0) - x).square().mean().sqrt().item()
     # the error of the mean of L samples has the variance of the posterior times 1 + 1 / L
     spread = (samples.var(0).mean() * (1 + 1 / num_samples)).sqrt().item()
     residual = math.nan
     if not isinstance(blank.noise, Noiseless):
-        each = torch.stack([_by_rows(Posterior.residual_over_noise, post, s, max_batch) for s in samples])
+        each = torch.stack([by_rows(Posterior.residual_over_noise, post, s, max_batch) for s in samples])
         residual = each.square().mean().sqrt().item()
     return Calibration(
         sampler=repr(sampler),
@@ -365,70 +362,6 @@ def _check(sampler: Sampler, num_samples: int, alpha: float) -> None:
         raise OptionError(f"calibrate needs at least 4 samples of each simulation, got num_samples={num_samples!r}")
     if not (isinstance(alpha, float) and 0 < alpha < 1):
         raise OptionError(f"alpha, the level of the test, must be between 0 and 1, such as 0.05, got {alpha!r}")
-
-
-def _by_rows(function: Callable[[Posterior, Tensor], Tensor], post: Posterior, x: Tensor, max_batch: int) -> Tensor:
-    """Returns function(posterior of the rows, x of the rows), part by part: (N,) for x of shape (N, *shape)."""
-    parts = torch.arange(len(x)).split(max_batch)
-    with torch.no_grad():
-        return torch.cat([function(post.rows(rows), x[rows]) for rows in parts])
-
-
-def _ranked(
-    post: Posterior, x: Tensor, samples: Tensor, more: Mapping[str, Quantity], seed: int, max_batch: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Returns ranks of the truths by every quantity, and by single values."""
-    functions = _quantities(post.prior, seed)
-    if not isinstance(post.noise, Noiseless):
-        functions = {LIKELIHOOD: Posterior.log_likelihood} | functions
-    for name, f in more.items():
-        if name in functions or name in (JOINT, RANDOM_POINTS):
-            raise OptionError(f"there is a test quantity {name!r} already; choose another name")
-        functions[name] = lambda rows, v, f=f: f(v, rows.y)
-    # what rounding alone separates is a tie: values that the sampler takes over from an exact measurement
-    rounding = 100 * torch.finfo(x.dtype).eps
-    ranks = {}
-    for name, f in functions.items():
-        truth = _by_rows(f, post, x, max_batch)
-        if truth.shape != (len(x),):
-            raise ShapeError(f"the quantity {name!r} must return one number a signal, (B,), got {tuple(truth.shape)}")
-        drawn = torch.stack([_by_rows(f, post, s, max_batch) for s in samples])
-        ranks[name] = sbc_ranks(drawn, truth, seed=seed, atol=rounding * truth.abs().amax().item()).cpu()
-    atol = rounding * x.abs().amax().item()
-    ranks[JOINT] = region_ranks(samples, x, atol=atol, seed=seed, dims=x.ndim - 1).cpu()
-    distance = [torch.linalg.vector_norm((s - x.roll(1, 0)).flatten(1), dim=1) for s in (x, *samples)]
-    ranks[RANDOM_POINTS] = sbc_ranks(torch.stack(distance[1:]), distance[0], seed=seed).cpu()
-    some = _places(math.prod(post.prior.shape), 64, seed).to(x.device)
-    values = sbc_ranks(samples.flatten(2)[..., some], x.flatten(1)[:, some], seed=seed, atol=atol).cpu()
-    return ranks, values
-
-
-def _quantities(prior: Prior, seed: int) -> dict[str, Callable[[Posterior, Tensor], Tensor]]:
-    """Returns the test quantities that look at the signal alone."""
-    shape, size = tuple(prior.shape), math.prod(prior.shape)
-    functions: dict[str, Callable[[Posterior, Tensor], Tensor]] = {}
-    if size > 1:
-        functions["mean"] = lambda rows, v: v.flatten(1).mean(1)
-        functions["size"] = lambda rows, v: torch.linalg.vector_norm(v.flatten(1) - prior.data_mean, dim=1)
-        u = torch.randn(4, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
-        for k in range(4):
-            functions[f"projection {k + 1}"] = lambda rows, v, k=k: (v.flatten(1) - prior.data_mean) @ u[k].to(v)
-    for place in _places(size, 4, seed).tolist():
-        at, rest = [], place
-        for n in reversed(shape):
-            at.insert(0, rest % n)
-            rest //= n
-        label = f"value {at[0]}" if len(at) == 1 else f"value {tuple(at)}"
-        functions[label] = lambda rows, v, place=place: v.flatten(1)[:, place]
-    return functions
-
-
-def _places(size: int, count: int, seed: int) -> Tensor:
-    """Returns `count` places of `size` at random, in order, or all of them."""
-    if size <= count:
-        return torch.arange(size)
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def _row(name: str, values: tuple[float, float, float, float]) -> str:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
-from invgen.errors import MissingExtraError, OptionError, ShapeError, UnsupportedError
-from invgen.priors.wrappers.from_network import network_dtype, takes_data
+from invgen.errors import MissingExtraError, OptionError, UnsupportedError
+from invgen.priors.wrappers.from_network import network_dtype, of_one_shape, takes_data
 from invgen.validation.arguments import checked
 
 POINTS = 2**14  # of the table of log sigma(t): interpolated, off by about 1e-8
@@ -62,9 +62,7 @@ class AzulaDenoiser(ConditionalDenoiser):
         given = {} if condition is None else condition if isinstance(condition, dict) else {self.label: condition}
         x_t = x.to(dtype) * per_sample_sigma(alpha.to(dtype), x.to(dtype))
         out = self.denoiser(x_t, t.to(dtype), **given).mean
-        if out.shape != x.shape:
-            raise ShapeError(f"the denoiser turned {tuple(x.shape)} into {tuple(out.shape)}; expected the same shape")
-        return out.to(x.dtype)
+        return of_one_shape(out, x).to(x.dtype)
 
 
 @takes_data

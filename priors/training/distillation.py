@@ -7,25 +7,23 @@ Song et al., "Consistency models" (ICML 2023), Algorithm 2, from the teacher's w
 of noise levels that grows.
 """
 
-import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from invgen.errors import OptionError
 from invgen.files.writing import require_writable
 from invgen.priors.checkpoints.networks.unet import EDMDenoiser
 from invgen.priors.data.views import open_views
 from invgen.priors.load import load
-from invgen.priors.recipes import DISTILLED, Distillation
+from invgen.priors.recipes import DISTILLED, Distillation, chosen
+from invgen.priors.training.initial import from_weights
 from invgen.priors.training.log import Watch
-from invgen.priors.training.loop import Training, run
-from invgen.priors.training.train import draw
-from invgen.priors.training.weights import export
+from invgen.priors.training.loop import run
+from invgen.priors.training.train import prepared
 from invgen.priors.training.workers import Workers
 
 RHO = 7.0  # levels are even in sigma^(1 / 7) (Karras et al., 2022, equation 5)
@@ -97,9 +95,7 @@ def distil(
         out, data, steps, minutes, batch, seed, resume, device, checkpoint_minutes, tensorboard, progress, bfloat16: as for
             `train.train`.
     """
-    if isinstance(recipe, str) and recipe not in DISTILLED:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(DISTILLED)}")
-    recipe = DISTILLED[recipe] if isinstance(recipe, str) else recipe
+    recipe = chosen(recipe, DISTILLED)
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     views, held_out, sources = open_views(recipe, [data] if isinstance(data, (str, Path)) else list(data))
     workers = Workers(device)
@@ -109,36 +105,16 @@ def distil(
     path, watch = out / f"{recipe.name}.safetensors", Watch(out, tensorboard) if workers.rank == 0 else None
 
     teacher = load(recipe.teacher).to(device)
-    student = copy.deepcopy(teacher).requires_grad_(True).train()
-    student.consistency, student.sigma_max = True, recipe.sigma_max
-    averaged = copy.deepcopy(student).requires_grad_(False).eval()
-    watched = None
-    if held_out is not None:
-        watched = [t.to(device) for t in draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1))]
+    student = from_weights(recipe, recipe.teacher)
+    student.consistency, student.mmse = True, teacher.mmse
 
-    def objectives(generator: Generator, done: float) -> Iterator[Tensor]:
-        clean, high, noise, *label = (t.to(device, non_blocking=True) for t in draw(recipe, views, generator))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            yield loss(student, teacher, clean, high, level_below(recipe, high, done), noise, *label)
+    def objective(f: EDMDenoiser, done: float, clean: Tensor, high: Tensor, noise: Tensor, *label: Tensor) -> Tensor:
+        return loss(f, teacher, clean, high, level_below(recipe, high, done), noise, *label)
 
-    def save(step: int, elapsed: float) -> None:
-        facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1), "seed": seed}
-        facts |= {"device": device.type, "torch": torch.__version__, "sources": sources, "processes": workers.count}
-        export(student, dict(averaged.net.named_parameters()), facts | {"bfloat16": bfloat16}, path)
-
-    def held_out_loss() -> float:
-        assert watched is not None  # else it is not passed on
-        clean, high, noise, *label = watched
-        return loss(averaged, teacher, clean, high, level_below(recipe, high, 1.0), noise, *label).item()
-
-    training = Training(
-        recipe.name, recipe.steps, recipe.learning_rate, recipe.warmup, recipe.average, recipe.clip, student.net,
-        averaged.net, [torch.optim.AdamW(student.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))],
-        objectives, save, held_out_loss if watched is not None else None,
-    )  # fmt: skip
-    step = run(
-        training, out / "checkpoint.pt", workers, watch, minutes, seed, resume, checkpoint_minutes, progress=progress
-    )
+    facts = {"seed": seed, "sources": sources, "processes": workers.count}
+    training, averaged = prepared(recipe, student, views, held_out, facts, path, workers, bfloat16, objective)
+    times = (minutes, seed, resume, checkpoint_minutes)
+    step = run(training, out / "checkpoint.pt", workers, watch, *times, progress=progress)
     if watch is not None:
         watch.samples(step, averaged)
         watch.close()

@@ -39,7 +39,7 @@ def by_operator(operators: Sequence[LinearOperator]) -> list[tuple[LinearOperato
     return [(operators[index[0]], torch.tensor(index)) for index in rows.values()]
 
 
-class Each(LinearOperator):
+class OperatorPerRow(LinearOperator):
     """y_i = A_i(x_i): row i of a batch has an operator of its own, (B, *in_shape) -> (B, m) real.
 
     Rows of measurements that are shorter than the longest end in zeros, which A measures as zeros: they carry nothing. A
@@ -68,7 +68,10 @@ class Each(LinearOperator):
 
     def _apply_each(self, x: Tensor, shape: Sequence[int], method: str, *variances: Variance) -> Tensor:
         if len(x) != self.count:
-            raise OptionError(f"a batch of {len(x)} rows does not fit {self.count} operators, one for each row")
+            raise OptionError(
+                f"{len(x)} rows do not fit {self.count} measurements with an operator each: take a sampler that keeps a "
+                "row for each measurement, such as MMPS, DiffPIR or AdaptivePiGDM"
+            )
         out = x.new_zeros(len(x), *shape)
         for (A, index), size in zip(self.parts, self.sizes, strict=True):
             if method == "forward":
@@ -90,7 +93,7 @@ class Each(LinearOperator):
 
 def posterior(
     prior: Denoiser, y: Sequence[Tensor] | Tensor, operators: Sequence[LinearOperator], noise: float
-) -> Posterior[Denoiser, Each, Gaussian]:
+) -> Posterior[Denoiser, OperatorPerRow, Gaussian]:
     """Returns the posterior of a batch of measurements, each by its own operator.
 
     Args:
@@ -99,7 +102,7 @@ def posterior(
         operators: one for each.
         noise: standard deviation.
     """
-    A = Each(operators)
+    A = OperatorPerRow(operators)
     rows = torch.zeros(len(operators), *A.out_shape)
     for row, A_i, y_i in zip(rows, operators, y, strict=True):
         values = real_rows(A_i, y_i[None])[0]

@@ -8,7 +8,6 @@ weights of the round before. Measurements must differ in what they leave out, or
     train_measured(y, [operators.Mask.random((1, 32, 32), 0.4, seed=k) for k in range(len(y))], 0.05, "runs/m", "digits")
 """
 
-import copy
 import csv
 import dataclasses
 import json
@@ -24,19 +23,21 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from invgen.diffusion import Denoiser
-from invgen.errors import OptionError, ShapeError
+from invgen.errors import OptionError, ShapeError, UnsupportedError
 from invgen.files.writing import replace, require_writable, write_text
 from invgen.forward import LinearOperator
 from invgen.names import resolve
 from invgen.numerics.precision import cast
 from invgen.priors.data.folders import digest
-from invgen.priors.load import load, read
-from invgen.priors.recipes import RECIPES, Recipe, network_for
+from invgen.priors.laws.exact import GaussianPrior
+from invgen.priors.load import load
+from invgen.priors.recipes import RECIPES, Recipe, chosen, network_for
 from invgen.priors.training.each import posterior
 from invgen.priors.training.gaussian_em import fit_low_rank
+from invgen.priors.training.initial import build, from_weights
 from invgen.priors.training.log import Watch, save_sheet, sheet
 from invgen.priors.training.loop import run
-from invgen.priors.training.train import build, prepared
+from invgen.priors.training.train import prepared
 from invgen.priors.training.weights import calibrate
 from invgen.priors.training.workers import Workers
 from invgen.sampler import Sampler
@@ -125,6 +126,7 @@ def train_measured(
 
     Raises:
         OptionError, ShapeError: measurements and operators that do not fit each other, or a run on others in OUT.
+        UnsupportedError: a sampler that does not draw under an operator for each measurement.
     """
     every = [operators] * len(y) if isinstance(operators, LinearOperator) else list(operators)
     _require_fit(y, every, noise)
@@ -135,6 +137,7 @@ def train_measured(
     bfloat16 = workers.device.type == "cuda" if bfloat16 is None else bfloat16
     options = (seed, resume, checkpoint_minutes, tensorboard, progress, bfloat16)
     em = _Run(y, every, noise, out, each, method, workers, *options)
+    _require_sampler(em)
     require_writable(out)
     _require_same(em)
     path, clock = out / f"{each.name}.safetensors", _Clock(out / "rounds.csv", minutes)
@@ -213,17 +216,10 @@ def _save(path: Path, x: np.ndarray) -> None:
 def _fit(em: _Run, x: Tensor, k: int, path: Path, seconds: float | None) -> int:
     """Trains on the samples of round k from the weights of the round before, writes `path`, and returns the steps."""
     views, watch = Drawn(x), Watch(em.out, em.tensorboard)
-    denoiser = build(em.recipe, views, em.seed)
-    if k > 1:  # in the units of the network that goes on
-        tensors, about = read(em.file("round", k - 1, "safetensors"))
-        denoiser.data_mean, denoiser.data_std = about["data_mean"], about["data_std"]
-        denoiser.net.load_state_dict({name: t.float() for name, t in tensors.items()})
-    denoiser = denoiser.to(em.workers.device)
-    if denoiser.net.dims == 2:
-        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
-    averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
+    before = em.file("round", k - 1, "safetensors")
+    denoiser = from_weights(em.recipe, before) if k > 1 else build(em.recipe, views, em.seed)
     about = {"seed": em.seed, "sources": [{"name": "measurements", "count": len(x)}], "round": k}
-    training = prepared(em.recipe, denoiser, averaged, views, None, about, path, em.workers, em.bfloat16)
+    training, _ = prepared(em.recipe, denoiser, views, None, about, path, em.workers, em.bfloat16)
     training = dataclasses.replace(training, name=f"{em.recipe.name} {k}")
     minutes = None if seconds is None else seconds / 60
     times = (minutes, em.seed + k, em.resume, em.checkpoint_minutes, math.inf, em.progress)
@@ -265,9 +261,7 @@ def _recipe(
     rounds: int,
 ) -> Recipe:
     """Returns the recipe of one round."""
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(RECIPES)}")
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe or network_for(shape, value_range)
+    recipe = network_for(shape, value_range) if recipe is None else chosen(recipe, RECIPES)
     if tuple(recipe.shape) != tuple(shape):
         raise ShapeError(f"recipe '{recipe.name}' is for signals {recipe.shape}, the operators take {tuple(shape)}")
     if rounds < 1:
@@ -293,6 +287,15 @@ def _require_fit(y: Measurements, operators: Sequence[LinearOperator], noise: fl
             raise OptionError(f"measurement {k} has values that are not finite; leave it out")
     if not noise > 0:
         raise OptionError(f"the noise must have a positive standard deviation, got {noise}")
+
+
+def _require_sampler(em: _Run) -> None:
+    """Raises an UnsupportedError where the sampler refuses measurements with an operator each: before any work."""
+    prior = GaussianPrior(em.recipe.shape)  # it stands for the denoisers of the rounds
+    if why := em.sampler.refuses(posterior(prior, em.y[:2], em.operators[:2], em.noise)):
+        raise UnsupportedError(
+            f"{type(em.sampler).__name__} {why}; training from measurements takes a sampler such as {SAMPLER}"
+        )
 
 
 def _probe(operators: Sequence[LinearOperator]) -> float:

@@ -10,20 +10,20 @@ samples.png.
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from invgen.errors import OptionError
 from invgen.files.writing import require_writable
-from invgen.priors.checkpoints.networks.unet import EDMDenoiser, UNet, denoiser_around
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser
 from invgen.priors.data.folders import recipe_for
 from invgen.priors.data.views import Views, open_views, signals
-from invgen.priors.load import load, origin
-from invgen.priors.recipes import RECIPES, Recipe
+from invgen.priors.load import origin
+from invgen.priors.recipes import RECIPES, Recipe, chosen
+from invgen.priors.training.initial import build, continued, require_same_start
 from invgen.priors.training.log import Watch
 from invgen.priors.training.loop import Training, run
 from invgen.priors.training.weights import calibrate, export
@@ -68,82 +68,47 @@ def draw(recipe: Recipe, views: Views, generator: Generator) -> tuple[Tensor, ..
     return clean, sigma, noise, *given
 
 
-def build(recipe: Recipe, views: Views, seed: int) -> EDMDenoiser:
-    """Returns the untrained denoiser of a recipe, its mean and standard deviation measured on 1000 views."""
-    sample = signals(views, 1000, 0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sizes = (recipe.shape[0], recipe.widths, recipe.blocks, recipe.unshuffle, recipe.embedding)
-        net = UNet(*sizes, classes=recipe.classes, dims=len(recipe.shape) - 1, vector=recipe.vector)
-    facts = {"data_mean": sample.mean().item(), "data_std": sample.std().item(), "value_range": recipe.value_range}
-    facts |= {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max, "sampling_rate": recipe.sampling_rate}
-    if not facts["data_std"] > 0:
-        raise OptionError("the training data is constant: there is nothing to learn from it")
-    return denoiser_around(net, recipe.shape, **facts)
-
-
-def continued(recipe: Recipe, init: Path | str) -> tuple[Recipe, EDMDenoiser]:
-    """Returns the denoiser of a weights file, to be trained on, and the recipe with its network, shape and half the rate.
-
-    The denoiser keeps its units and its scaling (`data_mean`, `data_std`), which its weights were trained with.
-
-    Args:
-        recipe: what the data asks for.
-        init: a shipped prior by its name, or a file of `invgen train`.
-
-    Raises:
-        OptionError: the prior is no denoiser, or has other channels, units, classes or vectors than the data.
-    """
-    denoiser = load(init)
-    if not isinstance(denoiser, EDMDenoiser) or denoiser.consistency:
-        raise OptionError(f"--init takes a denoiser that `invgen train` wrote, '{init}' is a {type(denoiser).__name__}")
-    net, shape = denoiser.net, tuple(denoiser.shape)
-    data = (len(recipe.shape), recipe.shape[0], recipe.classes, recipe.vector, tuple(recipe.value_range))
-    prior = (len(shape), shape[0], net.options["classes"], net.options.get("vector", 0), tuple(denoiser.value_range))
-    names = ("number of axes", "number of channels", "number of classes", "size of vectors", "value range", "sampling rate")
-    data, prior = (*data, recipe.sampling_rate), (*prior, denoiser.sampling_rate)
-    for name, ours, theirs in zip(names, data, prior, strict=True):
-        if ours != theirs:
-            raise OptionError(f"'{init}' does not fit this data: its {name} is {theirs}, that of the data {ours}")
-    sizes = {key: net.options[key] for key in ("blocks", "unshuffle", "embedding")}
-    sizes |= {"widths": tuple(net.options["widths"]), "shape": shape}
-    recipe = dataclasses.replace(recipe, **sizes, learning_rate=recipe.learning_rate / 2)
-    denoiser.sigma_min, denoiser.sigma_max, denoiser.mmse = recipe.sigma_min, recipe.sigma_max, ()
-    return recipe, denoiser.requires_grad_(True).train()
+def denoising(denoiser: EDMDenoiser, done: float, *drawn: Tensor) -> Tensor:
+    """Returns `loss` as the objective of a training, which is the same from its begin to its end."""
+    return loss(denoiser, *drawn)
 
 
 def prepared(
     recipe: Recipe,
     denoiser: EDMDenoiser,
-    averaged: EDMDenoiser,
     views: Views,
     held_out: Views | None,
     about: dict[str, Any],
     path: Path,
     workers: Workers,
     bfloat16: bool,
-) -> Training:
-    """Returns the training of a denoiser on views, which writes its averaged weights to `path`.
+    objective: Callable[..., Tensor] = denoising,
+) -> tuple[Training, EDMDenoiser]:
+    """Returns the training of a denoiser on views, which writes its averaged weights to `path`, and the averaged denoiser.
 
     Args:
         recipe: its steps and rates.
         denoiser: what is trained.
-        averaged: a copy that holds the averaged weights.
         views: to train on.
         held_out: views whose loss is logged, if any.
         about: facts of the training for the weights file.
         path: of the weights file.
         workers: the processes.
         bfloat16: whether the network runs in bfloat16 autocast.
+        objective: the loss of a denoiser, given how much of the training is over, from 0 to 1, and a batch of `draw`.
     """
     device = workers.device
+    denoiser = denoiser.to(device)
+    if denoiser.net.dims == 2:  # a tenth faster
+        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
+    averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
     watched = draw(dataclasses.replace(recipe, batch=32), held_out, Generator().manual_seed(1)) if held_out else None
 
-    def objectives(generator: Generator, _: float) -> Iterator[Tensor]:
+    def objectives(generator: Generator, done: float) -> Iterator[Tensor]:
         drawn = draw(recipe, views, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            objective = loss(denoiser, *(t.to(device, non_blocking=True) for t in drawn))
-        yield objective
+            value = objective(denoiser, done, *(t.to(device, non_blocking=True) for t in drawn))
+        yield value
 
     def save(step: int, elapsed: float) -> None:
         facts = {"recipe": dataclasses.asdict(recipe), "steps": step, "minutes": round(elapsed / 60, 1)}
@@ -152,10 +117,10 @@ def prepared(
 
     def held_out_loss() -> float:
         assert watched is not None  # else it is not passed on
-        return loss(averaged, *(t.to(device) for t in watched)).item()
+        return objective(averaged, 1.0, *(t.to(device) for t in watched)).item()
 
     rates = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01}
-    return Training(
+    training = Training(
         recipe.name,
         recipe.steps,
         recipe.learning_rate,
@@ -169,6 +134,7 @@ def prepared(
         save,
         held_out_loss if watched is not None else None,
     )
+    return training, averaged
 
 
 def train(
@@ -216,15 +182,10 @@ def train(
             the recipe's rate. Random weights by default.
     """
     folders = [data] if isinstance(data, (str, Path)) else list(data)
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise OptionError(f"unknown recipe '{recipe}'; there are: {', '.join(RECIPES)}")
-    if recipe is None:
-        recipe = recipe_for(folders)
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    recipe = recipe_for(folders) if recipe is None else chosen(recipe, RECIPES)
     recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
-    begun = None
-    if init is not None:
-        recipe, begun = continued(recipe, init)
+    begun = None if init is None else continued(recipe, init)
+    recipe = recipe if begun is None else begun[0]
     views, held_out, sources = open_views(recipe, folders)
     workers = Workers(device)
     out, device = Path(out), workers.device
@@ -232,14 +193,14 @@ def train(
     require_writable(out)
     watch = Watch(out, tensorboard) if workers.rank == 0 else None
 
-    denoiser = (build(recipe, views, seed) if begun is None else begun).to(device)
-    if denoiser.net.dims == 2:  # a tenth faster
-        denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
-    averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
+    denoiser = build(recipe, views, seed) if begun is None else begun[1]
     path = out / f"{recipe.name}.safetensors"
     facts = {"seed": seed, "sources": sources, "processes": workers.count}
-    facts |= {"init": origin(init)} if init is not None else {}
-    training = prepared(recipe, denoiser, averaged, views, held_out, facts, path, workers, bfloat16)
+    start = None if init is None else origin(init)
+    facts |= {} if start is None else {"init": start}
+    if resume and (out / "checkpoint.pt").exists():
+        require_same_start(path, start)
+    training, averaged = prepared(recipe, denoiser, views, held_out, facts, path, workers, bfloat16)
     signals_trained_on = sum(s["count"] for s in sources if not s["name"].endswith("held out"))
     training = dataclasses.replace(
         training,

@@ -133,6 +133,13 @@ def call_network(net: nn.Module, x: Tensor, t: Tensor, condition: Any) -> Tensor
     return out.sample if hasattr(out, "sample") else out[0]
 
 
+def of_one_shape(x0: Tensor, x: Tensor) -> Tensor:
+    """Returns what a denoiser made of x; ShapeError where it has another shape."""
+    if x0.shape != x.shape:
+        raise ShapeError(f"the denoiser turned {tuple(x.shape)} into {tuple(x0.shape)}; expected the same shape")
+    return x0
+
+
 def network_dtype(net: nn.Module) -> torch.dtype | None:
     """Returns the dtype of the floating-point weights, None for a network without any."""
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), None)
@@ -291,9 +298,7 @@ class FunctionDenoiser(ConditionalDenoiser):
             sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         args = (x, sigma) if self.told else (x,)
         x0 = self.f(*args) if condition is None else self.f(*args, condition)
-        if x0.shape != x.shape:
-            raise ShapeError(f"the denoiser turned {tuple(x.shape)} into {tuple(x0.shape)}; expected the same shape")
-        return x0
+        return of_one_shape(x0, x)
 
     def _require_its_level(self, sigma: Sigma) -> None:
         level = torch.as_tensor(sigma)

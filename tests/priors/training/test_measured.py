@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from invgen.cli import app
 from invgen.commands.train_measured import measurements
-from invgen.errors import FileError, InvgenError, OptionError, ShapeError
+from invgen.errors import FileError, InvgenError, OptionError, ShapeError, UnsupportedError
 from invgen.forward import LinearOperator
 from invgen.operators import Blur, Mask, ParallelBeamCT, gaussian_kernel
 from invgen.priors.load import load, metadata
 from invgen.priors.recipes import Recipe, network_for
 from invgen.priors.training import measured
-from invgen.priors.training.each import Each
+from invgen.priors.training.each import OperatorPerRow
 
 SHAPE = (1, 8, 8)
 SMALL = Recipe("small", SHAPE, (8, 8), 1, 2, "of a test", batch=4, steps=6, warmup=2, embedding=8)
@@ -49,21 +49,21 @@ def test_each_row_has_its_operator():
     g = torch.Generator().manual_seed(0)
     one = Mask.random(SHAPE, 0.5)
     operators = [one, Blur(SHAPE, gaussian_kernel(1.0)), Spectrum(SHAPE), one]
-    A, x = Each(operators), torch.randn(4, *SHAPE, generator=g)
+    A, x = OperatorPerRow(operators), torch.randn(4, *SHAPE, generator=g)
     y = A(x)
-    assert A.out_shape == (80,) and not A.own_solve and Each(operators[:2]).own_solve and len(A.parts) == 3
+    assert A.out_shape == (80,) and not A.own_solve and OperatorPerRow(operators[:2]).own_solve and len(A.parts) == 3
     torch.testing.assert_close(y[0, :32], one(x[:1])[0])
     assert not y[0, 32:].any() and not y[1, 64:].any()
     torch.testing.assert_close(torch.view_as_complex(y[2].reshape(40, 2)), operators[2](x[2:3])[0].flatten())
     r, var = torch.randn(4, 80, generator=g), torch.tensor([0.5, 1.0, 2.0, 3.0])
     assert ((A(x) * r).sum() - (x * A.adjoint(r)).sum()).abs() < 1e-4
     # the same by conjugate gradients on the whole; to its tolerance of 1e-5
-    plain = A.adjoint(super(Each, A).solve(r, var, 0.1))
+    plain = A.adjoint(super(OperatorPerRow, A).solve(r, var, 0.1))
     torch.testing.assert_close(A.weighted_adjoint(r, var, 0.1), plain, rtol=1e-3, atol=1e-4)
-    with pytest.raises(OptionError, match="3 rows does not fit 4 operators"):
+    with pytest.raises(OptionError, match="3 rows do not fit 4 measurements with an operator each: take a sampler"):
         A(x[:3])
     with pytest.raises(OptionError, match="one shape"):
-        Each([one, Mask.random((1, 4, 4))])
+        OperatorPerRow([one, Mask.random((1, 4, 4))])
 
 
 @pytest.mark.slow
@@ -180,6 +180,7 @@ def test_bad_calls_are_refused(tmp_path):
         ({"noise": 0.0}, OptionError, "positive standard deviation"),
         ({"recipe": "ct"}, ShapeError, "recipe 'ct' is for signals"),
         ({"recipe": "speach"}, OptionError, "unknown recipe 'speach'"),
+        ({"sampler": "DDRM", "recipe": SMALL}, UnsupportedError, r"DDRM needs an SVDOperator.*sampler such as MMPS"),
     ):
         with pytest.raises(error, match=sentence):
             measured.train_measured(**{"y": y, "operators": operators, "noise": 0.1, "out": tmp_path, **change})

@@ -253,6 +253,22 @@ def test_a_training_starts_from_a_prior(tmp_path, photos):
     assert record["recipe"]["widths"] == [4, 6] and record["recipe"]["learning_rate"] == 5e-13
 
 
+def test_a_training_goes_on_from_the_start_that_it_had(tmp_path, photos):
+    """Another start would be ignored without a word, since the weights are those of the checkpoint."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    path = run(first, photos)
+    other = run(tmp_path / "other", photos, seed=1)
+    with pytest.raises(OptionError, match=r"first started from random weights, not from the weights 'tiny' \(\w{8}\)"):
+        run(first, photos, init=path)
+    run(second, photos, init=path, steps=2)
+    for init, now in ((other, r"the weights 'tiny' \(\w{8}\)"), (None, "random weights")):
+        with pytest.raises(OptionError, match=rf"second started from the weights 'tiny' \(\w{{8}}\), not from {now}"):
+            run(second, photos, init=init)
+    renamed = path.rename(tmp_path / "renamed.safetensors")  # the weights count, not their name
+    assert metadata(run(second, photos, init=renamed, steps=4))["training"]["steps"] == 4
+    assert metadata(run(second, photos, init=other, steps=1, resume=False))["training"]["steps"] == 1
+
+
 def test_a_training_starts_from_a_prior_that_fits_alone(tmp_path, photos):
     with pytest.raises(OptionError, match="'digits' does not fit .* its number of channels is 1, that of the data 3"):
         run(tmp_path, photos, init="digits")

