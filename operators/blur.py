@@ -167,7 +167,8 @@ class CircularBlur(Blur, SVDOperator):
             return super().weighted_adjoint(r, var_x, var_y)
         R = torch.fft.rfftn(r, dim=self._axes)
         _, power, conjugate = self._spectrum(R)
-        return torch.fft.irfftn(conjugate * self._inverse_gram(power, var_x, var_y) * R, s=self.spatial, dim=self._axes)
+        R = R.mul_(conjugate * self._inverse_gram(power, var_x, var_y))
+        return torch.fft.irfftn(R, s=self.spatial, dim=self._axes)
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)

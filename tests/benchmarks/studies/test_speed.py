@@ -4,6 +4,7 @@ import torch
 
 from invgen.benchmarks.studies import loop_speed, speed
 from invgen.forward import LinearOperator
+from invgen.numerics.memory import peak
 from invgen.posterior import Posterior
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.samplers import DPS, MMPS, AdaptivePiGDM, DampedFlowPriors
@@ -50,3 +51,13 @@ def test_a_step_takes_no_more_operations_than_were_counted():
         run = loop_speed.ours(name, post, 1)
         one, two = (loop_speed.operations(lambda n=n, run=run: run(n)) for n in (2, 4))
         assert (two - one) / 2 <= most + 3  # as printed by the study; the levels of the first steps cost some
+
+
+def test_a_step_holds_no_more_signals_than_were_counted():
+    post = loop_speed.problem(loop_speed.SIZES[0])
+    size = 4 * post.y.numel()
+    # with the measurement twice, the result's rows and the denoiser's output among them; deepinv's DDRM holds 11.7
+    for name, most in (("DPS", 9.1), ("PiGDM", 8.1), ("DDRM", 11.6), ("DiffPIR", 9.5)):
+        run = loop_speed.ours(name, post, 1)
+        run(2)  # what is kept from run to run
+        assert peak(lambda run=run: run(2)) / size < most, name
