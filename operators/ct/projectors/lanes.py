@@ -87,6 +87,7 @@ class Scan:
             both = ((self.targets == views) & self.turned).any(axis=0).all()
             half = (count + 1) // 2 if both else count
         self.half = half
+        self._places: dict[tuple[bool, int], np.ndarray] = {}
         self.scale: np.ndarray | None = None
         if self.turns:
             # a ray that several lanes stand for hands a part to each: as many as stand for the ray of the first lane
@@ -113,15 +114,18 @@ class Scan:
         """Returns the number of lanes for images (n, H, W): those without an image count nothing."""
         return 8 if len(self.turns) or len(images) > 1 else 1
 
-    def image_places(self, images: np.ndarray, by_row: bool, steps: range) -> np.ndarray:
-        """Returns where steps of the lanes lie in the memory of images (n, H, W): place and stride, (steps, lanes, 2)."""
-        sides = [turn(images[0]) for turn in self.turns] if self.turns else list(images)
-        start, size = images.__array_interface__["data"][0], images.itemsize
-        found = []
-        for side in sides if by_row else [side.T for side in sides]:
-            first = side.__array_interface__["data"][0] - start + np.array(steps) * side.strides[0]
-            found.append(np.stack([first, np.full_like(first, side.strides[1])], axis=1) // size)
-        return np.stack(found, axis=1)
+    def image_places(self, images: np.ndarray, by_row: bool) -> np.ndarray:
+        """Returns where steps of the lanes lie in contiguous images (n, H, W): place and stride, (steps, lanes, 2)."""
+        key = by_row, 1 if self.turns else len(images)
+        if key not in self._places:
+            sides = [turn(images[0]) for turn in self.turns] if self.turns else list(images)
+            start, size = images.__array_interface__["data"][0], images.itemsize
+            found = []
+            for side in sides if by_row else [side.T for side in sides]:
+                first = side.__array_interface__["data"][0] - start + np.arange(len(side)) * side.strides[0]
+                found.append(np.stack([first, np.full_like(first, side.strides[1])], axis=1) // size)
+            self._places[key] = np.stack(found, axis=1)
+        return self._places[key]
 
     def ray_places(self, number: int, angles: int, count: int) -> np.ndarray:
         """Returns where the lanes lie in sinograms (number, angles, count): first place and stride, (V, lanes, 2)."""

@@ -68,11 +68,12 @@ class MatrixFree(MatrixLike):
         number = team(len(scan.views) * self.shape[1] * lanes)
         for by_row, jobs in scan.jobs.items():
             steps, across = self._across(by_row)
+            split = parts(jobs[:, 2] - jobs[:, 1], number)
             for first, chunk, slab, part in self._slabs(scan, by_row, images, number):
-                places = scan.image_places(images, by_row, range(first, first + len(slab)))
+                places = scan.image_places(images, by_row)[first : first + len(slab)]
                 share(partial(kernels.spread, flat, places, part, None), parts(len(slab), number))
                 call = partial(kernels.forward, slab.ravel(), first, chunk, steps, across, total.ravel(), scan.geometry)
-                share(partial(call, jobs, (0,) * lanes), parts(jobs[:, 2] - jobs[:, 1], number))
+                share(partial(call, jobs, (0,) * lanes), split)
         places = scan.ray_places(*rays.shape)
         seen = total[:, : scan.half, : places.shape[1]]
         share(partial(kernels.store, rays.reshape(-1), places, seen), parts(len(total), number))
@@ -91,7 +92,7 @@ class MatrixFree(MatrixLike):
             for first, _, slab, part in self._slabs(scan, by_row, images, number):
                 call = partial(kernels.adjoint, slab.ravel(), first, steps, across, total.ravel(), scan.geometry)
                 share(partial(call, jobs, (0,) * lanes), parts(len(slab), number))
-                places = scan.image_places(images, by_row, range(first, first + len(slab)))
+                places = scan.image_places(images, by_row)[first : first + len(slab)]
                 call = partial(kernels.gather, flat, places, part, self.size[1])
                 share(call, [(k, number) for k in range(number)])
 

@@ -23,9 +23,12 @@ def parts(sizes: int | np.ndarray, number: int) -> list[tuple[int, int]]:
         sizes: how many there are, or what each of them takes, (count,) whole numbers.
         number: of the ranges, at most.
     """
-    before = np.concatenate([[0], np.cumsum(np.ones(sizes, int) if isinstance(sizes, int) else sizes)])
-    ends = np.searchsorted(before, before[-1] * np.arange(number) // number)
-    ends = np.unique([*ends, len(before) - 1]).tolist()
+    if isinstance(sizes, int):
+        ends = sorted({sizes * k // number for k in range(number + 1)})
+    else:
+        before = np.concatenate([[0], np.cumsum(sizes)])
+        ends = np.searchsorted(before, before[-1] * np.arange(number) // number)
+        ends = np.unique([*ends, len(sizes)]).tolist()
     return list(zip(ends[:-1], ends[1:], strict=True))
 
 
