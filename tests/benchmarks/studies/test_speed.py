@@ -56,7 +56,8 @@ def test_a_step_takes_no_more_operations_than_were_counted():
 def test_a_step_holds_no_more_signals_than_were_counted():
     post = loop_speed.problem(loop_speed.SIZES[0])
     size = 4 * post.y.numel()
-    # with the measurement twice, the result's rows and the denoiser's output among them; deepinv's DDRM holds 11.7
+    # with the measurement twice, the result's rows and the denoiser's output among them; deepinv's DDRM held 11.7, by the
+    # ratio that was measured before
     for name, most in (("DPS", 9.1), ("PiGDM", 8.1), ("DDRM", 11.6), ("DiffPIR", 9.5)):
         run = loop_speed.ours(name, post, 1)
         run(2)  # what is kept from run to run
