@@ -109,9 +109,12 @@ class Sampler(Method):
             samples number * samples_a_draw, number * samples_a_draw + 1, ...; those that were not asked for are dropped.
         """
         post, randn = post.rows(index[:, 1]), streams(seed, index)
+
+        def states() -> Iterator[Tensor]:  # which alone holds the start, so that the first step frees it
+            yield from self.run(post, self.start(post, randn, len(index)), randn)
+
         with torch.no_grad():
-            start = self.start(post, randn, len(index))
-            return index, self.last_state(post.prior, self.run(post, start, randn), start, run)
+            return index, self.last_state(post.prior, states(), None, run)
 
     def solve(self, post: Posterior, num_samples: int, seed: int | Tensor, run: Run) -> Tensor:
         """Returns samples, (num_samples, *batch, *shape), drawn at most `run.max_batch` rows at once, or as many as fit."""
@@ -119,16 +122,18 @@ class Sampler(Method):
         problem, batch = post.latent() if self._through_latent(post) else post, math.prod(post.batch)
         check_size(8 * num_samples * batch, f"numbering {num_samples} samples")
         draws = torch.arange(math.ceil(num_samples / self.samples_a_draw) * batch)
-        out = torch.empty(num_samples * batch, *post.prior.shape, dtype=post.prior.dtype, device=post.prior.device)
-        codes = None if decoder is None else out.new_empty(len(out), *decoder.latent_shape)
+        like = torch.empty(0, dtype=post.prior.dtype, device=post.prior.device)
+        out: Tensor | None = None  # made after the first draws, whose steps it would stand beside
+        codes = None if decoder is None else like.new_empty(num_samples * batch, *decoder.latent_shape)
         if isinstance(problem.prior, Denoiser):
             warn_untrusted(problem.prior)
-        run = self._split(run, problem, len(draws), seed, out.nbytes)
+        size = like.element_size() * num_samples * batch * math.prod(post.prior.shape)
+        run = self._split(run, problem, len(draws), seed, size)
         together = len(draws) if run.max_batch is None else run.max_batch // self.rows_a_draw
         chunks = draws.split(max(together, 1)) if len(draws) else ()
         with (
             _progress_bar(len(chunks) * self.steps, type(self).__name__, run.progress) as bar,
-            charged(run.cost, post.prior, post.A, len(out)),
+            charged(run.cost, post.prior, post.A, num_samples * batch),
             expected(self.steps),  # of a sample, so that none depends on how many there are
         ):
             for chunk in chunks:
@@ -142,9 +147,11 @@ class Sampler(Method):
                 if decoder is not None and codes is not None:
                     codes[rows] = x.to(codes.dtype)
                     x = self._decode(decoder, x, run.max_batch)
+                out = like.new_empty(num_samples * batch, *post.prior.shape) if out is None else out
                 out[rows] = x.to(out.dtype)
         if run.codes is not None and codes is not None:
             run.codes(codes.reshape(num_samples, *post.batch, *codes.shape[1:]))
+        out = like.new_empty(0, *post.prior.shape) if out is None else out
         return out.reshape(num_samples, *post.batch, *post.prior.shape)
 
     def _split(self, run: Run, post: Posterior[Any, Any, Any], draws: int, seed: int | Tensor, kept: int) -> Run:
@@ -177,19 +184,19 @@ class Sampler(Method):
         with torch.no_grad():
             return torch.cat([prior(part) for part in z.split(max_batch or max(len(z), 1))])
 
-    def last_state(self, prior: Prior, states: Iterator[Tensor], x: Tensor, run: Run) -> Tensor:
+    def last_state(self, prior: Prior, states: Iterator[Tensor], x: Tensor | None, run: Run) -> Tensor:
         """Runs through the states of an algorithm, shows them to the caller, and returns the last.
 
         Args:
             prior: of the problem.
             states: what `run` yields.
-            x: the start, returned where there is no state.
+            x: returned where there is no state, the start; None where that is a mistake.
             run: the wishes of the caller.
 
         Raises:
             DivergedError: a state is not finite, or far beyond any signal.
         """
-        first_bad, limit = torch.full((), -1, device=x.device), _limit(prior)
+        first_bad, limit = torch.full((), -1, device=prior.device), _limit(prior)
         for k, x in enumerate(states):
             # No comparison holds for a nan.
             fine = torch.linalg.vector_norm(x, math.inf) < limit if x.numel() else torch.ones_like(first_bad) > 0
@@ -205,6 +212,8 @@ class Sampler(Method):
                 run.callback(k, x)
         if first_bad >= 0:
             raise DivergedError(self._divergence(prior, int(first_bad)))
+        if x is None:
+            raise OptionError(f"run of {type(self).__name__} yielded no state; it has to yield the state after each step")
         return x
 
     def _divergence(self, prior: Prior, k: int) -> str:

@@ -69,8 +69,18 @@ def hartley(x: Tensor, dim: int) -> Tensor:
     Bracewell, "Discrete Hartley transform", J. Opt. Soc. Am. 73 (1983). Every real filter with an even, real spectrum is
     diagonal in it, so that it serves as the basis V of a circular blur with real coordinates: white noise stays white.
     """
-    X = torch.fft.fftn(x, dim=_axes(dim), norm="ortho")
-    return X.real - X.imag
+    axes = _axes(dim)
+    if x.is_complex():
+        X = torch.fft.fftn(x, dim=axes, norm="ortho")
+        return X.real - X.imag
+    X = torch.fft.rfftn(x, dim=axes, norm="ortho")
+    first = X.real - X.imag
+    # the other half of the spectrum of a real signal is X(-k) = conj X(k)
+    X = X[..., 1 : x.shape[-1] - X.shape[-1] + 1]
+    rest = (X.real + X.imag).flip(axes)
+    del X  # the largest of what is held
+    rest = rest.roll([1] * (dim - 1), axes[:-1]) if dim > 1 else rest
+    return torch.cat([first, rest], -1)
 
 
 def fast_length(n: int) -> int:

@@ -94,13 +94,15 @@ class CircularBlur(Blur, SVDOperator):
         H = torch.where(H.abs() > 1e-14 * H.abs().max(), H, 0)
         self.register_buffer("H", half(H), persistent=False)
         self.register_buffer("s", H.abs().expand(self.in_shape).clone(), persistent=False)
-        self._cast: tuple[Tensor, dict[torch.dtype, tuple[Tensor, Tensor]]] | None = None
+        self._cast: tuple[Tensor, dict[torch.dtype, tuple[Tensor, Tensor, Tensor]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cast": None}
 
-    def _spectrum(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns H and |H|^2 in the precision of real or complex values, kept as long as the buffer is the same."""
+    def _spectrum(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns H, |H|^2 and the conjugate of H in the precision of real or complex values.
+
+        They are kept as long as the buffer is the same."""
         dtype = like.dtype.to_complex()
         if self._cast is None or self._cast[0] is not self.H:
             self._cast = self.H, {}
@@ -108,7 +110,7 @@ class CircularBlur(Blur, SVDOperator):
         if dtype not in kept:
             with torch.inference_mode(False):  # what is kept may be differentiated later
                 H = as_complex(self.H, dtype)
-                found = H, H.real**2 + H.imag**2
+                found = H, H.real**2 + H.imag**2, H.conj().resolve_conj()
             if type(H) is not Tensor:  # of a mode that ends
                 return found
             kept[dtype] = found
@@ -126,7 +128,7 @@ class CircularBlur(Blur, SVDOperator):
         return multiply(x, self._spectrum(x)[0], self.dim)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return multiply(y, self._spectrum(y)[0], self.dim, adjoint=True)
+        return multiply(y, self._spectrum(y)[2], self.dim)
 
     def V(self, z: Tensor) -> Tensor:
         return hartley(z, self.dim)
@@ -155,8 +157,8 @@ class CircularBlur(Blur, SVDOperator):
         if per_entry(var_x, x) or per_entry(var_y, y):
             return super().prox(x, y, var_x, var_y)  # a variance for each value is not diagonal in the Fourier domain
         X, Y = torch.fft.rfftn(x, dim=self._axes), torch.fft.rfftn(y, dim=self._axes)
-        H, power = self._spectrum(X)
-        X = X + H.conj() * (var_x * self._inverse_gram(power, var_x, var_y)) * (Y - H * X)
+        H, power, conjugate = self._spectrum(X)
+        X = X + conjugate * (var_x * self._inverse_gram(power, var_x, var_y)) * (Y - H * X)
         return torch.fft.irfftn(X, s=self.spatial, dim=self._axes)
 
     def weighted_adjoint(self, r: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
@@ -164,8 +166,9 @@ class CircularBlur(Blur, SVDOperator):
         if per_entry(var_x, r) or per_entry(var_y, r):
             return super().weighted_adjoint(r, var_x, var_y)
         R = torch.fft.rfftn(r, dim=self._axes)
-        H, power = self._spectrum(R)
-        return torch.fft.irfftn(H.conj() * self._inverse_gram(power, var_x, var_y) * R, s=self.spatial, dim=self._axes)
+        _, power, conjugate = self._spectrum(R)
+        R = R.mul_(conjugate * self._inverse_gram(power, var_x, var_y))
+        return torch.fft.irfftn(R, s=self.spatial, dim=self._axes)
 
     def solve(self, b: Tensor, var_x: Variance = 1.0, var_y: Variance = 0.0) -> Tensor:
         var_x, var_y = per_sample(var_x, b), per_sample(var_y, b)

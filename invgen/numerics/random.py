@@ -112,7 +112,12 @@ class Streams:
         draw, device = self._draws * _GOLDEN, like.device
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device)
-        generator, z = self._generator, torch.empty(like.shape, device=device, dtype=torch.float32)
+        generator, single = self._generator, torch.float32
+        if len(like) == 1 and not uniform:  # one operation, and the same numbers
+            generator.manual_seed(_mixed(self._keys[0] + draw))
+            z = torch.randn(like.shape, generator=generator, device=device, dtype=single)
+            return z if like.dtype == single else z.to(like.dtype)
+        z = torch.empty(like.shape, device=device, dtype=single)
         for row, key in zip(z.unbind(), self._keys, strict=True):
             generator.manual_seed(_mixed(key + draw))
             row.uniform_(generator=generator) if uniform else row.normal_(generator=generator)

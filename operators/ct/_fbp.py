@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invgen.errors import OptionError, UnsupportedError
-from invgen.operators.ct.projectors.matrix_free import LEAST, share
+from invgen.operators.ct.projectors.threads import parts, share, team
 
 if TYPE_CHECKING:
     from invgen.operators.ct.volumes import ConeBeamCT
@@ -166,5 +166,5 @@ def backproject_volume(q: Tensor, scan: "ConeBeamCT", weight: np.ndarray) -> Ten
         falls = part * ((scan.source_origin / depth) ** 2 if flat else 1 / reach**2)
         for one, volume in zip(view, out, strict=True):
             call = partial(volume_kernels.backproject, one, columns, rows, falls, offset, volume)
-            share(height, volume.size // height, call, LEAST)
+            share(call, parts(height, team(volume.size)))
     return torch.from_numpy(out.transpose(0, 3, 1, 2)).to(q.device, q.dtype)

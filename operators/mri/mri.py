@@ -149,7 +149,10 @@ def _mirror(z: Tensor, dims: int) -> Tensor:
     return z.flip(axes).roll(tuple(1 - z.shape[a] % 2 for a in axes), axes)
 
 
-TOGETHER = 4  # coils at once: their images stay in the cache, and memory is for these alone
+# Coils at once: their images stay in the cache, and memory is for these alone. Over the two-dimensional transforms of 16
+# coils of 320 x 320, the transforms of every fourth line take .98, the product with the maps .43 (into a buffer .38), the
+# choice of lines .32; in the adjoint the product and sum .63 (coil by coil .51): all of them reads and writes of memory.
+TOGETHER = 4
 
 
 class MultiCoilMRI(_Cartesian, LinearOperator):

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from invgen.diffusion import Denoiser, noise_levels, step
@@ -14,7 +13,7 @@ from invgen.noise import Gaussian
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.sampler import Sampler
-from invgen.samplers.mcmc.base import langevin, local_step
+from invgen.samplers.mcmc.base import data_score, langevin_around, local_step
 from invgen.validation.hints import Count
 
 
@@ -67,13 +66,6 @@ class DAPS(Sampler):
             if exact:
                 x0 = post.draw(x0, r2, randn)
             else:
-                centre = x0
-                x0 = langevin(
-                    x0,
-                    lambda u, centre=centre, r2=r2: torch.add(post.likelihood_score(u), centre - u, alpha=1 / r2),
-                    local_step(post, x0, r2),
-                    self.langevin_steps,
-                    randn,
-                )
+                x0 = langevin_around(x0, r2, data_score(post), local_step(post, x0, r2), self.langevin_steps, randn)
             x = x0 + s_next * randn(x0) if s_next > 0 else x0
             yield x

@@ -41,12 +41,22 @@ class SpectralStep:
         A, eta, eta_b, s_y = self.A, self.eta, self.eta_b, self.s_y
         eta_c = eta if eta_c is None else eta_c
         c = math.sqrt(1 - eta**2)
-        v, v0 = A.Vt(x), A.Vt(x0)
-        blind = v0 + math.sqrt(1 - eta_c**2) * s_next / s * (v - v0)
-        noisy = v0 + c * s_next / s_y.clamp(min=1e-30) * (self.y - v0)  # s_next < sigma_y / s_i
-        clean = (1 - eta_b) * v0 + eta_b * self.y  # s_next >= sigma_y / s_i
         below = s_next < s_y
-        mean = torch.where(self.seen, torch.where(below, noisy, clean), blind)
-        fresh = (s_next**2 - (eta_b * s_y) ** 2).clamp(min=0).sqrt()
-        std = torch.where(below, eta * s_next, fresh).where(self.seen, eta_c * s_next)
-        return A.V(mean + std * A.Vt(self.randn(x)))
+        # few signals are held at once; V^T of a mask is its argument, which must not change
+        v0 = A.Vt(x0)
+        mean = (A.Vt(x) - v0).mul_(math.sqrt(1 - eta_c**2) * s_next / s).add_(v0)  # where nothing was measured
+        gain = s_y.clamp(min=1e-30).reciprocal_().mul_(c * s_next)
+        noisy = (self.y - v0).mul_(gain).add_(v0)  # s_next < sigma_y / s_i
+        del gain
+        mean = torch.where(self.seen & below, noisy, mean)
+        del noisy
+        clean = ((1 - eta_b) * v0).add_(self.y, alpha=eta_b)  # s_next >= sigma_y / s_i
+        del v0
+        mean = torch.where(self.seen & ~below, clean, mean)
+        del clean
+        fresh = A.Vt(self.randn(x))
+        std = (s_next**2 - (eta_b * s_y) ** 2).clamp_(min=0).sqrt_()
+        std = torch.where(below, eta * s_next, std).where(self.seen, eta_c * s_next)
+        fresh = fresh.mul_(std).add_(mean)
+        del std, mean
+        return A.V(fresh)

@@ -1,7 +1,7 @@
 """Lines of a scan as the kernels take them, and which values that see the same weights lie side by side."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,12 +86,15 @@ class Scan:
             self.targets, self.turned = first[:, views] // 2, first[:, views] % 2 == 1
             both = ((self.targets == views) & self.turned).any(axis=0).all()
             half = (count + 1) // 2 if both else count
-            share = np.zeros((len(beam.angles), count), np.float32)
-            for k in range(len(self.turns)):
-                for rays, _ in self._parts(share, k, half):
-                    rays += 1  # how many stand for a ray
-            self.share = np.reciprocal(share, out=share)
         self.half = half
+        self._places: dict[tuple[bool, int], np.ndarray] = {}
+        self.scale: np.ndarray | None = None
+        if self.turns:
+            # a ray that several lanes stand for hands a part to each: as many as stand for the ray of the first lane
+            places = self.ray_places(1, len(beam.angles), count)
+            met = places[..., :1] + places[..., 1:] * np.arange(half)
+            times = np.bincount(met.ravel(), minlength=len(beam.angles) * count).reshape(-1, count)
+            self.scale = np.reciprocal(times[views, :half], dtype=np.float32)
         angles = beam.angles[views]
         self.views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         rays = np.stack([np.cos(beam.fan), np.sin(beam.fan), beam.distance])
@@ -107,39 +110,29 @@ class Scan:
         taps = 2 * math.ceil(math.ceil(_reach(self.views, rays, self.jobs, size) - 1e-9) / 2) if beam.strip else 2
         self.geometry = Geometry(self.views, rays, beam.gain, beam.source, beam.strip, taps, beam.pixel)
 
-    def sides(self, images: np.ndarray) -> list[np.ndarray]:
-        """Returns the images of the lanes for images (n, H, W), as views of their memory."""
-        return [turn(images[0]) for turn in self.turns] if self.turns else list(images)
-
     def lanes(self, images: np.ndarray) -> int:
         """Returns the number of lanes for images (n, H, W): those without an image count nothing."""
         return 8 if len(self.turns) or len(images) > 1 else 1
 
-    def _parts(self, rays: np.ndarray, lane: int, half: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields of each view of a lane the rays (half,) of a sinogram (A, D) that it stands for, and its number."""
-        for view, (target, turned) in enumerate(zip(self.targets[lane], self.turned[lane], strict=True)):
-            yield rays[target, ::-1][:half] if turned else rays[target, :half], view
+    def image_places(self, images: np.ndarray, by_row: bool) -> np.ndarray:
+        """Returns where steps of the lanes lie in contiguous images (n, H, W): place and stride, (steps, lanes, 2)."""
+        key = by_row, 1 if self.turns else len(images)
+        if key not in self._places:
+            sides = [turn(images[0]) for turn in self.turns] if self.turns else list(images)
+            start, size = images.__array_interface__["data"][0], images.itemsize
+            found = []
+            for side in sides if by_row else [side.T for side in sides]:
+                first = side.__array_interface__["data"][0] - start + np.arange(len(side)) * side.strides[0]
+                found.append(np.stack([first, np.full_like(first, side.strides[1])], axis=1) // size)
+            self._places[key] = np.stack(found, axis=1)
+        return self._places[key]
 
-    def store(self, total: np.ndarray, rays: np.ndarray) -> None:
-        """Writes values of the lanes (V, D, lanes) to sinograms (n, A, D)."""
-        if not self.turns:
-            rays[:] = np.moveaxis(total, -1, 0)[: len(rays)]
-            return
-        for k in range(len(self.turns)):
-            for part, view in self._parts(rays[0], k, self.half):
-                part[:] = total[view, : self.half, k]
-
-    def load(self, rays: np.ndarray, lanes: int) -> np.ndarray:
-        """Returns values of the lanes (V, D, lanes) of sinograms (n, A, D); where several stand for a ray, its parts."""
-        total = np.zeros((len(self.views), rays.shape[-1], lanes), rays.dtype)
-        if not self.turns:
-            total[..., : len(rays)] = np.moveaxis(rays, 0, -1)
-            return total
-        shared = rays[0] * self.share
-        for k in range(len(self.turns)):
-            for part, view in self._parts(shared, k, self.half):
-                total[view, : self.half, k] = part
-        return total
+    def ray_places(self, number: int, angles: int, count: int) -> np.ndarray:
+        """Returns where the lanes lie in sinograms (number, angles, count): first place and stride, (V, lanes, 2)."""
+        if self.turns:
+            return np.stack([self.targets * count + self.turned * (count - 1), 1 - 2 * self.turned], axis=-1).swapaxes(0, 1)
+        first = np.arange(angles)[:, None] * count + np.arange(number) * (angles * count)
+        return np.stack([first, np.ones_like(first)], axis=-1)
 
 
 def _reach(views: np.ndarray, rays: np.ndarray, listed: dict[bool, np.ndarray], size: tuple[int, int]) -> float:

@@ -1,8 +1,7 @@
 """The projector of a scan without its matrix: memory for the images alone, any size, parallel, fan and curved detectors."""
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cached_property, partial
 
 import numpy as np
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from invgen.operators.ct.projectors.lanes import Beam, Scan
 from invgen.operators.ct.projectors.product import MatrixLike
+from invgen.operators.ct.projectors.threads import parts, share, team
 
 SLAB = 1 << 20  # bytes of an image that are worked on at a time: they stay in the cache of a core
-LEAST = 1 << 19  # values that are worth a thread: some 0.2 ms
 
 
 class MatrixFree(MatrixLike):
@@ -64,74 +63,52 @@ class MatrixFree(MatrixLike):
     def _forward(self, scan: Scan, images: np.ndarray, rays: np.ndarray) -> None:
         from invgen.operators.ct.projectors import kernels
 
-        total = np.zeros((len(scan.views), self.beam.det_count, scan.lanes(images)), rays.dtype)
+        lanes, flat = scan.lanes(images), images.reshape(-1)
+        total = np.zeros((len(scan.views), self.beam.det_count, lanes), rays.dtype)
+        number = team(len(scan.views) * self.shape[1] * lanes)
         for by_row, jobs in scan.jobs.items():
-            for first, slab, part, places in self._slabs(scan, by_row, images):
-                kernels.spread(images.reshape(-1), places, part)
-                call = partial(
-                    kernels.forward, slab.ravel(), first, *self._across(by_row), total.ravel(), scan.geometry, jobs
-                )
-                lanes = (0,) * slab.shape[-1]
-                share(len(jobs), slab.size, lambda lo, hi, call=call, lanes=lanes: call(lo, hi, lanes), LEAST)
-        scan.store(total, rays)
+            steps, across = self._across(by_row)
+            split = parts(jobs[:, 2] - jobs[:, 1], number)
+            for first, chunk, slab, part in self._slabs(scan, by_row, images, number):
+                places = scan.image_places(images, by_row)[first : first + len(slab)]
+                share(partial(kernels.spread, flat, places, part, None), parts(len(slab), number))
+                call = partial(kernels.forward, slab.ravel(), first, chunk, steps, across, total.ravel(), scan.geometry)
+                share(partial(call, jobs, (0,) * lanes), split)
+        places = scan.ray_places(*rays.shape)
+        seen = total[:, : scan.half, : places.shape[1]]
+        share(partial(kernels.store, rays.reshape(-1), places, seen), parts(len(total), number))
 
     def _adjoint(self, scan: Scan, images: np.ndarray, rays: np.ndarray) -> None:
         from invgen.operators.ct.projectors import kernels
 
-        total = scan.load(rays, scan.lanes(images))
+        lanes, flat = scan.lanes(images), images.reshape(-1)
+        total = np.zeros((len(scan.views), self.beam.det_count, lanes), rays.dtype)
+        number = team(len(scan.views) * self.shape[1] * lanes)
+        places = scan.ray_places(*rays.shape)
+        seen = total[:, : scan.half, : places.shape[1]]
+        share(partial(kernels.spread, rays.reshape(-1), places, seen, scan.scale), parts(len(total), number))
         for by_row, jobs in scan.jobs.items():
-            for first, slab, part, places in self._slabs(scan, by_row, images):
-                call = partial(
-                    kernels.adjoint, slab.ravel(), first, *self._across(by_row), total.ravel(), scan.geometry, jobs
-                )
-                lanes = (0,) * slab.shape[-1]
-                share(
-                    len(slab),
-                    total.size,
-                    lambda lo, hi, call=call, lanes=lanes, first=first: call(first + lo, first + hi, lanes),
-                    LEAST,
-                )
-                kernels.gather(images.reshape(-1), places, part)
+            steps, across = self._across(by_row)
+            for first, _, slab, part in self._slabs(scan, by_row, images, number):
+                call = partial(kernels.adjoint, slab.ravel(), first, steps, across, total.ravel(), scan.geometry)
+                share(partial(call, jobs, (0,) * lanes), parts(len(slab), number))
+                places = scan.image_places(images, by_row)[first : first + len(slab)]
+                call = partial(kernels.gather, flat, places, part, self.size[1])
+                share(call, [(k, number) for k in range(number)])
 
     def _across(self, by_row: bool) -> tuple[int, int]:
         height, width = self.size
         return (height, width) if by_row else (width, height)
 
     def _slabs(
-        self, scan: Scan, by_row: bool, images: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields parts of the padded images, zeros: the first step, its room, the room within the pads, and where the
-        rows of its lanes lie in the images."""
+        self, scan: Scan, by_row: bool, images: np.ndarray, number: int
+    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Yields parts of the padded images: the first step, steps that a core's cache holds, the room for so many steps
+        a thread, and the room within the pads, which are zeros."""
         (steps, across), lanes = self._across(by_row), scan.lanes(images)
         width = across + 1 + scan.geometry.taps
-        rows = min(steps, max(16, SLAB // (width * lanes * images.itemsize)))
-        room, sides = np.zeros((rows, width, lanes), images.dtype), scan.sides(images)
-        for first in range(0, steps, rows):
-            slab = room[: min(rows, steps - first)]
-            slab.fill(0)
-            yield first, slab, slab[:, 1 : 1 + across, : len(sides)], _places(images, sides, by_row, first)
-
-
-def _places(images: np.ndarray, sides: list[np.ndarray], by_row: bool, first: int) -> np.ndarray:
-    """Returns where row `first` of each side, or column, begins in the memory of the images, and its strides, in values."""
-    start, size = images.__array_interface__["data"][0], images.itemsize
-    sides = [(side if by_row else side.T)[first:] for side in sides]
-    return np.array([(side.__array_interface__["data"][0] - start, *side.strides) for side in sides]) // size
-
-
-def share(count: int, values: int, work: Callable[[int, int], object], least: int = 1) -> None:
-    """Calls work(lo, hi) for parts of range(count), on as many threads as torch has.
-
-    Args:
-        count: of what can be shared.
-        values: that one of them reads.
-        work: of one part.
-        least: values that are worth a thread.
-    """
-    number = max(1, min(torch.get_num_threads(), count, count * values // least))
-    ends = [count * k // number for k in range(number + 1)]
-    with ThreadPoolExecutor(number) as pool:  # made anew: threads do not survive a fork; one that fails raises here
-        rest = [pool.submit(work, *pair) for pair in zip(ends[1:-1], ends[2:], strict=True)]
-        work(0, ends[1])
-        for part in rest:
-            part.result()
+        chunk = max(16, SLAB // (width * lanes * images.itemsize))
+        room = np.zeros((min(steps, number * chunk), width, lanes), images.dtype)
+        for first in range(0, steps, len(room)):
+            slab = room[: steps - first]
+            yield first, chunk, slab, slab[:, 1 : 1 + across, : len(scan.turns) or len(images)]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invgen.operators.ct.projectors.matrix_free import LEAST, share
 from invgen.operators.ct.projectors.product import MatrixLike
+from invgen.operators.ct.projectors.threads import parts, share, team
 
 SLAB = 1 << 21  # bytes of a volume that are worked on at a time: they stay in the cache of a core
 
@@ -77,11 +77,12 @@ class VolumeProjector(MatrixLike):
         count, columns, rows = self.out_size
         for volume, ray in zip(volumes.reshape(-1, *self.size), rays.reshape(-1, rows, count, columns), strict=True):
             if turned:
-                total = np.ascontiguousarray(ray.transpose(1, 2, 0))
+                total = np.empty(self.out_size, ray.dtype)
+                copy(ray.transpose(1, 2, 0), total)
                 for axis in self.jobs:
                     self.planes(total, axis, 0, self.size[axis], volume)
             else:
-                ray[:] = self.project(volume).transpose(2, 0, 1)
+                copy(self.project(volume).transpose(2, 0, 1), ray)
         return torch.from_numpy(out).to(x.device, x.dtype)
 
     def project(self, volume: np.ndarray) -> np.ndarray:
@@ -90,10 +91,11 @@ class VolumeProjector(MatrixLike):
 
         rays = np.zeros(self.out_size, volume.dtype)
         for axis, jobs in self.jobs.items():
+            number = team(len(jobs) * volume.size)
             for lo, hi, slab in self._slabs(axis, 0, self.size[axis], volume.dtype):
-                slab[:, 1:-1, 1:-1] = volume.transpose(self.axes(axis))[lo:hi]
+                copy(volume.transpose(self.axes(axis))[lo:hi], slab[:, 1:-1, 1:-1])
                 call = partial(volume_kernels.forward, slab, lo, rays, self.scan, *self._frame(axis), jobs)
-                share(len(jobs), slab.size, call, LEAST)
+                share(call, parts(len(jobs), number))
         return rays
 
     def planes(self, rays: np.ndarray, axis: int, first: int, last: int, volume: np.ndarray) -> None:
@@ -112,8 +114,8 @@ class VolumeProjector(MatrixLike):
         jobs = self.jobs[axis]
         for lo, hi, slab in self._slabs(axis, first, last, volume.dtype):
             call = partial(volume_kernels.adjoint, slab, lo, rays, self.scan, *self._frame(axis), jobs)
-            share(len(slab), rays.size, call, LEAST)
-            volume.transpose(self.axes(axis))[lo:hi] += slab[:, 1:-1, 1:-1]
+            share(call, parts(len(slab), team(len(jobs) * slab.size)))
+            copy(slab[:, 1:-1, 1:-1], volume.transpose(self.axes(axis))[lo:hi], add=True)
 
     def axes(self, axis: int) -> tuple[int, int, int]:
         """Returns the axis of planes, and those of their rows and columns: columns lie along z, the usual detector's."""
@@ -124,10 +126,23 @@ class VolumeProjector(MatrixLike):
         return axes, np.array([(self.size[k] - 1) / 2 for k in axes]) + [0, 1, 1]
 
     def _slabs(self, axis: int, first: int, last: int, dtype: np.dtype) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yields ranges of planes and room for them, zeros, with a border of one voxel."""
+        """Yields ranges of planes and room for them, with a border of one voxel, which is zero."""
         _, a, b = self.axes(axis)
         shape = (self.size[a] + 2, self.size[b] + 2)
         count = max(8, SLAB // (math.prod(shape) * dtype.itemsize))
+        room = np.zeros((min(count, last - first), *shape), dtype)
         for lo in range(first, last, count):
             hi = min(lo + count, last)
-            yield lo, hi, np.zeros((hi - lo, *shape), dtype)
+            yield lo, hi, room[: hi - lo]
+
+
+def copy(source: np.ndarray, target: np.ndarray, add: bool = False) -> None:
+    """Writes values to an array of the same shape, or adds them, as many threads as they are worth."""
+
+    def part(lo: int, hi: int) -> None:
+        if add:
+            target[lo:hi] += source[lo:hi]
+        else:
+            target[lo:hi] = source[lo:hi]
+
+    share(part, parts(len(target), team(target.size)))

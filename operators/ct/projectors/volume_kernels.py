@@ -51,10 +51,16 @@ def _inside(base: np.ndarray, slope: np.ndarray, i: int, size: float, lo: int, h
 
 
 @compiled
-def _upright(room: np.ndarray) -> bool:
-    """Tells whether all rays of a column have the same row in every plane."""
+def _column(
+    view: int, u: int, scan: tuple, axes: tuple, middles: np.ndarray, room: np.ndarray
+) -> tuple[bool, float, float]:  # fmt: skip
+    """Writes the lines of a column as `lines_of` does, and returns whether all rays have the same row in every plane, and
+    base and slope of the first ray's row."""
+    sources, origins, steps, voxel = scan
+    lines_of(sources[view], origins[view, u], steps[view], axes, middles, voxel, room)
     last = room.shape[1] - 1
-    return abs(room[0, last] - room[0, 0]) < 1e-9 and abs(room[1, last] - room[1, 0]) < 1e-12
+    upright = abs(room[0, last] - room[0, 0]) < 1e-9 and abs(room[1, last] - room[1, 0]) < 1e-12
+    return upright, room[0, 0], room[1, 0]
 
 
 @compiled
@@ -73,20 +79,19 @@ def forward(
         jobs: view and detector column, (J, 2).
         begin, end: those of this thread.
     """
-    sources, origins, steps, voxel = scan
     pixels, rows, columns = out.shape[2], slab.shape[1], slab.shape[2]
     room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
     for job in range(begin, end):
         view, u = jobs[job]
-        lines_of(sources[view], origins[view, u], steps[view], axes, middles, voxel, room)
-        upright, ray = _upright(room), out[view, u]
+        upright, start, lean = _column(view, u, scan, axes, middles, room)
+        ray = out[view, u]
         base, slope, length = room[2], room[3], room[4]
         for i in range(len(slab)):
             lo, hi = _inside(base, slope, first + i, columns - 1.0, 0, pixels)
             if lo >= hi:
                 continue
             if upright:
-                p = room[0, 0] + room[1, 0] * (first + i)
+                p = start + lean * (first + i)
                 if not 0.0 < p < rows - 1.0:
                     continue
                 row = np.int32(p)
@@ -116,27 +121,27 @@ def adjoint(
     slab: np.ndarray, first: int, y: np.ndarray, scan: tuple, axes: tuple, middles: np.ndarray, jobs: np.ndarray,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Adds the rays of all jobs to planes of a slab, the transpose of `forward`.
+    """Writes what the rays of all jobs hand to planes of a slab, the transpose of `forward`.
 
     Args:
         slab, first, scan, axes, middles, jobs: as of `forward`.
         y: (views, detector columns, detector rows).
         begin, end: the planes of this thread.
     """
-    sources, origins, steps, voxel = scan
     pixels, rows, columns = y.shape[2], slab.shape[1], slab.shape[2]
     room, line = np.empty((5, pixels)), np.zeros(columns + 1, slab.dtype)
+    slab[begin:end] = 0
     for job in range(len(jobs)):
         view, u = jobs[job]
-        lines_of(sources[view], origins[view, u], steps[view], axes, middles, voxel, room)
-        upright, ray = _upright(room), y[view, u]
+        upright, start, lean = _column(view, u, scan, axes, middles, room)
+        ray = y[view, u]
         base, slope, length = room[2], room[3], room[4]
         for i in range(begin, end):
             lo, hi = _inside(base, slope, first + i, columns - 1.0, 0, pixels)
             if lo >= hi:
                 continue
             if upright:
-                p = room[0, 0] + room[1, 0] * (first + i)
+                p = start + lean * (first + i)
                 if not 0.0 < p < rows - 1.0:
                     continue
                 row = np.int32(p)

@@ -17,8 +17,10 @@ def test_rows_and_picture(tmp_path):
     g = torch.Generator().manual_seed(0)
     truth, other = (torch.rand(1, 4, 16, 16, generator=g).cumsum(1) / 2 - 1 for _ in range(2))
     A = volume.cone(truth.shape, views=6)
-    rows = list(volume.compare(truth, other[None], GaussianPrior((1, 16, 16), 0.0, 0.3), A, samplers.DDS(steps=3), 5))
+    prior, guided = GaussianPrior((1, 16, 16), 0.0, 0.3), samplers.MMPS(steps=2, iterations=2, precondition=False)
+    rows = list(volume.compare(truth, other[None], prior, A, samplers.DDS(steps=3), 5, guided, 2))
     names = [row["method"] for row, _ in rows]
+    assert names[-3:-1] == ["MMPS, slices coupled by tv", "MMPS, slices coupled by tv, mean of 2"]
     assert names[0] == "FDK" and "DDS, slices coupled by tv" in names and names[-1] == "total variation in 3-D"
     assert all(math.isfinite(row["psnr"]) and row["peak"] > 0.05 for row, _ in rows)
     volume.draw({row["method"]: x for row, x in rows}, tmp_path / "volume.png")

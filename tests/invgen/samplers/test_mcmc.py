@@ -21,7 +21,17 @@ from invgen.operators import Mask, Matrix
 from invgen.priors import GaussianMixture, GaussianPrior
 from invgen.pushforward import Flow
 from invgen.sampler import Cost
-from invgen.samplers.mcmc.base import DualAveraging, choose, local_step, log_prior_change, metropolis, skrock_stability
+from invgen.samplers.mcmc.base import (
+    DualAveraging,
+    choose,
+    data_score,
+    langevin,
+    langevin_around,
+    local_step,
+    log_prior_change,
+    metropolis,
+    skrock_stability,
+)
 from tests.invgen.samplers import gaussian_problems
 from tests.invgen.samplers.gaussian_problems import (
     EYE,
@@ -425,6 +435,23 @@ def test_local_step_is_per_sample_whatever_the_rank_of_the_measurement():
     assert h.shape == (2, 1, 1)
     alone = local_step(post.rows(torch.tensor([1])), x[1:], 0.3)
     torch.testing.assert_close(h[1:], alone)
+
+
+@pytest.mark.parametrize("noise", [0.1, torch.full((N,), 0.1)])
+def test_steps_about_a_mean_are_langevins_in_fewer_operations(noise):
+    x, A = normal(2, *SHAPE, seed=1), Matrix(torch.randn(N, 6, generator=torch.Generator().manual_seed(2)), in_shape=SHAPE)
+    post = Posterior(prior(), A, Gaussian(noise), normal(2, N, seed=3))
+    u = normal(2, *SHAPE, seed=4)
+    torch.testing.assert_close(data_score(post)(u), post.likelihood_score(u), rtol=1e-12, atol=1e-10)  # float64, up to 1e3
+    h = local_step(post, x, 0.3)
+
+    def score(u: Tensor) -> Tensor:
+        return (x - u) / 0.3 + post.likelihood_score(u)
+
+    kept = x.clone()
+    found = langevin_around(x, 0.3, data_score(post), h, 20, Streams(0, range(2)))
+    torch.testing.assert_close(found, langevin(x, score, h, 20, Streams(0, range(2))), rtol=1e-11, atol=1e-11)
+    assert torch.equal(x, kept)
 
 
 def test_options_that_make_no_chain_are_refused():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import invgen
-from invgen import Gaussian, Posterior, sampler
+from invgen import Gaussian, OptionError, Posterior, sampler
 from invgen.diffusion import Denoiser, Sigma, per_sample_sigma
 from invgen.numerics import memory
 from invgen.operators import Downsample, Matrix
@@ -115,3 +115,13 @@ def test_the_peak_of_a_call_is_that_of_its_tensors():
     assert memory.peak(call) == 4 * (1000 + 1000 + 10_000)
     left = memory.free(torch.device("cpu"))
     assert left is None or 2**20 < left < 2**50
+
+
+def test_a_sampler_without_states_is_told_so():
+    class Idle(DPS):
+        def run(self, post, x, randn):
+            yield from ()
+
+    prior = GaussianPrior((1, 4, 4))
+    with pytest.raises(OptionError, match="yielded no state"):
+        Idle(steps=1)(Posterior(prior, Downsample(prior.shape, 2), 0.1, torch.zeros(1, 2, 2)), 1)

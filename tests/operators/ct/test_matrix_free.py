@@ -157,9 +157,9 @@ def test_contract_and_derivatives(name, monkeypatch):
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
-    from invgen.operators.ct.projectors import matrix_free
+    from invgen.operators.ct.projectors import threads as sharing
 
-    monkeypatch.setattr(matrix_free, "LEAST", 1)
+    monkeypatch.setattr(sharing, "LEAST", 1)
     A = FanBeamCT((64, 64), 24, source_origin=90.0, origin_det=30.0)
     free, threads = A.matrix.free, torch.get_num_threads()
     g = torch.Generator().manual_seed(0)

@@ -165,9 +165,9 @@ def test_views_of_astra_go_in_and_come_out():
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
-    from invgen.operators.ct.projectors import volume
+    from invgen.operators.ct.projectors import threads as sharing
 
-    monkeypatch.setattr(volume, "LEAST", 1)
+    monkeypatch.setattr(sharing, "LEAST", 1)
     A, results, threads = ConeBeamCT((12, 20, 20), 9, source_origin=40.0, origin_det=20.0), [], torch.get_num_threads()
     x = torch.rand(12, 20, 20, generator=torch.Generator().manual_seed(0))
     try:
