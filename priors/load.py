@@ -14,7 +14,7 @@ import torch
 from invgen.errors import OptionError, WeightsError
 from invgen.files.pickles import require_fit
 from invgen.priors.checkpoints.networks.digits import NETWORKS, SIDE
-from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, denoiser_around
+from invgen.priors.checkpoints.networks.unet import EDMDenoiser, LabelDenoiser, UNet, VectorDenoiser, denoiser_around
 from invgen.priors.checkpoints.networks.wavenet import WaveNet, WaveNetPrior
 from invgen.validation.arguments import checked
 from invgen.validation.limits import check_size
@@ -48,6 +48,8 @@ def names() -> list[str]:
 def load(name_or_path: Literal["ct", "mr", "photo", "speech"], shape: "Size" = None) -> EDMDenoiser: ...
 @overload
 def load(name_or_path: Literal["clothing", "digits", "digits-consistency"], shape: "Size" = None) -> LabelDenoiser: ...
+@overload
+def load(name_or_path: Literal["cifar", "spoken-digits"], shape: "Size" = None) -> VectorDenoiser: ...
 @overload
 def load(name_or_path: Literal["speech-ar"], shape: "Size" = None) -> "WaveNetPrior": ...
 @overload

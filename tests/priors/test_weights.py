@@ -215,7 +215,7 @@ def test_the_shipped_priors_denoise_what_they_have_not_seen(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MARGINS, "digits", "digits-consistency", "clothing", "speech"])
+@pytest.mark.parametrize("name", [*MARGINS, "digits", "digits-consistency", "clothing", "cifar", "speech", "spoken-digits"])
 def test_the_shipped_priors_are_stable_where_a_state_has_less_noise_than_its_level(name):
     """Samplers come by such states. |D(x) - x| is at most the largest of the noise, 5 levels, and what is smoothed.
 
