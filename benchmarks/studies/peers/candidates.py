@@ -1,0 +1,53 @@
+"""The samplers that are compared: ours as they come, those of peers with the best of a few settings."""
+
+from collections.abc import Mapping
+from itertools import product
+
+BUDGETS = (5, 10, 15, 25, 50, 100)  # evaluations a sample
+TUNED_AT = (10, 50)  # evaluations at which settings are tried: the first holds up to 15, the second from 25 on
+OURS = ("MMPS", "MMPS(iterations=1)", "AdaptivePiGDM", "DiffPIR")
+
+# the settings of each peer that are tried, all combinations; {} is its own defaults alone
+GRIDS: dict[str, Mapping[str, tuple]] = {
+    "AzulaMMPS": {"stepper": ("ddpm", "xeab"), "schedule": ("vp", "ve")},
+    "AzulaTMPD": {"schedule": ("vp", "ve")},
+    "AzulaPiGDM": {"eta": (0.5, 1.0), "schedule": ("vp", "ve")},
+    "AzulaDPS": {"zeta": (0.3, 1.0, 3.0)},
+    "AzulaDiffPIR": {"stepper": ("ddpm", "xeab"), "lmbda": (0.3, 1.0, 3.0), "iterations": (1, 8)},
+    "DeepinvDPS": {"weight": (30.0, 100.0, 300.0, 1000.0)},
+    "DeepinvPiGDM": {"schedule": ("vp", "ve"), "weight": (1.0, 2.0)},
+    "DeepinvMomentMatching": {"schedule": ("vp", "ve")},
+    "DeepinvDDRM": {"levels": ("linear", "log"), "eta": (0.5, 0.85)},
+    "DeepinvDiffPIR": {"zeta": (0.1, 0.5, 1.0), "lambda_": (1.0, 3.0, 7.0)},
+}
+# beyond the grid: more iterations of the inner solve, another guidance with a weight of its own
+MORE = {
+    "AzulaMMPS": ("AzulaMMPS(iterations=3)", "AzulaMMPS(schedule='ve', iterations=3)"),
+    "DeepinvDPS": ("DeepinvDPS(weight=1.0, guidance='annealed')", "DeepinvDPS(weight=3.0, guidance='annealed')"),
+    "DeepinvMomentMatching": ("DeepinvMomentMatching(schedule='ve', eta=0.5)",),
+}
+# what a problem leaves out, and why
+LEFT_OUT = {("ct", "AzulaPiGDM"): "its pseudo-inverse of 23 views takes hundreds of iterations at each step"}
+
+
+def settings(name: str) -> list[str]:
+    """Returns the settings of a peer that are tried, such as "AzulaDPS(zeta=0.3)"."""
+    grid = GRIDS[name]
+    made = [", ".join(f"{k}={v!r}" for k, v in zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
+    return [*(f"{name}({options})" for options in made), *MORE.get(name, ())]
+
+
+def package(spec: str) -> str:
+    """Returns whose sampler it is: "invgen", "azula" or "deepinv"."""
+    name = spec.partition("(")[0]
+    return next((of for of in ("azula", "deepinv") if name.lower().startswith(of)), "invgen")
+
+
+def with_evaluations(spec: str, evaluations: int) -> str:
+    """Returns a sampler with as many steps as make a number of network evaluations a sample.
+
+    deepinv's solvers of an SDE count the ends of steps, one more than steps; under "ve" they denoise once more at the end.
+    """
+    name, _, options = spec.rstrip(")").partition("(")
+    ends = name in ("DeepinvDPS", "DeepinvPiGDM", "DeepinvMomentMatching") and "schedule='ve'" not in options
+    return f"{name}({', '.join(filter(None, (f'steps={evaluations + ends}', options)))})"
