@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from invgen.benchmarks.studies.peers.candidates import BUDGETS, GRIDS, LEFT_OUT, OURS, TUNED_AT, package, settings
+from invgen.benchmarks.studies.peers.candidates import BUDGETS, GRIDS, LEFT_OUT, TUNED_AT, package
 from invgen.benchmarks.studies.peers.picture import draw
 from invgen.benchmarks.studies.peers.problems import PROBLEMS
-from invgen.benchmarks.studies.peers.runs import LEVEL, SAMPLES, STORE, Run, chosen, complete, judged, load, name_of, tuning
+from invgen.benchmarks.studies.peers.runs import LEVEL, STORE, Run, chosen, complete, judged, load, name_of, tuning
 from invgen.commands.catalogue import between
 from invgen.files.writing import write_text
 
@@ -108,6 +108,12 @@ def tuned(runs: Sequence[Run], problems: Sequence[str]) -> str:
     return _table(rows)
 
 
+def _setting(spec: str | None, run: bool) -> str:
+    if spec is None:
+        return "diverged" if run else "not run in full"
+    return f"`{spec}`" if "(" in spec else spec
+
+
 def uncertain(runs: Sequence[Run], problem: str) -> str:
     """Returns the standard errors over the signals of what a problem's best run is judged by, as a sentence."""
     best = max(of_problem(runs, problem), key=lambda r: r.psnr)
@@ -116,7 +122,8 @@ def uncertain(runs: Sequence[Run], problem: str) -> str:
         values = [float(v) for v in text.split()]
         mean = sum(values) / len(values)
         errors.append(math.sqrt(sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1) / len(values)))
-    return f"Over its {len(best.psnrs.split())} signals the mean has a standard error of {errors[0]:.2f} dB, the coverage of {errors[1]:.3f}."
+    count = len(best.psnrs.split())
+    return f"Over {count} signals the PSNR has a standard error of {errors[0]:.2f} dB, the coverage of {errors[1]:.3f}."
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -136,9 +143,7 @@ def markdown(runs: Sequence[Run]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables of the stored runs, or makes the missing runs first."""
-    tries = sum(len(settings(name)) for name in GRIDS)
-    text = f"{SAMPLES} samples of each signal; {len(OURS)} samplers of ours as they come, {len(GRIDS)} of peers in the best of {tries} settings"
-    parser = argparse.ArgumentParser(prog="invgen bench study peers", description=f"{(__doc__ or '').strip()} {text}.")
+    parser = argparse.ArgumentParser(prog="invgen bench study peers", description=(__doc__ or "").strip())
     parser.add_argument("--run", action="store_true", help="make the runs that are missing (extra `peers`)")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS), metavar="NAME")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), metavar="N", help="evaluations a sample")

@@ -67,8 +67,8 @@ class Problem:
 
 
 def photographs(_: Denoiser, part: Part, count: int) -> Tensor:
-    """Returns pieces of scikit-image's photographs, which no prior has seen: quarters of a face, a cat, a cup and a spoon, or
-    of a rocket for tuning; (N, 3, 64, 64) in [-1, 1]."""
+    """Returns quarters of scikit-image's photographs, which no prior has seen: of a face, a cat, a cup and a spoon, or of a
+    rocket for tuning; (N, 3, 64, 64) in [-1, 1]."""
     if part == "judged":
         pictures, quarters = list(held_out_photographs().values()), (0, 3)
     else:
@@ -115,7 +115,7 @@ PROBLEMS = {
         lambda: Mask.random(PHOTO, 0.3, seed=0),
         0.05,
         photographs,
-        6,
+        4,
         2,
         "64 x 64 pieces of photographs, 30 % of the pixels kept at random, noise 0.05 in units of [-1, 1]",
     ),
@@ -126,7 +126,7 @@ PROBLEMS = {
         lambda: Blur(PHOTO, gaussian_kernel(1.5)),
         0.05,
         photographs,
-        6,
+        4,
         2,
         "the same pieces, blurred by a Gaussian of 1.5 pixels (circular), noise 0.05",
     ),
@@ -137,7 +137,7 @@ PROBLEMS = {
         tomography,
         0.028,
         slices,
-        4,
+        3,
         1,
         "slices of the chest, 128 x 128, of the patient lung1, 23 parallel views, the noise of the suite `ct`",
     ),
@@ -148,8 +148,8 @@ PROBLEMS = {
         lambda: Mask.random(DIGIT, 0.3, seed=0),
         0.1,
         drawn,
-        12,
         8,
+        4,
         "draws of the prior itself, for which its posterior is the right one, 30 % of the pixels, noise 0.1",
     ),
 }
