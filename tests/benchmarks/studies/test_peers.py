@@ -21,7 +21,7 @@ def fabricated():
     return [
         *(
             Run("tuning", "digits", f"AzulaDPS(zeta={z})", b, crps=c)
-            for z, b, c in ((0.3, 10, 2.0), (1.0, 10, 1.0), (0.3, 50, 1.0))
+            for z, b, c in ((0.3, 10, 2.0), (1.0, 10, 1.0), (0.3, 25, 1.0))
         ),
         Run("tuning", "digits", "AzulaPiGDM(eta=0.5)", 10, crps=2.5),
         Run("tuning", "digits", "AzulaPiGDM(eta=1.0)", 10, error="diverged"),
