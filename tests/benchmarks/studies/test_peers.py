@@ -42,10 +42,8 @@ def test_what_is_needed_is_the_least_that_is_near_enough():
     # by passes DiffPIR with 25 and no product is before MMPS with 10 and 30 products
     assert page.needed(of, True, near, page.passes).sampler == "DiffPIR"
     table = page.needs(fabricated(), ["digits"])
-    assert (
-        "| mean within 0.1 dB, coverage within 0.02 | 10 (40 passes, 0.1 s): `MMPS` | 50 (100 passes, 0.1 s): `AzulaDPS` | 0.20 |"
-        in table
-    )
+    row = "10 (40 passes, 0.1 s): `MMPS` | 50 (100 passes, 0.1 s): `AzulaDPS` | 0.20 |"
+    assert f"| mean within 0.1 dB, coverage within 0.02 | {row}" in table
     assert "not at any" in page.needs([r for r in fabricated() if r.sampler != "AzulaDPS(zeta=0.3)"], ["digits"])
 
 
