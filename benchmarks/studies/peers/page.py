@@ -52,7 +52,14 @@ def passes(run: Run) -> float:
 
 
 def needed(runs: Sequence[Run], ours: bool, test: Test, cost: Callable[[Run], float]) -> Run | None:
-    """Returns the cheapest run of ours, or of all peers, that passes a test; None where none does."""
+    """Returns the cheapest run that passes a test, None where none does.
+
+    Args:
+        runs: of a problem.
+        ours: whether of our samplers, or of all peers.
+        test: what is asked.
+        cost: of a run.
+    """
     fine = [r for r in runs if (package(r.sampler) == "invgen") == ours and test(r)]
     return min(fine, key=lambda r: (cost(r), -r.psnr), default=None)
 

@@ -143,6 +143,11 @@ def chosen(runs: Sequence[Run], problem: str, name: str, budget: int) -> str | N
     """Returns the setting of a peer with the least CRPS on the signals for tuning, at the nearer budget of the search.
 
     None where it has not been tuned, where all its settings failed, or where it is `WORST` times worse than the best peer.
+
+    Args:
+        runs: those of the search among them.
+        problem, name: of the peer.
+        budget: evaluations a sample.
     """
     best = {
         at: _best([r for r in runs if r.part == "tuning" and r.problem == problem and r.budget == at]) for at in TUNED_AT
