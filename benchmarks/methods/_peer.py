@@ -1,4 +1,4 @@
-"""The base of samplers of other packages: one call for a batch, torch's global generator seeded for it, its cost counted."""
+"""The base of samplers of other packages: one call for a batch, torch's generator seeded for it, its cost counted."""
 
 import math
 from abc import abstractmethod
