@@ -16,7 +16,7 @@ COVERED = 0.02  # the band around the nominal coverage
 STYLES: dict[str, tuple[str, dict[str, Any]]] = {
     "invgen": ("o^s", {"color": "#0072B2", "linestyle": "-", "linewidth": 1.6}),
     "azula": ("v<", {"color": "#D55E00", "linestyle": "--", "linewidth": 1.0, "markerfacecolor": "white"}),
-    "deepinv": ("DP", {"color": "#555555", "linestyle": ":", "linewidth": 1.2, "markerfacecolor": "white"}),
+    "deepinv": ("dh", {"color": "#555555", "linestyle": ":", "linewidth": 1.2, "markerfacecolor": "white"}),
 }
 
 
@@ -44,7 +44,7 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.7 * len(curves), 4.6), layout="constrained")
+    figure = Figure(figsize=(3.0 * len(curves), 4.9), layout="constrained")
     panels, kept = figure.subplots(2, len(curves), squeeze=False, sharex=True), shown(curves)
     for column, (problem, of) in enumerate(curves.items()):
         top, bottom = panels[:, column]
@@ -53,14 +53,14 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
             marks, style = STYLES[which]
             for mark, name in zip(marks, names, strict=False):
                 runs = of.get(name, ())
-                at, look = [r.budget for r in runs], {**style, "marker": mark, "markersize": 4.5}
+                at, look = [r.budget for r in runs], {**style, "marker": mark, "markersize": 5}
                 top.plot(at, [r.psnr for r in runs], label=name if which == "invgen" else f"{name} (peer)", **look)
                 bottom.plot(at, [r.coverage for r in runs], **look)
         top.axhspan(best - 0.1, best, color="0.85", linewidth=0)
         top.set_ylim(best - DEPTH, best + 0.4)
         top.set_title(PROBLEMS[problem].title, fontsize=9)
         bottom.axhspan(LEVEL - COVERED, LEVEL + COVERED, color="0.85", linewidth=0)
-        bottom.set_ylim(0, 1)
+        bottom.set_ylim(0.1, 0.7)
         bottom.set_xscale("log")
         ticks = sorted({r.budget for found in of.values() for r in found})
         bottom.set_xticks(ticks, [str(t) for t in ticks])
@@ -72,5 +72,5 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
     panels[0, 0].set_ylabel("PSNR of the mean, dB", fontsize=8)
     panels[1, 0].set_ylabel("in the central 50 % intervals", fontsize=8)
     lines, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(lines, labels, loc="outside lower center", ncols=max(2, len(curves)), fontsize=7, frameon=False)
     save(figure, path)
