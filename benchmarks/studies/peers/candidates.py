@@ -28,7 +28,10 @@ MORE = {
 # of all samplers of azula: its own default, whose samples keep less noise than the lowest level of the priors
 AZULA = ", sigma_min=0.001"
 # what a problem leaves out, and why
-LEFT_OUT = {("ct", "AzulaPiGDM"): "its pseudo-inverse of 23 views takes hundreds of iterations at each step"}
+LEFT_OUT = {
+    ("ct", "AzulaPiGDM"): "its pseudo-inverse of 23 views takes hundreds of iterations at each step",
+    ("ct", "DeepinvDDRM"): "needs a singular value decomposition",
+}
 
 
 def settings(name: str) -> list[str]:

@@ -122,7 +122,7 @@ def tuned(runs: Sequence[Run], problems: Sequence[str]) -> str:
         for name in GRIDS:
             found = [chosen(runs, problem, name, at) for at in TUNED_AT]
             if (problem, name) in LEFT_OUT:
-                found = [None, LEFT_OUT[problem, name]]
+                found = ["left out", LEFT_OUT[problem, name]]
             shown = [
                 "not run in full" if not any(found) else f"`{f}`" if f and "(" in f else f or "all diverged" for f in found
             ]
