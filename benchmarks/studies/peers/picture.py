@@ -44,7 +44,7 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.0 * len(curves), 4.9), layout="constrained")
+    figure = Figure(figsize=(max(3.0 * len(curves), 6.0), 4.9), layout="constrained")
     panels, kept = figure.subplots(2, len(curves), squeeze=False, sharex=True), shown(curves)
     for column, (problem, of) in enumerate(curves.items()):
         top, bottom = panels[:, column]
