@@ -5,7 +5,7 @@ from itertools import product
 
 BUDGETS = (5, 10, 15, 25, 50, 100)  # evaluations a sample
 TUNED_AT = (10, 25)  # evaluations at which settings are tried: the first holds up to 15, the second from 25 on
-OURS = ("MMPS", "MMPS(iterations=1)", "AdaptivePiGDM", "DiffPIR")
+OURS = ("MMPS", "MMPS(order=1)", "MMPS(iterations=1)", "AdaptivePiGDM", "DiffPIR")
 
 # the settings of each peer that are tried, all combinations; azula's TMPD is not among them: it diverges (suite `peers`)
 GRIDS: dict[str, Mapping[str, tuple]] = {
