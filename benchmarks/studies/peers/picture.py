@@ -62,7 +62,7 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
         bottom.axhspan(LEVEL - COVERED, LEVEL + COVERED, color="0.85", linewidth=0)
         bottom.set_ylim(0.1, 0.7)
         bottom.set_xscale("log")
-        ticks = sorted({r.budget for found in of.values() for r in found})
+        ticks = sorted({r.budget for each in curves.values() for found in each.values() for r in found})
         bottom.set_xticks(ticks, [str(t) for t in ticks])
         bottom.minorticks_off()
         bottom.set_xlabel("network evaluations a sample", fontsize=8)
