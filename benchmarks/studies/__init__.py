@@ -1,1 +1,1 @@
-"""Studies that invgen is judged by: exact posteriors, evidence, speed, tuning. `invgen bench study NAME` runs one."""
+"""Studies that invgen is judged by: exact laws, evidence, speed, tuning, peers. `invgen bench study NAME` runs one."""

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from invgen import samplers
 from invgen.benchmarks.methods import peers
+from invgen.benchmarks.methods._peer import Peer
 from invgen.diffusion import Denoiser, Sigma
 from invgen.inference.precision import trial
 from invgen.numerics.memory import peak
@@ -36,7 +37,7 @@ from invgen.priors.checkpoints.networks.unet import UNet
 Row = tuple[str, float, str, float, str]  # what, its ms, beside what, the ratio or number, the limit
 SIZES = ((1, 3, 64, 64), (8, 3, 256, 256))
 # of a sampler, the same in other packages
-SAME: dict[str, dict[str, type[peers.Peer]]] = {
+SAME: dict[str, dict[str, type[Peer]]] = {
     "DPS": {"deepinv": peers.DeepinvDPS, "azula": peers.AzulaDPS},
     "PiGDM": {"deepinv": peers.DeepinvPiGDM, "azula": peers.AzulaPiGDM},
     "DDRM": {"deepinv": peers.DeepinvDDRM},

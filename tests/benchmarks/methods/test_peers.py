@@ -7,6 +7,7 @@ import torch
 
 import invgen
 from invgen.benchmarks.methods import catalogue, peers
+from invgen.benchmarks.methods.peers_deepinv import in_unit_range
 from invgen.benchmarks.studies import suite_priors
 from invgen.benchmarks.suite import scores
 from invgen.errors import MissingExtraError, UnsupportedError
@@ -28,7 +29,7 @@ def test_the_problem_in_the_unit_range_is_the_same_problem():
     for A in (Downsample((1, 6, 6), 2), NonlinearBlur((1, 6, 6))):
         prior = GaussianPrior((1, 6, 6), value_range=(-1.0, 3.0))
         post = invgen.Posterior(prior, A, 0.3, A(x[0])).rows(torch.zeros(4, dtype=torch.long))
-        unit = peers.in_unit_range(post)
+        unit = in_unit_range(post)
         assert unit.prior.value_range == (0.0, 1.0)
         u = (x + 1) / 4
         # densities of y and of y / 4 differ by a constant, which cancels between signals
@@ -63,10 +64,15 @@ def run(spec, post, num_samples=4, seed=1):
     [
         ("deepinv", "DeepinvDPS(steps=40, weight=50.0)", 39),
         ("deepinv", "DeepinvPiGDM(steps=40)", 39),
+        ("deepinv", "DeepinvPiGDM(steps=40, schedule='ve', eta=0.5)", 40),
+        ("deepinv", "DeepinvMomentMatching(steps=40)", 39),
         ("deepinv", "DeepinvDDRM(steps=20)", 20),
+        ("deepinv", "DeepinvDDRM(steps=20, levels='log')", 20),
         ("deepinv", "DeepinvDiffPIR(steps=20)", 20),
         ("azula", "AzulaDPS(steps=40)", 40),
         ("azula", "AzulaMMPS(steps=40)", 40),
+        *(("azula", f"AzulaMMPS(steps=20, stepper={name!r})", 20) for name in ("euler", "zab", "zeab", "xeab", "reab")),
+        *(("azula", f"AzulaMMPS(steps=40, schedule={name!r})", 40) for name in ("cosine", "rectified", "decay", "ve")),
         ("azula", "AzulaTMPD(steps=40)", 40),
         ("azula", "AzulaPiGDM(steps=40)", 40),
         ("azula", "AzulaDiffPIR(steps=40)", 40),
