@@ -158,6 +158,7 @@ STUDIES = {
     "exact": "every sampler against exact posterior samples; --full for all families",
     "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",
     "evidence": "the model evidence of sequential Monte Carlo against the exact one",
+    "outside": "two benchmarks that others designed, levy and bipsda, docs/outside.md",
     "leaderboard": "docs/leaderboard.md from the stored runs of `exact`",
     "sampler-page": "docs/samplers.md from the stored runs of `exact`",
     "tuning-gain": "published options of samplers beside tuned ones",

@@ -1,0 +1,147 @@
+"""The command, and the tables of docs/outside.md."""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from invgen.benchmarks.studies.outside import bipsda, levy, published
+from invgen.benchmarks.studies.outside.rows import EXACT, Row, load, save
+from invgen.benchmarks.suite.parts import one_thread
+from invgen.files.writing import write_text
+
+DATA = Path(__file__).parents[2] / "data"
+STUDIES = {"levy": levy, "bipsda": bipsda}
+
+
+EVALUATIONS = {"C-DPS": "1000", "DiffPIR": "1000", "DPnP": "40 sweeps"}  # of the published rows
+
+
+def stored(study: str) -> Path:
+    """Returns the file of the shipped rows."""
+    return DATA / f"outside_{study}.csv"
+
+
+def complete(
+    study: str, path: Path, minutes: float, samplers: Sequence[str] = (), problems: Sequence[str] = (), **options: int
+) -> None:
+    """Computes what a file lacks, for so long at most; a row is written the moment its run ends.
+
+    Args:
+        study: "levy" or "bipsda".
+        path: the CSV file.
+        minutes: after which no other run is begun.
+        samplers: "NAME" or "NAME:BUDGET" in place of those of the study.
+        problems: in place of all.
+        options: of its `run_one`.
+    """
+    module, rows, began = STUDIES[study], load(path), time.monotonic()
+    done = {row.key for row in rows}
+    chosen = tuple((s.rsplit(":", 1)[0], int(s.rsplit(":", 1)[1]) if ":" in s else 25) for s in samplers) or module.CHOSEN
+    with one_thread():
+        for cell in module.cells(chosen, tuple(problems)):
+            if cell in done:
+                continue
+            if time.monotonic() - began > 60 * minutes:
+                return
+            rows.append(module.run_one(*cell, **options))
+            save(path, rows)
+            print(f"{time.monotonic() - began:6.0f} s  {rows[-1].key} {rows[-1].figures or rows[-1].error}", flush=True)
+
+
+def levy_tables(rows: Sequence[Row]) -> str:
+    """Returns a table a problem: gap, its standard deviation over signals and coverage, by sampler and law."""
+    found = {row.key: row for row in rows}
+    parts = []
+    for kind in levy.PROBLEMS:
+        lines = ["| sampler | evaluations | " + " | ".join(levy.LAWS) + " |", "| --- " * (2 + len(levy.LAWS)) + "|"]
+        for spec, budget in ((EXACT, 0), *sorted({(r.sampler, r.budget) for r in rows if r.budget}, key=_order)):
+            cells = [_levy_cell(found.get((f"{law}, {kind}", spec, budget))) for law in levy.LAWS]
+            if any(cells):
+                lines.append(f"| `{spec}` | {budget or ''} | " + " | ".join(cells) + " |")
+        for name, values in published.LEVY[kind].items():
+            lines.append(f"| {name}, published | {EVALUATIONS.get(name, '')} | " + " | ".join(values) + " |")
+        parts += [f"### {kind[0].upper()}{kind[1:]}", "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def _order(key: tuple[str, int]) -> tuple[int, str]:
+    return key[1], key[0]
+
+
+def _levy_cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if not row.figures:
+        return row.error.split(":")[0]
+    return "{gap:.2f} ± {gap_std:.2f}, {coverage:.2f}".format(**row.figures)
+
+
+def bipsda_tables(rows: Sequence[Row]) -> str:
+    """Returns a table a problem: errors of mean and variances and the discrepancy, by sampler."""
+    parts = []
+    for name in bipsda.PROBLEMS:
+        lines = ["| sampler | evaluations | mean | variances | MMD |", "| --- " * 5 + "|"]
+        mine = [row for row in rows if row.problem == name]
+        for row in sorted(mine, key=lambda r: (r.sampler != EXACT, (r.figures or {}).get("variance", math.inf))):
+            shown = row.error.split(":")[0] + " | | "
+            if row.figures:
+                shown = "{mean:.2f} | {variance:.2f} | {mmd:.3f}".format(**row.figures)
+            lines.append(f"| `{row.sampler}` | {row.budget or ''} | {shown} |")
+        for method, values in published.BIPSDA[name].items():
+            evaluations = "" if method == "exact" else "1000" if "ODE" in method else "200"
+            lines.append(f"| {method}, published | {evaluations} | " + " | ".join(values) + " |")
+        parts += [f"### {name[0].upper()}{name[1:]}", "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def losses(rows: Sequence[Row]) -> str:
+    """Returns where the first sampler of ours has a larger gap than DiffPIR as published, and where samples cover least."""
+    found = {row.key: row.figures for row in rows if row.figures}
+    behind = []
+    for kind in levy.PROBLEMS:
+        for law, value in zip(levy.LAWS, published.LEVY[kind]["DiffPIR"], strict=True):
+            of = found.get((f"{law}, {kind}", "MMPS", 25))
+            floor = found.get((f"{law}, {kind}", EXACT, 0))
+            if of and floor and value and of["gap"] - floor["gap"] > float(value.split(" ")[0]):
+                behind.append(f"{kind} of {law} ({of['gap'] - floor['gap']:.2f} dB above exact samples, published {value})")
+    return "; ".join(behind) or "none"
+
+
+def markdown(of_levy: Sequence[Row], of_bipsda: Sequence[Row]) -> str:
+    """Returns docs/outside.md."""
+    text = TEXT.replace("{levy}", levy_tables(of_levy)).replace("{bipsda}", bipsda_tables(of_bipsda))
+    return text.replace("{behind}", losses(of_levy)).replace("{signals}", str(levy.SIGNALS))
+
+
+TEXT = """# Outside benchmarks
+
+TODO
+
+{levy}
+
+{bipsda}
+
+{behind} {signals}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Completes the rows of a study, or writes the page."""
+    parser = argparse.ArgumentParser(prog="invgen bench study outside", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study", choices=[*STUDIES, "page"], help="which benchmark; or the page, from the shipped rows")
+    parser.add_argument("--store", type=Path, help="a CSV file of results, which is completed; the shipped one by default")
+    parser.add_argument("--samplers", nargs="+", default=[], metavar="SPEC", help='such as "MMPS(iterations=5):25"')
+    parser.add_argument("--problems", nargs="+", default=[], metavar="NAME", help='such as "Laplace(1), denoising"')
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="N", help="begin no run after so long")
+    parser.add_argument("--out", type=Path, help="docs/outside.md, of the page")
+    args = parser.parse_args(argv)
+    if args.study != "page":
+        complete(args.study, args.store or stored(args.study), args.minutes, args.samplers, args.problems)
+        return
+    page = markdown(load(stored("levy")), load(stored("bipsda")))
+    if args.out is None:
+        print(page)
+    else:
+        write_text(args.out, page)
