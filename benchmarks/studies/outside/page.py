@@ -117,7 +117,12 @@ def losses(rows: Sequence[Row]) -> str:
 def markdown(of_levy: Sequence[Row], of_bipsda: Sequence[Row]) -> str:
     """Returns docs/outside.md."""
     text = TEXT.replace("{levy}", levy_tables(of_levy)).replace("{bipsda}", bipsda_tables(of_bipsda))
-    return text.replace("{behind}", losses(of_levy)).replace("{signals}", str(levy.SIGNALS))
+    return (
+        text.replace("{behind}", losses(of_levy))
+        .replace("{signals}", str(levy.SIGNALS))
+        .replace("{measurements}", str(bipsda.MEASUREMENTS))
+        .replace("{samples}", str(bipsda.SAMPLES))
+    )
 
 
 TEXT = """# Outside benchmarks
@@ -127,9 +132,9 @@ published ones. Neither is ours to choose: the priors, problems, noise and figur
 under each. The [leaderboard](leaderboard.md) has problems of our choice.
 
 ```console
-$ invgen bench study outside levy --store levy.csv      # or bipsda; a row is written the moment its run ends
-$ invgen bench study outside levy --store levy.csv --samplers "./my_module.py:MySampler:25" --problems "Laplace(1), denoising"
-$ invgen bench study outside page --out docs/outside.md # this page, from the shipped rows
+$ invgen bench study outside levy --store levy.csv        # or bipsda; a row is written the moment its run ends
+$ invgen bench study outside levy --store levy.csv --samplers ./my_module.py:MySampler:25
+$ invgen bench study outside page --out docs/outside.md   # this page, from the shipped rows
 ```
 
 ## Random walks with jumps
@@ -146,13 +151,13 @@ that holds 90 % of the samples. .90 is right, 0 says that samples hug a mode, 1 
 
 Ours: {signals} signals, 19 samples of each, so that a mean of exact samples has a gap of about .2 dB itself (row `exact`)
 and exact coverage is .90; the standard error of a gap is its deviation over the root of {signals}, that of a coverage of
-.90 is .09. The denoiser is exact. `DPS`, `DiffPIR` and `DPnP` have their options searched for each cell on four other signals, on
-grids of 3 to 6 points; `MMPS`, `AdaptivePiGDM` and all others have their defaults everywhere.
+.90 is .09. The denoiser is exact. `DPS`, `DiffPIR` and `DPnP` have their options searched for each cell on four other
+signals, on grids of 3 to 6 points; all others have their defaults everywhere.
 
-Published: 1000 signals, 50 samples (a gap of .09 dB for exact ones), a learned denoiser, options searched on grids of 40 for
-each cell on 1000 signals. The paper itself could not be read here: its settings are those of the code, its figures
-those that two public summaries give, where cells are missing. Of coverage they say: near 0 for C-DPS and DiffPIR but for
-some of BL and St(1), nearest to .9 for DPnP.
+Published: 1000 signals, 50 samples (a gap of .09 dB for exact ones), a learned denoiser, options searched for each cell on
+1000 signals, on grids of 40. The paper itself could not be read here: its settings are those of the code, its figures
+those that two public summaries give, which lack cells. Of coverage they say: near 0 for C-DPS and DiffPIR but for some of
+BL and St(1), nearest to .9 for DPnP.
 
 {levy}
 
@@ -160,15 +165,17 @@ some of BL and St(1), nearest to .9 for DPnP.
 
 ## A mixture of three Gaussians in ten dimensions
 
-Scope Crafts & Villa, "Benchmarking diffusion annealing-based Bayesian inverse problem solvers" (IEEE Open J. Signal Process.
-2025, [arXiv 2503.03007](https://arxiv.org/abs/2503.03007), code Evan1578/BIPSDA). Inpainting with noise of .1, one mode, and
-of 5, several modes; photon counts of 15 rays; phase retrieval from five intensities. Errors of mean and variances are
-Euclidean norms over the ten values, MMD is the squared discrepancy; means over measurements, and smaller is better.
+Scope Crafts & Villa, "Benchmarking diffusion annealing-based Bayesian inverse problem solvers" (IEEE Open J. Signal
+Process. 2025, [arXiv 2503.03007](https://arxiv.org/abs/2503.03007), code Evan1578/BIPSDA). Inpainting with noise of .1, one
+mode, and of 5, several modes; photon counts of 15 rays; phase retrieval from five intensities. Errors of mean and
+variances are Euclidean norms over the ten values, MMD is the squared discrepancy; means over measurements, and smaller is
+better.
 
-Ours: 8 measurements, 2000 samples, the exact denoiser, exact posteriors (in closed form for inpainting, by importance
-sampling else), an unbiased MMD; a random basis of one covariance is another one. Published: 100 measurements, 10 000 samples,
-mostly a learned denoiser, 200 steps. An exact set of 2000 samples has twice the errors of one of 10 000: each table has both rows. The paper's
-tables could not be read here; the cells are those that a public reading of it quotes.
+Ours: {measurements} measurements, {samples} samples, the exact denoiser, exact posteriors (in closed form for inpainting,
+by annealed importance sampling else), an unbiased MMD; the random basis of one covariance is another one. Published: 100
+measurements, 10 000 samples, mostly a learned denoiser, 200 steps. An exact set of {samples} samples has three times the
+errors of one of 10 000: each table has both rows, `exact` being ours. The paper's tables could not be read here; the cells
+are those that a public reading of it quotes.
 
 {bipsda}
 """
