@@ -190,6 +190,9 @@ from exact samples. With noise of 5 it gives the modes wrong weights: its varian
 exact set are, and more than those of the published MAP-TU and RTO-TU. Particles weigh them: `LinearisedTDS` is near the
 exact set there, and worse than `MMPS` where the noise is small. `AdaptiveDAPS` fails with noise of 5 as its kin does in
 the paper, and `PnPDM` with noise of .1, far below the least width of its schedule.
+
+Phase retrieval is lost: with their defaults our samplers diverge, or are several times worse than any published one, none
+of which the paper calls good.
 """
 
 
