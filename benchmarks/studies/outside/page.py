@@ -164,10 +164,10 @@ BL and St(1), nearest to .9 for DPnP.
 Empty cells have not been run; the command fills them. `MMPS` at 25 evaluations, 40 times fewer than published, is behind
 the published `DiffPIR` in: {behind}.
 
-The gap alone rewards samples that spread too little, whose mean has less noise: `DiffPIR` on Gaussian and Laplace steps has
-the smallest gap and covers nothing, here as in the paper. There `MMPS` and `AdaptivePiGDM` cover what they should, at about
-.1 dB above exact samples. BL is where they lose: which steps are zero is decided by more than a mean and a covariance, and
-coverage of 1.00 says that their samples have fewer zeros than the truth.
+The gap alone rewards samples that spread too little, whose mean has less noise: `DiffPIR` in denoising of Gaussian and
+Laplace steps has the smallest gap and covers nothing. There `MMPS` and `AdaptivePiGDM` cover what they should, at about
+.1 dB above exact samples. BL is where they lose, `DiffPIR` with them: which steps are zero is decided by more than a mean
+and a covariance, and coverage of 1.00 says that their samples have fewer zeros than the truth.
 
 ## A mixture of three Gaussians in ten dimensions
 
