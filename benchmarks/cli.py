@@ -159,6 +159,7 @@ STUDIES = {
     "spread": "covariance of samples over the exact one at few evaluations; --full for all samplers",
     "evidence": "the model evidence of sequential Monte Carlo against the exact one",
     "peers": "samplers of deepinv and azula beside ours, by network evaluations, docs/peers.md",
+    "outside": "two benchmarks that others designed, levy and bipsda, docs/outside.md",
     "leaderboard": "docs/leaderboard.md from the stored runs of `exact`",
     "sampler-page": "docs/samplers.md from the stored runs of `exact`",
     "tuning-gain": "published options of samplers beside tuned ones",

@@ -23,6 +23,7 @@ from invgen.priors.checkpoints.transformers import from_transformers
 from invgen.priors.laws.chains import AngleMixture
 from invgen.priors.laws.consistency import GaussianConsistency
 from invgen.priors.laws.exact import Atoms, GaussianMixture, GaussianPrior
+from invgen.priors.laws.levy import LevyProcess
 from invgen.priors.laws.ngram import NGram
 from invgen.priors.load import load, names
 from invgen.priors.wrappers.autoregressive import CausalNetwork, from_autoregressive
@@ -55,6 +56,7 @@ __all__ = [
     "GaussianPrior",
     "LanguageModel",
     "LatentDiffusion",
+    "LevyProcess",
     "MarkovChain",
     "NGram",
     "NetworkDenoiser",
