@@ -309,7 +309,10 @@ def _molecules(work: Path, target: Path) -> None:
 
 
 # what a user has to bring, and as what
-BROUGHT = {"cifar": "pass the folder of CIFAR-10's train.npz and test.npz with --data (docs/data.md)"}
+BROUGHT = {
+    "cifar": "pass the folder of CIFAR-10's train.npz and test.npz with --data (docs/data.md)",
+    "spoken-digits": "pass the folder of the Free Spoken Digit Dataset with --data (docs/data.md)",
+}
 FETCHERS: dict[str, Callable[[Path, Path], None]] = {
     "ct": _ct,
     "photo": _wallpapers,

@@ -48,7 +48,15 @@ def step(message: np.ndarray, table: np.ndarray, start: int, out: np.ndarray) ->
 
 @compiled
 def likelihoods(x: np.ndarray, centres: np.ndarray, h: float, sigma: float, out: np.ndarray) -> None:
-    """Fills exp(-(x_i - z)^2 / (2 sigma^2)) for the points z of every value, (d, n), one at the best of them."""
+    """Fills exp(-(x_i - z)^2 / (2 sigma^2)) for the points z of every value, one at the best of them.
+
+    Args:
+        x: (d,).
+        centres: the number of the middle point of each value, (d,).
+        h: the distance of points.
+        sigma: the noise level.
+        out: (d, n), filled.
+    """
     d, n = out.shape
     for i in range(d):
         far = (x[i] - h * (centres[i] - n // 2)) / sigma  # of the first point, in standard deviations

@@ -19,7 +19,14 @@ SPEECH = operators.MelSpectrogram((1, LENGTH), RATE, BANDS, window=WINDOW, hop=H
 
 
 def spoken(digit: int, speaker: int, count: int, seed: int, steps: int = 20) -> Tensor:
-    """Returns log-mel pictures of a digit by a speaker, (count, 1, 64, 64), drawn from the prior."""
+    """Returns log-mel pictures of a digit by a speaker, (count, 1, 64, 64), drawn from the prior.
+
+    Args:
+        digit, speaker: their numbers.
+        count: how many.
+        seed: of the samples.
+        steps: of DPMSolver.
+    """
     voice = torch.nn.functional.one_hot(torch.tensor(speaker), SPEAKERS).float()
     prior = priors.load("spoken-digits").condition((digit, voice))
     return invgen.sample(prior, count, seed, sampler=f"DPMSolver(steps={steps})")

@@ -112,6 +112,12 @@ def tempered(
     A quarter of a million draws of the prior are weighed by a power of the likelihood that leaves 8192 of them, these are
     resampled and moved by Metropolis steps, then weighed by the next power that leaves half, until the power is one. No
     sampler of the library has a part in it.
+
+    Args:
+        prior: the mixture, of ten values.
+        A, noise, y: the problem; y is one measurement.
+        samples: how many.
+        seed: of all draws.
     """
     stream = torch.Generator().manual_seed(seed)
 

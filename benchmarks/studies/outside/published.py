@@ -1,4 +1,4 @@
-"""What others print, by benchmark: facts, with where they were read."""
+"""Figures that others print, by benchmark, with where they were read."""
 
 # Zach et al. (ICLR 2026), Table 1: gap in dB with the learned denoiser, 50 samples, 1000 steps (40 sweeps of DPnP), options
 # searched on 1000 other signals for every law and problem; read in two public summaries of the paper

@@ -49,7 +49,11 @@ def spread(
 
 @compiled
 def store(flat: np.ndarray, places: np.ndarray, slab: np.ndarray, begin: int, end: int) -> None:
-    """Writes the lanes of a slab to rows of sinograms, of lanes with one place the last; arguments as of `spread`."""
+    """Writes the lanes of a slab to rows of sinograms, of lanes with one place the last.
+
+    Args:
+        flat, places, slab, begin, end: as of `spread`.
+    """
     for i in range(begin, end):
         for k in range(places.shape[1]):
             lane, at, step = slab[i, :, k], places[i, k, 0], places[i, k, 1]

@@ -144,7 +144,7 @@ def test_shares_of_classes_are_those_of_a_known_law():
 def test_a_card_says_what_a_judge_sees():
     seen = {"1": [0.5, 0.44, 0.56], "2": [0.721, 0.67, 0.77]}
     (line,) = card._figures("digits", {"classes": {"judge": 0.891, "seen": seen}})
-    assert "right on 89.1% of the test pictures" in line and "1: 50% (44% to 56%), 2: 72% (67% to 77%)." in line
+    assert "right on 89.1% of the test set" in line and "1: 50% (44% to 56%), 2: 72% (67% to 77%)." in line
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
