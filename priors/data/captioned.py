@@ -93,6 +93,20 @@ def captions(names: Sequence[str]) -> Tensor:
         return torch.stack([sentence_encoder()(part) for part in texts]).clone()
 
 
+def nearest_captions(vectors: Tensor, names: Sequence[str] = NAMES) -> Tensor:
+    """Returns for each vector of a sentence, (N, 384), that of the nearest caption of the training, (N, 384).
+
+    A prior that was trained on few captions knows little of a vector between them: led to the nearest, sentences in other
+    words find its class, as in retrieval-augmented diffusion (Blattmann et al., NeurIPS 2022).
+
+    Args:
+        vectors: of length 1, as `priors.sentence_encoder` gives them.
+        names: of each class, with commas.
+    """
+    known = captions(names).flatten(0, 1)
+    return known[(vectors @ known.T).argmax(1)]
+
+
 def embeddings() -> tuple[Tensor, Tensor]:
     """Returns the vectors of all captions: (classes, wordings, 384), and with colours (classes, colours, wordings, 384)."""
     coloured = []

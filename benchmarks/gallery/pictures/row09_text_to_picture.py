@@ -10,7 +10,7 @@ from invgen.benchmarks.gallery.pictures.worded import enlarged, garments, object
 from invgen.benchmarks.gallery.rows import Figure, Row, share
 from invgen.priors.cards.evaluate import two_sample
 
-SCALE, NOISE = 2.0, 0.1  # of the guidance; on the few pixels
+SCALE, NOISE = 3.0, 0.1  # of the guidance; on the few pixels
 
 
 def run(out: Path, quick: bool = False) -> Row:

@@ -21,7 +21,7 @@ Cases = dict[float, list[tuple[list[bool], float]]]  # by strength, of each pict
 
 def run(out: Path, quick: bool = False) -> Row:
     """Edits real pictures into another class, each from its own code, with as much of its sentence as is needed."""
-    told, count, steps, rounds = (garments(), 10, 12, 40) if quick else (objects(), 50, 24, 200)
+    told, count, steps, rounds = (garments(), 10, 12, 40) if quick else (objects(), 30, 24, 200)
     seen, every = told.judge(told.pictures).argmax(1), range(10)
     taken = [i for k in every for i in torch.where((told.labels == k) & (seen == k))[0][: count // 10].tolist()]
     taken = taken[::2] if quick else taken

@@ -13,7 +13,7 @@ from invgen.diffusion import Denoiser
 from invgen.errors import WeightsError
 from invgen.priors.cards.judges import object_judge
 from invgen.priors.checkpoints.networks.unet import UNet, VectorDenoiser
-from invgen.priors.data.captioned import captioned
+from invgen.priors.data.captioned import captioned, nearest_captions
 from invgen.priors.data.fetch import data_folder
 
 # Two for each class in the order of `captioned.OBJECTS`; none has a name of a caption of the training.
@@ -86,7 +86,7 @@ def objects() -> Worded:
     prior, judge = priors.load("cifar"), object_judge(folder)
     texts = [sentence for part in SENTENCES for sentence in part.split(", ")]
     with torch.inference_mode():
-        vectors = priors.sentence_encoder()(texts).clone()
+        vectors = nearest_captions(priors.sentence_encoder()(texts)).clone()
     x, y = captioned(folder, "test")
     known = captioned(folder)[0]
     known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:3000]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from invgen.priors.data.captioned import COLOURS, CaptionedViews, captioned, edge_colour
+from invgen.priors.data.captioned import COLOURS, CaptionedViews, captioned, edge_colour, nearest_captions
 from invgen.priors.data.readable import DataError
 
 
@@ -54,3 +54,12 @@ def test_a_caption_fits_its_picture():
     told = v[:, 1] > 0
     assert torch.equal(v[told, 1], 1 + y[told].float())  # so is the colour: colour k is on picture k
     assert 70 <= told.sum() <= 130  # half of 200, four standard deviations of 7
+
+
+def test_a_sentence_is_led_to_the_nearest_caption(monkeypatch):
+    known = torch.nn.functional.normalize(torch.randn(3, 4, 384, generator=torch.Generator().manual_seed(0)), dim=2)
+    monkeypatch.setattr("invgen.priors.data.captioned.captions", lambda names: known)
+    near = torch.nn.functional.normalize(
+        known[[2, 0], [1, 3]] + 0.02 * torch.randn(2, 384, generator=torch.Generator().manual_seed(1)), dim=1
+    )
+    torch.testing.assert_close(nearest_captions(near), known[[2, 0], [1, 3]], rtol=0, atol=0)
