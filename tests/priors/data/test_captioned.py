@@ -57,9 +57,8 @@ def test_a_caption_fits_its_picture():
 
 
 def test_a_sentence_is_led_to_the_nearest_caption(monkeypatch):
-    known = torch.nn.functional.normalize(torch.randn(3, 4, 384, generator=torch.Generator().manual_seed(0)), dim=2)
+    generator = torch.Generator().manual_seed(0)
+    known = torch.nn.functional.normalize(torch.randn(3, 4, 384, generator=generator), dim=2)
     monkeypatch.setattr("invgen.priors.data.captioned.captions", lambda names: known)
-    near = torch.nn.functional.normalize(
-        known[[2, 0], [1, 3]] + 0.02 * torch.randn(2, 384, generator=torch.Generator().manual_seed(1)), dim=1
-    )
+    near = torch.nn.functional.normalize(known[[2, 0], [1, 3]] + 0.02 * torch.randn(2, 384, generator=generator), dim=1)
     torch.testing.assert_close(nearest_captions(near), known[[2, 0], [1, 3]], rtol=0, atol=0)
