@@ -28,13 +28,13 @@ class _Azula(Peer):
 
     Args:
         steps: of one evaluation each.
-        schedule: VPSchedule, CosineSchedule, RectifiedSchedule, DecaySchedule or VESchedule, even in log sigma.
+        process: VPSchedule, CosineSchedule, RectifiedSchedule, DecaySchedule or VESchedule, even in log sigma.
         sigma_min: the lowest level, whose noise their samples keep; 0.001 by their default. None is the prior's, which is
             asked at its own where a state has less noise.
     """
 
     steps: Count = 64
-    schedule: Literal["vp", "cosine", "rectified", "decay", "ve"] = "vp"
+    process: Literal["vp", "cosine", "rectified", "decay", "ve"] = "vp"
     sigma_min: Positive | None = None
     A: ClassVar[type] = LinearOperator
 
@@ -45,10 +45,10 @@ class _Azula(Peer):
         prior, alpha_min = post.prior, (1 + post.prior.sigma_max**2) ** -0.5
         kinds = {"vp": "VPSchedule", "cosine": "CosineSchedule", "rectified": "RectifiedSchedule", "decay": "DecaySchedule"}
         least = self.sigma_min or prior.sigma_min
-        if self.schedule == "ve":
+        if self.process == "ve":
             schedule = noise.VESchedule(least, prior.sigma_max)
         else:
-            schedule = getattr(noise, kinds[self.schedule])(alpha_min=alpha_min, sigma_min=least)
+            schedule = getattr(noise, kinds[self.process])(alpha_min=alpha_min, sigma_min=least)
         sampler = self.sampler(to_azula(Clamped(prior), schedule), post.y.flatten(1), lambda x: post.A(x).flatten(1), post)
         x = sampler.init((len(post.y), *prior.shape), mean=prior.data_mean, var=prior.data_std**2)
         return sampler(x.to(post.y))

@@ -75,14 +75,14 @@ class _PosteriorDiffusion(_Deepinv):
 
     steps: Count = 100
     weight: Positive = 1.0
-    schedule: Literal["vp", "ve"] = "vp"
+    process: Literal["vp", "ve"] = "vp"
     eta: Fraction = 1.0
     A: ClassVar[type] = LinearOperator
     backprop: ClassVar[bool] = True
 
     def restore(self, dinv: Any, post: Guided, physics: Any, denoiser: Any) -> Tensor:
         of, options = dinv.sampling, {"device": post.y.device, "dtype": torch.float64}
-        kind = of.VariancePreservingDiffusion if self.schedule == "vp" else of.VarianceExplodingDiffusion
+        kind = of.VariancePreservingDiffusion if self.process == "vp" else of.VarianceExplodingDiffusion
         times = torch.linspace(1, 0, self.steps, **options)
         solver, fidelity = of.AncestralSolver(timesteps=times, eta=self.eta), self.fidelity(of, denoiser)
         model = of.PosteriorDiffusion(fidelity, denoiser, kind(alpha=1.0, **options), solver, device=post.y.device)

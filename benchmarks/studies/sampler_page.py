@@ -176,6 +176,7 @@ sample, on 24 held-out photographs of 32x32 pixels, noise 0.05 in units of [-1, 
 better; gains are paired by photograph, with 95 % intervals."""
 
 WHEN: dict[str, str] = {
+    "ReverseDiffusion": "denoising alone; calibrated, it judges a network without any guidance",
     "TDS": "as LinearisedTDS with loud noise, or to compare with the paper",
     "LinearisedTDS": "few measured values (tens at most) and samples that must be right: distant modes, model evidence",
     "MCGDiff": "few values of a linear operator with an SVD, exact or noisy; no network gradient, the cheapest",

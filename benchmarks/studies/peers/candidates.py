@@ -9,19 +9,19 @@ OURS = ("MMPS", "MMPS(order=1)", "MMPS(iterations=1)", "AdaptivePiGDM", "DiffPIR
 
 # the settings of each peer that are tried, all combinations; azula's TMPD is not among them: it diverges (suite `peers`)
 GRIDS: dict[str, Mapping[str, tuple]] = {
-    "AzulaMMPS": {"stepper": ("ddpm", "xeab"), "schedule": ("vp", "ve")},
-    "AzulaPiGDM": {"eta": (0.5, 1.0), "schedule": ("vp", "ve")},
+    "AzulaMMPS": {"stepper": ("ddpm", "xeab"), "process": ("vp", "ve")},
+    "AzulaPiGDM": {"eta": (0.5, 1.0), "process": ("vp", "ve")},
     "AzulaDPS": {"zeta": (0.3, 1.0, 3.0)},
     "AzulaDiffPIR": {"lmbda": (0.3, 1.0, 3.0), "iterations": (1, 8)},
     "DeepinvDPS": {"weight": (30.0, 100.0, 300.0, 1000.0)},
-    "DeepinvPiGDM": {"schedule": ("vp", "ve"), "weight": (1.0, 2.0)},
-    "DeepinvMomentMatching": {"schedule": ("vp", "ve")},
+    "DeepinvPiGDM": {"process": ("vp", "ve"), "weight": (1.0, 2.0)},
+    "DeepinvMomentMatching": {"process": ("vp", "ve")},
     "DeepinvDDRM": {"levels": ("linear", "log"), "eta": (0.5, 0.85)},
     "DeepinvDiffPIR": {"zeta": (0.1, 0.5, 1.0), "lambda_": (1.0, 3.0, 7.0)},
 }
 # beyond the grid: more iterations of the inner solve, another guidance with a weight of its own
 MORE = {
-    "AzulaMMPS": ("schedule='ve', iterations=3",),
+    "AzulaMMPS": ("process='ve', iterations=3",),
     "AzulaDiffPIR": ("stepper='xeab', lmbda=1.0, iterations=8",),
     "DeepinvDPS": ("weight=1.0, guidance='annealed'", "weight=3.0, guidance='annealed'"),
 }
@@ -53,5 +53,5 @@ def with_evaluations(spec: str, evaluations: int) -> str:
     deepinv's solvers of an SDE count the ends of steps, one more than steps; under "ve" they denoise once more at the end.
     """
     name, _, options = spec.rstrip(")").partition("(")
-    ends = name in ("DeepinvDPS", "DeepinvPiGDM", "DeepinvMomentMatching") and "schedule='ve'" not in options
+    ends = name in ("DeepinvDPS", "DeepinvPiGDM", "DeepinvMomentMatching") and "process='ve'" not in options
     return f"{name}({', '.join(filter(None, (f'steps={evaluations + ends}', options)))})"

@@ -64,7 +64,7 @@ def run(spec, post, num_samples=4, seed=1):
     [
         ("deepinv", "DeepinvDPS(steps=40, weight=50.0)", 39),
         ("deepinv", "DeepinvPiGDM(steps=40)", 39),
-        ("deepinv", "DeepinvPiGDM(steps=40, schedule='ve', eta=0.5)", 40),
+        ("deepinv", "DeepinvPiGDM(steps=40, process='ve', eta=0.5)", 40),
         ("deepinv", "DeepinvMomentMatching(steps=40)", 39),
         ("deepinv", "DeepinvDDRM(steps=20)", 20),
         ("deepinv", "DeepinvDDRM(steps=20, levels='log')", 20),
@@ -72,7 +72,7 @@ def run(spec, post, num_samples=4, seed=1):
         ("azula", "AzulaDPS(steps=40)", 40),
         ("azula", "AzulaMMPS(steps=40)", 40),
         *(("azula", f"AzulaMMPS(steps=20, stepper={name!r})", 20) for name in ("euler", "zab", "zeab", "xeab", "reab")),
-        *(("azula", f"AzulaMMPS(steps=40, schedule={name!r})", 40) for name in ("cosine", "rectified", "decay", "ve")),
+        *(("azula", f"AzulaMMPS(steps=40, process={name!r})", 40) for name in ("cosine", "rectified", "decay", "ve")),
         ("azula", "AzulaTMPD(steps=40)", 40),
         ("azula", "AzulaPiGDM(steps=40)", 40),
         ("azula", "AzulaDiffPIR(steps=40)", 40),

@@ -63,7 +63,7 @@ def test_settings_and_steps():
         assert {candidates.package(spec) for spec in candidates.settings(name)} <= {"azula", "deepinv"}
     assert candidates.with_evaluations("MMPS", 5) == "MMPS(steps=5)"
     assert candidates.with_evaluations("DeepinvDPS(weight=3.0)", 5) == "DeepinvDPS(steps=6, weight=3.0)"
-    assert candidates.with_evaluations("DeepinvPiGDM(schedule='ve')", 5) == "DeepinvPiGDM(steps=5, schedule='ve')"
+    assert candidates.with_evaluations("DeepinvPiGDM(process='ve')", 5) == "DeepinvPiGDM(steps=5, process='ve')"
 
 
 def test_the_mean_of_ever_more_samples():
