@@ -21,6 +21,7 @@ from invgen.noise import Gaussian, Noise
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.priors.laws._gibbs import Steps, gibbs
+from invgen.priors.laws._sampled import sampled_errors
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Index, Positive, Range, Seed
 
@@ -132,13 +133,8 @@ class LevyProcess(Denoiser):
         return log.sum(1)
 
     def variance(self, sigma: float) -> float:
-        if not self.mmse:  # no closed form: an average over 64 exact samples, once; forward, so that no counter sees it
-            x0, randn = self.sample(64), Streams(0, torch.arange(64))
-            levels = torch.logspace(
-                math.log10(self.sigma_min), math.log10(self.sigma_max), 25, dtype=torch.float64
-            ).tolist()
-            errors = [(self.forward(x0 + s * randn(x0), s) - x0).square().mean().item() for s in levels]
-            self.mmse = tuple((s, min(e, s**2)) for s, e in zip(levels, errors, strict=True))
+        if not self.mmse:  # once; a sum over walks costs more than a mixture's
+            self.mmse = tuple((s, min(error, s**2)) for s, error in sampled_errors(self, 64, 25))
         return super().variance(sigma)
 
     def lattice(self, x: np.ndarray, sigma: float, refine: float = 1.0) -> tuple[Any, ...]:

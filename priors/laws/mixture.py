@@ -21,6 +21,7 @@ from invgen.noise import Gaussian, Noise
 from invgen.numerics.random import Streams
 from invgen.posterior import Posterior
 from invgen.priors.laws._covariance import decompose, dense, root
+from invgen.priors.laws._sampled import sampled_errors
 from invgen.validation.arguments import checked
 from invgen.validation.hints import Count, Seed
 
@@ -161,13 +162,8 @@ class GaussianMixture(Denoiser):
         return log.logsumexp(1) - shared - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
     def variance(self, sigma: float) -> float:
-        if not self.mmse:  # no closed form: an average over 256 exact samples, once; forward, so that no counter sees it
-            x0, randn = self.sample(256), Streams(0, torch.arange(256))
-            levels = torch.logspace(
-                math.log10(self.sigma_min), math.log10(self.sigma_max), 49, dtype=torch.float64
-            ).tolist()
-            errors = [(self.forward(x0 + s * randn(x0), s) - x0).square().mean().item() for s in levels]
-            self.mmse = tuple((s, max(error, 1e-30)) for s, error in zip(levels, errors, strict=True))
+        if not self.mmse:  # once
+            self.mmse = tuple((s, max(error, 1e-30)) for s, error in sampled_errors(self, 256, 49))
         return super().variance(sigma)
 
     def start(self, z: Tensor, sigma: float) -> Tensor:

@@ -143,3 +143,12 @@ def test_samples_and_densities():
         prior.log_prob(walk)
     heavy = law("student", 5)
     assert heavy.log_prob(walk).item() == pytest.approx(stats.cauchy.logpdf([0.5, 0, 0.5, 0, 0.5]).sum())
+
+
+def test_the_error_by_level_is_that_of_the_law():
+    # of Gaussian steps it is the mean of the posterior's variances; 64 samples of 16 values that go together: five per cent
+    walk = LevyProcess(16, "gaussian", 0.5)
+    covariance = 0.25 * torch.minimum(*torch.meshgrid(*[torch.arange(1.0, 17.0)] * 2, indexing="ij"))
+    for sigma in (0.3, 1.0, 3.0):
+        S = torch.linalg.inv(torch.linalg.inv(covariance) + torch.eye(16) / sigma**2)
+        assert walk.variance(sigma) == pytest.approx(S.diagonal().mean().item(), rel=0.15)
