@@ -20,7 +20,7 @@ from invgen.errors import FileError, OptionError
 from invgen.files import Signal, reader
 from invgen.inference.simulation import sample, spawn
 from invgen.names import resolve
-from invgen.priors.data.held_out import RECIPES as SHIPPED
+from invgen.priors.data.held_out import MAKERS as SHIPPED
 from invgen.priors.data.held_out import shipped
 
 DRAWN = "prior"  # signals drawn from the prior itself

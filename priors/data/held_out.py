@@ -227,16 +227,8 @@ def shipped(kind: str) -> dict[str, Signal]:
 
 @lru_cache(maxsize=8)
 def _shipped(kind: str, folder: Path) -> dict[str, Signal]:
-    makers: dict[str, Callable[[Path], dict[str, Signal]]] = {
-        "photo": _photographs,
-        "ct": _slices,
-        "mr": _heads,
-        "digits": _labelled,
-        "clothing": _labelled,
-        "speech": _sentences,
-    }
     try:
-        return makers[kind](folder / kind)
+        return MAKERS[kind](folder / kind)
     except InvgenError as error:
         raise FileError(
             f"the held-out signals {kind!r} are not in {folder / kind}; fetch them with `invgen data {kind}`, or set "
@@ -284,3 +276,13 @@ def _loudest(samples: np.ndarray, rate: int) -> Signal:
     centre = int(np.argmax(energy[width:] - energy[:-width])) + width // 2
     half = max(min(centre, length - centre), width // 2)
     return Signal(torch.from_numpy(samples[:, max(centre - half, 0) : centre + half].copy()), "own", rate=float(rate))
+
+
+MAKERS: dict[str, Callable[[Path], dict[str, Signal]]] = {
+    "photo": _photographs,
+    "ct": _slices,
+    "mr": _heads,
+    "digits": _labelled,
+    "clothing": _labelled,
+    "speech": _sentences,
+}

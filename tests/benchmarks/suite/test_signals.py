@@ -126,3 +126,9 @@ def test_folders_and_addresses(tmp_path):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(FileError, match=sentence):
             signals.sources(said, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["cifar", "spoken-digits"])
+def test_a_prior_whose_signals_no_suite_knows_is_told(kind, tmp_path):
+    with pytest.raises(FileError, match=f"there is no file or folder .*{kind}; shipped images are photo, ct, mr, digits"):
+        signals.sources(kind, tmp_path)
