@@ -7,12 +7,12 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from invgen.diffusion import Denoiser, Stepper
+from invgen.diffusion import Denoiser, Stepper, noise_levels
 from invgen.forward import as_svd, has_svd
 from invgen.numerics.random import Streams
 from invgen.posterior import LinearGaussian, Posterior
-from invgen.samplers.projection.base import ProjectionSampler
-from invgen.validation.hints import Count, Positive
+from invgen.samplers.projection.base import Levels, ProjectionSampler
+from invgen.validation.hints import Count
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,27 @@ class ReverseDiffusion(ProjectionSampler):
     the sampler is not; not calibrated here at many steps, the network is not the denoiser of its own samples.
 
     Args:
-        power: level k lies (k / last)^power of the way down, in log sigma. Above 1 the first steps are shorter: they
-            remember no step before, and lack variance. 1.25 leaves an error of 3 % in the covariance of a Gaussian at 25
-            steps, and of .3 % at 100; 1 leaves 8 and .5 %.
+        schedule: "early", level k at (k / last)^1.25 of the way down in log sigma: the first steps are shorter, since they
+            remember no step before and lack variance. It leaves an error of 3 % in the covariance of a Gaussian at 25
+            steps, and of .3 % at 100; "log" leaves 8 and .5 %. Or as for other samplers, from the level of the noise down.
         order: 2 remembers the denoised state before, at no cost; 1 is the ancestral step. See `Stepper`.
     """
 
     steps: Count = 25
-    power: Positive = 1.25
+    schedule: str = "early"
     order: Literal[1, 2] = 2
 
     noiseless: ClassVar[bool] = False
     svd: ClassVar[bool] = True
     exact: ClassVar[str] = "as steps grow"
+
+    def levels(self, prior: Denoiser, highest: float | None = None) -> Levels:
+        """Returns the pairs (sigma, next sigma) from the level of the noise down, or from the prior's highest."""
+        high, last = highest or prior.sigma_max, max(self.steps - 1, 1)
+        if self.schedule != "early":
+            return noise_levels(self.steps, prior.sigma_min, high, self.schedule, prior.data_std)
+        early = [high * (prior.sigma_min / high) ** ((k / last) ** 1.25) for k in range(self.steps)]
+        return list(zip(early, [*early[1:], 0.0], strict=True))
 
     def refuses(self, post: Posterior) -> str | None:
         if why := super().refuses(post):
@@ -55,10 +63,8 @@ class ReverseDiffusion(ProjectionSampler):
 
     def run(self, post: LinearGaussian, x: Tensor, randn: Streams) -> Iterator[Tensor]:
         prior: Denoiser = post.prior
-        level, last = _level(post), max(self.steps - 1, 1)
-        levels = [level * (prior.sigma_min / level) ** ((k / last) ** self.power) for k in range(self.steps)]
         move = Stepper(prior, 1.0, self.order, randn)
-        for s, s_next in zip(levels, [*levels[1:], 0.0], strict=True):
+        for s, s_next in self.levels(prior, _level(post)):
             x = move(x, prior(x, s), s, s_next)
             yield x
 

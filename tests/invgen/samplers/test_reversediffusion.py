@@ -57,3 +57,14 @@ def test_a_denoiser_that_is_not_of_its_own_samples_is_found_without_guidance():
     # 200 signals of 6 values: the ratio has a standard error of about 2 %
     assert right.calibrated and abs(right.spread_over_error - 1) < 0.08
     assert not wrong.calibrated
+
+
+def test_the_schedule_is_heeded():
+    post = problem(correlated(), 0.8, Identity(SHAPE))
+    early, log = (law(samplers.ReverseDiffusion(steps=25, schedule=name), post)[1] for name in ("early", "log"))
+    wanted = exact(post)[1]
+    # the first step of "log" is longer, and lacks more variance
+    assert torch.linalg.norm(log - wanted) > 1.5 * torch.linalg.norm(early - wanted)
+    # the first level is that of the noise, the last the prior's lowest
+    pairs = samplers.ReverseDiffusion(steps=5).levels(post.prior, 0.8)
+    assert pairs[0][0] == 0.8 and pairs[-1] == (pytest.approx(post.prior.sigma_min), 0.0)
